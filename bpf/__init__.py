@@ -1,0 +1,1 @@
+"""The eBPF programs, compiled ahead of time, and the Python side of their ABI."""

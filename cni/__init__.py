@@ -1,0 +1,1 @@
+"""The CNI plugin and its wire protocol. Standard library only."""

@@ -1,0 +1,1 @@
+"""The processes: node daemon, cluster controller, and the `millrace` command."""

@@ -1,0 +1,1 @@
+"""Watching and writing OVN's databases."""

@@ -1,0 +1,1 @@
+"""The node's library: model, pure planning, reconciler and drivers."""

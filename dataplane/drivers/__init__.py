@@ -1,0 +1,1 @@
+"""Drivers: the only modules that touch OVSDB, OpenFlow, libbpf, netlink and sysfs."""

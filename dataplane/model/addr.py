@@ -1,0 +1,74 @@
+"""Addresses as values: a `Mac` or an `L4Addr` is valid by construction."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv6Address
+
+IPAddress = IPv4Address | IPv6Address
+
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+
+
+class Protocol(IntEnum):
+    """IP protocol number of a service (IANA protocol-numbers)."""
+
+    TCP = 6
+    UDP = 17
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Mac:
+    """An Ethernet address, in lower-case colon form.
+
+    Raises:
+        ValueError: the text is not six colon-separated octets.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        lowered = self.text.lower()
+        if not _MAC.fullmatch(lowered):
+            msg = f"{self.text!r} is not an Ethernet address such as 0a:58:0a:00:00:01"
+            raise ValueError(msg)
+        object.__setattr__(self, "text", lowered)
+
+    def packed(self) -> bytes:
+        """The six octets, in the order of the wire."""
+        return bytes.fromhex(self.text.replace(":", ""))
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def mac_of_address(address: IPv4Address) -> Mac:
+    """The MAC that stands for an IPv4 address of ours: 0a:58 and the four octets.
+
+    Locally administered and unicast, and the same on every start, so that nobody has to
+    learn it again after a restart.
+    """
+    return Mac(":".join(f"{octet:02x}" for octet in b"\x0a\x58" + address.packed))
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class L4Addr:
+    """Where a service or a backend listens: protocol, address, port (host order).
+
+    Raises:
+        ValueError: the port is outside 1..65535.
+    """
+
+    protocol: Protocol
+    address: IPv4Address
+    port: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.port <= 65535:
+            msg = f"port {self.port} of {self.address} is outside 1..65535"
+            raise ValueError(msg)
+
+    def __str__(self) -> str:
+        return f"{self.address}:{self.port}/{self.protocol.name.lower()}"

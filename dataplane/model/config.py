@@ -1,0 +1,133 @@
+"""What one node's operator decided: the values of the node's TOML file.
+
+`controller.config` parses and checks the file; everything here is already valid. Sizes in the
+names' units; core numbers are the kernel's CPU numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Interface
+
+
+class UplinkMode(StrEnum):
+    """How a NIC joins its bridge."""
+
+    AF_XDP = "af_xdp"
+    VFIO = "vfio"
+    KERNEL = "kernel"
+
+
+class TunnelType(StrEnum):
+    """The encapsulation that OVN uses between chassis."""
+
+    GENEVE = "geneve"
+    VXLAN = "vxlan"
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeConfig:
+    """A provider bridge of this node (br-int is OVN's and always there)."""
+
+    name: str
+    physnet: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class UplinkConfig:
+    """A NIC on a provider bridge.
+
+    `device` is the netdev's name, or the PCI address under `vfio`. `services`: the uplink XDP
+    program runs here (AF_XDP and kernel modes). `xdp_mode` is OVS's option of that name.
+    """
+
+    device: str
+    bridge: str
+    mode: UplinkMode
+    queues: int
+    xdp_mode: str
+    services: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelConfig:
+    """The tunnel endpoint: it sits on the bridge's LOCAL port, in the kernel's and OVS's eyes."""
+
+    type: TunnelType
+    bridge: str
+    address: IPv4Interface
+
+
+@dataclass(frozen=True, slots=True)
+class HugepageConfig:
+    """Hugepages of one size that the daemon sees to."""
+
+    size_kib: int
+    count: int
+    mount: str
+
+
+@dataclass(frozen=True, slots=True)
+class DpdkConfig:
+    """What vswitchd is told about DPDK (ovs-vswitchd.conf.db(5), Open_vSwitch.other_config)."""
+
+    lcore: tuple[int, ...]
+    pmd: tuple[int, ...]
+    socket_mem_mib: int
+    extra: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """One node, whole.
+
+    Paths are absolute. `embedded_ovs` and `embedded_ovn` say which databases and daemons
+    `millrace up` starts itself; remotes are OVSDB connection methods (ovsdb(7)).
+    """
+
+    name: str
+    rundir: str
+    statedir: str
+    bpf_root: str
+    metrics_listen: str
+    embedded_ovs: bool
+    embedded_ovn: bool
+    ovs_remote: str
+    ovs_rundir: str
+    nb_remote: str
+    sb_remote: str
+    hugepages: HugepageConfig | None
+    dpdk: DpdkConfig
+    bridges: tuple[BridgeConfig, ...]
+    uplinks: tuple[UplinkConfig, ...]
+    tunnel: TunnelConfig | None
+    service_link: str
+    port_mtu: int
+    extra_external_ids: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """The external side of one chassis's gateway router.
+
+    `address` is the router's own address on the provider network, `next_hop` the network's
+    router (None: no default route).
+    """
+
+    chassis: str
+    physnet: str
+    address: IPv4Interface
+    next_hop: str | None
+    routers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """What the cluster controller is told: address ranges and gateways."""
+
+    nb_remote: str
+    sb_remote: str
+    join: str
+    service_pool: str
+    gateways: tuple[GatewayConfig, ...]

@@ -1,0 +1,26 @@
+"""Names by which we recognise our own, each in one place."""
+
+OWNER = "millrace"
+"""Value of external_ids:owner on every OVSDB and OVN row of ours."""
+
+OWNER_KEY = "owner"
+FLOW_COOKIE = 0x6D72_0000_0000_0001
+"""Cookie of every OpenFlow rule of ours ("mr", and the pipeline's version)."""
+
+FLOW_COOKIE_MASK = 0xFFFF_0000_0000_0000
+LINK_ALIAS_PREFIX = "millrace:"
+"""ifalias of every link of ours begins with it."""
+
+FAST_PATH_KEY = "millrace:fast-path"
+"""NB Load_Balancer external_ids: "true" marks a load balancer for XDP."""
+
+TRAFFIC_POLICY_KEY = "millrace:traffic-policy"
+SERVICE_ADDRESS_KEY = "millrace:service-address"
+"""NB Logical_Router external_ids: the address of svc0 on that gateway router's chassis."""
+
+INTEGRATION_BRIDGE = "br-int"
+ISOLATED_VLAN = 4094
+"""Access VLAN of svc0's OVS port: NORMAL never floods to it, explicit output still reaches it."""
+
+MAGLEV_SIZE = 4093
+"""Slots of a Maglev table; prime (Eisenbud et al., NSDI 2016). Equal to abi.h's."""

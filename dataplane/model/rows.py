@@ -1,0 +1,157 @@
+"""The rows of every table that we own: what a plan is made of.
+
+Each class is the value of one table; the key is given in its docstring. A driver turns them into
+OVSDB rows, flows, BPF map entries, links, and back: what it observes it returns as the same
+classes, so that desired and actual are compared by value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntFlag, StrEnum
+from ipaddress import IPv4Address, IPv4Interface
+
+from dataplane.model.addr import L4Addr, Mac
+from dataplane.model.service import Place
+
+Pairs = tuple[tuple[str, str], ...]
+"""A string map as sorted pairs: hashable, and equal whatever order it was built in."""
+
+
+@dataclass(frozen=True, slots=True)
+class OvsSetting:
+    """Table `ovs`: key (column, key) of Open_vSwitch, column other_config or external_ids."""
+
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """Table `bridges`: key name. `hwaddr` (None: OVS chooses) is other_config:hwaddr."""
+
+    datapath_type: str
+    fail_mode: str
+    hwaddr: Mac | None
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """Table `ports`: key port name; one Port row with one Interface row of the same name.
+
+    `options` and `external_ids` are the Interface's (ours only: `ovn-installed` and the like are
+    ovn-controller's). `tag` None is a trunk port.
+    """
+
+    bridge: str
+    type: str
+    options: Pairs
+    external_ids: Pairs
+    mtu_request: int | None
+    tag: int | None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class FlowKey:
+    """Table `flows`: key. `match` is in ovs-ofctl's syntax and field order, names not numbers."""
+
+    bridge: str
+    priority: int
+    match: str
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Table `flows`: value, ovs-ofctl's actions. The cookie is the driver's."""
+
+    actions: str
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Table `links`: key name of the kernel's end. A veth pair whose other end is an OVS port.
+
+    Pods' links are not here: they live and die with one CNI call (`dataplane.drivers.podlink`).
+    `addresses` are those of the kernel's end.
+    """
+
+    peer_name: str
+    mac: Mac
+    mtu: int
+    queues: int
+    addresses: tuple[IPv4Interface, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceAddress:
+    """Table `addresses`: key (device, address); an address on a bridge's LOCAL port."""
+
+    up: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Hugepages:
+    """Table `hugepages`: key size in KiB. At least `count` pages, mounted at `mount`."""
+
+    count: int
+    mount: str
+
+
+class VipFlag(IntFlag):
+    """Bits of a VIP entry; the numbers are those of bpf/include/abi.h (checked by the abi tests)."""
+
+    SNAT = 1
+    NO_BACKEND = 2
+
+
+@dataclass(frozen=True, slots=True)
+class VipEntry:
+    """Table `vips`: key L4Addr."""
+
+    service_id: int
+    flags: VipFlag
+
+
+@dataclass(frozen=True, slots=True)
+class BackendEntry:
+    """Table `backends`: key backend id (1..)."""
+
+    target: L4Addr
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class MaglevTable:
+    """Table `maglev`: key service id. `slots`: uint32[MAGLEV_SIZE] backend ids, host byte order."""
+
+    slots: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAddress:
+    """Table `local_addresses`: key IPAddress that stays with the kernel on the uplinks."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeEntry:
+    """Table `node`: key 0. What both programs need to know of this node."""
+
+    service_address: IPv4Address
+    service_mac: Mac
+    gateway_mac: Mac
+    uplink_ifindex: int
+    uplink_mac: Mac
+
+
+class ProgramKind(StrEnum):
+    """Which object of bpf/ runs on a device."""
+
+    UPLINK = "uplink"
+    SERVICE = "svc"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Table `programs`: key device name. `swap`: OVS attaches there first (AF_XDP)."""
+
+    kind: ProgramKind
+    swap: bool

@@ -1,0 +1,108 @@
+"""Everything that a node's plan is computed from, as one frozen value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Interface
+
+from dataplane.model.addr import IPAddress, L4Addr, Mac
+from dataplane.model.config import NodeConfig
+from dataplane.model.service import Service
+
+
+class PortKind(StrEnum):
+    """How a workload is attached."""
+
+    VETH = "veth"
+    VHOST_USER = "vhost-user"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Attachment:
+    """One interface of one workload, as the CNI plugin asked for it.
+
+    Durable: `controller.attachments` keeps one file each, and it is the truth about what is
+    attached here. `netns` is the path that the runtime gave; a vhost-user port needs none.
+    `device` is the OVS port's (and host-side veth's) name, `peer` the veth's other end until it
+    is moved; both at most 15 bytes (IFNAMSIZ).
+    """
+
+    container_id: str
+    ifname: str
+    kind: PortKind
+    netns: str
+    iface_id: str
+    device: str
+    peer: str
+    mac: Mac
+    addresses: tuple[IPv4Interface, ...]
+    gateway: IPv4Address | None
+    mtu: int
+    socket: str
+    queues: int
+    pod: str
+    namespace: str
+    pod_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogicalPort:
+    """What OVN says of a logical switch port that a workload of ours may claim."""
+
+    name: str
+    mac: Mac | None
+    addresses: tuple[IPv4Interface, ...]
+    gateway: IPv4Address | None
+    mtu: int | None
+    chassis: str | None
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """This node's gateway router, found in OVN's northbound database.
+
+    `mac` is its external port's, the destination of every translated packet. `service_address`
+    is svc0's. `localnet_port` names the localnet port of the external switch, and so
+    ovn-controller's patch port on the provider bridge.
+    """
+
+    router: str
+    mac: Mac
+    addresses: tuple[IPv4Interface, ...]
+    service_address: IPv4Address
+    physnet: str
+    localnet_port: str
+
+
+@dataclass(frozen=True, slots=True)
+class Nic:
+    """What the kernel says of a network device of this node."""
+
+    name: str
+    ifindex: int
+    mac: Mac
+    mtu: int
+    addresses: tuple[IPAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldIds:
+    """Identifiers that the pinned maps hold already; they are kept before new ones are made."""
+
+    services: Mapping[L4Addr, int] = field(default_factory=dict)
+    backends: Mapping[L4Addr, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """All inputs of `dataplane.plan.node.plan`, each in sync, at one moment."""
+
+    config: NodeConfig
+    gateway: Gateway | None
+    services: tuple[Service, ...]
+    attachments: tuple[Attachment, ...]
+    nics: Mapping[str, Nic]
+    held: HeldIds

@@ -1,0 +1,1 @@
+"""Pure functions from the node's state to the rows of every table that we own."""

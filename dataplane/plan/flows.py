@@ -1,0 +1,64 @@
+"""OpenFlow rules of ours: on the provider bridge that carries services, and nowhere else.
+
+The table, highest priority first (ARCHITECTURE.md shows the same one):
+
+====  =======================================  ==============  =================================
+prio  match                                    actions         why
+====  =======================================  ==============  =================================
+200   in_port=svc0-ovs                         patch           svc0 speaks to the router only
+110   in_port=patch, a Local service's local   svc0-ovs        its reply must be reversed before
+      backend as source (address and port)                     it reaches the wire
+100   in_port=patch, dl_dst=svc0's MAC         svc0-ovs        replies of SNATed flows
+100   in_port=uplink, dl_dst=the router's MAC  patch           translated packets need no learning
+0     any                                      NORMAL          OVS's own default rule, not ours
+====  =======================================  ==============  =================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dataplane.model.addr import Mac, mac_of_address
+from dataplane.model.names import INTEGRATION_BRIDGE
+from dataplane.model.rows import Flow, FlowKey
+from dataplane.model.service import Service, TrafficPolicy
+from dataplane.model.state import Gateway
+from dataplane.plan.services import fast_services, usable
+
+PRIORITY_FROM_SVC = 200
+PRIORITY_LOCAL_REPLY = 110
+PRIORITY_BY_MAC = 100
+
+
+def patch_port(gateway: Gateway) -> str:
+    """The provider bridge's end of the patch that ovn-controller makes for a localnet port."""
+    return f"patch-{gateway.localnet_port}-to-{INTEGRATION_BRIDGE}"
+
+
+def _to_mac(port: str, mac: Mac) -> str:
+    return f'in_port="{port}",dl_dst={mac}'
+
+
+def service_flows(
+    bridge: str, uplink_port: str, svc_port: str, gateway: Gateway, services: Sequence[Service]
+) -> dict[FlowKey, Flow]:
+    """All rules of ours on one provider bridge."""
+    patch = patch_port(gateway)
+    to_router, to_svc = Flow(f'output:"{patch}"'), Flow(f'output:"{svc_port}"')
+    svc_mac = mac_of_address(gateway.service_address)
+    flows = {
+        FlowKey(bridge, PRIORITY_FROM_SVC, f'in_port="{svc_port}"'): to_router,
+        FlowKey(bridge, PRIORITY_BY_MAC, _to_mac(patch, svc_mac)): to_svc,
+        FlowKey(bridge, PRIORITY_BY_MAC, _to_mac(uplink_port, gateway.mac)): to_router,
+    }
+    for service in fast_services(services):
+        if service.policy is not TrafficPolicy.LOCAL:
+            continue
+        for backend in usable(service):
+            target = backend.target
+            match = (
+                f'{target.protocol.name.lower()},in_port="{patch}",'
+                f"nw_src={target.address},tp_src={target.port}"
+            )
+            flows[FlowKey(bridge, PRIORITY_LOCAL_REPLY, match)] = to_svc
+    return flows

@@ -1,0 +1,169 @@
+"""The whole plan of one node: every row of every table we own, from the state alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, fields
+from ipaddress import IPv4Interface
+
+from dataplane.model.addr import IPAddress, L4Addr, Mac, mac_of_address
+from dataplane.model.config import NodeConfig, UplinkConfig, UplinkMode
+from dataplane.model.names import INTEGRATION_BRIDGE
+from dataplane.model.rows import (
+    BackendEntry,
+    Bridge,
+    DeviceAddress,
+    Flow,
+    FlowKey,
+    Hugepages,
+    Link,
+    LocalAddress,
+    MaglevTable,
+    NodeEntry,
+    OvsSetting,
+    Port,
+    Program,
+    ProgramKind,
+    VipEntry,
+)
+from dataplane.model.state import Gateway, NodeState
+from dataplane.plan.flows import service_flows
+from dataplane.plan.ovs import OvsKey, ovs_settings
+from dataplane.plan.ports import attachment_port, service_port, uplink_port, uplink_port_name
+from dataplane.plan.services import ServiceTables, service_tables
+
+SERVICE_MTU = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """Desired rows, one mapping a table, in the order in which tables are applied."""
+
+    hugepages: Mapping[int, Hugepages]
+    ovs: Mapping[OvsKey, OvsSetting]
+    links: Mapping[str, Link]
+    bridges: Mapping[str, Bridge]
+    ports: Mapping[str, Port]
+    addresses: Mapping[tuple[str, IPv4Interface], DeviceAddress]
+    flows: Mapping[FlowKey, Flow]
+    node: Mapping[int, NodeEntry]
+    local_addresses: Mapping[IPAddress, LocalAddress]
+    backends: Mapping[int, BackendEntry]
+    maglev: Mapping[int, MaglevTable]
+    vips: Mapping[L4Addr, VipEntry]
+    programs: Mapping[str, Program]
+
+    def tables(self) -> dict[str, Mapping[Hashable, object]]:
+        """The plan as the reconciler takes it: table name to rows."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+TABLE_ORDER = tuple(f.name for f in fields(NodePlan))
+"""Backends before VIPs before programs; removal goes the other way."""
+
+
+def service_uplink(config: NodeConfig) -> UplinkConfig | None:
+    """The uplink that carries services: the first that wants them and has an XDP hook."""
+    for uplink in config.uplinks:
+        if uplink.services and uplink.mode is not UplinkMode.VFIO:
+            return uplink
+    return None
+
+
+def peer_name(service_link: str) -> str:
+    """The OVS end of the service link."""
+    return f"{service_link}-ovs"
+
+
+def bridge_mac(node: str, bridge: str) -> Mac:
+    """A MAC for a bridge's LOCAL port that does not change with the ports on it."""
+    digest = hashlib.sha256(f"{node}/{bridge}".encode()).digest()
+    return Mac(":".join(f"{octet:02x}" for octet in b"\x0a\x59" + digest[:4]))
+
+
+def _bridges(config: NodeConfig) -> dict[str, Bridge]:
+    rows = {INTEGRATION_BRIDGE: Bridge("netdev", "secure", None)}
+    for bridge in config.bridges:
+        rows[bridge.name] = Bridge("netdev", "standalone", bridge_mac(config.name, bridge.name))
+    return rows
+
+
+def _programs(config: NodeConfig, *, with_service_link: bool) -> dict[str, Program]:
+    rows: dict[str, Program] = {}
+    if with_service_link:
+        rows[config.service_link] = Program(ProgramKind.SERVICE, swap=False)
+    for uplink in config.uplinks:
+        if uplink.services and uplink.mode is not UplinkMode.VFIO:
+            swap = uplink.mode is UplinkMode.AF_XDP
+            rows[uplink.device] = Program(ProgramKind.UPLINK, swap=swap)
+    return rows
+
+
+def _service_gateway(state: NodeState, uplink: UplinkConfig | None) -> Gateway | None:
+    """The gateway, if its provider network is the one that the service uplink is on."""
+    if uplink is None or state.gateway is None:
+        return None
+    physnets = {b.name: b.physnet for b in state.config.bridges}
+    return state.gateway if physnets.get(uplink.bridge) == state.gateway.physnet else None
+
+
+def plan(state: NodeState) -> NodePlan:
+    """Everything this node must be, as a function of the state and of nothing else.
+
+    Raises:
+        OutOfIds: more services or backends than the BPF maps hold.
+    """
+    config = state.config
+    uplink = service_uplink(config)
+    gateway = _service_gateway(state, uplink)
+    ports = {uplink_port_name(u): uplink_port(u) for u in config.uplinks}
+    ports.update({a.device: attachment_port(a) for a in state.attachments})
+    links: dict[str, Link] = {}
+    flows: dict[FlowKey, Flow] = {}
+    node: dict[int, NodeEntry] = {}
+    tables = ServiceTables({}, {}, {})
+    if uplink is not None and gateway is not None:
+        svc_port = peer_name(config.service_link)
+        svc_mac = mac_of_address(gateway.service_address)
+        queues = max(1, len(config.dpdk.pmd))
+        links[config.service_link] = Link(
+            svc_port,
+            svc_mac,
+            SERVICE_MTU,
+            queues,
+            (IPv4Interface(f"{gateway.service_address}/32"),),
+        )
+        ports[svc_port] = service_port(uplink, queues)
+        port_name = uplink_port_name(uplink)
+        flows = service_flows(uplink.bridge, port_name, svc_port, gateway, state.services)
+        nic = state.nics.get(uplink.device)
+        if nic is not None:
+            node[0] = NodeEntry(
+                gateway.service_address, svc_mac, gateway.mac, nic.ifindex, nic.mac
+            )
+        tables = service_tables(state.services, state.held)
+    return NodePlan(
+        hugepages={config.hugepages.size_kib: Hugepages(config.hugepages.count, config.hugepages.mount)}
+        if config.hugepages
+        else {},
+        ovs=ovs_settings(config),
+        links=links,
+        bridges=_bridges(config),
+        ports=ports,
+        addresses={(config.tunnel.bridge, config.tunnel.address): DeviceAddress()}
+        if config.tunnel
+        else {},
+        flows=flows,
+        node=node,
+        local_addresses={
+            address: LocalAddress()
+            for u in config.uplinks
+            if u.services and u.device in state.nics
+            for address in state.nics[u.device].addresses
+        },
+        backends=tables.backends,
+        maglev=tables.maglev,
+        vips=tables.vips,
+        programs=_programs(config, with_service_link=gateway is not None),
+    )

@@ -1,0 +1,51 @@
+"""What the Open_vSwitch row must say: DPDK's settings and ovn-controller's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dataplane.model.config import NodeConfig
+from dataplane.model.names import INTEGRATION_BRIDGE
+from dataplane.model.rows import OvsSetting
+
+OvsKey = tuple[str, str]
+
+RESTART_KEYS = frozenset({"dpdk-init", "dpdk-socket-mem", "dpdk-lcore-mask", "dpdk-extra"})
+"""other_config keys that vswitchd reads only when it starts (ovs-vswitchd.conf.db(5))."""
+
+
+def cpu_mask(cores: Iterable[int]) -> str:
+    """The cores as a hexadecimal mask, as vswitchd and EAL take it."""
+    return hex(sum(1 << core for core in set(cores)))
+
+
+def ovs_settings(config: NodeConfig) -> dict[OvsKey, OvsSetting]:
+    """Keys (column, key) of the one Open_vSwitch row, with the values of this node."""
+    extra = list(config.dpdk.extra)
+    if not any(word.startswith("--file-prefix") for word in extra):
+        # Two DPDK processes on one machine must not share EAL's run-time files.
+        extra.append(f"--file-prefix=millrace-{config.name}")
+    other = {
+        "dpdk-init": "true",
+        "dpdk-socket-mem": str(config.dpdk.socket_mem_mib),
+        "dpdk-lcore-mask": cpu_mask(config.dpdk.lcore),
+        "pmd-cpu-mask": cpu_mask(config.dpdk.pmd),
+        "dpdk-extra": " ".join(extra),
+    }
+    ids = {
+        "system-id": config.name,
+        "hostname": config.name,
+        "ovn-remote": config.sb_remote,
+        "ovn-bridge": INTEGRATION_BRIDGE,
+        "ovn-bridge-datapath-type": "netdev",
+        # ovn-controller wants an encapsulation even where there is one chassis only.
+        "ovn-encap-type": config.tunnel.type.value if config.tunnel else "geneve",
+        "ovn-encap-ip": str(config.tunnel.address.ip) if config.tunnel else "127.0.0.1",
+        **dict(config.extra_external_ids),
+    }
+    mappings = ",".join(f"{b.physnet}:{b.name}" for b in config.bridges if b.physnet)
+    if mappings:
+        ids["ovn-bridge-mappings"] = mappings
+    rows = {("other_config", key): OvsSetting(value) for key, value in other.items()}
+    rows.update({("external_ids", key): OvsSetting(value) for key, value in ids.items()})
+    return rows

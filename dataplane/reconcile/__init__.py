@@ -1,0 +1,1 @@
+"""The generic reconciler: the only retry loop of the project."""

@@ -1,0 +1,1 @@
+"""Benchmarks: what a node can forward, in figures that another machine can check."""
