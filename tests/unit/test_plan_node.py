@@ -1,0 +1,172 @@
+"""What a whole plan contains, and what it leaves out when a source says nothing."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Interface
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from planned import (
+    CONFIG,
+    GATEWAY,
+    NIC_MAC,
+    STATE,
+    UPLINK,
+    attachment,
+    backend,
+    l4,
+    service,
+    state,
+)
+
+from dataplane.model.config import UplinkMode
+from dataplane.model.rows import FlowKey, NodeEntry, Program, ProgramKind, VipFlag
+from dataplane.model.service import Place, ServedBy, TrafficPolicy
+from dataplane.model.state import HeldIds, PortKind
+from dataplane.plan.node import TABLE_ORDER, bridge_mac, plan
+
+
+def test_tables_put_backends_before_vips_before_programs() -> None:
+    order = {name: place for place, name in enumerate(TABLE_ORDER)}
+    assert order["bridges"] < order["ports"] < order["flows"]
+    assert order["backends"] < order["maglev"] < order["vips"] < order["programs"]
+
+
+def test_an_empty_cluster_still_brings_up_bridges_uplinks_and_the_tunnel() -> None:
+    rows = plan(replace(STATE, gateway=None))
+    assert set(rows.bridges) == {"br-int", "br-ex", "br-phy"}
+    assert set(rows.ports) == {"up0", "ph0"}
+    assert set(rows.addresses) == {("br-phy", IPv4Interface("10.0.0.1/24"))}
+    assert rows.programs == {"up0": Program(ProgramKind.UPLINK, swap=True)}
+    assert not (rows.links or rows.flows or rows.node or rows.vips)
+
+
+def test_the_nodes_own_address_stays_with_the_kernel() -> None:
+    assert set(plan(STATE).local_addresses) == {IPv4Address("172.18.0.11")}
+
+
+def test_the_gateway_brings_the_service_link_and_its_program() -> None:
+    rows = plan(STATE)
+    link = rows.links["svc0"]
+    assert link.peer_name == "svc0-ovs"
+    assert str(link.mac) == "0a:58:64:40:ff:01"
+    assert rows.ports["svc0-ovs"].tag == 4094
+    assert rows.programs["svc0"] == Program(ProgramKind.SERVICE, swap=False)
+    assert rows.node[0] == NodeEntry(
+        GATEWAY.service_address, link.mac, GATEWAY.mac, 7, NIC_MAC
+    )
+
+
+def test_a_gateway_of_another_provider_network_serves_nothing_here() -> None:
+    rows = plan(replace(STATE, gateway=replace(GATEWAY, physnet="elsewhere")))
+    assert not (rows.links or rows.flows or rows.node)
+
+
+def test_a_missing_nic_leaves_the_programs_node_entry_out() -> None:
+    rows = plan(replace(STATE, nics={}))
+    assert not rows.node
+    assert not rows.local_addresses
+
+
+def test_vfio_has_no_hook_and_so_no_fast_path() -> None:
+    uplink = replace(UPLINK, mode=UplinkMode.VFIO, device="0000:3b:00.0")
+    rows = plan(replace(STATE, config=replace(CONFIG, uplinks=(uplink,))))
+    assert dict(rows.ports["vf00003b000"].options)["dpdk-devargs"] == "0000:3b:00.0"
+    assert not (rows.programs.keys() - {"svc0"} or rows.vips or rows.links)
+
+
+def test_cluster_policy_uses_snat_and_every_backend() -> None:
+    rows = plan(
+        state(
+            service(
+                "10.96.0.10:80",
+                backend("10.1.0.11:8080"),
+                backend("10.1.0.12:8080", Place.REMOTE),
+            )
+        )
+    )
+    entry = rows.vips[l4("10.96.0.10:80")]
+    assert entry.flags == VipFlag.SNAT
+    assert {b.target for b in rows.backends.values()} == {
+        l4("10.1.0.11:8080"),
+        l4("10.1.0.12:8080"),
+    }
+    assert set(rows.maglev) == {entry.service_id}
+
+
+def test_local_policy_keeps_the_client_and_leads_replies_to_svc0() -> None:
+    rows = plan(
+        state(
+            service(
+                "10.96.0.10:80",
+                backend("10.1.0.11:8080"),
+                backend("10.1.0.12:8080", Place.REMOTE),
+                policy=TrafficPolicy.LOCAL,
+            )
+        )
+    )
+    assert rows.vips[l4("10.96.0.10:80")].flags == VipFlag(0)
+    assert [b.target for b in rows.backends.values()] == [l4("10.1.0.11:8080")]
+    key = FlowKey(
+        "br-ex",
+        110,
+        'tcp,in_port="patch-ext_n1-localnet-to-br-int",nw_src=10.1.0.11,tp_src=8080',
+    )
+    assert rows.flows[key].actions == 'output:"svc0-ovs"'
+
+
+@pytest.mark.parametrize(
+    "backends", [(), (backend("172.18.0.12:80", Place.HOST),)], ids=["none", "host-network"]
+)
+def test_a_vip_without_a_usable_backend_is_refused_not_forgotten(backends: tuple) -> None:
+    rows = plan(state(service("10.96.0.10:80", *backends)))
+    assert VipFlag.NO_BACKEND in rows.vips[l4("10.96.0.10:80")].flags
+    assert not (rows.backends or rows.maglev)
+
+
+def test_what_ovn_serves_is_not_in_the_maps() -> None:
+    rows = plan(state(service("10.96.0.9:80", backend("10.1.0.11:80"), served_by=ServedBy.OVN)))
+    assert not (rows.vips or rows.backends)
+
+
+def test_held_ids_are_kept_and_retired_ones_not_reused_at_once() -> None:
+    held = HeldIds({l4("10.96.0.10:80"): 7, l4("10.96.0.99:80"): 1}, {l4("10.1.0.11:8080"): 3})
+    rows = plan(
+        state(
+            service("10.96.0.9:80", backend("10.1.0.11:8080")),
+            service("10.96.0.10:80", backend("10.1.0.12:8080")),
+            held=held,
+        )
+    )
+    assert rows.vips[l4("10.96.0.10:80")].service_id == 7
+    assert rows.vips[l4("10.96.0.9:80")].service_id == 2
+    assert rows.backends[3].target == l4("10.1.0.11:8080")
+
+
+def test_attachments_become_ports_on_the_integration_bridge() -> None:
+    pods = (attachment("web"), attachment("vm", PortKind.VHOST_USER))
+    rows = plan(replace(STATE, attachments=pods))
+    web, machine = rows.ports["mrpweb"], rows.ports["mrpvm"]
+    assert (web.bridge, web.type) == ("br-int", "system")
+    assert dict(web.external_ids)["iface-id"] == "web.default"
+    assert machine.type == "dpdkvhostuserclient"
+    assert dict(machine.options) == {"vhost-server-path": "/run/millrace/n1/vhost/vm/eth0.sock"}
+    assert machine.mtu_request == 1442
+
+
+def test_ovs_settings_name_the_chassis_and_a_file_prefix_of_its_own() -> None:
+    rows = plan(STATE).ovs
+    assert rows["external_ids", "system-id"].value == "n1"
+    assert rows["external_ids", "ovn-bridge-mappings"].value == "physnet-ex:br-ex"
+    assert rows["other_config", "pmd-cpu-mask"].value == "0x2"
+    assert "--file-prefix=millrace-n1" in rows["other_config", "dpdk-extra"].value
+
+
+def test_bridge_addresses_differ_between_nodes_and_bridges() -> None:
+    macs = {bridge_mac(node, bridge) for node in ("a", "b") for bridge in ("br-ex", "br-phy")}
+    assert len(macs) == 4
