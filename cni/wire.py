@@ -1,0 +1,231 @@
+"""The wire protocol between the daemon and its clients: the CNI plugin and the `millrace` command.
+
+A unix stream socket, one request and one answer per connection. Each message is a 4-byte
+big-endian size, then that many bytes of UTF-8 JSON, an object:
+
+    request  {"v": 1, "op": "status", "args": {}}
+    answer   {"v": 1, "ok": true, "result": {}}
+    refusal  {"v": 1, "ok": false, "error": {"code": 7, "msg": "...", "details": "..."}}
+
+A client keeps its side of the connection open until the answer is there: the server takes an
+early end of file as "the client is gone" and cancels the request.
+
+Imported by the CNI executable, so it imports nothing that is slow to load: no dataclasses, typing,
+logging, asyncio.
+
+Errors::
+
+    Exception
+    ├── WireError      the peer was not reached, or what it sent is not this protocol
+    └── RemoteError    the peer answered with an error of its own
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+
+VERSION = 1
+HEADER_SIZE = 4
+MAX_SIZE = 1 << 20
+"""Bytes of JSON in one message; a longer one is refused before it is read."""
+
+MAX_PATH_SIZE = 107
+"""Bytes of a unix socket's path: sun_path is 108 with its NUL (unix(7))."""
+
+# Codes of refusals by the server itself. 1..99 are the CNI specification's, 100.. are ours.
+CODE_TRY_AGAIN = 11
+CODE_NOT_ALLOWED = 100
+CODE_BAD_REQUEST = 101
+CODE_UNKNOWN_OP = 102
+CODE_INTERNAL = 103
+
+
+class WireError(Exception):
+    """The peer could not be reached, or what came is not a message of this protocol."""
+
+
+class RemoteError(Exception):
+    """The peer's own error, as it said it.
+
+    `code` is a CNI error code where the specification has one for the case, else one of ours
+    (100 and up). `msg` names the thing and the cause, `details` the next step.
+    """
+
+    def __init__(self, code: int, msg: str, details: str = "") -> None:
+        super().__init__(code, msg, details)
+        self.code = code
+        self.msg = msg
+        self.details = details
+
+    def __str__(self) -> str:
+        return f"{self.msg}: {self.details}" if self.details else self.msg
+
+
+def encode(obj: dict[str, object]) -> bytes:
+    """The bytes of one message, header included.
+
+    Raises:
+        WireError: the object is not JSON, or longer than MAX_SIZE.
+    """
+    try:
+        payload = json.dumps(obj, allow_nan=False, separators=(",", ":")).encode("ascii")
+    except (TypeError, ValueError, RecursionError) as error:
+        msg = f"the message cannot be written as JSON: {error}"
+        raise WireError(msg) from error
+    if len(payload) > MAX_SIZE:
+        msg = f"the message has {len(payload)} bytes, the limit is {MAX_SIZE}"
+        raise WireError(msg)
+    return len(payload).to_bytes(HEADER_SIZE, "big") + payload
+
+
+def payload_size(header: bytes) -> int:
+    """How many bytes of JSON follow this header.
+
+    Raises:
+        WireError: the header is short, or announces nothing or more than MAX_SIZE.
+    """
+    if len(header) != HEADER_SIZE:
+        msg = f"the peer closed the connection after {len(header)} of {HEADER_SIZE} header bytes"
+        raise WireError(msg)
+    size = int.from_bytes(header, "big")
+    if not 0 < size <= MAX_SIZE:
+        msg = f"the peer announced a message of {size} bytes, allowed are 1..{MAX_SIZE}"
+        raise WireError(msg)
+    return size
+
+
+def decode(payload: bytes) -> dict[str, object]:
+    """The object in a message's payload (the header is `payload_size`'s).
+
+    Raises:
+        WireError: not UTF-8, not JSON, not an object, or of another protocol version.
+    """
+    try:
+        obj = json.loads(payload.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        msg = f"the peer's message is not JSON: {error}"
+        raise WireError(msg) from error
+    if not isinstance(obj, dict):
+        msg = f"the peer's message is a JSON {type(obj).__name__}, not an object"
+        raise WireError(msg)
+    version = obj.get("v")
+    # True == 1 in Python, and JSON's true must not pass for a version.
+    if isinstance(version, bool) or version != VERSION:
+        msg = (
+            f"the peer speaks protocol version {version!r}, this side {VERSION}; "
+            "restart the daemon after an upgrade"
+        )
+        raise WireError(msg)
+    return obj
+
+
+def request(op: str, args: dict[str, object]) -> dict[str, object]:
+    """The object of a request."""
+    return {"v": VERSION, "op": op, "args": args}
+
+
+def answer(result: dict[str, object]) -> dict[str, object]:
+    """The object of a success."""
+    return {"v": VERSION, "ok": True, "result": result}
+
+
+def refusal(error: RemoteError) -> dict[str, object]:
+    """The object of a failure."""
+    body = {"code": error.code, "msg": error.msg, "details": error.details}
+    return {"v": VERSION, "ok": False, "error": body}
+
+
+def parse_request(obj: dict[str, object]) -> tuple[str, dict[str, object]]:
+    """Operation and arguments of a decoded request.
+
+    Raises:
+        WireError: a key is missing or of the wrong type.
+    """
+    op, args = obj.get("op"), obj.get("args", {})
+    if not isinstance(op, str) or not isinstance(args, dict):
+        msg = 'a request needs "op" (a string) and "args" (an object)'
+        raise WireError(msg)
+    return op, args
+
+
+def parse_answer(obj: dict[str, object]) -> dict[str, object]:
+    """The result in a decoded answer.
+
+    Raises:
+        RemoteError: the answer is an error.
+        WireError: it is neither.
+    """
+    ok, result, error = obj.get("ok"), obj.get("result"), obj.get("error")
+    if ok is True and isinstance(result, dict):
+        return result
+    if ok is False and isinstance(error, dict):
+        code, text, details = error.get("code"), error.get("msg"), error.get("details", "")
+        if isinstance(code, int) and isinstance(text, str) and isinstance(details, str):
+            raise RemoteError(code, text, details)
+    msg = "the peer's answer has neither a result nor an error"
+    raise WireError(msg)
+
+
+def _receive(conn: socket.socket, size: int, deadline: float) -> bytes:
+    """Up to `size` bytes; fewer only if the peer closed."""
+    chunks: list[bytes] = []
+    missing = size
+    while missing:
+        _limit(conn, deadline)
+        chunk = conn.recv(min(missing, 65536))
+        if not chunk:
+            break
+        chunks.append(chunk)
+        missing -= len(chunk)
+    return b"".join(chunks)
+
+
+def _limit(conn: socket.socket, deadline: float) -> None:
+    """Let the next system call last no longer than the whole exchange may."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    conn.settimeout(left)
+
+
+def call(path: str, op: str, args: dict[str, object], timeout: float) -> dict[str, object]:
+    """Ask the daemon at socket `path`; the result's object.
+
+    `timeout` is in seconds and covers the whole exchange.
+
+    Raises:
+        WireError: nobody answers there in time, or not in this protocol.
+        RemoteError: the daemon answered with an error.
+    """
+    size = len(path.encode("utf-8", "surrogateescape"))
+    if size > MAX_PATH_SIZE or "\0" in path:
+        msg = f"socket path {path!r} has {size} bytes, the kernel takes {MAX_PATH_SIZE}, no NUL"
+        raise WireError(msg)
+    message = encode(request(op, args))
+    deadline = time.monotonic() + timeout
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as conn:
+            _limit(conn, deadline)
+            conn.connect(path)
+            try:
+                _limit(conn, deadline)
+                conn.sendall(message)
+            except BrokenPipeError:
+                # Refused before it read all of the request: the reason may still be readable.
+                pass
+            header = _receive(conn, HEADER_SIZE, deadline)
+            expected = payload_size(header)
+            payload = _receive(conn, expected, deadline)
+    except TimeoutError as error:
+        msg = f"no answer to {op!r} from {path} within {timeout:g} s; see the daemon's log"
+        raise WireError(msg) from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        msg = f"cannot talk to {path}: {reason}; is `millrace node` running?"
+        raise WireError(msg) from error
+    if len(payload) < expected:
+        msg = f"{path} closed the connection after {len(payload)} of {expected} bytes"
+        raise WireError(msg)
+    return parse_answer(decode(payload))
