@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every job of CI is one target of this file. `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+VENV := .venv/bin
+PYTHON := $(VENV)/python
+PYTEST := $(PYTHON) -m pytest
+PACKAGES := bpf cni controller dataplane perf
+
+# Programs are compiled ahead of time and are portable across kernels (CO-RE): -g keeps BTF,
+# -mcpu=v3 is what kernel 6.1 and clang 14 both know. The prefix map keeps paths of the builder out.
+CLANG ?= clang
+BPF_CFLAGS := -target bpf -mcpu=v3 -O2 -g -Wall -Wextra -Werror \
+	-ffile-prefix-map=$(CURDIR)=. -Ibpf/include -I/usr/include/$(shell uname -m)-linux-gnu
+BPF_SOURCES := $(wildcard bpf/progs/*.bpf.c)
+BPF_OBJECTS := $(patsubst bpf/progs/%.bpf.c,bpf/obj/%.bpf.o,$(BPF_SOURCES))
+BPF_HEADERS := $(wildcard bpf/include/*.h)
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## install what is missing (Debian packages, virtual environment) and build the BPF objects
+	@scripts/setup.sh
+	@$(MAKE) --no-print-directory bpf
+
+.PHONY: bpf
+bpf: $(BPF_OBJECTS) ## compile the BPF programs to bpf/obj
+
+bpf/obj/%.bpf.o: bpf/progs/%.bpf.c $(BPF_HEADERS) Makefile
+	@mkdir -p $(@D)
+	$(CLANG) $(BPF_CFLAGS) -c $< -o $@
+
+.PHONY: lint
+lint: ## ruff: rules and format
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+
+.PHONY: format
+format: ## ruff: mend what can be mended
+	$(VENV)/ruff check --fix .
+	$(VENV)/ruff format .
+
+.PHONY: type
+type: ## mypy --strict
+	$(PYTHON) -m mypy $(PACKAGES) tests
+
+.PHONY: arch
+arch: ## layering (import-linter)
+	$(VENV)/lint-imports
+
+.PHONY: unit
+unit: ## pure tests: unit, property, story (needs nothing)
+	$(PYTEST) -m "unit or property or story"
+
+.PHONY: abi
+abi: bpf ## layouts of the BPF objects against the Python codecs
+	$(PYTEST) -m abi
+
+.PHONY: bpf-test
+bpf-test: bpf ## packets through the programs (root)
+	$(PYTEST) -m bpf
+
+.PHONY: ovs-test
+ovs-test: ## a private OVS (root)
+	$(PYTEST) -m ovs
+
+.PHONY: ovn-test
+ovn-test: ## a private OVN (root)
+	$(PYTEST) -m ovn
+
+.PHONY: netns-test
+netns-test: bpf ## network namespaces and real traffic (root)
+	$(PYTEST) -m netns
+
+.PHONY: system-test
+system-test: bpf ## whole nodes: OVS-DPDK, OVN, guests (root, hugepages)
+	$(PYTEST) -m system
+
+.PHONY: check
+check: lint type arch unit abi ## what to run before a commit
+
+.PHONY: test
+test: setup lint type arch ## everything: every level of test, and nothing of ours left behind (root)
+	@if [ "$$(id -u)" != 0 ]; then echo "make test: namespaces, BPF and DPDK need root; run it as root" >&2; exit 1; fi
+	$(PYTEST) --whole
+
+.PHONY: bench
+bench: setup ## the benchmarks, JSON to bench/results (root, hugepages)
+	@mkdir -p bench/results
+	$(VENV)/millrace perf xdp --json | tee bench/results/xdp.json
+	$(VENV)/millrace perf vhost --json | tee bench/results/vhost.json
+
+.PHONY: soak
+soak: setup ## the long loops (root)
+	$(PYTEST) -m soak --timeout 7200
+
+.PHONY: lock
+lock: ## resolve the dependencies anew into requirements.lock (network)
+	scripts/lock.sh
+
+.PHONY: clean
+clean: ## remove what the build made, the virtual environment included
+	rm -rf bpf/obj build .venv ./*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The lab of the demonstration brings its own targets: demo, undo.
+-include tests/labs/demo.mk

@@ -1,0 +1,96 @@
+"""What is on the machine that a test run may leave behind, as a value that can be compared.
+
+A whole run takes one snapshot before the first test and one after the last; whatever the second
+has and the first had not is red.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+_PROGRAMS = (
+    "ovs-vswitchd",
+    "ovsdb-server",
+    "ovn-northd",
+    "ovn-controller",
+    "dpdk-testpmd",
+    "qemu-system",
+    "millrace",
+    "tcpdump",
+    "iperf3",
+)
+"""Beginnings of the names of the programs that our tests start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything of the kinds that we make; each item as the text that names it."""
+
+    namespaces: frozenset[str]
+    mounts: frozenset[str]
+    pins: frozenset[str]
+    links: frozenset[str]
+    processes: frozenset[str]
+    hugepages: frozenset[str]
+
+
+def snapshot() -> Snapshot:
+    """The machine as it is now."""
+    return Snapshot(
+        namespaces=frozenset(_names(Path("/run/netns"))),
+        mounts=frozenset(
+            line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()
+        ),
+        pins=frozenset(
+            os.path.join(folder, name)  # noqa: PTH118 - os.walk speaks strings
+            for folder, folders, files in os.walk("/sys/fs/bpf")
+            for name in folders + files
+        ),
+        links=frozenset(_names(Path("/sys/class/net"))),
+        processes=frozenset(_processes()),
+        hugepages=frozenset(
+            f"{pool.name}: {(pool / 'nr_hugepages').read_text().strip()} pages"
+            for pool in Path("/sys/kernel/mm/hugepages").iterdir()
+        ),
+    )
+
+
+def left_behind(before: Snapshot, after: Snapshot) -> list[str]:
+    """One line for each thing that is there after and was not before."""
+    return [
+        f"{field.name}: {item}"
+        for field in fields(Snapshot)
+        for item in sorted(getattr(after, field.name) - getattr(before, field.name))
+    ]
+
+
+def settle(before: Snapshot, timeout_s: float) -> list[str]:
+    """What is left behind once processes that are ending have had their time."""
+    deadline = time.monotonic() + timeout_s
+    while (left := left_behind(before, snapshot())) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return left
+
+
+def _names(folder: Path) -> list[str]:
+    return [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+
+
+def _processes() -> list[str]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue  # it ended while we looked
+        command = [os.fsdecode(argument) for argument in arguments if argument]
+        names = [argument.rpartition("/")[2] for argument in command[:3]]
+        if state != "Z" and any(name.startswith(_PROGRAMS) for name in names):
+            found.append(f"{entry.name} {' '.join(command)}")
+    return found

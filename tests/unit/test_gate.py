@@ -1,0 +1,32 @@
+"""The gate itself: what it accepts as a reason to skip, and what it calls left behind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.absences import absent, is_accepted
+from tests.leftovers import left_behind, snapshot
+
+
+def test_accepted_absence_is_accepted_as_pytest_words_it() -> None:
+    assert is_accepted("Skipped: " + absent("netem"))
+
+
+@pytest.mark.parametrize(
+    "reason", ["Skipped: no time", "Skipped: absent: root", "", "netem please"]
+)
+def test_other_reasons_are_refused(reason: str) -> None:
+    assert not is_accepted(reason)
+
+
+def test_absence_that_is_not_on_the_list_cannot_be_named() -> None:
+    with pytest.raises(ValueError, match="no accepted absence"):
+        absent("a good mood")
+
+
+def test_what_was_there_before_is_not_left_behind() -> None:
+    before = snapshot()
+    after = replace(before, links=before.links | {"mr0"}, mounts=frozenset())
+    assert left_behind(before, after) == ["links: mr0"]
