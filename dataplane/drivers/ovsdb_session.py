@@ -1,0 +1,132 @@
+"""Connecting to an OVSDB server: schema, TLS files, and a poller for many descriptors."""
+
+from __future__ import annotations
+
+import logging
+import select
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ovs.jsonrpc
+import ovs.stream
+
+from dataplane.ports import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Files for `ssl:` remotes. The library keeps them per process, so all clients share one."""
+
+    private_key: str
+    certificate: str
+    ca_certificate: str
+
+
+class Poller:
+    """What `Idl.wait` asks of `ovs.poller.Poller`, on poll(2).
+
+    The library's own uses select(2), which fails in a process with more than 1,024 descriptors.
+    """
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self._timeout_ms: int | None = None
+
+    def fd_wait(self, fd: Any, events: int) -> None:
+        """Wake when the descriptor is ready (POLLIN and POLLOUT are the same numbers here)."""
+        self._poll.register(fd, events)
+
+    def timer_wait(self, msec: float) -> None:
+        """Wake after `msec` at the latest."""
+        wanted = max(0, int(msec))
+        if self._timeout_ms is None or wanted < self._timeout_ms:
+            self._timeout_ms = wanted
+
+    def immediate_wake(self) -> None:
+        """Do not block at all."""
+        self._timeout_ms = 0
+
+    def block(self) -> None:
+        """Wait for the first of what was asked for."""
+        self._poll.poll(self._timeout_ms)
+
+
+def fetch_schema(
+    remote: str, database: str, wake_fd: int, stop_asked: Callable[[], bool]
+) -> dict[str, Any] | None:
+    """The schema from the server; None if `stop_asked` said so before it came.
+
+    Not from a file: the server may be newer or older than the package on this machine.
+    `stop_asked` is called whenever something happened, and when `wake_fd` became readable.
+    """
+    session = ovs.jsonrpc.Session.open_multiple(_remotes(remote))
+    asked: int | None = None
+    try:
+        while not stop_asked():
+            session.run()
+            if session.is_connected() and asked != session.get_seqno():
+                asked = session.get_seqno()
+                session.send(ovs.jsonrpc.Message.create_request("get_schema", [database]))
+            message = session.recv()
+            if message is not None and message.type == ovs.jsonrpc.Message.T_REPLY:
+                schema: dict[str, Any] = message.result
+                return schema
+            if message is not None and message.type == ovs.jsonrpc.Message.T_ERROR:
+                # A cluster's member that has not joined yet does not know the database.
+                log.warning(
+                    "schema_refused", extra={"database": database, "error": str(message.error)}
+                )
+                session.force_reconnect()
+            poller = Poller()
+            session.wait(poller)
+            session.recv_wait(poller)
+            poller.fd_wait(wake_fd, select.POLLIN)
+            poller.timer_wait(500)
+            poller.block()
+    finally:
+        session.close()
+    return None
+
+
+def _remotes(remote: str) -> list[str]:
+    """Split a remote list at commas, but not inside one method ("unix:/a,b" has no colon)."""
+    parts: list[str] = []
+    for part in remote.split(","):
+        if parts and ":" not in part:
+            parts[-1] += "," + part
+        else:
+            parts.append(part)
+    return parts
+
+
+def present(schema: Mapping[str, Any], tables: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """What of the wanted tables and columns the server's schema has."""
+    return {
+        table: [column for column in columns if column in schema["tables"][table]["columns"]]
+        for table, columns in tables.items()
+        if table in schema["tables"]
+    }
+
+
+def use_tls(tls: Tls) -> None:
+    """Have the library use these files for `ssl:` remotes.
+
+    Raises:
+        ConfigError: others are in use already.
+    """
+    stream = ovs.stream.Stream
+    current = (
+        stream._SSL_private_key_file,  # noqa: SLF001  # there are setters, but no getters
+        stream._SSL_certificate_file,  # noqa: SLF001
+        stream._SSL_ca_cert_file,  # noqa: SLF001
+    )
+    wanted = (tls.private_key, tls.certificate, tls.ca_certificate)
+    if any(current) and current != wanted:
+        msg = f"one process has one TLS identity: {current} is in use, {wanted} was asked for"
+        raise ConfigError(msg)
+    stream.ssl_set_private_key_file(tls.private_key)
+    stream.ssl_set_certificate_file(tls.certificate)
+    stream.ssl_set_ca_cert_file(tls.ca_certificate)

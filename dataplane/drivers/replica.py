@@ -1,0 +1,177 @@
+"""A database's contents in memory, with the look-ups that the library's IDL lacks.
+
+`ovs.db.idl.Idl` finds a row by name only by walking the table (28-59 ms among 10,000 ports), and
+reading a column costs microseconds. A `Replica` adds two things, both kept up from the change
+notices of the IDL: a hash index per column, and the parsed value of each row, made anew only for
+rows that changed. The library's own indices are not used: before OVS 3.4 they miss modifications,
+and a reconnection drops them.
+
+A replica belongs to the thread of its `dataplane.drivers.idl.DatabaseClient`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any, TypeVar
+from uuid import UUID
+
+import ovs.db.data
+import ovs.db.error
+import ovs.db.idl
+
+from dataplane.ports import DataplaneError
+
+T = TypeVar("T")
+
+Row = Any
+"""An `ovs.db.idl.Row`; the library has no types."""
+
+
+class _Index:
+    """Rows of one table by the value of one column."""
+
+    def __init__(self, column: str) -> None:
+        self.column = column
+        self.rows_of: object = None
+        self._uuids: dict[Hashable, set[UUID]] = {}
+        self._value: dict[UUID, Hashable] = {}
+
+    def rebuild(self, rows: Mapping[UUID, Row]) -> None:
+        self.rows_of = rows
+        self._uuids.clear()
+        self._value.clear()
+        for row in rows.values():
+            self.put(row)
+
+    def put(self, row: Row) -> None:
+        self.drop(row.uuid)
+        value = read(row, self.column)
+        if not isinstance(value, Hashable):
+            value = tuple(value)
+        self._value[row.uuid] = value
+        self._uuids.setdefault(value, set()).add(row.uuid)
+
+    def drop(self, uuid: UUID) -> None:
+        if uuid not in self._value:
+            return
+        value = self._value.pop(uuid)
+        uuids = self._uuids[value]
+        uuids.discard(uuid)
+        if not uuids:
+            del self._uuids[value]
+
+    def get(self, value: Hashable) -> set[UUID]:
+        return self._uuids.get(value, set())
+
+
+class Replica(ovs.db.idl.Idl):  # type: ignore[misc]  # the library has no types
+    """An `Idl` with hash indices and cached parsed rows."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._indices: dict[str, dict[str, _Index]] = {}
+        self._parsed: dict[tuple[str, Callable[[Row], Any]], dict[UUID, Any]] = {}
+        super().__init__(*args, **kwargs)
+
+    def notify(self, event: str, row: Row, updates: Row | None = None) -> None:
+        """Keep the indices and parsed rows up with one change (called by the library)."""
+        del updates
+        name = row._table.name  # noqa: SLF001  # the library offers no public way
+        for (table, _), cache in self._parsed.items():
+            if table == name:
+                cache.pop(row.uuid, None)
+        for index in self._indices.get(name, {}).values():
+            if event == ovs.db.idl.ROW_DELETE:
+                index.drop(row.uuid)
+            else:
+                index.put(row)
+
+    @property
+    def synced(self) -> bool:
+        """The connection is up and the contents are those of the server."""
+        return bool(self._session.is_connected()) and self.state == self.IDL_S_MONITORING
+
+    def has(self, table: str, column: str | None = None) -> bool:
+        """Whether the server's schema has this table (and column) and we asked for it."""
+        known = self.tables.get(table)
+        return known is not None and (column is None or column in known.columns)
+
+    def find_all(self, table: str, column: str, value: Hashable) -> Iterator[Row]:
+        """Committed rows whose column equals `value` (a set column: the tuple of its elements).
+
+        Inside a transaction, rows that it deleted are left out and rows that it inserted are not
+        seen.
+        """
+        rows = self.tables[table].rows
+        index = self._indices.setdefault(table, {}).setdefault(column, _Index(column))
+        if index.rows_of is not rows:
+            # Never filled, or a reconnection replaced the whole table without notices.
+            index.rebuild(rows)
+        for uuid in tuple(index.get(value)):
+            row = rows.get(uuid)
+            if row is not None:
+                yield row
+
+    def find(self, table: str, column: str, value: Hashable) -> Row | None:
+        """The committed row whose column equals `value`; any of them if several do."""
+        return next(self.find_all(table, column, value), None)
+
+    def parsed(self, table: str, parse: Callable[[Row], T]) -> Mapping[UUID, T]:
+        """`parse` of every row of the table, called again only for rows that changed.
+
+        `parse` must depend on the row's own columns alone (read references with `references`),
+        must not be a lambda made anew for each call, and is not called inside transactions.
+        """
+        cache = self._parsed.setdefault((table, parse), {})
+        result: dict[UUID, T] = {}
+        for uuid, row in self.tables[table].rows.items():
+            value = cache.get(uuid)
+            if value is None:
+                value = parse(row)
+            result[uuid] = value
+        self._parsed[table, parse] = result
+        return dict(result)
+
+    def rows(self, table: str) -> list[Row]:
+        """All rows of a table; none if the server's schema lacks it."""
+        return list(self.tables[table].rows.values()) if self.has(table) else []
+
+
+def read(row: Row, column: str) -> Any:
+    """A column's value, several times faster than attribute access when nothing is pending.
+
+    Sets come as lists, maps as dicts, an optional column as a list of none or one.
+    """
+    if row._idl.txn is None and row._data is not None:  # noqa: SLF001  # see the docstring
+        return row._data[column].to_python(row._uuid_to_row)  # noqa: SLF001
+    return getattr(row, column)
+
+
+def optional(row: Row, column: str) -> Any | None:
+    """The element of an optional column, or None."""
+    value = read(row, column)
+    return value[0] if value else None
+
+
+def references(row: Row, column: str) -> list[UUID]:
+    """The UUIDs that a reference column holds, without looking the rows up."""
+    return [atom.value for atom in row._data[column].values]  # noqa: SLF001  # no public way
+
+
+def write(row: Row, column: str, value: object) -> None:
+    """Set a column inside a transaction.
+
+    Raises:
+        DataplaneError: the value does not fit the column's type. (Plain assignment would log
+            that and go on.)
+    """
+    type_ = row._table.columns[column].type  # noqa: SLF001  # the library offers no public way
+    try:
+        ovs.db.data.Datum.from_python(type_, value, _uuid_of)
+    except ovs.db.error.Error as error:
+        msg = f"{row._table.name}.{column} cannot be {value!r}: {error}"  # noqa: SLF001
+        raise DataplaneError(msg) from error
+    setattr(row, column, value)
+
+
+def _uuid_of(value: Any) -> Any:
+    return value.uuid if isinstance(value, ovs.db.idl.Row) else value
