@@ -1,0 +1,397 @@
+"""The northbound rows of the whole cluster: each chassis's gateway router, and the way to it.
+
+For a chassis with a [[gateway]]: GR_<chassis>, pinned there, with one port on ext_<chassis> (whose
+localnet port leads to the provider network) and one on the join switch, where the VPC routers named
+in the file have a port too. svc0's address of each chassis is routed to its gateway router from
+every such VPC, and out of its external port to a MAC that nobody has to ask for. No NAT and no load
+balancer is made: nothing on this path costs conntrack.
+
+The rows of a gateway whose chassis left the southbound database stay, so that a node's restart or
+a southbound database made anew takes no address away; only the cluster file takes rows away.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+from controller.translate.addresses import allocate
+from controller.translate.index import ipv4_interfaces
+from controller.translate.nbrows import (
+    JOIN_SWITCH,
+    MAIN_PRIORITY,
+    MacKey,
+    MacRow,
+    NbPlan,
+    PolicyKey,
+    PolicyRow,
+    RouteKey,
+    RouteRow,
+    RouterPortRow,
+    RouterRow,
+    SwitchPortRow,
+    SwitchRow,
+    external_port,
+    external_switch,
+    gateway_router,
+    join_port,
+    localnet_port,
+    switch_side,
+)
+from controller.translate.ovn import LogicalRouter, NbSnapshot, Problem, SbSnapshot, is_ours
+from dataplane.model.addr import mac_of_address
+from dataplane.model.config import ClusterConfig, GatewayConfig
+from dataplane.model.names import SERVICE_ADDRESS_KEY
+
+DEFAULT = "0.0.0.0/0"
+
+
+def northbound(cluster: ClusterConfig, nb: NbSnapshot, sb: SbSnapshot) -> NbPlan:
+    """Every row that we own in the northbound database, and what keeps the rest from being made.
+
+    Addresses of the join network and of svc0 that rows of ours hold are kept; the others are the
+    smallest free ones, given out in the order of names.
+    """
+    return _Draft(cluster, nb, sb).plan()
+
+
+class _Draft:
+    """One plan being made: the inputs, and the tables filled so far."""
+
+    def __init__(self, cluster: ClusterConfig, nb: NbSnapshot, sb: SbSnapshot) -> None:
+        self.cluster, self.nb, self.sb = cluster, nb, sb
+        self.join_network = IPv4Network(cluster.join)
+        self.problems: list[Problem] = []
+        self.rows = _Tables()
+        self.routers: dict[str, list[LogicalRouter]] = {}
+        for _, router in sorted(nb.routers.items()):
+            self.routers.setdefault(router.name, []).append(router)
+
+    def plan(self) -> NbPlan:
+        gateways = self._gateways()
+        if gateways and not self._name_is_free(JOIN_SWITCH, "switch"):
+            gateways = []
+        vpcs = self._vpcs(gateways)
+        join = self._join_addresses(gateways, vpcs)
+        services = self._service_addresses(gateways)
+        gateways = [
+            g for g in gateways if g.chassis in services and gateway_router(g.chassis) in join
+        ]
+        vpcs = {name: router for name, router in vpcs.items() if name in join}
+        if gateways:
+            self.rows.switches[JOIN_SWITCH] = SwitchRow()
+        for name in sorted({*vpcs, *(gateway_router(g.chassis) for g in gateways)}):
+            self._join_port(name, join[name])
+        for gateway in gateways:
+            mine = [name for name in gateway.routers if name in vpcs]
+            self._gateway(gateway, services[gateway.chassis])
+            self._routes_of_gateway(gateway, {name: vpcs[name] for name in mine}, join)
+            for name in mine:
+                self._neighbours(gateway_router(gateway.chassis), name, join)
+                self.rows.routes[RouteKey(name, f"{services[gateway.chassis]}/32")] = RouteRow(
+                    str(join[gateway_router(gateway.chassis)])
+                )
+        for name, router in vpcs.items():
+            self._way_out(router, [g for g in gateways if name in g.routers], join)
+        rows = self.rows
+        return NbPlan(
+            switches=rows.switches,
+            routers=rows.routers,
+            router_ports=rows.router_ports,
+            switch_ports=rows.switch_ports,
+            static_macs=rows.static_macs,
+            routes=rows.routes,
+            policies=rows.policies,
+            problems=tuple(sorted(set(self.problems))),
+        )
+
+    def _problem(self, name: str, cause: str, next_step: str) -> None:
+        self.problems.append(Problem(name, cause, next_step))
+
+    # -- what can be made ---------------------------------------------------------------------
+
+    def _gateways(self) -> list[GatewayConfig]:
+        """The gateways whose rows can be made or are there, one per chassis, by its name."""
+        found: dict[str, GatewayConfig] = {}
+        for gateway in sorted(self.cluster.gateways, key=lambda g: (g.chassis, g.physnet)):
+            chassis = gateway.chassis
+            if chassis in found:
+                self._problem(
+                    f"gateway of chassis {chassis}",
+                    f"it has two entries; the one on {found[chassis].physnet} is used",
+                    "keep one [[gateway]] for each chassis",
+                )
+            elif self._is_wanted(chassis) and all(
+                self._name_is_free(name, kind)
+                for name, kind in (
+                    (gateway_router(chassis), "router"),
+                    (external_switch(chassis), "switch"),
+                )
+            ):
+                found[chassis] = gateway
+        return list(found.values())
+
+    def _is_wanted(self, chassis: str) -> bool:
+        if chassis in self.sb.chassis:
+            return True
+        if any(is_ours(r.external_ids) for r in self.routers.get(gateway_router(chassis), [])):
+            return True
+        self._problem(
+            f"gateway of chassis {chassis}",
+            "the southbound database has no such chassis, so nothing is made for it yet",
+            "start ovn-controller there, or correct the name (external_ids:system-id of its OVS)",
+        )
+        return False
+
+    def _name_is_free(self, name: str, kind: str) -> bool:
+        """Whether no foreign row has a name that we want; ours must be the only one."""
+        if kind == "router":
+            owners = [row.external_ids for row in self.routers.get(name, [])]
+        else:
+            owners = [row.external_ids for row in self.nb.switches.values() if row.name == name]
+        if all(is_ours(owner) for owner in owners) and len(owners) < 2:
+            return True
+        self._problem(
+            f"{kind} {name}",
+            "a row of that name is there and not ours (external_ids:owner), so it is left alone",
+            "rename it, or mark your own gateway router with "
+            f"external_ids:{SERVICE_ADDRESS_KEY} and take its [[gateway]] out of the cluster file",
+        )
+        return False
+
+    def _vpcs(self, gateways: list[GatewayConfig]) -> dict[str, LogicalRouter]:
+        """The VPC routers named in gateways that can have a port on the join switch."""
+        found = {}
+        for name in sorted({name for gateway in gateways for name in gateway.routers}):
+            routers = self.routers.get(name, [])
+            if len(routers) != 1:
+                many = "several routers have" if routers else "no router has"
+                self._problem(
+                    f"router {name}",
+                    f"{many} that name in the northbound database",
+                    "correct [[gateway]] routers in the cluster file, or make the router",
+                )
+                continue
+            clash = next(
+                (n for n in self._networks(routers[0]) if n.overlaps(self.join_network)), None
+            )
+            if clash:
+                self._problem(
+                    f"router {name}",
+                    f"its network {clash} overlaps the join network {self.join_network}",
+                    "choose another join in the cluster file",
+                )
+                continue
+            found[name] = routers[0]
+        return found
+
+    def _networks(self, router: LogicalRouter) -> list[IPv4Network]:
+        """The IPv4 networks of a router's own ports, sorted."""
+        networks = {
+            interface.network
+            for ref in router.ports
+            if (port := self.nb.router_ports.get(ref)) and not is_ours(port.external_ids)
+            for interface in ipv4_interfaces(port.networks)
+        }
+        return sorted(networks)
+
+    # -- addresses ----------------------------------------------------------------------------
+
+    def _join_addresses(
+        self, gateways: list[GatewayConfig], vpcs: dict[str, LogicalRouter]
+    ) -> dict[str, IPv4Address]:
+        names = {*vpcs, *(gateway_router(gateway.chassis) for gateway in gateways)}
+        ports = {join_port(name): name for name in names}
+        held: dict[str, IPv4Address] = {}
+        foreign: set[IPv4Address] = set()
+        for port in sorted(self.nb.router_ports.values(), key=lambda port: port.name):
+            for interface in ipv4_interfaces(port.networks):
+                if port.name in ports and is_ours(port.external_ids):
+                    held.setdefault(ports[port.name], interface.ip)
+                elif not is_ours(port.external_ids):
+                    foreign.add(interface.ip)
+        return self._allocated("join", self.join_network, names, held, foreign)
+
+    def _service_addresses(self, gateways: list[GatewayConfig]) -> dict[str, IPv4Address]:
+        held: dict[str, IPv4Address] = {}
+        foreign: set[IPv4Address] = set()
+        for router in (router for routers in self.routers.values() for router in routers):
+            try:
+                address = IPv4Address(router.external_ids[SERVICE_ADDRESS_KEY])
+            except (KeyError, ValueError):
+                continue
+            if is_ours(router.external_ids):
+                held[router.options.get("chassis", "")] = address
+            else:
+                foreign.add(address)
+        names = {gateway.chassis for gateway in gateways}
+        pool = IPv4Network(self.cluster.service_pool)
+        return self._allocated("service_pool", pool, names, held, foreign)
+
+    def _allocated(
+        self,
+        what: str,
+        network: IPv4Network,
+        names: set[str],
+        held: dict[str, IPv4Address],
+        foreign: set[IPv4Address],
+    ) -> dict[str, IPv4Address]:
+        given = allocate(network, names, held, foreign)
+        for name in sorted(names - given.keys()):
+            self._problem(
+                f"{what} {network}",
+                f"it is full: no address is left for {name}",
+                f"make [cluster] {what} bigger",
+            )
+        return given
+
+    # -- rows ---------------------------------------------------------------------------------
+
+    def _join_port(self, router: str, address: IPv4Address) -> None:
+        network = f"{address}/{self.join_network.prefixlen}"
+        self._router_port(router, join_port(router), JOIN_SWITCH, address, network)
+
+    def _router_port(
+        self, router: str, port: str, switch: str, address: IPv4Address, network: str
+    ) -> None:
+        """A router port and the switch port that it is plugged into."""
+        self.rows.router_ports[port] = RouterPortRow(
+            router, str(mac_of_address(address)), (network,)
+        )
+        self.rows.switch_ports[switch_side(port)] = SwitchPortRow(
+            switch, "router", ("router",), (("router-port", port),)
+        )
+
+    def _gateway(self, gateway: GatewayConfig, service: IPv4Address) -> None:
+        """The gateway router, its external switch, and the two ends of svc0's address."""
+        chassis, router = gateway.chassis, gateway_router(gateway.chassis)
+        switch, port = external_switch(chassis), external_port(chassis)
+        self.rows.routers[router] = RouterRow(
+            options=(
+                # Whoever asks for us is not learned, only who answers us: the provider network
+                # may be large, and each MAC_Binding is a row in the southbound database.
+                ("always_learn_from_arp_request", "false"),
+                ("chassis", chassis),
+                # No flow on this router for each other router of the join switch: n times n of
+                # them with n chassis. Those that it speaks to are in Static_MAC_Binding.
+                ("dynamic_neigh_routers", "true"),
+            ),
+            external_ids=((SERVICE_ADDRESS_KEY, str(service)),),
+        )
+        self.rows.switches[switch] = SwitchRow()
+        self.rows.switch_ports[localnet_port(chassis)] = SwitchPortRow(
+            switch, "localnet", ("unknown",), (("network_name", gateway.physnet),)
+        )
+        self._router_port(router, port, switch, gateway.address.ip, str(gateway.address))
+        # svc0 is on no network of the router's; northd honours an explicit output port then, and
+        # resolves the address itself (northd.c, find_static_route_outport).
+        self.rows.routes[RouteKey(router, f"{service}/32")] = RouteRow(str(service), port)
+        self.rows.static_macs[MacKey(port, str(service))] = MacRow(
+            str(mac_of_address(service)), override=True
+        )
+        if gateway.next_hop:
+            self.rows.routes[RouteKey(router, DEFAULT)] = RouteRow(gateway.next_hop)
+        # VPCs are separate from each other; the gateway router must not join them.
+        own = join_port(router)
+        match = f'inport == "{own}" && outport == "{own}"'
+        self.rows.policies[PolicyKey(router, MAIN_PRIORITY, match)] = PolicyRow("drop")
+
+    def _routes_of_gateway(
+        self,
+        gateway: GatewayConfig,
+        vpcs: dict[str, LogicalRouter],
+        join: dict[str, IPv4Address],
+    ) -> None:
+        """A route to each network of each VPC, the file's order of routers deciding a clash."""
+        router, owners = gateway_router(gateway.chassis), dict[IPv4Network, str]()
+        for name, vpc in vpcs.items():
+            for network in self._networks(vpc):
+                if network.subnet_of(gateway.address.network):
+                    continue  # the provider network itself: the gateway router is on it
+                first = owners.setdefault(network, name)
+                if first != name:
+                    self._problem(
+                        f"router {router}",
+                        f"{network} is in {first} and in {name}; only {first}'s can be reached",
+                        "give the two VPCs different gateways, or different networks",
+                    )
+                    continue
+                self.rows.routes[RouteKey(router, str(network))] = RouteRow(str(join[name]))
+
+    def _neighbours(self, gateway: str, vpc: str, join: dict[str, IPv4Address]) -> None:
+        """Each tells the other's MAC, so that no first packet waits for an ARP answer."""
+        for here, there in ((gateway, vpc), (vpc, gateway)):
+            self.rows.static_macs[MacKey(join_port(here), str(join[there]))] = MacRow(
+                str(mac_of_address(join[there])), override=True
+            )
+
+    def _way_out(
+        self,
+        vpc: LogicalRouter,
+        gateways: list[GatewayConfig],
+        join: dict[str, IPv4Address],
+    ) -> None:
+        """The VPC's default route, and on each gateway's chassis the way through its own one.
+
+        Replies that keep the client's address (traffic policy "local") have to leave on the chassis
+        that the request came to, so the default route alone is not enough.
+        """
+        own_default = sorted(
+            route.nexthop
+            for ref in vpc.static_routes
+            if (route := self.nb.static_routes.get(ref))
+            and not is_ours(route.external_ids)
+            and _is_default(route.ip_prefix)
+            and not route.route_table
+            and route.policy != "src-ip"
+        )
+        if own_default:
+            # A second default route would share its traffic (ECMP) with a route that is not ours.
+            self._problem(
+                f"router {vpc.name}",
+                f"it has a default route of its own, to {', '.join(own_default)}, which is kept",
+                "services with traffic policy local need replies to leave by the gateway router: "
+                "remove that route, or use policy cluster",
+            )
+            return
+        port = join_port(vpc.name)
+        live = [gateway for gateway in gateways if gateway.chassis in self.sb.chassis]
+        for gateway in (live or gateways)[:1]:
+            nexthop = join[gateway_router(gateway.chassis)]
+            self.rows.routes[RouteKey(vpc.name, DEFAULT)] = RouteRow(str(nexthop))
+        # What is routed to one gateway router in particular goes there, wherever it starts.
+        # Told apart by priority, not by "!=", which would cost a flow for every bit of the masks.
+        named = " || ".join(
+            f"ip4.dst == {network}"
+            for network in (self.join_network, IPv4Network(self.cluster.service_pool))
+        )
+        match = f'outport == "{port}" && ({named})'
+        self.rows.policies[PolicyKey(vpc.name, MAIN_PRIORITY + 1, match)] = PolicyRow("allow")
+        for gateway in gateways:
+            match = (
+                f'outport == "{port}" && ip4 && '
+                f'is_chassis_resident("{external_port(gateway.chassis)}")'
+            )
+            nexthop = join[gateway_router(gateway.chassis)]
+            self.rows.policies[PolicyKey(vpc.name, MAIN_PRIORITY, match)] = PolicyRow(
+                "reroute", str(nexthop)
+            )
+
+
+class _Tables:
+    """The plan's tables while they are filled."""
+
+    def __init__(self) -> None:
+        self.switches: dict[str, SwitchRow] = {}
+        self.routers: dict[str, RouterRow] = {}
+        self.router_ports: dict[str, RouterPortRow] = {}
+        self.switch_ports: dict[str, SwitchPortRow] = {}
+        self.static_macs: dict[MacKey, MacRow] = {}
+        self.routes: dict[RouteKey, RouteRow] = {}
+        self.policies: dict[PolicyKey, PolicyRow] = {}
+
+
+def _is_default(prefix: str) -> bool:
+    try:
+        return IPv4Interface(prefix).network.prefixlen == 0
+    except ValueError:
+        return False

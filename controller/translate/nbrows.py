@@ -1,0 +1,153 @@
+"""The northbound rows that we own: keys, values, names, and how each kind is known as ours.
+
+| table | key | ours, because |
+|---|---|---|
+| routers, switches | name | external_ids:owner=millrace |
+| router_ports, switch_ports | name | external_ids:owner=millrace |
+| routes, policies | router, and what tells two of them apart | external_ids:owner=millrace |
+| static_macs | logical port and address | the port's name begins with one of PORT_PREFIXES |
+
+Static_MAC_Binding has no external_ids, so the names of our router ports say it. A foreign router
+gets ports, routes and policies of ours; its own columns and rows stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from controller.translate.ovn import Problem
+from dataplane.model.rows import Pairs
+
+JOIN_SWITCH = "millrace-join"
+EXTERNAL_PORT_PREFIX = "millrace-ext-"
+JOIN_PORT_PREFIX = "millrace-join-"
+PORT_PREFIXES = (EXTERNAL_PORT_PREFIX, JOIN_PORT_PREFIX)
+
+MAIN_PRIORITY = 20000
+"""Priority of our router policies: one number to look for among a foreign router's own."""
+
+
+def gateway_router(chassis: str) -> str:
+    """Name of a chassis's gateway router."""
+    return f"GR_{chassis}"
+
+
+def external_switch(chassis: str) -> str:
+    """Name of the switch between a gateway router and its provider network."""
+    return f"ext_{chassis}"
+
+
+def external_port(chassis: str) -> str:
+    """Name of the gateway router's port on its external switch."""
+    return f"{EXTERNAL_PORT_PREFIX}{chassis}"
+
+
+def localnet_port(chassis: str) -> str:
+    """Name of the external switch's localnet port, and so of br-ex's patch port."""
+    return f"ext_{chassis}-localnet"
+
+
+def join_port(router: str) -> str:
+    """Name of a router's port on the join switch."""
+    return f"{JOIN_PORT_PREFIX}{router}"
+
+
+def switch_side(router_port: str) -> str:
+    """Name of the switch port that a router port of ours is plugged into."""
+    return f"{router_port}-peer"
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchRow:
+    """Logical_Switch by name: there is nothing to say beyond that it is ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouterRow:
+    """Logical_Router by name. `external_ids` are ours beside the owner."""
+
+    options: Pairs
+    external_ids: Pairs
+
+
+@dataclass(frozen=True, slots=True)
+class RouterPortRow:
+    """Logical_Router_Port by name."""
+
+    router: str
+    mac: str
+    networks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchPortRow:
+    """Logical_Switch_Port by name."""
+
+    switch: str
+    type: str
+    addresses: tuple[str, ...]
+    options: Pairs
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class MacKey:
+    """Static_MAC_Binding: its index."""
+
+    logical_port: str
+    ip: str
+
+
+@dataclass(frozen=True, slots=True)
+class MacRow:
+    """Static_MAC_Binding. `override`: it holds against what was learned from ARP."""
+
+    mac: str
+    override: bool
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RouteKey:
+    """Logical_Router_Static_Route in the main table, by destination."""
+
+    router: str
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRow:
+    """Where a route leads. `output_port` only where the next hop is on no network of it."""
+
+    nexthop: str
+    output_port: str | None = None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PolicyKey:
+    """Logical_Router_Policy."""
+
+    router: str
+    priority: int
+    match: str
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRow:
+    """What a policy does: allow, drop, or reroute to a next hop."""
+
+    action: str
+    nexthop: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NbPlan:
+    """Every row of ours, by table, in the order of application, and what could not be planned."""
+
+    switches: Mapping[str, SwitchRow] = field(default_factory=dict)
+    routers: Mapping[str, RouterRow] = field(default_factory=dict)
+    router_ports: Mapping[str, RouterPortRow] = field(default_factory=dict)
+    switch_ports: Mapping[str, SwitchPortRow] = field(default_factory=dict)
+    static_macs: Mapping[MacKey, MacRow] = field(default_factory=dict)
+    routes: Mapping[RouteKey, RouteRow] = field(default_factory=dict)
+    policies: Mapping[PolicyKey, PolicyRow] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()

@@ -1,0 +1,151 @@
+"""A private OVN: NB and SB databases and ovn-northd in a directory, nothing of the host's.
+
+No ovn-controller and no switch: `chassis()` writes the rows that one would. Everything is stopped
+by its own pid.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SCHEMAS = Path("/usr/share/ovn")
+PATIENCE_S = 60.0
+"""How long anything here may take before it counts as broken; the machine may be busy."""
+
+
+@dataclass
+class OvnSandbox:
+    """NB, SB and northd of one test. Use `start`, then `stop`, also after a failure."""
+
+    directory: Path
+    pids: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def nb(self) -> str:
+        """Connection method of the northbound database."""
+        return f"unix:{self.directory}/nb.sock"
+
+    @property
+    def sb(self) -> str:
+        """Connection method of the southbound database."""
+        return f"unix:{self.directory}/sb.sock"
+
+    def start(self) -> None:
+        """Make both databases and start everything."""
+        for name in ("nb", "sb"):
+            schema = SCHEMAS / f"ovn-{name}.ovsschema"
+            run("ovsdb-tool", "create", str(self.directory / f"{name}.db"), str(schema))
+            self.start_database(name)
+        self.nbctl("init")
+        self.sbctl("init")
+        self.start_northd()
+        self.sync()
+
+    def start_database(self, name: str) -> None:
+        """Start the ovsdb-server of `nb` or `sb`."""
+        self._daemon(
+            name,
+            "ovsdb-server",
+            str(self.directory / f"{name}.db"),
+            f"--remote=punix:{self.directory}/{name}.sock",
+        )
+
+    def start_northd(self) -> None:
+        """Start ovn-northd."""
+        self._daemon("northd", "ovn-northd", f"--ovnnb-db={self.nb}", f"--ovnsb-db={self.sb}")
+
+    def _daemon(self, name: str, *command: str) -> None:
+        pidfile = self.directory / f"{name}.pid"
+        run(
+            *command,
+            "--detach",
+            "--no-chdir",
+            f"--pidfile={pidfile}",
+            f"--unixctl={self.directory}/{name}.ctl",
+            f"--log-file={self.directory}/{name}.log",
+            env=self.environment,
+        )
+        self.pids[name] = int(pidfile.read_text())
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment in which OVN's programs find only this sandbox."""
+        here = str(self.directory)
+        return {
+            **os.environ,
+            "OVS_RUNDIR": here,
+            "OVN_RUNDIR": here,
+            "OVN_NB_DB": self.nb,
+            "OVN_SB_DB": self.sb,
+        }
+
+    def kill(self, name: str, signal_number: int = signal.SIGTERM) -> None:
+        """End one daemon and wait until it is gone."""
+        pid = self.pids.pop(name)
+        os.kill(pid, signal_number)
+        wait_until(f"{name} has ended", lambda: not Path(f"/proc/{pid}").exists())
+
+    def stop(self) -> None:
+        """End every daemon that is still there."""
+        for name in reversed(list(self.pids)):
+            self.kill(name)
+
+    def nbctl(self, *arguments: str) -> str:
+        """Run ovn-nbctl here."""
+        return run("ovn-nbctl", f"--db={self.nb}", *arguments, env=self.environment)
+
+    def sbctl(self, *arguments: str) -> str:
+        """Run ovn-sbctl here."""
+        return run("ovn-sbctl", f"--db={self.sb}", *arguments, env=self.environment)
+
+    def sync(self) -> None:
+        """Wait until northd has translated what the northbound database holds."""
+        self.nbctl(f"--timeout={PATIENCE_S:.0f}", "--wait=sb", "sync")
+
+    def trace(self, datapath: str, flow: str) -> str:
+        """What ovn-trace says of a packet, from the southbound database."""
+        return run("ovn-trace", f"--db={self.sb}", datapath, flow, env=self.environment)
+
+    def warnings(self, daemon: str = "northd") -> list[str]:
+        """Lines of a daemon's log that are warnings or worse, start-up's waiting left out."""
+        text = (self.directory / f"{daemon}.log").read_text()
+        return [
+            line
+            for line in text.splitlines()
+            if any(level in line for level in ("|WARN|", "|ERR|", "|EMER|"))
+        ]
+
+    def chassis(self, name: str, address: str) -> None:
+        """Write the rows that ovn-controller of a chassis would."""
+        self.sbctl("chassis-add", name, "geneve", address)
+
+    def bind(self, port: str, chassis: str) -> None:
+        """Bind a logical port to a chassis, as ovn-controller there would."""
+        self.sbctl("lsp-bind", port, chassis)
+
+
+def run(*command: str, env: dict[str, str] | None = None) -> str:
+    """Run a command to its end and return its output; failure carries its words."""
+    done = subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    if done.returncode:
+        msg = f"{' '.join(command)}: exit {done.returncode}: {done.stderr.strip()}"
+        raise AssertionError(msg)
+    return done.stdout
+
+
+def wait_until(what: str, condition: object, patience_s: float = PATIENCE_S) -> None:
+    """Ask until `condition()` is true; the failure says what was waited for."""
+    assert callable(condition)
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        if time.monotonic() > deadline:
+            msg = f"after {patience_s:.0f} s still not so: {what}"
+            raise AssertionError(msg)
+        time.sleep(0.02)
