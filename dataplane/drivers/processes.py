@@ -1,9 +1,9 @@
 """Long-running processes of ours: start detached, recognise, stop.
 
 How we recognise our own after a restart: the pid in our pidfile, whose command line still holds
-the marker that we started it with (an absolute path below our run directory) and which started
-no later than the pidfile was written. Only then is it signalled, and through a pidfd, so that a
-number that the kernel gave to somebody else in between is never hit.
+the marker that we started it with (an absolute path below our run directory) and whose start time
+is the one that we noted beside the pidfile. Only then is it signalled, and through a pidfd, so
+that a number that the kernel gave to somebody else in between is never hit.
 """
 
 from __future__ import annotations
@@ -23,10 +23,6 @@ from dataplane.ports import DataplaneError
 NETNS_DIR = Path("/run/netns")
 """Where iproute2 keeps named network namespaces (ip-netns(8))."""
 
-_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-_START_SLACK_S = 2.0
-"""A pidfile may be written this much before /proc's start time says: the two clocks differ."""
-
 
 class ProcessError(DataplaneError):
     """A process did not start, did not become ready or did not go away."""
@@ -39,6 +35,11 @@ class Daemon:
     name: str
     pidfile: Path
     marker: str
+
+    @property
+    def startfile(self) -> Path:
+        """Where `note_start` keeps the pid and its start time."""
+        return self.pidfile.with_suffix(".start")
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
@@ -72,6 +73,7 @@ def run(
     timeout_s: float = 60.0,
     check: bool = True,
     text_in: str | None = None,
+    cwd: Path | None = None,
 ) -> str:
     """Run a short command to its end; its standard output.
 
@@ -83,6 +85,7 @@ def run(
         done = subprocess.run(  # noqa: S603 - a list, never a shell
             command,
             env=dict(env) if env is not None else clean_environment(),
+            cwd=cwd,
             input=text_in,
             stdin=subprocess.DEVNULL if text_in is None else None,
             capture_output=True,
@@ -155,14 +158,26 @@ def running_pid(daemon: Daemon) -> int | None:
     """The pid of `daemon` if it runs and is ours, else None."""
     try:
         pid = int(daemon.pidfile.read_text(encoding="ascii").split()[0])
-        written = daemon.pidfile.stat().st_mtime
     except (FileNotFoundError, ValueError, IndexError):
         return None
     line = command_line(pid)
-    started = _start_time(pid)
-    if line is None or started is None or daemon.marker not in line:
+    if line is None or daemon.marker not in line:
         return None
-    return pid if started <= written + _START_SLACK_S else None
+    try:
+        noted = daemon.startfile.read_text(encoding="ascii").split()
+    except FileNotFoundError:
+        return pid
+    # A note about another pid is an old one: somebody restarted the daemon by hand.
+    if len(noted) == 2 and noted[0] == str(pid) and noted[1] != str(_start_ticks(pid)):
+        return None
+    return pid
+
+
+def note_start(daemon: Daemon) -> None:
+    """Keep the start time of a daemon that has just come up, beside its pidfile."""
+    pid = running_pid(daemon)
+    if pid is not None:
+        daemon.startfile.write_text(f"{pid} {_start_ticks(pid)}\n", encoding="ascii")
 
 
 def stop(daemon: Daemon, *, grace_s: float = 10.0) -> bool:
@@ -172,12 +187,11 @@ def stop(daemon: Daemon, *, grace_s: float = 10.0) -> bool:
         ProcessError: the kernel did not end it (a process in uninterruptible sleep).
     """
     pid = running_pid(daemon)
-    if pid is None:
-        daemon.pidfile.unlink(missing_ok=True)
-        return False
-    end(pid, daemon.marker, grace_s=grace_s)
+    if pid is not None:
+        end(pid, daemon.marker, grace_s=grace_s)
     daemon.pidfile.unlink(missing_ok=True)
-    return True
+    daemon.startfile.unlink(missing_ok=True)
+    return pid is not None
 
 
 def end(pid: int, marker: str, *, grace_s: float = 10.0, first: int = signal.SIGTERM) -> None:
@@ -251,18 +265,15 @@ def pids_in_netns(path: Path) -> list[int]:
     return found
 
 
-def _start_time(pid: int) -> float | None:
-    """When a process started, in seconds since the epoch; None for a zombie or no process."""
+def _start_ticks(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot; None for a zombie or no process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The command's name may hold blanks and brackets: fields count from the last one (proc(5)).
     fields = stat.rpartition(")")[2].split()
-    if fields[0] in {"Z", "X"}:
-        return None
-    boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    return boot + int(fields[19]) / _TICKS_PER_SECOND
+    return None if fields[0] in {"Z", "X"} else int(fields[19])
 
 
 def _gone(handle: int, timeout_s: float) -> bool:

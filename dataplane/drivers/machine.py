@@ -1,0 +1,167 @@
+"""What embedded nodes change on the machine itself, and how it is put back.
+
+Hugepages, hugetlbfs and bpffs belong to the machine, not to one node, and several embedded nodes
+may share it. One record, `/run/millrace/machine.json`, keeps what was there before the first of
+them came and who is here now; the last one to leave puts everything back. A user whose run
+directory is gone no longer counts, so a node that was removed by hand does not hold the machine.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dataplane.drivers import processes
+from dataplane.drivers.processes import ProcessError
+
+STATE_DIR = Path("/run/millrace")
+BPFFS = Path("/sys/fs/bpf")
+
+
+@dataclass(slots=True)
+class Record:
+    """The machine as it was before the first user, and the users (their run directories)."""
+
+    users: list[str] = field(default_factory=list)
+    hugepages_before: dict[str, int] = field(default_factory=dict)
+    mounts_made: list[str] = field(default_factory=list)
+    directories_made: list[str] = field(default_factory=list)
+
+
+def borrow(user: Path, *, size_kib: int, count: int, mount: Path) -> list[str]:
+    """Make the machine ready for `user`; what was changed, in words. Safe to repeat.
+
+    The user's run directory must exist: it is what keeps the entry alive.
+
+    Raises:
+        ProcessError: the kernel has not enough free memory for the hugepages.
+    """
+    did: list[str] = []
+    with _record() as record:
+        if str(user) not in record.users:
+            record.users.append(str(user))
+        # Written before anything is changed: a crash in between must not lose what was.
+        record.hugepages_before.setdefault(str(size_kib), _pages(size_kib))
+        _save(record)
+        for target, kind in ((BPFFS, "bpf"), (mount, "hugetlbfs")):
+            if _filesystem_at(target) == kind:
+                continue
+            if not target.is_dir():
+                target.mkdir(parents=True)
+                record.directories_made.append(str(target))
+            record.mounts_made.append(str(target))
+            _save(record)
+            options = ["-o", f"pagesize={size_kib}K"] if kind == "hugetlbfs" else []
+            processes.run(["mount", "-t", kind, *options, kind, str(target)])
+            did.append(f"mounted {kind} at {target}")
+        if _pages(size_kib) < count:
+            _set_pages(size_kib, count)
+            got = _pages(size_kib)
+            if got < count:
+                msg = (
+                    f"{count} hugepages of {size_kib} KiB wanted, the kernel gave {got}: memory "
+                    f"is short or fragmented; lower [hugepages] count or free memory"
+                )
+                raise ProcessError(msg)
+            did.append(f"{count} hugepages of {size_kib} KiB")
+    return did
+
+
+def give_back(user: Path) -> list[str]:
+    """Take `user` off the record, and undo everything if it was the last; what was undone."""
+    did: list[str] = []
+    if not (STATE_DIR / "machine.json").exists():
+        return did
+    with _record() as record:
+        record.users = [one for one in record.users if one != str(user) and Path(one).is_dir()]
+        if record.users:
+            _save(record)
+            return did
+        for target in reversed(record.mounts_made):
+            if _filesystem_at(Path(target)) is not None:
+                processes.run(["umount", target])
+                did.append(f"unmounted {target}")
+        for size, before in record.hugepages_before.items():
+            if _pages(int(size)) != before:
+                _set_pages(int(size), before)
+                did.append(f"hugepages of {size} KiB back to {before}")
+        for made in reversed(record.directories_made):
+            Path(made).rmdir()
+        (STATE_DIR / "machine.json").unlink(missing_ok=True)
+    shutil.rmtree(STATE_DIR / ".machine", ignore_errors=True)
+    # Other nodes' directories may be there; then the directory stays.
+    if STATE_DIR.is_dir() and not any(STATE_DIR.iterdir()):
+        STATE_DIR.rmdir()
+    return did
+
+
+@contextmanager
+def _record() -> Iterator[Record]:
+    """The record, under a lock that goes with this process."""
+    lock_dir = STATE_DIR / ".machine"
+    lock_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
+    with (lock_dir / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield _load()
+
+
+def _load() -> Record:
+    try:
+        raw = json.loads((STATE_DIR / "machine.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Record()
+    return Record(
+        users=[str(one) for one in raw["users"]],
+        hugepages_before={str(k): int(v) for k, v in raw["hugepages_before"].items()},
+        mounts_made=[str(one) for one in raw["mounts_made"]],
+        directories_made=[str(one) for one in raw["directories_made"]],
+    )
+
+
+def _save(record: Record) -> None:
+    partial = STATE_DIR / "machine.json.new"
+    partial.write_text(
+        json.dumps(
+            {
+                "users": record.users,
+                "hugepages_before": record.hugepages_before,
+                "mounts_made": record.mounts_made,
+                "directories_made": record.directories_made,
+            },
+            indent=1,
+        )
+        + "\n",
+        encoding="utf-8",
+    )
+    partial.replace(STATE_DIR / "machine.json")
+
+
+def _pages_file(size_kib: int) -> Path:
+    return Path(f"/sys/kernel/mm/hugepages/hugepages-{size_kib}kB/nr_hugepages")
+
+
+def _pages(size_kib: int) -> int:
+    try:
+        return int(_pages_file(size_kib).read_text(encoding="ascii"))
+    except FileNotFoundError as error:
+        msg = f"this kernel has no hugepages of {size_kib} KiB; look in /sys/kernel/mm/hugepages"
+        raise ProcessError(msg) from error
+
+
+def _set_pages(size_kib: int, count: int) -> None:
+    _pages_file(size_kib).write_text(f"{count}\n", encoding="ascii")
+
+
+def _filesystem_at(target: Path) -> str | None:
+    """The type of the file system mounted exactly at `target` (proc_pid_mountinfo(5))."""
+    found = None
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+        left, _, right = line.partition(" - ")
+        if left.split()[4] == str(target):
+            found = right.split()[0]
+    return found

@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The lab's server: answers on one port number over TCP (HTTP) and UDP with its name and with the
+ * addresses that it sees, so that a test can tell who answered and whether the client's address
+ * was kept. Static, so that the same binary runs in a container and as a guest's only program.
+ *
+ *   answerd NAME PORT
+ *   GET /            -> "name=NAME peer=A:P local=A:P"
+ *   GET /bytes/N     -> N bytes
+ *   GET /echo        -> after the headers, every byte comes back until the client closes
+ *   UDP              -> the same line as GET /, and the request after it
+ */
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static const char *name;
+
+static void line_of(char *out, size_t size, const struct sockaddr_in *peer,
+		    const struct sockaddr_in *local)
+{
+	char p[INET_ADDRSTRLEN], l[INET_ADDRSTRLEN];
+
+	inet_ntop(AF_INET, &peer->sin_addr, p, sizeof(p));
+	inet_ntop(AF_INET, &local->sin_addr, l, sizeof(l));
+	snprintf(out, size, "name=%s peer=%s:%u local=%s:%u", name, p, ntohs(peer->sin_port), l,
+		 ntohs(local->sin_port));
+}
+
+static void send_all(int fd, const char *data, size_t size)
+{
+	while (size) {
+		ssize_t n = send(fd, data, size, MSG_NOSIGNAL);
+
+		if (n <= 0)
+			return;
+		data += n;
+		size -= (size_t)n;
+	}
+}
+
+static void serve(int fd, const struct sockaddr_in *peer)
+{
+	static char block[65536];
+	struct sockaddr_in local = { 0 };
+	socklen_t len = sizeof(local);
+	char request[2048], line[256], head[256];
+	size_t have = 0;
+	long bytes;
+	ssize_t n;
+	int on = 1;
+
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	getsockname(fd, (struct sockaddr *)&local, &len);
+	do {
+		n = recv(fd, request + have, sizeof(request) - 1 - have, 0);
+		if (n <= 0)
+			return;
+		have += (size_t)n;
+		request[have] = 0;
+	} while (!strstr(request, "\r\n\r\n") && have < sizeof(request) - 1);
+	if (!strncmp(request, "GET /echo", 9)) {
+		snprintf(head, sizeof(head), "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+		send_all(fd, head, strlen(head));
+		while ((n = recv(fd, block, sizeof(block), 0)) > 0)
+			send_all(fd, block, (size_t)n);
+		return;
+	}
+	if (sscanf(request, "GET /bytes/%ld", &bytes) == 1 && bytes > 0) {
+		snprintf(head, sizeof(head),
+			 "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %ld\r\n\r\n",
+			 bytes);
+		send_all(fd, head, strlen(head));
+		memset(block, 'x', sizeof(block));
+		for (; bytes > 0; bytes -= (long)sizeof(block))
+			send_all(fd, block,
+				 bytes < (long)sizeof(block) ? (size_t)bytes : sizeof(block));
+		return;
+	}
+	line_of(line, sizeof(line) - 1, peer, &local);
+	strcat(line, "\n");
+	snprintf(head, sizeof(head),
+		 "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/plain\r\n"
+		 "Content-Length: %zu\r\n\r\n",
+		 strlen(line));
+	send_all(fd, head, strlen(head));
+	send_all(fd, line, strlen(line));
+	shutdown(fd, SHUT_WR);
+	while (recv(fd, request, sizeof(request), 0) > 0)
+		;
+}
+
+static void answer_datagram(int fd, unsigned int port)
+{
+	struct sockaddr_in peer, local = { .sin_family = AF_INET };
+	char request[1024], line[1400], control[256];
+	struct iovec in = { request, sizeof(request) - 1 };
+	struct msghdr msg = { &peer, sizeof(peer), &in, 1, control, sizeof(control), 0 };
+	struct cmsghdr *c;
+	ssize_t n = recvmsg(fd, &msg, 0);
+
+	if (n < 0)
+		return;
+	request[n] = 0;
+	local.sin_port = htons(port);
+	for (c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c))
+		if (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_PKTINFO)
+			local.sin_addr = ((struct in_pktinfo *)CMSG_DATA(c))->ipi_addr;
+	line_of(line, 256, &peer, &local);
+	strcat(line, " ");
+	strcat(line, request);
+	sendto(fd, line, strlen(line), 0, (struct sockaddr *)&peer, sizeof(peer));
+}
+
+int main(int argc, char **argv)
+{
+	struct sockaddr_in any = { .sin_family = AF_INET };
+	struct pollfd fds[2];
+	unsigned int port;
+	int on = 1, tcp, udp;
+
+	if (argc != 3) {
+		fprintf(stderr, "usage: answerd NAME PORT\n");
+		return 2;
+	}
+	name = argv[1];
+	port = (unsigned int)atoi(argv[2]);
+	any.sin_port = htons(port);
+	signal(SIGCHLD, SIG_IGN);
+	tcp = socket(AF_INET, SOCK_STREAM, 0);
+	udp = socket(AF_INET, SOCK_DGRAM, 0);
+	setsockopt(tcp, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+	setsockopt(udp, IPPROTO_IP, IP_PKTINFO, &on, sizeof(on));
+	if (bind(tcp, (struct sockaddr *)&any, sizeof(any)) || listen(tcp, 256) ||
+	    bind(udp, (struct sockaddr *)&any, sizeof(any))) {
+		perror("answerd");
+		return 1;
+	}
+	fds[0] = (struct pollfd){ tcp, POLLIN, 0 };
+	fds[1] = (struct pollfd){ udp, POLLIN, 0 };
+	for (;;) {
+		if (poll(fds, 2, -1) < 0)
+			continue;
+		if (fds[1].revents & POLLIN)
+			answer_datagram(udp, port);
+		if (fds[0].revents & POLLIN) {
+			struct sockaddr_in peer;
+			socklen_t len = sizeof(peer);
+			int fd = accept(tcp, (struct sockaddr *)&peer, &len);
+
+			if (fd < 0)
+				continue;
+			if (!fork()) {
+				close(tcp);
+				close(udp);
+				serve(fd, &peer);
+				_exit(0);
+			}
+			close(fd);
+		}
+	}
+}
