@@ -2,7 +2,7 @@
 
 Every path given to them is absolute: relative ones are taken below a compiled-in run directory.
 Several complete instances run side by side, each with its own run directory, and with DPDK each
-with its own `--file-prefix`.
+with its own `--file-prefix` (`dataplane.plan.ovs` sees to that).
 """
 
 from __future__ import annotations
@@ -158,44 +158,20 @@ def set_open_vswitch(
     processes.run(argv, env=instance.environment)
 
 
-def core_mask(cores: Sequence[int]) -> str:
-    """CPU numbers as the hexadecimal mask that OVS wants."""
-    return hex(sum(1 << core for core in set(cores)))
+def file_prefix(dpdk_extra: str) -> str | None:
+    """The --file-prefix in Open_vSwitch other_config:dpdk-extra: EAL's name for this process."""
+    for word in dpdk_extra.split():
+        if word.startswith("--file-prefix="):
+            return word.partition("=")[2]
+    return None
 
 
-def dpdk_settings(
-    *,
-    lcore: Sequence[int],
-    pmd: Sequence[int],
-    socket_mem_mib: int,
-    extra: Sequence[str],
-    file_prefix: str,
-) -> dict[str, str]:
-    """Open_vSwitch.other_config for a DPDK vswitchd (ovs-vswitchd.conf.db(5)).
-
-    `--no-pci` is always there: without it EAL probes every NIC of the machine. A `--file-prefix`
-    of its own keeps two vswitchds from sharing hugepage files.
-    """
-    words = [word for word in extra if word]
-    if "--no-pci" not in words and not any(word.startswith(("-a", "--allow")) for word in words):
-        words.append("--no-pci")
-    if not any(word.startswith("--file-prefix") for word in words):
-        words.append(f"--file-prefix={file_prefix}")
-    return {
-        "dpdk-init": "true",
-        "dpdk-socket-mem": str(socket_mem_mib),
-        "dpdk-lcore-mask": core_mask(lcore),
-        "pmd-cpu-mask": core_mask(pmd),
-        "dpdk-extra": " ".join(words),
-    }
-
-
-def remove_hugepage_files(mount: Path, file_prefix: str) -> None:
+def remove_hugepage_files(mount: Path, prefix: str) -> None:
     """Remove what a killed DPDK process left in hugetlbfs, and its runtime directory."""
     if mount.is_dir():
-        for entry in mount.glob(f"{file_prefix}map_*"):
+        for entry in mount.glob(f"{prefix}map_*"):
             entry.unlink(missing_ok=True)
-    runtime = Path("/var/run/dpdk") / file_prefix
+    runtime = Path("/run/dpdk") / prefix
     if runtime.is_dir():
         shutil.rmtree(runtime, ignore_errors=True)
 

@@ -1,0 +1,375 @@
+"""The embedded node: every daemon of one node, started and stopped by `millrace up` and `down`.
+
+Here a node needs no init system and no OVS or OVN of the distribution's running: databases,
+vswitchd, northd, ovn-controller, the node daemon and the cluster controller all live in the
+node's run directory, and in one network namespace if one is named. `up` starts what is missing
+and touches nothing that runs; `down` works on whatever is left, in any state.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cni.wire import RemoteError, WireError, call
+from controller.config import parse_node
+from dataplane.drivers import machine, ovsprocess, processes
+from dataplane.drivers.ovsprocess import Instance
+from dataplane.drivers.processes import Daemon, ProcessError
+from dataplane.model.config import NodeConfig, UplinkMode
+from dataplane.model.names import INTEGRATION_BRIDGE, LINK_ALIAS_PREFIX
+from dataplane.plan.ovs import ovs_settings
+
+Progress = Callable[[str], None]
+
+ROOT = Path(__file__).resolve().parents[1]
+DEFAULT_HUGEPAGE_KIB = 2048
+DEFAULT_HUGEPAGE_MOUNT = Path("/dev/hugepages")
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One embedded node: its configuration, where it came from, and where it runs."""
+
+    config: NodeConfig
+    config_path: Path
+    cluster_path: Path | None
+    netns: str | None
+
+    @property
+    def rundir(self) -> Path:
+        """The run directory, absolute."""
+        return Path(self.config.rundir)
+
+    @property
+    def statedir(self) -> Path:
+        """Where databases live: they outlast a reboot, sockets and pidfiles do not."""
+        return Path(self.config.statedir)
+
+    @property
+    def instance(self) -> Instance:
+        """The OVS and OVN daemons' common ground."""
+        return Instance(self.rundir, self.netns)
+
+    @property
+    def database(self) -> str:
+        """The local OVS database's remote."""
+        return f"unix:{self.rundir / 'db.sock'}"
+
+    @property
+    def agent(self) -> Daemon:
+        """The node daemon."""
+        return Daemon("node", self.rundir / "node.pid", f"node --config {self.config_path}")
+
+    @property
+    def central(self) -> Daemon:
+        """The cluster controller; its marker is its pidfile's directory and its file."""
+        marker = f"central --cluster {self.cluster_path}"
+        return Daemon("central", self.rundir / "central.pid", marker)
+
+
+def up(config_path: Path, cluster_path: Path | None, netns: str | None, progress: Progress) -> None:
+    """Start what is missing of an embedded node. Safe to repeat.
+
+    Raises:
+        ProcessError: a daemon did not start; the message ends with its log.
+        ConfigFileError: the configuration is refused (as `controller.config` raises it).
+    """
+    node = _load(config_path, cluster_path, netns)
+    for directory in (node.rundir, node.statedir):
+        directory.mkdir(parents=True, exist_ok=True, mode=0o750)
+    _write_undo(node)
+    prepare_machine(node, progress)
+    if node.config.embedded_ovs:
+        start_ovs(node, progress)
+    if node.config.embedded_ovn:
+        start_ovn(node, progress)
+    if node.config.embedded_ovs:
+        _timed(
+            progress,
+            "ovn-controller",
+            lambda: ovsprocess.start_ovn_controller(node.instance, node.database),
+        )
+    start_agent(node, progress)
+    if node.cluster_path is not None:
+        start_central(node, progress)
+
+
+def down(config_path: Path, progress: Progress) -> None:
+    """Stop an embedded node and put back what it changed, in whatever state it is."""
+    node = _load(config_path, None, None)
+    for daemon in (node.central, node.agent):
+        if processes.stop(daemon):
+            progress(f"stopped {daemon.name}")
+    stop_ovs_and_ovn(node, progress)
+    _remove_links(node, progress)
+    _remove_pins(node, progress)
+    for directory in (node.rundir, node.statedir):
+        if directory.is_dir():
+            _remove_tree(directory)
+            progress(f"removed {directory}")
+    for line in machine.give_back(node.rundir):
+        progress(line)
+
+
+def prepare_machine(node: Node, progress: Progress) -> None:
+    """Hugepages, hugetlbfs and bpffs, noted so that `down` can undo them."""
+    pages = node.config.hugepages
+    did = machine.borrow(
+        node.rundir,
+        size_kib=pages.size_kib if pages else DEFAULT_HUGEPAGE_KIB,
+        count=pages.count if pages else 0,
+        mount=Path(pages.mount) if pages else DEFAULT_HUGEPAGE_MOUNT,
+    )
+    for line in did:
+        progress(line)
+
+
+def start_ovs(node: Node, progress: Progress) -> None:
+    """The local OVSDB and vswitchd; DPDK's settings are in the database before it starts."""
+    instance = node.instance
+    _timed(
+        progress,
+        "ovsdb-server (local)",
+        lambda: ovsprocess.start_database(
+            instance,
+            "db",
+            schema=ovsprocess.OVS_SCHEMA,
+            database=node.statedir / "conf.db",
+            socket=node.rundir / "db.sock",
+        ),
+    )
+    if processes.running_pid(instance.daemon("ovs-vswitchd")) is None:
+        settings = ovs_settings(node.config)
+        ovsprocess.set_open_vswitch(
+            instance,
+            node.database,
+            **{
+                column: {k[1]: row.value for k, row in settings.items() if k[0] == column}
+                for column in ("other_config", "external_ids")
+            },
+        )
+    start_vswitchd(node, progress)
+
+
+def start_vswitchd(node: Node, progress: Progress) -> None:
+    """Only vswitchd, with what its database already says."""
+    _timed(
+        progress,
+        "ovs-vswitchd with DPDK",
+        lambda: ovsprocess.start_vswitchd(node.instance, node.database),
+    )
+
+
+def restart_vswitchd(config: NodeConfig, progress: Progress = lambda _line: None) -> None:
+    """Stop vswitchd and start it again; everything else keeps running."""
+    node = Node(config, Path(), None, _read_undo(Path(config.rundir)).get("netns"))
+    processes.stop(node.instance.daemon("ovs-vswitchd"))
+    start_vswitchd(node, progress)
+
+
+def start_ovn(node: Node, progress: Progress) -> None:
+    """The two OVN databases and ovn-northd."""
+    instance = node.instance
+    for name, schema in (("nb", ovsprocess.NB_SCHEMA), ("sb", ovsprocess.SB_SCHEMA)):
+        _timed(
+            progress,
+            f"ovsdb-server ({name})",
+            lambda name=name, schema=schema: ovsprocess.start_database(  # type: ignore[misc]
+                instance,
+                name,
+                schema=schema,
+                database=node.statedir / f"{name}.db",
+                socket=node.rundir / f"{name}.sock",
+            ),
+        )
+    _timed(
+        progress,
+        "ovn-northd",
+        lambda: ovsprocess.start(
+            instance,
+            "ovn-northd",
+            [
+                "ovn-northd",
+                f"--ovnnb-db=unix:{node.rundir / 'nb.sock'}",
+                f"--ovnsb-db=unix:{node.rundir / 'sb.sock'}",
+            ],
+        ),
+    )
+
+
+def start_agent(node: Node, progress: Progress) -> None:
+    """The node daemon; returns once it answers on its socket."""
+    socket = node.rundir / "agent.sock"
+
+    def start() -> bool:
+        if not _spawn(node, node.agent, ["node", "--config", str(node.config_path)]):
+            return False
+        _wait_alive(node, node.agent, lambda: _answers(socket))
+        return True
+
+    _timed(progress, "node daemon", start)
+
+
+def start_central(node: Node, progress: Progress) -> None:
+    """The cluster controller."""
+
+    def start() -> bool:
+        return _spawn(node, node.central, ["central", "--cluster", str(node.cluster_path)])
+
+    _timed(progress, "cluster controller", start)
+
+
+def stop_ovs_and_ovn(node: Node, progress: Progress) -> None:
+    """Stop OVN's daemons, then OVS's, and remove the taps that vswitchd leaves."""
+    instance = node.instance
+    for name in ("ovn-controller", "ovn-northd", "sb", "nb", "ovs-vswitchd", "db"):
+        if processes.stop(instance.daemon(name)):
+            progress(f"stopped {name}")
+    extra = ovs_settings(node.config).get(("other_config", "dpdk-extra"))
+    prefix = ovsprocess.file_prefix(extra.value) if extra else None
+    if node.config.embedded_ovs and prefix is not None:
+        pages = node.config.hugepages
+        mount = Path(pages.mount) if pages else DEFAULT_HUGEPAGE_MOUNT
+        ovsprocess.remove_hugepage_files(mount, prefix)
+    if node.config.embedded_ovs and _netns_is_there(node):
+        bridges = ["ovs-netdev", INTEGRATION_BRIDGE, *(b.name for b in node.config.bridges)]
+        for tap in ovsprocess.remove_taps(instance, bridges):
+            progress(f"removed tap {tap}")
+
+
+def load(config_path: Path) -> Node:
+    """The node that `up` started with this configuration file."""
+    return _load(config_path, None, None)
+
+
+def _load(config_path: Path, cluster_path: Path | None, netns: str | None) -> Node:
+    config_path = config_path.resolve()
+    config = parse_node(config_path.read_text(encoding="utf-8"), str(config_path))
+    noted = _read_undo(Path(config.rundir))
+    if netns is None:
+        netns = noted.get("netns")
+    elif noted.get("netns", netns) != netns:
+        msg = (
+            f"node {config.name} runs in namespace {noted['netns']}, not in {netns}; "
+            f"`millrace down --config {config_path}` first"
+        )
+        raise ProcessError(msg)
+    if cluster_path is None and "cluster" in noted:
+        cluster_path = Path(noted["cluster"])
+    return Node(config, config_path, cluster_path.resolve() if cluster_path else None, netns)
+
+
+def _read_undo(rundir: Path) -> dict[str, str]:
+    """What `up` noted for a later `up` or `down`."""
+    try:
+        raw = json.loads((rundir / "undo.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return {str(key): str(value) for key, value in raw.items()}
+
+
+def _write_undo(node: Node) -> None:
+    noted = {"config": str(node.config_path)}
+    if node.netns is not None:
+        noted["netns"] = node.netns
+    if node.cluster_path is not None:
+        noted["cluster"] = str(node.cluster_path)
+    partial = node.rundir / "undo.json.new"
+    partial.write_text(json.dumps(noted, indent=1) + "\n", encoding="utf-8")
+    partial.replace(node.rundir / "undo.json")
+
+
+def _spawn(node: Node, daemon: Daemon, words: Sequence[str]) -> bool:
+    if processes.running_pid(daemon) is not None:
+        return False
+    processes.spawn(
+        [sys.executable, "-m", "controller.cli.main", *words],
+        log=node.instance.log(daemon.name),
+        pidfile=daemon.pidfile,
+        netns=node.netns,
+        env=node.instance.environment | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+    )
+    processes.note_start(daemon)
+    return True
+
+
+def _wait_alive(node: Node, daemon: Daemon, ready: Callable[[], bool]) -> None:
+    """Wait for `ready`, but not for a process that has ended."""
+
+    def ready_or_dead() -> bool:
+        return ready() or processes.running_pid(daemon) is None
+
+    log = node.instance.log(daemon.name)
+    processes.wait_until(ready_or_dead, f"{daemon.name} answers; see {log}", timeout_s=60)
+    if processes.running_pid(daemon) is None:
+        msg = f"{daemon.name} ended while starting; {log} ends with:\n{processes.tail(log)}"
+        raise ProcessError(msg)
+
+
+def _answers(socket: Path) -> bool:
+    try:
+        call(str(socket), "status", {}, 5.0)
+    except (WireError, OSError):
+        return False
+    except RemoteError:
+        return True
+    return True
+
+
+def _timed(progress: Progress, what: str, start: Callable[[], bool]) -> None:
+    began = time.monotonic()
+    if start():
+        progress(f"{what} up in {time.monotonic() - began:.1f} s")
+
+
+def _netns_is_there(node: Node) -> bool:
+    if node.netns is None:
+        return True
+    path = Path(node.netns) if "/" in node.netns else processes.NETNS_DIR / node.netns
+    return path.exists()
+
+
+def _remove_links(node: Node, progress: Progress) -> None:
+    """Veth pairs of ours, recognised by their alias, and XDP programs left on uplinks."""
+    if not _netns_is_there(node):
+        return
+    listed = json.loads(
+        processes.run(["ip", "-j", "-d", "link", "show"], netns=node.netns, check=False) or "[]"
+    )
+    for link in listed:
+        name = str(link.get("ifname", ""))
+        if str(link.get("ifalias", "")).startswith(LINK_ALIAS_PREFIX):
+            processes.run(["ip", "link", "del", name], netns=node.netns, check=False)
+            progress(f"removed link {name}")
+    for uplink in node.config.uplinks:
+        if uplink.mode is UplinkMode.VFIO:
+            continue
+        for hook in ("xdp", "xdpgeneric", "xdpdrv"):
+            processes.run(
+                ["ip", "link", "set", "dev", uplink.device, hook, "off"],
+                netns=node.netns,
+                check=False,
+            )
+
+
+def _remove_pins(node: Node, progress: Progress) -> None:
+    root = Path(node.config.bpf_root)
+    if root.is_dir():
+        _remove_tree(root)
+        progress(f"removed pins under {root}")
+    if root.parent != machine.BPFFS and root.parent.is_dir() and not any(root.parent.iterdir()):
+        root.parent.rmdir()
+
+
+def _remove_tree(path: Path) -> None:
+    """Remove a directory of ours; a path that is too short to be one is refused."""
+    if len(path.parts) < 3:
+        msg = f"{path} is no directory of a node: not removed"
+        raise ProcessError(msg)
+    shutil.rmtree(path)
