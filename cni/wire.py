@@ -16,8 +16,9 @@ logging, asyncio.
 Errors::
 
     Exception
-    ├── WireError      the peer was not reached, or what it sent is not this protocol
-    └── RemoteError    the peer answered with an error of its own
+    ├── WireError            what the peer sent is not this protocol, or cannot be sent
+    │   └── UnreachableError nobody is there, or no answer came in time
+    └── RemoteError          the peer answered with an error of its own
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ CODE_INTERNAL = 103
 
 class WireError(Exception):
     """The peer could not be reached, or what came is not a message of this protocol."""
+
+
+class UnreachableError(WireError):
+    """Nobody answers at the socket, or not in time; later somebody may."""
 
 
 class RemoteError(Exception):
@@ -103,7 +108,7 @@ def decode(payload: bytes) -> dict[str, object]:
         WireError: not UTF-8, not JSON, not an object, or of another protocol version.
     """
     try:
-        obj = json.loads(payload.decode("utf-8"))
+        obj = json.loads(payload.decode("utf-8"), parse_constant=no_constant)
     except (ValueError, RecursionError) as error:
         msg = f"the peer's message is not JSON: {error}"
         raise WireError(msg) from error
@@ -119,6 +124,16 @@ def decode(payload: bytes) -> dict[str, object]:
         )
         raise WireError(msg)
     return obj
+
+
+def no_constant(name: str) -> object:
+    """Refuse NaN and Infinity, which Python's parser takes and JSON does not have.
+
+    Raises:
+        ValueError: always.
+    """
+    msg = f"{name} is not JSON"
+    raise ValueError(msg)
 
 
 def request(op: str, args: dict[str, object]) -> dict[str, object]:
@@ -196,12 +211,16 @@ def call(path: str, op: str, args: dict[str, object], timeout: float) -> dict[st
     `timeout` is in seconds and covers the whole exchange.
 
     Raises:
-        WireError: nobody answers there in time, or not in this protocol.
+        UnreachableError: nobody answers there in time.
+        WireError: what is there does not speak this protocol, or the path cannot be a socket's.
         RemoteError: the daemon answered with an error.
     """
-    size = len(path.encode("utf-8", "surrogateescape"))
-    if size > MAX_PATH_SIZE or "\0" in path:
-        msg = f"socket path {path!r} has {size} bytes, the kernel takes {MAX_PATH_SIZE}, no NUL"
+    try:
+        size = len(path.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:
+        size = 0
+    if not 0 < size <= MAX_PATH_SIZE or "\0" in path:
+        msg = f"socket path {path!r} is not a path of 1..{MAX_PATH_SIZE} bytes"
         raise WireError(msg)
     message = encode(request(op, args))
     deadline = time.monotonic() + timeout
@@ -216,16 +235,15 @@ def call(path: str, op: str, args: dict[str, object], timeout: float) -> dict[st
                 # Refused before it read all of the request: the reason may still be readable.
                 pass
             header = _receive(conn, HEADER_SIZE, deadline)
-            expected = payload_size(header)
+            expected = payload_size(header) if header else 0
             payload = _receive(conn, expected, deadline)
     except TimeoutError as error:
         msg = f"no answer to {op!r} from {path} within {timeout:g} s; see the daemon's log"
-        raise WireError(msg) from error
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        msg = f"cannot talk to {path}: {reason}; is `millrace node` running?"
-        raise WireError(msg) from error
-    if len(payload) < expected:
-        msg = f"{path} closed the connection after {len(payload)} of {expected} bytes"
-        raise WireError(msg)
+        raise UnreachableError(msg) from error
+    except OSError as error:
+        msg = f"cannot talk to {path}: {error.strerror or error}; is `millrace node` running?"
+        raise UnreachableError(msg) from error
+    if not header or len(payload) < expected:
+        msg = f"{path} closed the connection before its answer to {op!r} was whole; did it restart?"
+        raise UnreachableError(msg)
     return parse_answer(decode(payload))
