@@ -11,9 +11,9 @@ Errors::
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -71,4 +71,17 @@ class Table(Protocol[K, V]):
 
     def delete(self, keys: Sequence[K]) -> Mapping[K, Failure]:
         """Remove these rows; the keys that failed, with why."""
+        ...
+
+
+@runtime_checkable
+class Rejecting(Protocol):
+    """A table whose surface may refuse a row some time after it took it.
+
+    OVS takes any Port into its database and says only later, in Interface.error, that it cannot
+    make it. The reconciler asks in every round, takes such rows back and quarantines them.
+    """
+
+    def rejected(self) -> Mapping[Hashable, str]:
+        """Rows of ours that are there but refused, each with the surface's own words."""
         ...

@@ -1,0 +1,353 @@
+"""Makes every owned table equal to the plan: the only retry loop of the project.
+
+One call of `Reconciler.apply` is one round: each table in turn is observed, compared, and written;
+then what must go is removed, in reverse order of the tables. So backends are there before the VIPs
+that name them, and VIPs are gone before their backends.
+
+Inside one table upserts come before deletes. If a key's old value has to go before the new one
+fits (an OVS port that changes its type), that is the driver's business inside `upsert`; if two
+different keys cannot exist at the same time, the upsert fails in this round, the delete happens,
+and the retry succeeds.
+
+The caller's business: not to call this before every source of the plan is in sync, to measure the
+duration, and to call again at `Report.next_retry_at` or when something changed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dataplane.ports import DataplaneError, Failure, Rejecting, Table
+from dataplane.reconcile.backoff import Backoff
+from dataplane.reconcile.decision import ABSENT, Decision, Trouble, decide
+from dataplane.reconcile.status import State, Status
+
+log = logging.getLogger(__name__)
+
+Key = Hashable
+AnyTable = Table[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TableReport:
+    """One table's share of a round; all are counts of rows.
+
+    `rows` are those planned. `upserts` and `deletes` were tried, `failed` of them did not
+    succeed. `held` wait for their back-off. `error`: why the table could not be observed.
+    """
+
+    rows: int = 0
+    upserts: int = 0
+    deletes: int = 0
+    failed: int = 0
+    held: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one round did. `next_retry_at` is on the caller's clock [s]; None: nothing waits."""
+
+    tables: Mapping[str, TableReport]
+    next_retry_at: float | None
+
+    @property
+    def writes(self) -> int:
+        """Rows written or removed; 0 in a round that found everything right."""
+        return sum(table.upserts + table.deletes for table in self.tables.values())
+
+    @property
+    def failed(self) -> int:
+        """Rows that could not be made as planned in this round."""
+        return sum(table.failed for table in self.tables.values())
+
+
+class Reconciler:
+    """Owns the order of the tables, the memory of failures, and the status of every row."""
+
+    def __init__(self, tables: Sequence[AnyTable], backoff: Backoff) -> None:
+        names = [table.name for table in tables]
+        if len(set(names)) != len(names):
+            msg = f"two tables of the same name among {', '.join(names)}"
+            raise ValueError(msg)
+        self._tables = tuple(tables)
+        self._backoff = backoff
+        self._troubles: dict[str, dict[Key, Trouble]] = {name: {} for name in names}
+        self._statuses: dict[str, dict[Key, Status]] = {name: {} for name in names}
+        # Whole tables to look at again: unobserved, or with a row that was not taken back.
+        self._again: dict[str, Trouble] = {}
+
+    def apply(
+        self,
+        desired: Mapping[str, Mapping[Any, Any]],
+        now: float,
+        only: frozenset[str] | None = None,
+        prune: bool = True,
+    ) -> Report:
+        """Make the tables named in `desired` (and in `only`, if given) equal to it.
+
+        Zero writes when nothing differs. With `prune` off nothing is removed but quarantined rows.
+        A table that cannot be observed has its rows marked pending and nothing of it is touched;
+        the others go on. `now` is the caller's clock [s], the same in all calls.
+        """
+        counts = {
+            table.name: TableReport(rows=len(desired[table.name]))
+            for table in self._tables
+            if table.name in desired and (only is None or table.name in only)
+        }
+        chosen = [table for table in self._tables if table.name in counts]
+        for table in chosen:
+            self._note_rejected(table, desired[table.name], now)
+        removals: list[tuple[AnyTable, Sequence[Key]]] = []
+        for table in chosen:
+            decision = self._write(table, desired[table.name], now, counts, prune=prune)
+            if decision is not None and decision.deletes:
+                removals.append((table, decision.deletes))
+        for table, keys in reversed(removals):
+            self._remove(table, keys, now, counts)
+        return Report(counts, self._next_retry_at())
+
+    def take_back(self, desired: Mapping[str, Mapping[Any, Any]], now: float) -> Report:
+        """Only remove the rows that a surface refused after it had taken them.
+
+        Cheap: tables without such rows are neither observed nor written. To be called at once
+        when the surface reports anything, for a port that OVS refuses costs it dearly.
+        """
+        counts: dict[str, TableReport] = {}
+        for table in self._tables:
+            if table.name in desired:
+                counts[table.name] = TableReport(rows=len(desired[table.name]))
+                keys = self._note_rejected(table, desired[table.name], now)
+                if keys:
+                    self._take_back(table, keys, now, counts)
+        return Report(counts, self._next_retry_at())
+
+    def statuses(self) -> Mapping[tuple[str, Any], Status]:
+        """The status of every planned row, and of every row whose removal fails."""
+        return {
+            (table, key): status
+            for table, rows in self._statuses.items()
+            for key, status in rows.items()
+        }
+
+    def retry(self, table: str, key: Key) -> bool:
+        """Forget a row's failures, so that the next round tries it; whether there were any."""
+        return self._troubles.get(table, {}).pop(key, None) is not None
+
+    # -- one table --------------------------------------------------------------------------
+
+    def _note_rejected(
+        self, table: AnyTable, desired: Mapping[Key, Any], now: float
+    ) -> tuple[Key, ...]:
+        """Quarantine what the surface refused after taking it; the refused keys.
+
+        Only if the refused row is the planned one: another value has had no trial yet.
+        """
+        if not isinstance(table, Rejecting):
+            return ()
+        try:
+            rejected: Mapping[Key, str] = table.rejected()
+            actual: Mapping[Key, Any] = table.observe() if rejected else {}
+        except DataplaneError as error:
+            log.warning("rejections_unknown", extra={"table": table.name, "error": str(error)})
+            return ()
+        for key, reason in rejected.items():
+            if key in desired and key in actual and actual[key] == desired[key]:
+                self._fail(table.name, key, desired[key], Failure(reason, quarantine=True), now)
+                log.warning(
+                    "row_quarantined",
+                    extra={"table": table.name, "row": str(key), "reason": reason},
+                )
+        return tuple(rejected)
+
+    def _write(
+        self,
+        table: AnyTable,
+        desired: Mapping[Key, Any],
+        now: float,
+        counts: dict[str, TableReport],
+        *,
+        prune: bool,
+    ) -> Decision[Any, Any] | None:
+        """Observe one table, take back and upsert; what is left to delete, None if unobserved."""
+        name = table.name
+        try:
+            actual: Mapping[Key, Any] = table.observe()
+        except Exception as error:  # noqa: BLE001  # the boundary to the drivers
+            self._not_observed(name, desired, error, now, counts)
+            return None
+        self._again.pop(name, None)
+        self._forget(name, desired, actual)
+        decision = decide(desired, actual, self._troubles[name], now, prune=prune)
+        counts[name] = replace(counts[name], held=len(decision.held))
+        if decision.take_back:
+            self._take_back(table, decision.take_back, now, counts)
+        written = {key for key, _ in decision.upserts}
+        failed = self._effect(
+            name, "upsert", table.upsert, decision.upserts, (key for key, _ in decision.upserts)
+        )
+        counts[name] = replace(
+            counts[name],
+            upserts=len(decision.upserts),
+            failed=counts[name].failed + len(failed),
+        )
+        for key in written & failed.keys():
+            self._fail(name, key, desired[key], failed[key], now)
+        for key, value in desired.items():
+            if key in failed or key in decision.held:
+                continue
+            self._succeed(name, key, value, now, written=key in written)
+        return decision
+
+    def _remove(
+        self,
+        table: AnyTable,
+        keys: Sequence[Key],
+        now: float,
+        counts: dict[str, TableReport],
+    ) -> None:
+        failed = self._effect(table.name, "delete", table.delete, keys, keys)
+        count = counts[table.name]
+        counts[table.name] = replace(
+            count, deletes=count.deletes + len(keys), failed=count.failed + len(failed)
+        )
+        for key in keys:
+            if key in failed:
+                self._fail(table.name, key, ABSENT, failed[key], now)
+            else:
+                self._troubles[table.name].pop(key, None)
+                self._statuses[table.name].pop(key, None)
+
+    def _take_back(
+        self,
+        table: AnyTable,
+        keys: Sequence[Key],
+        now: float,
+        counts: dict[str, TableReport],
+    ) -> None:
+        """Remove quarantined rows; their status stays that of the quarantine."""
+        failed = self._effect(table.name, "delete", table.delete, keys, keys)
+        count = counts[table.name]
+        counts[table.name] = replace(
+            count, deletes=count.deletes + len(keys), failed=count.failed + len(failed)
+        )
+        for key, failure in failed.items():
+            log.error(
+                "row_not_taken_back",
+                extra={"table": table.name, "row": str(key), "reason": failure.reason},
+            )
+            trouble = self._troubles[table.name].get(key)
+            if trouble is not None:
+                # Tried again soon: `decide` takes it back in every round anyway.
+                soon = now + self._backoff.waiting.first
+                self._again[table.name] = Trouble(None, failure, 1, soon)
+
+    def _effect(
+        self,
+        name: str,
+        verb: str,
+        call: Callable[[Sequence[Any]], Mapping[Any, Failure]],
+        rows: Sequence[Any],
+        keys: Iterable[Key],
+    ) -> Mapping[Key, Failure]:
+        """Call a driver; if it raises, every row of the call failed for that reason."""
+        if not rows:
+            return {}
+        try:
+            return call(rows)
+        except DataplaneError as error:
+            return dict.fromkeys(keys, Failure(str(error)))
+        except Exception as error:
+            log.exception("driver_failed", extra={"table": name, "verb": verb})
+            return dict.fromkeys(keys, Failure(f"{verb} of {name} failed: {error!r}"))
+
+    # -- memory -----------------------------------------------------------------------------
+
+    def _not_observed(
+        self,
+        name: str,
+        desired: Mapping[Key, Any],
+        error: Exception,
+        now: float,
+        counts: dict[str, TableReport],
+    ) -> None:
+        if not isinstance(error, DataplaneError):
+            log.error("observe_failed", exc_info=error, extra={"table": name})
+        reason = str(error) or repr(error)
+        before = self._again.get(name)
+        attempts = before.attempts + 1 if before is not None else 1
+        failure = Failure(reason, waiting=True)
+        due = now + self._backoff.delay(failure, attempts)
+        self._again[name] = Trouble(None, failure, attempts, due)
+        counts[name] = replace(counts[name], error=reason)
+        for key in desired:
+            trouble = self._troubles[name].get(key)
+            if trouble is None or not trouble.failure.quarantine:
+                self._set_status(name, key, Status(State.PENDING, reason, now, attempts))
+        for key in set(self._statuses[name]) - set(desired):
+            if self._statuses[name][key].state is not State.ERROR:
+                del self._statuses[name][key]
+
+    def _fail(self, name: str, key: Key, wanted: object, failure: Failure, now: float) -> None:
+        before = self._troubles[name].get(key)
+        attempts = 1
+        if before is not None and before.concerns(wanted):
+            attempts = before.attempts + 1
+        due = now + self._backoff.delay(failure, attempts)
+        self._troubles[name][key] = Trouble(wanted, failure, attempts, due)
+        reason = failure.reason
+        if wanted is ABSENT:
+            reason = f"cannot be removed: {reason}"
+        state = State.PENDING if failure.waiting else State.ERROR
+        self._set_status(
+            name, key, Status(state, reason, now, attempts, quarantined=failure.quarantine)
+        )
+
+    def _succeed(self, name: str, key: Key, value: object, now: float, *, written: bool) -> None:
+        trouble = self._troubles[name].get(key)
+        if trouble is not None:
+            if trouble.failure.quarantine and written:
+                until = now + self._backoff.quarantine.first
+                self._troubles[name][key] = replace(
+                    trouble, wanted=value, due=until, probation=True
+                )
+            elif not trouble.probation or now >= trouble.due:
+                del self._troubles[name][key]
+        before = self._statuses[name].get(key)
+        attempts = 1 if written else 0
+        if before is not None:
+            attempts += before.attempts if before.state is not State.DONE else 0
+            if not written and before.state is State.DONE:
+                return
+        self._statuses[name][key] = Status(State.DONE, "", now, attempts)
+
+    def _set_status(self, name: str, key: Key, status: Status) -> None:
+        before = self._statuses[name].get(key)
+        if before is not None and (before.state, before.reason) == (status.state, status.reason):
+            status = replace(status, since=before.since)
+        self._statuses[name][key] = status
+
+    def _forget(self, name: str, desired: Mapping[Key, Any], actual: Mapping[Key, Any]) -> None:
+        """Drop what concerns rows that are neither wanted nor there, or wanted otherwise."""
+        troubles = self._troubles[name]
+        for key in tuple(troubles):
+            wanted = desired.get(key, ABSENT)
+            gone = wanted is ABSENT and key not in actual
+            if gone or not troubles[key].concerns(wanted):
+                del troubles[key]
+        for key in tuple(self._statuses[name]):
+            if key not in desired and key not in troubles:
+                del self._statuses[name][key]
+
+    def _next_retry_at(self) -> float | None:
+        waiting = [
+            trouble.due
+            for troubles in self._troubles.values()
+            for trouble in troubles.values()
+            if not trouble.probation
+        ]
+        waiting += [trouble.due for trouble in self._again.values()]
+        return min(waiting, default=None)

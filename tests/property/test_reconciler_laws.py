@@ -1,0 +1,164 @@
+"""Laws of the reconciler, on generated plans and failures."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from dataplane.ports import Failure
+from dataplane.reconcile.backoff import Backoff
+from dataplane.reconcile.decision import Diff, diff
+from dataplane.reconcile.fakes import FakeTable, RejectingFakeTable
+from dataplane.reconcile.reconciler import Reconciler
+from dataplane.reconcile.status import State
+
+keys = st.sampled_from("abcdef")
+tables = st.dictionaries(keys, st.integers(0, 2))
+
+
+def apply_diff(actual: dict[str, int], delta: Diff[str, int]) -> dict[str, int]:
+    result = {key: value for key, value in actual.items() if key not in delta.deletes}
+    return {**result, **dict(delta.upserts)}
+
+
+@given(tables, tables)
+def test_applying_the_difference_gives_the_desired(
+    desired: dict[str, int], actual: dict[str, int]
+) -> None:
+    assert apply_diff(actual, diff(desired, actual)) == desired
+
+
+@given(tables)
+def test_equal_tables_differ_in_nothing(table: dict[str, int]) -> None:
+    assert diff(table, dict(table)) == Diff((), ())
+
+
+@given(tables, tables)
+def test_the_difference_is_minimal(desired: dict[str, int], actual: dict[str, int]) -> None:
+    delta = diff(desired, actual)
+    assert all(actual.get(key) != value for key, value in delta.upserts)
+    assert all(key in actual and key not in desired for key in delta.deletes)
+
+
+@given(tables, tables)
+def test_going_there_and_back_restores(before: dict[str, int], other: dict[str, int]) -> None:
+    table: FakeTable[str, int] = FakeTable("t")
+    reconciler = Reconciler([table], Backoff())
+    for number, desired in enumerate((before, other, before)):
+        reconciler.apply({"t": desired}, now=float(number))
+    assert table.rows == before
+
+
+@given(st.lists(tables, min_size=1, max_size=6))
+def test_replaying_every_state_twice_converges_and_the_second_time_writes_nothing(
+    states: list[dict[str, int]],
+) -> None:
+    table: FakeTable[str, int] = FakeTable("t")
+    reconciler = Reconciler([table], Backoff())
+    for number, desired in enumerate(states):
+        reconciler.apply({"t": desired}, now=float(number))
+        assert table.rows == desired
+        assert reconciler.apply({"t": desired}, now=float(number)).writes == 0
+
+
+@given(tables, tables)
+def test_a_new_reconciler_takes_over_with_no_write(
+    desired: dict[str, int], before: dict[str, int]
+) -> None:
+    table: FakeTable[str, int] = FakeTable("t", rows=dict(before))
+    Reconciler([table], Backoff()).apply({"t": desired}, now=0)
+    assert Reconciler([table], Backoff()).apply({"t": desired}, now=0).writes == 0
+
+
+class Life(RuleBasedStateMachine):
+    """Plans, failures, refusals and outages come and go; the rules hold all the time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backoff = Backoff()
+        self.table: RejectingFakeTable[str, int] = RejectingFakeTable("t")
+        self.reconciler = Reconciler([self.table], self.backoff)
+        self.desired: dict[str, int] = {}
+        self.now = 0.0
+        self.fresh = True
+
+    @rule(desired=tables)
+    def plan(self, desired: dict[str, int]) -> None:
+        self.desired = desired
+        self.fresh = False
+
+    @rule(key=keys, quarantine=st.booleans(), waiting=st.booleans())
+    def break_row(self, key: str, quarantine: bool, waiting: bool) -> None:
+        self.table.upsert_failures[key] = Failure("broken", waiting, quarantine)
+
+    @rule(key=keys)
+    def refuse_row(self, key: str) -> None:
+        self.table.refuses[key] = "refused"
+        self.fresh = False
+
+    @rule(key=keys)
+    def break_removal(self, key: str) -> None:
+        self.table.delete_failures[key] = Failure("stuck")
+
+    @rule(down=st.booleans())
+    def outage(self, down: bool) -> None:
+        self.table.unobservable = "away" if down else ""
+
+    @rule(key=keys, value=st.integers(0, 2))
+    def drift(self, key: str, value: int) -> None:
+        self.table.rows[key] = value
+        self.fresh = False
+
+    @rule(seconds=st.floats(0, 100))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def round(self) -> None:
+        self.table.log.clear()
+        report = self.reconciler.apply({"t": self.desired}, self.now)
+        assert set(self.desired) <= {key for _, key in self.reconciler.statuses()}
+        if self.table.unobservable:
+            assert self.table.log == []
+        assert report.next_retry_at is None or report.next_retry_at > self.now
+        self.fresh = not self.table.unobservable
+
+    @rule()
+    def take_back(self) -> None:
+        self.reconciler.take_back({"t": self.desired}, self.now)
+
+    @rule()
+    def mend(self) -> None:
+        """Whatever happened, without failures it converges within the longest back-off."""
+        self.table.unobservable = ""
+        self.table.upsert_failures.clear()
+        self.table.delete_failures.clear()
+        self.table.refuses.clear()
+        for _ in range(4):
+            report = self.reconciler.apply({"t": self.desired}, self.now)
+            if report.next_retry_at is None:
+                break
+            self.now = report.next_retry_at + 3600
+        assert self.table.rows == self.desired
+        assert self.reconciler.apply({"t": self.desired}, self.now).writes == 0
+        states = {status.state for status in self.reconciler.statuses().values()}
+        assert states <= {State.DONE}
+
+    @invariant()
+    def a_status_of_done_is_true(self) -> None:
+        if not self.fresh:
+            return
+        for (_, key), status in self.reconciler.statuses().items():
+            if status.state is State.DONE:
+                assert self.table.rows.get(key) == self.desired.get(key)
+
+    @precondition(lambda self: self.fresh)
+    @invariant()
+    def a_quarantined_row_is_not_there(self) -> None:
+        for (_, key), status in self.reconciler.statuses().items():
+            if status.quarantined and key not in self.table.delete_failures:
+                assert key not in self.table.rows
+
+
+TestLife = Life.TestCase
