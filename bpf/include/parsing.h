@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What lives here: reading headers. Each function checks bounds and consistency, moves the cursor
+ * and returns the header, or NULL. None of them knows a verdict: what a bad header means is the
+ * caller's to say. Every pointer dies with the next change of the packet's size.
+ */
+#ifndef MILLRACE_PARSING_H
+#define MILLRACE_PARSING_H
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#ifndef likely
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+#endif
+
+#define ETH_P_LLDP 0x88CC
+#define IPV4_MORE_FRAGMENTS 0x2000
+#define IPV4_FRAGMENT_OFFSET 0x1FFF
+#define ND_NEIGHBOUR_SOLICITATION 135
+
+/* The flag octet of a TCP header (RFC 9293 section 3.1), at offset 13. */
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+
+struct cursor {
+	void *pos;
+	void *end;
+};
+
+/* ARP for IPv4 over Ethernet (RFC 826). */
+struct arp_ipv4 {
+	__be16 hardware_type;
+	__be16 protocol_type;
+	__u8 hardware_size;
+	__u8 protocol_size;
+	__be16 operation;
+	__u8 sender_mac[6];
+	__be32 sender_addr;
+	__u8 target_mac[6];
+	__be32 target_addr;
+} __attribute__((packed));
+
+struct nd_solicitation {
+	__u8 type;
+	__u8 code;
+	__be16 check;
+	__be32 reserved;
+	struct in6_addr target;
+};
+
+struct ports {
+	__be16 source;
+	__be16 dest;
+};
+
+static __always_inline struct ethhdr *parse_eth(struct cursor *cursor)
+{
+	struct ethhdr *eth = cursor->pos;
+
+	if ((void *)(eth + 1) > cursor->end)
+		return NULL;
+	cursor->pos = eth + 1;
+	return eth;
+}
+
+static __always_inline struct arp_ipv4 *parse_arp(struct cursor *cursor)
+{
+	struct arp_ipv4 *arp = cursor->pos;
+
+	if ((void *)(arp + 1) > cursor->end)
+		return NULL;
+	if (arp->protocol_type != bpf_htons(ETH_P_IP) || arp->hardware_size != 6 ||
+	    arp->protocol_size != 4)
+		return NULL;
+	return arp;
+}
+
+/* The cursor ends behind the options; the header's length fields agree with the frame. */
+static __always_inline struct iphdr *parse_ipv4(struct cursor *cursor)
+{
+	struct iphdr *ip = cursor->pos;
+	__u32 header_size;
+
+	if ((void *)(ip + 1) > cursor->end)
+		return NULL;
+	header_size = ip->ihl * 4;
+	if (ip->version != 4 || header_size < sizeof(*ip))
+		return NULL;
+	cursor->pos = (void *)ip + header_size;
+	if (cursor->pos > cursor->end)
+		return NULL;
+	return ip;
+}
+
+static __always_inline struct ipv6hdr *parse_ipv6(struct cursor *cursor)
+{
+	struct ipv6hdr *ip = cursor->pos;
+
+	if ((void *)(ip + 1) > cursor->end || ip->version != 6)
+		return NULL;
+	cursor->pos = ip + 1;
+	return ip;
+}
+
+static __always_inline struct nd_solicitation *parse_solicitation(struct cursor *cursor)
+{
+	struct nd_solicitation *solicitation = cursor->pos;
+
+	if ((void *)(solicitation + 1) > cursor->end)
+		return NULL;
+	if (solicitation->type != ND_NEIGHBOUR_SOLICITATION)
+		return NULL;
+	return solicitation;
+}
+
+/* The first four octets of a TCP or UDP header; the cursor stays. */
+static __always_inline struct ports *peek_ports(struct cursor *cursor)
+{
+	struct ports *ports = cursor->pos;
+
+	if ((void *)(ports + 1) > cursor->end)
+		return NULL;
+	return ports;
+}
+
+static __always_inline bool is_fragment(const struct iphdr *ip)
+{
+	return ip->frag_off & bpf_htons(IPV4_MORE_FRAGMENTS | IPV4_FRAGMENT_OFFSET);
+}
+
+static __always_inline bool has_ports(const struct iphdr *ip)
+{
+	return (ip->protocol == IPPROTO_TCP || ip->protocol == IPPROTO_UDP) &&
+	       !(ip->frag_off & bpf_htons(IPV4_FRAGMENT_OFFSET));
+}
+
+/*
+ * Whether the TCP or UDP header at the cursor is whole, and lengths agree: frame >= IP total
+ * length >= headers. A frame may be longer than its packet (Ethernet pads to 60 octets).
+ */
+static __always_inline bool l4_is_sound(const struct cursor *cursor, const struct iphdr *ip)
+{
+	__u32 total = bpf_ntohs(ip->tot_len);
+	__u32 header = ip->ihl * 4;
+
+	if ((void *)ip + total > cursor->end)
+		return false;
+	if (ip->protocol == IPPROTO_TCP) {
+		const struct tcphdr *tcp = cursor->pos;
+
+		return (void *)(tcp + 1) <= cursor->end && tcp->doff >= 5 &&
+		       header + tcp->doff * 4 <= total;
+	}
+	const struct udphdr *udp = cursor->pos;
+
+	return (void *)(udp + 1) <= cursor->end && bpf_ntohs(udp->len) >= sizeof(*udp) &&
+	       header + bpf_ntohs(udp->len) <= total;
+}
+
+#endif

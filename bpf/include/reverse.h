@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What lives here: rewriting a packet by its conntrack entry, and the way of a reply, which both
+ * programs know: svc0's for what OVS delivers, the uplink's for backends on the same wire.
+ */
+#ifndef MILLRACE_REVERSE_H
+#define MILLRACE_REVERSE_H
+
+#include "abi.h"
+#include "csum.h"
+#include "maps.h"
+#include "parsing.h"
+#include "verdict.h"
+
+#define TOUCH_NS (1ULL << 26)	/* 67 ms: how often a flow in use touches both its entries */
+
+static __always_inline void copy_mac(__u8 *to, const __u8 *from)
+{
+	__builtin_memcpy(to, from, ETH_ALEN);
+}
+
+/* New addresses and ports, and the checksums by their deltas. A UDP checksum of 0 means none. */
+static __always_inline void rewrite(struct iphdr *ip, void *l4, __u16 ip_delta, __u16 l4_delta)
+{
+	ip->check = csum_apply(ip->check, ip_delta);
+	if (ip->protocol == IPPROTO_TCP) {
+		struct tcphdr *tcp = l4;
+
+		tcp->check = csum_apply(tcp->check, l4_delta);
+	} else {
+		struct udphdr *udp = l4;
+
+		if (udp->check) {
+			__u16 check = csum_apply(udp->check, l4_delta);
+
+			udp->check = check ? check : 0xffff;
+		}
+	}
+}
+
+static __always_inline void flow_key_of(struct flow_key *key, const struct iphdr *ip,
+					const struct ports *ports)
+{
+	*key = (struct flow_key){
+		.saddr = ip->saddr,
+		.daddr = ip->daddr,
+		.sport = ports->source,
+		.dport = ports->dest,
+		.proto = ip->protocol,
+	};
+}
+
+static __always_inline __u32 tcp_flags_of(const struct iphdr *ip, const void *l4)
+{
+	return ip->protocol == IPPROTO_TCP ? ((const __u8 *)l4)[13] : 0;
+}
+
+/* The other side of the pair: the lookup keeps it in the LRU; a closing flow is told so. */
+static __noinline int touch_forward(struct flow_reply *reply, const struct flow_key *reply_key,
+				    __u64 now)
+{
+	struct flow_key key = {
+		.saddr = reply->client_addr,
+		.daddr = reply->vip_addr,
+		.sport = reply->client_port,
+		.dport = reply->vip_port,
+		.proto = reply_key->proto,
+	};
+	struct flow_forward *forward = bpf_map_lookup_elem(&ct_forward, &key);
+
+	reply->seen_ns = now;
+	if (forward && forward->backend_addr == reply_key->saddr)
+		forward->flags |= reply->flags & CT_CLOSING;
+	return 0;
+}
+
+/*
+ * Turn a backend's packet back into the VIP's: outcome TX or REDIRECT. The caller has checked the
+ * header (l4_is_sound) and found the entry.
+ */
+static __always_inline struct outcome reverse(struct xdp_md *ctx, struct ethhdr *eth,
+					      struct iphdr *ip, struct ports *ports,
+					      const struct flow_key *key, struct flow_reply *reply,
+					      __u32 reason)
+{
+	__u32 tcp_flags = tcp_flags_of(ip, ports);
+	__u32 service_id = reply->service_id;
+	__u32 ifindex = reply->ifindex;
+	struct service_stats *stats;
+	__u64 now = bpf_ktime_get_coarse_ns();
+
+	if (unlikely(tcp_flags & (TCP_FIN | TCP_RST)))
+		reply->flags |= CT_CLOSING;
+	if (unlikely(now - reply->seen_ns >= TOUCH_NS || (tcp_flags & (TCP_FIN | TCP_RST))))
+		touch_forward(reply, key, now);
+
+	copy_mac(eth->h_dest, reply->client_mac);
+	copy_mac(eth->h_source, reply->vip_mac);
+	ip->saddr = reply->vip_addr;
+	ip->daddr = reply->client_addr;
+	ports->source = reply->vip_port;
+	ports->dest = reply->client_port;
+	rewrite(ip, ports, reply->ip_delta, reply->l4_delta);
+
+	stats = bpf_map_lookup_elem(&service_stats, &service_id);
+	if (stats) {
+		stats->reply_packets++;
+		stats->reply_bytes += ctx->data_end - ctx->data;
+	}
+	if (ifindex == ctx->ingress_ifindex)
+		return outcome(XDP_TX, reason);
+	if (bpf_redirect_map(&tx_ports, ifindex, XDP_DROP) != XDP_REDIRECT)
+		return drop(DROP_NO_TX_PORT);
+	return outcome(XDP_REDIRECT, reason);
+}
+
+#endif

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What lives here: the one exit of a program. Everything else returns an outcome; only verdict()
+ * turns it into an XDP action, and counts it by its reason.
+ */
+#ifndef MILLRACE_VERDICT_H
+#define MILLRACE_VERDICT_H
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+#include "maps.h"
+
+/* An outcome before it is carried out: an XDP action, or one of these. */
+#define TO_XSK 64	/* to OVS through the AF_XDP socket of this queue */
+
+struct outcome {
+	__u32 action;
+	__u32 reason;	/* enum reason */
+};
+
+static __always_inline struct outcome outcome(__u32 action, __u32 reason)
+{
+	return (struct outcome){ .action = action, .reason = reason };
+}
+
+static __always_inline struct outcome drop(__u32 reason)
+{
+	return outcome(XDP_DROP, reason);
+}
+
+static __always_inline int verdict(struct xdp_md *ctx, __u32 action, __u32 reason)
+{
+	struct counter *counter = bpf_map_lookup_elem(&counters, &reason);
+
+	if (counter) {
+		counter->packets++;
+		counter->bytes += ctx->data_end - ctx->data;
+	}
+	return action;
+}
+
+#endif
