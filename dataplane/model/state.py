@@ -26,7 +26,8 @@ class Attachment:
     Durable: `controller.attachments` keeps one file each, and it is the truth about what is
     attached here. `netns` is the path that the runtime gave; a vhost-user port needs none.
     `device` is the OVS port's (and host-side veth's) name, `peer` the veth's other end until it
-    is moved; both at most 15 bytes (IFNAMSIZ).
+    is moved; both at most 15 bytes (IFNAMSIZ). `network` is the CNI network's name: GC judges
+    only the attachments of its own network.
     """
 
     container_id: str
@@ -45,6 +46,7 @@ class Attachment:
     pod: str
     namespace: str
     pod_uid: str
+    network: str = ""
 
 
 @dataclass(frozen=True, slots=True)
