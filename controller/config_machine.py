@@ -1,0 +1,117 @@
+"""Whether a machine has what a valid configuration asks for. Pure: the facts are handed in."""
+
+from __future__ import annotations
+
+import difflib
+
+from controller.config import ConfigProblem, Source
+from dataplane.model.config import NodeConfig, UplinkMode
+from dataplane.model.machine import MachineFacts
+
+
+def check_machine(source: Source[NodeConfig], facts: MachineFacts) -> list[ConfigProblem]:
+    """Everything that the configuration asks for and the machine has not, by line."""
+    return sorted(
+        [
+            *_cores(source, facts),
+            *_hugepages(source, facts),
+            *_uplinks(source, facts),
+        ]
+    )
+
+
+def _cores(source: Source[NodeConfig], facts: MachineFacts) -> list[ConfigProblem]:
+    dpdk = source.config.dpdk
+    online = _ranges(facts.cpus)
+    return [
+        source.problem(
+            ("dpdk", key, index),
+            f"dpdk.{key} names core {core}",
+            f"this machine has no such core online; it has {online}",
+            f"name one of {online}",
+        )
+        for key, cores in (("lcore", dpdk.lcore), ("pmd", dpdk.pmd))
+        for index, core in enumerate(cores)
+        if core not in facts.cpus
+    ]
+
+
+def _ranges(cpus: frozenset[int]) -> str:
+    """CPU numbers as the kernel writes them: 0-3,8."""
+    parts: list[list[int]] = []
+    for cpu in sorted(cpus):
+        if parts and parts[-1][-1] == cpu - 1:
+            parts[-1] = [parts[-1][0], cpu]
+        else:
+            parts.append([cpu])
+    return ",".join("-".join(map(str, part)) for part in parts)
+
+
+def _hugepages(source: Source[NodeConfig], facts: MachineFacts) -> list[ConfigProblem]:
+    wanted = source.config.hugepages
+    if wanted is None:
+        return []
+    pool = facts.hugepages.get(wanted.size_kib)
+    if pool is None:
+        sizes = ", ".join(map(str, sorted(facts.hugepages))) or "none"
+        return [
+            source.problem(
+                ("hugepages", "size_kib"),
+                f"hugepages.size_kib = {wanted.size_kib}",
+                f"this kernel has no such pages; sizes it has [KiB]: {sizes}",
+                "name one of these sizes",
+            )
+        ]
+    more_kib = (wanted.count - pool.total) * wanted.size_kib
+    if more_kib <= facts.available_kib:
+        return []
+    fitting = pool.total + facts.available_kib // wanted.size_kib
+    return [
+        source.problem(
+            ("hugepages", "count"),
+            f"hugepages.count = {wanted.count} pages of {wanted.size_kib} KiB,"
+            f" {wanted.count * wanted.size_kib // 1024} MiB in all",
+            f"the machine has {facts.memory_kib // 1024} MiB of memory,"
+            f" {facts.available_kib // 1024} MiB of it available",
+            f"write at most count = {fitting}",
+        )
+    ]
+
+
+def _uplinks(source: Source[NodeConfig], facts: MachineFacts) -> list[ConfigProblem]:
+    problems = []
+    for index, uplink in enumerate(source.config.uplinks):
+        path = ("uplink", index)
+        if uplink.mode is UplinkMode.VFIO:
+            if uplink.device not in facts.pci_devices:
+                problems.append(
+                    source.problem(
+                        (*path, "device"),
+                        f'uplink[{index}].device = "{uplink.device}"',
+                        "this machine has no such PCI device",
+                        "look for the NIC's address with `lspci -D`",
+                    )
+                )
+            continue
+        nic = facts.nics.get(uplink.device)
+        if nic is None:
+            others = sorted(set(facts.nics) - {"lo"})
+            near = difflib.get_close_matches(uplink.device, others, n=1)
+            problems.append(
+                source.problem(
+                    (*path, "device"),
+                    f'uplink[{index}].device = "{uplink.device}"',
+                    f"there is no such network device here; there are: {', '.join(others) or '-'}",
+                    f"did you mean {near[0]}?" if near else "name one of these (`ip link`)",
+                )
+            )
+        elif uplink.mode is UplinkMode.AF_XDP and uplink.queues > nic.rx_queues:
+            problems.append(
+                source.problem(
+                    (*path, "queues"),
+                    f"uplink[{index}].queues = {uplink.queues}",
+                    f"{uplink.device} has {nic.rx_queues} receive queues",
+                    f"write at most queues = {nic.rx_queues}",
+                )
+            )
+    return problems

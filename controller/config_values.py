@@ -1,0 +1,93 @@
+"""Readers of the kinds of values that both configuration files have: paths, remotes, addresses."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Interface
+
+from controller.config_reader import TableReader, shown
+
+SOME_INTERFACE = IPv4Interface("192.0.2.1/24")
+"""What stands in for an address that could not be read (RFC 5737, documentation)."""
+
+_NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_PHYSNET = re.compile(r"[A-Za-z0-9_.-]{1,63}")
+_ABSOLUTE = re.compile(r"(/[^/\0\s]+)+")
+_REMOTE_ONE = r"(unix:/[^\s,]+|(tcp|ssl):(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):[0-9]{1,5})"
+_REMOTE = re.compile(rf"{_REMOTE_ONE}(,{_REMOTE_ONE})*")
+
+
+def node_name(table: TableReader, key: str) -> str:
+    """A node's name, which is also its chassis name in OVN and part of paths."""
+    return table.text(
+        key,
+        example="node1",
+        pattern=_NODE_NAME,
+        rule="a node's name has up to 63 letters, digits, dots, dashes, underscores",
+    )
+
+
+def physnet(table: TableReader, key: str) -> str:
+    """The name of a physical network, as OVN's bridge mappings have it."""
+    return table.text(
+        key,
+        example="physnet1",
+        pattern=_PHYSNET,
+        rule="a physical network's name has up to 63 letters, digits, dots, dashes, underscores",
+    )
+
+
+def path(table: TableReader, key: str, default: str) -> str:
+    """An absolute path."""
+    return table.text(
+        key,
+        default=default,
+        example=default,
+        pattern=_ABSOLUTE,
+        rule="it has to be an absolute path without blanks or a slash at its end",
+    )
+
+
+def remote(table: TableReader, key: str, default: str | None) -> str:
+    """An OVSDB connection method, or several (ovsdb(7), "Connection Methods")."""
+    return table.text(
+        key,
+        default=default,
+        example=default or "tcp:192.0.2.10:6641",
+        pattern=_REMOTE,
+        rule="it has to be unix:/PATH, tcp:HOST:PORT or ssl:HOST:PORT, several with commas",
+    )
+
+
+def unique(table: TableReader, key: str, value: str, seen: dict[str, int]) -> None:
+    """Note a value that an earlier table of the same array has; `seen` maps value to line."""
+    if not table.sound(key):
+        return
+    if value in seen:
+        table.fault(
+            key,
+            f"{table.name(key)} = {shown(value)}",
+            f"line {seen[value]} has it already",
+            "give each its own, or remove one of the two",
+        )
+    seen.setdefault(value, table.notes.line_of((*table.path, key)))
+
+
+def interface(text: str) -> IPv4Interface:
+    """An address that a host can have, with its network's length.
+
+    Raises:
+        ValueError: it is none, in words for a message.
+    """
+    if "/" not in text:
+        msg = "the length of the network is missing, such as /24"
+        raise ValueError(msg)
+    found = IPv4Interface(text)
+    network, address = found.network, found.ip
+    if network.prefixlen < 31 and address in (network.network_address, network.broadcast_address):
+        msg = f"it is the network's own or the broadcast address of {network}"
+        raise ValueError(msg)
+    if address.is_multicast or address.is_unspecified or address.is_loopback or address.is_reserved:
+        msg = "no host on a wire can have this address"
+        raise ValueError(msg)
+    return found
