@@ -78,7 +78,7 @@ def up(config_path: Path, cluster_path: Path | None, netns: str | None, progress
 
     Raises:
         ProcessError: a daemon did not start; the message ends with its log.
-        ConfigFileError: the configuration is refused (as `controller.config` raises it).
+        ConfigProblems: the configuration is refused.
     """
     node = _load(config_path, cluster_path, netns)
     for directory in (node.rundir, node.statedir):
@@ -113,6 +113,9 @@ def down(config_path: Path, progress: Progress) -> None:
         if directory.is_dir():
             _remove_tree(directory)
             progress(f"removed {directory}")
+    parent = node.statedir.parent
+    if parent.name == "millrace" and parent.is_dir() and not any(parent.iterdir()):
+        parent.rmdir()
     for line in machine.give_back(node.rundir):
         progress(line)
 

@@ -89,9 +89,7 @@ def start(
         "-vfile:info",
     ]
     try:
-        processes.run(
-            command, netns=instance.netns, env=instance.environment, timeout_s=timeout_s
-        )
+        processes.run(command, netns=instance.netns, env=instance.environment, timeout_s=timeout_s)
     except ProcessError as error:
         msg = f"{name} did not start: {error}\n{processes.tail(instance.log(name))}"
         raise ProcessError(msg) from error
@@ -113,9 +111,7 @@ def start_database(
         # A server that was killed leaves its lock's file and its socket behind; the lock itself
         # went with the process.
         socket.unlink(missing_ok=True)
-    return start(
-        instance, name, [OVSDB_SERVER, str(database), f"--remote=punix:{socket}"]
-    )
+    return start(instance, name, [OVSDB_SERVER, str(database), f"--remote=punix:{socket}"])
 
 
 def start_vswitchd(instance: Instance, database: str, *, timeout_s: float = 120.0) -> bool:

@@ -136,8 +136,10 @@ class QemuGuest:
     def wait_ready(self, timeout_s: float = 180) -> float:
         """Wait until its server runs; the seconds it took."""
         return processes.wait_until(
-            lambda: self.console.exists()
-            and f"guest {self.name} ready" in self.console.read_text(errors="replace"),
+            lambda: (
+                self.console.exists()
+                and f"guest {self.name} ready" in self.console.read_text(errors="replace")
+            ),
             f"{self.name} boots; console {self.console} ends:\n{processes.tail(self.console, 5)}",
             timeout_s=timeout_s,
             every_s=0.2,

@@ -1,0 +1,144 @@
+"""The lab's client, run inside a namespace: requests in, one JSON object out.
+
+    client.py http ADDRESS PORT COUNT [PAUSE_MS]   one connection a request
+    client.py udp ADDRESS PORT COUNT [PAUSE_MS]    one socket and port a request
+    client.py echo ADDRESS PORT SECONDS            one TCP stream, a line every 50 ms, echoed
+    client.py rate ADDRESS PORT SECONDS            one TCP download, its rate
+
+`http` and `udp` with COUNT 0, and `echo` with SECONDS 0, go on until SIGTERM. Standard library
+only: it starts in the time of one ping.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+
+TIMEOUT_S = 5.0
+stopped = False
+
+
+def stop(_number: int, _frame: object) -> None:
+    global stopped
+    stopped = True
+
+
+def http(address: str, port: int, path: str = "/") -> str:
+    """The body of one answer."""
+    with socket.create_connection((address, port), timeout=TIMEOUT_S) as conn:
+        conn.sendall(f"GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n".encode())
+        chunks = []
+        while chunk := conn.recv(65536):
+            chunks.append(chunk)
+    head, _, body = b"".join(chunks).partition(b"\r\n\r\n")
+    if b" 200 " not in head.split(b"\r\n")[0]:
+        msg = f"answer without 200: {head[:80]!r}"
+        raise OSError(msg)
+    return body.decode().strip()
+
+
+def udp(address: str, port: int) -> str:
+    """One datagram and its answer."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as conn:
+        conn.settimeout(TIMEOUT_S)
+        conn.connect((address, port))
+        conn.send(b"hello")
+        return conn.recv(2048).decode()
+
+
+def many(kind: str, address: str, port: int, count: int, pause_ms: float) -> dict[str, object]:
+    """Requests one after the other: who answered, whom they saw, what failed and when."""
+    names: Counter[str] = Counter()
+    peers: Counter[str] = Counter()
+    failures: list[str] = []
+    slowest = 0.0
+    sent = 0
+    begin = time.monotonic()
+    while not stopped and (count == 0 or sent < count):
+        sent += 1
+        at = time.monotonic()
+        try:
+            words = (http if kind == "http" else udp)(address, port).split()
+            fields = dict(word.split("=", 1) for word in words if "=" in word)
+            names[fields["name"]] += 1
+            peers[fields["peer"].rpartition(":")[0]] += 1
+        except (OSError, KeyError, ValueError) as error:
+            failures.append(f"request {sent} at {at - begin:.3f} s: {type(error).__name__} {error}")
+        slowest = max(slowest, time.monotonic() - at)
+        if pause_ms:
+            time.sleep(pause_ms / 1000)
+    return {
+        "sent": sent,
+        "ok": sum(names.values()),
+        "names": dict(names),
+        "peers": dict(peers),
+        "failures": failures[:50],
+        "failed": len(failures),
+        "slowest_ms": round(slowest * 1000, 2),
+        "seconds": round(time.monotonic() - begin, 3),
+    }
+
+
+def echo(address: str, port: int, seconds: float) -> dict[str, object]:
+    """One long stream: the lines that came back, and the longest silence."""
+    silence, lines = 0.0, 0
+    error = ""
+    begin = time.monotonic()
+    try:
+        with socket.create_connection((address, port), timeout=60) as conn:
+            conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            conn.sendall(b"GET /echo HTTP/1.1\r\n\r\n")
+            reader = conn.makefile("rb")
+            while reader.readline().strip():
+                pass
+            while not stopped and (not seconds or time.monotonic() - begin < seconds):
+                at = time.monotonic()
+                line = b"line %d\n" % lines
+                conn.sendall(line)
+                if reader.readline() != line:
+                    error = f"line {lines} did not come back"
+                    break
+                lines += 1
+                silence = max(silence, time.monotonic() - at)
+                time.sleep(0.05)
+    except OSError as failed:
+        error = f"{type(failed).__name__} {failed}"
+    return {"lines": lines, "error": error, "longest_silence_ms": round(silence * 1000, 1)}
+
+
+def rate(address: str, port: int, seconds: float) -> dict[str, object]:
+    """How fast one TCP download runs."""
+    got = 0
+    with socket.create_connection((address, port), timeout=TIMEOUT_S) as conn:
+        conn.sendall(b"GET /bytes/100000000000 HTTP/1.1\r\n\r\n")
+        begin = time.monotonic()
+        while time.monotonic() - begin < seconds:
+            chunk = conn.recv(1 << 18)
+            if not chunk:
+                break
+            got += len(chunk)
+        took = time.monotonic() - begin
+    return {"bytes": got, "seconds": took, "gbit_s": round(got * 8 / took / 1e9, 3)}
+
+
+def main() -> None:
+    """Run the request in the arguments."""
+    signal.signal(signal.SIGTERM, stop)
+    kind, address, port, number, *rest = sys.argv[1:]
+    result: dict[str, object]
+    if kind in {"http", "udp"}:
+        pause = float(rest[0]) if rest else 0.0
+        result = many(kind, address, int(port), int(number), pause)
+    elif kind == "echo":
+        result = echo(address, int(port), float(number))
+    else:
+        result = rate(address, int(port), float(number))
+    print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()
