@@ -49,7 +49,11 @@ class TableReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one round did. `next_retry_at` is on the caller's clock [s]; None: nothing waits."""
+    """What one round did.
+
+    `next_retry_at` is on the caller's clock [s], over all tables, also those that this round left
+    out; None: nothing waits.
+    """
 
     tables: Mapping[str, TableReport]
     next_retry_at: float | None
@@ -196,6 +200,10 @@ class Reconciler:
         )
         for key in written & failed.keys():
             self._fail(name, key, desired[key], failed[key], now)
+        refused = tuple(key for key, failure in failed.items() if failure.quarantine)
+        if refused:
+            # Most drivers have done so already; an older value of the row may still be there.
+            self._take_back(table, refused, now, counts)
         for key, value in desired.items():
             if key in failed or key in decision.held:
                 continue
@@ -345,9 +353,9 @@ class Reconciler:
     def _next_retry_at(self) -> float | None:
         waiting = [
             trouble.due
-            for troubles in self._troubles.values()
+            for name, troubles in self._troubles.items()
             for trouble in troubles.values()
-            if not trouble.probation
+            if not trouble.probation and name not in self._again
         ]
         waiting += [trouble.due for trouble in self._again.values()]
         return min(waiting, default=None)
