@@ -58,8 +58,9 @@ class _Draft:
     """One plan being made: the inputs, and the tables filled so far."""
 
     def __init__(self, cluster: ClusterConfig, nb: NbSnapshot, sb: SbSnapshot) -> None:
-        self.cluster, self.nb, self.sb = cluster, nb, sb
+        self.cluster, self.nb = cluster, nb
         self.join_network = IPv4Network(cluster.join)
+        self.chassis = {chassis.name for chassis in sb.chassis.values()}
         self.problems: list[Problem] = []
         self.rows = _Tables()
         self.routers: dict[str, list[LogicalRouter]] = {}
@@ -131,7 +132,7 @@ class _Draft:
         return list(found.values())
 
     def _is_wanted(self, chassis: str) -> bool:
-        if chassis in self.sb.chassis:
+        if chassis in self.chassis:
             return True
         if any(is_ours(r.external_ids) for r in self.routers.get(gateway_router(chassis), [])):
             return True
@@ -354,7 +355,7 @@ class _Draft:
             )
             return
         port = join_port(vpc.name)
-        live = [gateway for gateway in gateways if gateway.chassis in self.sb.chassis]
+        live = [gateway for gateway in gateways if gateway.chassis in self.chassis]
         for gateway in (live or gateways)[:1]:
             nexthop = join[gateway_router(gateway.chassis)]
             self.rows.routes[RouteKey(vpc.name, DEFAULT)] = RouteRow(str(nexthop))

@@ -145,6 +145,7 @@ class Index:
         return found[0] if found else None
 
     def chassis_of(self, port_name: str) -> str | None:
-        """The chassis that a logical port is bound to, as the southbound database says."""
+        """The name of the chassis that a logical port is bound to (SB Port_Binding)."""
         binding = self.sb.port_bindings.get(port_name)
-        return binding.chassis if binding else None
+        chassis = self.sb.chassis.get(binding.chassis or "") if binding else None
+        return chassis.name if chassis else None

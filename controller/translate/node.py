@@ -46,8 +46,10 @@ def services(
             backends = tuple(_backend(index, chassis, hosts, target) for target in vip.targets)
             service = _service(balancer, vip, index.attached_to.get(ref, ()), backends)
             if service.served_by is ServedBy.XDP:
-                first = served.setdefault(vip.address, balancer.name)
-                if first is not balancer.name:
+                first = served.get(vip.address)
+                if first is None:
+                    served[vip.address] = balancer.name
+                else:
                     service = replace(
                         service,
                         served_by=ServedBy.NOBODY,
@@ -249,14 +251,13 @@ def logical_port(
         interface, via = _on_link(index, switch, address)
         addresses.append(interface)
         gateways.append(via)
-    binding = sb.port_bindings.get(name)
     return LogicalPort(
         name=name,
         mac=mac,
         addresses=tuple(addresses),
         gateway=gateways[0] if gateways else None,
         mtu=_mtu(index, switch, port),
-        chassis=binding.chassis if binding else None,
+        chassis=index.chassis_of(name),
         up=port.up,
     )
 

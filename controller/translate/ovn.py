@@ -176,7 +176,7 @@ class NbSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class PortBinding:
-    """SB Port_Binding. `chassis` is the chassis's name (None: bound nowhere)."""
+    """SB Port_Binding. `chassis` is the UUID of the chassis's row (None: bound nowhere)."""
 
     logical_port: str
     type: str = ""
@@ -198,7 +198,7 @@ class Chassis:
 
 @dataclass(frozen=True, slots=True)
 class SbSnapshot:
-    """The southbound database. Port bindings by logical port, chassis by name."""
+    """The southbound database. Port bindings by logical port, chassis by row UUID."""
 
     port_bindings: Mapping[str, PortBinding] = field(default_factory=dict)
     chassis: Mapping[str, Chassis] = field(default_factory=dict)

@@ -1,0 +1,202 @@
+"""OVN's northbound database, watched: each change becomes one frozen `NbSnapshot`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from controller.ovn.rows import refs, text_or_none
+from controller.translate.ovn import (
+    DhcpOptions,
+    LoadBalancer,
+    LoadBalancerGroup,
+    LogicalRouter,
+    LogicalRouterPort,
+    LogicalSwitch,
+    LogicalSwitchPort,
+    Nat,
+    NbSnapshot,
+    RouterPolicy,
+    StaticMacBinding,
+    StaticRoute,
+)
+from dataplane.drivers.idl import DatabaseClient, Replica, Row, optional, read
+
+T = TypeVar("T")
+
+DATABASE = "OVN_Northbound"
+
+TABLES: Mapping[str, tuple[str, ...]] = {
+    "Load_Balancer": ("name", "vips", "protocol", "options", "external_ids"),
+    "Load_Balancer_Group": ("name", "load_balancer"),
+    "Logical_Switch": (
+        "name", "ports", "load_balancer", "load_balancer_group", "other_config", "external_ids",
+    ),
+    "Logical_Switch_Port": (
+        "name", "type", "addresses", "dynamic_addresses", "options", "port_security",
+        "parent_name", "tag", "up", "dhcpv4_options", "external_ids",
+    ),
+    "DHCP_Options": ("cidr", "options"),
+    "Logical_Router": (
+        "name", "ports", "static_routes", "policies", "nat", "load_balancer",
+        "load_balancer_group", "options", "external_ids",
+    ),
+    "Logical_Router_Port": ("name", "mac", "networks", "options", "external_ids"),
+    "Logical_Router_Static_Route": (
+        "ip_prefix", "nexthop", "output_port", "policy", "route_table", "external_ids",
+    ),
+    "Logical_Router_Policy": (
+        "priority", "match", "action", "nexthop", "nexthops", "external_ids",
+    ),
+    "NAT": ("type", "external_ip", "logical_ip"),
+    "Static_MAC_Binding": ("logical_port", "ip", "mac", "override_dynamic_mac"),
+}  # fmt: skip
+
+
+def client(
+    remote: str,
+    on_change: Callable[[NbSnapshot], None] = lambda _: None,
+    on_connection: Callable[[bool], None] = lambda _: None,
+    *,
+    leader_only: bool = False,
+) -> DatabaseClient[NbSnapshot]:
+    """A client of the northbound database at `remote`; see `DatabaseClient`, start it.
+
+    A writer needs `leader_only`; a node only reads, and any member of a cluster will do.
+    """
+    return DatabaseClient(
+        remote=remote,
+        database=DATABASE,
+        tables=TABLES,
+        snapshot=snapshot,
+        on_change=on_change,
+        on_connection=on_connection,
+        leader_only=leader_only,
+    )
+
+
+def snapshot(replica: Replica) -> NbSnapshot:
+    """What the replica holds. Only rows that changed are parsed again."""
+
+    def rows(table: str, parse: Callable[[Row], tuple[str, T]]) -> dict[str, T]:
+        return dict(replica.parsed(table, parse).values()) if replica.has(table) else {}
+
+    return NbSnapshot(
+        load_balancers=rows("Load_Balancer", _load_balancer),
+        load_balancer_groups=rows("Load_Balancer_Group", _load_balancer_group),
+        switches=rows("Logical_Switch", _switch),
+        switch_ports=rows("Logical_Switch_Port", _switch_port),
+        routers=rows("Logical_Router", _router),
+        router_ports=rows("Logical_Router_Port", _router_port),
+        static_routes=rows("Logical_Router_Static_Route", _route),
+        policies=rows("Logical_Router_Policy", _policy),
+        nat=rows("NAT", _nat),
+        static_mac_bindings=rows("Static_MAC_Binding", _static_mac_binding),
+        dhcp_options=rows("DHCP_Options", _dhcp_options),
+    )
+
+
+def _load_balancer(row: Row) -> tuple[str, LoadBalancer]:
+    return str(row.uuid), LoadBalancer(
+        name=read(row, "name"),
+        vips=read(row, "vips"),
+        protocol=optional(row, "protocol"),
+        options=read(row, "options"),
+        external_ids=read(row, "external_ids"),
+    )
+
+
+def _load_balancer_group(row: Row) -> tuple[str, LoadBalancerGroup]:
+    return str(row.uuid), LoadBalancerGroup(read(row, "name"), refs(row, "load_balancer"))
+
+
+def _switch(row: Row) -> tuple[str, LogicalSwitch]:
+    return str(row.uuid), LogicalSwitch(
+        name=read(row, "name"),
+        ports=refs(row, "ports"),
+        load_balancers=refs(row, "load_balancer"),
+        load_balancer_groups=refs(row, "load_balancer_group"),
+        other_config=read(row, "other_config"),
+        external_ids=read(row, "external_ids"),
+    )
+
+
+def _switch_port(row: Row) -> tuple[str, LogicalSwitchPort]:
+    dhcp = refs(row, "dhcpv4_options")
+    return str(row.uuid), LogicalSwitchPort(
+        name=read(row, "name"),
+        type=read(row, "type"),
+        addresses=tuple(read(row, "addresses")),
+        dynamic_addresses=optional(row, "dynamic_addresses"),
+        options=read(row, "options"),
+        port_security=tuple(read(row, "port_security")),
+        parent_name=text_or_none(row, "parent_name"),
+        tag=optional(row, "tag"),
+        up=bool(optional(row, "up")),
+        dhcpv4_options=dhcp[0] if dhcp else None,
+        external_ids=read(row, "external_ids"),
+    )
+
+
+def _dhcp_options(row: Row) -> tuple[str, DhcpOptions]:
+    return str(row.uuid), DhcpOptions(read(row, "cidr"), read(row, "options"))
+
+
+def _router(row: Row) -> tuple[str, LogicalRouter]:
+    return str(row.uuid), LogicalRouter(
+        name=read(row, "name"),
+        ports=refs(row, "ports"),
+        static_routes=refs(row, "static_routes"),
+        policies=refs(row, "policies"),
+        nat=refs(row, "nat"),
+        load_balancers=refs(row, "load_balancer"),
+        load_balancer_groups=refs(row, "load_balancer_group"),
+        options=read(row, "options"),
+        external_ids=read(row, "external_ids"),
+    )
+
+
+def _router_port(row: Row) -> tuple[str, LogicalRouterPort]:
+    return str(row.uuid), LogicalRouterPort(
+        name=read(row, "name"),
+        mac=read(row, "mac"),
+        networks=tuple(sorted(read(row, "networks"))),
+        options=read(row, "options"),
+        external_ids=read(row, "external_ids"),
+    )
+
+
+def _route(row: Row) -> tuple[str, StaticRoute]:
+    return str(row.uuid), StaticRoute(
+        ip_prefix=read(row, "ip_prefix"),
+        nexthop=read(row, "nexthop"),
+        output_port=text_or_none(row, "output_port"),
+        policy=optional(row, "policy"),
+        route_table=read(row, "route_table"),
+        external_ids=read(row, "external_ids"),
+    )
+
+
+def _policy(row: Row) -> tuple[str, RouterPolicy]:
+    # `nexthop` is the older spelling of `nexthops` with one element (ovn-nb(5)).
+    old = text_or_none(row, "nexthop")
+    return str(row.uuid), RouterPolicy(
+        priority=read(row, "priority"),
+        match=read(row, "match"),
+        action=read(row, "action"),
+        nexthops=tuple(sorted(read(row, "nexthops"))) or ((old,) if old else ()),
+        external_ids=read(row, "external_ids"),
+    )
+
+
+def _nat(row: Row) -> tuple[str, Nat]:
+    return str(row.uuid), Nat(read(row, "type"), read(row, "external_ip"), read(row, "logical_ip"))
+
+
+def _static_mac_binding(row: Row) -> tuple[str, StaticMacBinding]:
+    return str(row.uuid), StaticMacBinding(
+        logical_port=read(row, "logical_port"),
+        ip=read(row, "ip"),
+        mac=read(row, "mac"),
+        override_dynamic_mac=read(row, "override_dynamic_mac"),
+    )

@@ -1,0 +1,16 @@
+"""Reading a row of an OVN database: references as sorted text, empty text as nothing."""
+
+from __future__ import annotations
+
+from dataplane.drivers.idl import Row, optional, references
+
+
+def refs(row: Row, column: str) -> tuple[str, ...]:
+    """The UUIDs that a reference column holds, sorted."""
+    return tuple(sorted(str(uuid) for uuid in references(row, column)))
+
+
+def text_or_none(row: Row, column: str) -> str | None:
+    """The element of an optional text column; an empty text says as little as none."""
+    value = optional(row, column)
+    return str(value) if value else None

@@ -1,0 +1,81 @@
+"""OVN's southbound database, watched: each change becomes one frozen `SbSnapshot`.
+
+Logical flows, by far the largest table, and learned MAC bindings are not replicated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from controller.ovn.rows import refs
+from controller.translate.ovn import Chassis, PortBinding, SbSnapshot
+from dataplane.drivers.idl import DatabaseClient, Replica, Row, optional, read
+
+DATABASE = "OVN_Southbound"
+
+TABLES: Mapping[str, tuple[str, ...]] = {
+    "Port_Binding": ("logical_port", "type", "chassis", "mac", "up", "options"),
+    "Chassis": ("name", "hostname", "encaps", "other_config"),
+    "Encap": ("ip",),
+}
+
+
+def client(
+    remote: str,
+    on_change: Callable[[SbSnapshot], None] = lambda _: None,
+    on_connection: Callable[[bool], None] = lambda _: None,
+    *,
+    ports: bool = True,
+) -> DatabaseClient[SbSnapshot]:
+    """A client of the southbound database at `remote`; see `DatabaseClient`, start it.
+
+    Without `ports` only chassis are watched: all that the cluster controller asks for.
+    """
+    return DatabaseClient(
+        remote=remote,
+        database=DATABASE,
+        tables={name: TABLES[name] for name in TABLES if ports or name != "Port_Binding"},
+        snapshot=snapshot,
+        on_change=on_change,
+        on_connection=on_connection,
+    )
+
+
+def snapshot(replica: Replica) -> SbSnapshot:
+    """What the replica holds. Only rows that changed are parsed again."""
+    encaps = dict(replica.parsed("Encap", _encap).values())
+    bindings: dict[str, PortBinding] = {}
+    if replica.has("Port_Binding"):
+        bindings = dict(replica.parsed("Port_Binding", _port_binding).values())
+    return SbSnapshot(
+        port_bindings=bindings,
+        # A chassis is few columns and there are at most thousands: resolved anew each time.
+        chassis={str(row.uuid): _chassis(row, encaps) for row in replica.rows("Chassis")},
+    )
+
+
+def _encap(row: Row) -> tuple[str, str]:
+    return str(row.uuid), str(read(row, "ip"))
+
+
+def _chassis(row: Row, encaps: Mapping[str, str]) -> Chassis:
+    addresses = {encaps[ref] for ref in refs(row, "encaps") if ref in encaps}
+    return Chassis(
+        name=read(row, "name"),
+        hostname=read(row, "hostname"),
+        encap_ips=tuple(sorted(addresses)),
+        other_config=read(row, "other_config"),
+    )
+
+
+def _port_binding(row: Row) -> tuple[str, PortBinding]:
+    chassis = refs(row, "chassis")
+    name = str(read(row, "logical_port"))
+    return name, PortBinding(
+        logical_port=name,
+        type=read(row, "type"),
+        chassis=chassis[0] if chassis else None,
+        mac=tuple(read(row, "mac")),
+        up=bool(optional(row, "up")),
+        options=read(row, "options"),
+    )

@@ -1,0 +1,279 @@
+"""The northbound rows of a cluster: what is made, what is kept, what is left alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from controller.translate.central import northbound
+from controller.translate.nbrows import (
+    MacKey,
+    MacRow,
+    NbPlan,
+    PolicyKey,
+    PolicyRow,
+    RouteKey,
+    RouteRow,
+    RouterPortRow,
+    RouterRow,
+    SwitchPortRow,
+)
+from controller.translate.node import gateway
+from controller.translate.owned import owned
+from dataplane.model.config import ClusterConfig
+from tests.labs.ovnrows import (
+    OURS,
+    Lab,
+    applied,
+    cluster_config,
+    gateway_config,
+    vpc_lab,
+)
+
+ONE = cluster_config(gateway_config("n1", 111))
+TWO = cluster_config(gateway_config("n1", 111), gateway_config("n2", 112))
+
+
+def plan(cluster: ClusterConfig, lab: Lab) -> NbPlan:
+    return northbound(cluster, lab.nb, lab.sb)
+
+
+def rows(found: NbPlan) -> NbPlan:
+    return replace(found, problems=())
+
+
+def causes(found: NbPlan) -> str:
+    return "\n".join(f"{p.name}: {p.cause}" for p in found.problems)
+
+
+def test_one_gateway_makes_exactly_these_rows() -> None:
+    found = plan(ONE, vpc_lab())
+    assert found.problems == ()
+    assert set(found.switches) == {"millrace-join", "ext_n1"}
+    assert found.routers == {
+        "GR_n1": RouterRow(
+            options=(
+                ("always_learn_from_arp_request", "false"),
+                ("chassis", "n1"),
+                ("dynamic_neigh_routers", "true"),
+            ),
+            external_ids=(("millrace:service-address", "100.64.255.1"),),
+        )
+    }
+    assert found.router_ports == {
+        "millrace-ext-n1": RouterPortRow("GR_n1", "0a:58:ac:12:00:6f", ("172.18.0.111/24",)),
+        "millrace-join-GR_n1": RouterPortRow("GR_n1", "0a:58:64:40:00:01", ("100.64.0.1/24",)),
+        "millrace-join-vpc0": RouterPortRow("vpc0", "0a:58:64:40:00:02", ("100.64.0.2/24",)),
+    }
+    assert found.switch_ports == {
+        "ext_n1-localnet": SwitchPortRow(
+            "ext_n1", "localnet", ("unknown",), (("network_name", "phys"),)
+        ),
+        **{
+            f"{port}-peer": SwitchPortRow(switch, "router", ("router",), (("router-port", port),))
+            for port, switch in (
+                ("millrace-ext-n1", "ext_n1"),
+                ("millrace-join-GR_n1", "millrace-join"),
+                ("millrace-join-vpc0", "millrace-join"),
+            )
+        },
+    }
+    assert found.routes == {
+        RouteKey("GR_n1", "10.1.0.0/24"): RouteRow("100.64.0.2"),
+        RouteKey("GR_n1", "0.0.0.0/0"): RouteRow("172.18.0.1"),
+        RouteKey("GR_n1", "100.64.255.1/32"): RouteRow("100.64.255.1", "millrace-ext-n1"),
+        RouteKey("vpc0", "100.64.255.1/32"): RouteRow("100.64.0.1"),
+        RouteKey("vpc0", "0.0.0.0/0"): RouteRow("100.64.0.1"),
+    }
+    assert found.static_macs == {
+        MacKey("millrace-ext-n1", "100.64.255.1"): MacRow("0a:58:64:40:ff:01", override=True),
+        MacKey("millrace-join-GR_n1", "100.64.0.2"): MacRow("0a:58:64:40:00:02", override=True),
+        MacKey("millrace-join-vpc0", "100.64.0.1"): MacRow("0a:58:64:40:00:01", override=True),
+    }
+    join = 'outport == "millrace-join-vpc0"'
+    assert found.policies == {
+        PolicyKey(
+            "GR_n1",
+            20000,
+            'inport == "millrace-join-GR_n1" && outport == "millrace-join-GR_n1"',
+        ): PolicyRow("drop"),
+        PolicyKey(
+            "vpc0",
+            20001,
+            f"{join} && (ip4.dst == 100.64.0.0/24 || ip4.dst == 100.64.255.0/24)",
+        ): PolicyRow("allow"),
+        PolicyKey(
+            "vpc0", 20000, f'{join} && ip4 && is_chassis_resident("millrace-ext-n1")'
+        ): PolicyRow("reroute", "100.64.0.1"),
+    }
+
+
+def test_the_node_finds_the_gateway_that_central_made() -> None:
+    lab = vpc_lab()
+    nb = applied(lab.nb, plan(TWO, lab))
+    found = gateway(nb, "n2")
+    assert found is not None
+    assert (found.router, str(found.service_address)) == ("GR_n2", "100.64.255.2")
+    assert (found.localnet_port, found.physnet) == ("ext_n2-localnet", "phys")
+    assert str(found.mac) == "0a:58:ac:12:00:70"
+
+
+def test_what_was_applied_is_seen_as_ours_and_planned_again_the_same() -> None:
+    lab = vpc_lab()
+    first = plan(TWO, lab)
+    nb = applied(lab.nb, first)
+    assert owned(nb) == rows(first)
+    assert northbound(TWO, nb, lab.sb) == first
+
+
+def test_every_vpc_reaches_every_service_address_through_its_own_gateway() -> None:
+    found = plan(TWO, vpc_lab())
+    assert found.routes[RouteKey("vpc0", "100.64.255.1/32")] == RouteRow("100.64.0.1")
+    assert found.routes[RouteKey("vpc0", "100.64.255.2/32")] == RouteRow("100.64.0.2")
+
+
+def test_a_chassis_that_never_was_gets_no_rows() -> None:
+    found = plan(TWO, vpc_lab().without_chassis("n2"))
+    assert set(found.routers) == {"GR_n1"}
+    assert "no such chassis" in causes(found)
+
+
+def test_a_chassis_that_left_keeps_its_rows_but_not_the_default_route() -> None:
+    lab = vpc_lab()
+    first = plan(TWO, lab)
+    nb = applied(lab.nb, first)
+    gone = northbound(TWO, nb, lab.without_chassis("n1").sb)
+    assert gone.routers == first.routers
+    assert gone.problems == ()
+    assert first.routes[RouteKey("vpc0", "0.0.0.0/0")] == RouteRow("100.64.0.1")
+    assert gone.routes[RouteKey("vpc0", "0.0.0.0/0")] == RouteRow("100.64.0.2")
+
+
+def test_held_addresses_are_kept_when_a_smaller_name_joins() -> None:
+    lab = vpc_lab()
+    cluster = cluster_config(gateway_config("n2", 112))
+    nb = applied(lab.nb, plan(cluster, lab))
+    found = northbound(TWO, nb, lab.sb)
+    held = dict(found.routers["GR_n2"].external_ids)
+    assert held["millrace:service-address"] == "100.64.255.1"
+    assert dict(found.routers["GR_n1"].external_ids)["millrace:service-address"] == "100.64.255.2"
+    assert found.router_ports["millrace-join-GR_n2"].networks == ("100.64.0.1/24",)
+    assert found.router_ports["millrace-join-vpc0"].networks == ("100.64.0.2/24",)
+    assert found.router_ports["millrace-join-GR_n1"].networks == ("100.64.0.3/24",)
+
+
+def test_a_service_address_of_a_foreign_gateway_router_is_not_given_out() -> None:
+    lab = vpc_lab().router("edge", external_ids={"millrace:service-address": "100.64.255.1"})
+    assert dict(plan(ONE, lab).routers["GR_n1"].external_ids) == {
+        "millrace:service-address": "100.64.255.2"
+    }
+
+
+def test_a_full_pool_is_a_problem_and_the_others_work() -> None:
+    cluster = replace(TWO, service_pool="100.64.255.0/32")
+    found = plan(cluster, vpc_lab())
+    assert set(found.routers) == {"GR_n1"}
+    assert "no address is left for n2" in causes(found)
+
+
+def test_an_address_outside_a_changed_pool_is_given_anew() -> None:
+    lab = vpc_lab()
+    nb = applied(lab.nb, plan(ONE, lab))
+    moved = northbound(replace(ONE, service_pool="100.65.0.0/24"), nb, lab.sb)
+    assert dict(moved.routers["GR_n1"].external_ids)["millrace:service-address"] == "100.65.0.1"
+
+
+@pytest.mark.parametrize(
+    ("lab", "name"),
+    [
+        (vpc_lab().router("GR_n1"), "router GR_n1"),
+        (vpc_lab().switch("ext_n1"), "switch ext_n1"),
+        (vpc_lab().switch("millrace-join"), "switch millrace-join"),
+    ],
+)
+def test_a_foreign_row_of_our_name_is_left_alone(lab: Lab, name: str) -> None:
+    found = plan(ONE, lab)
+    assert name in causes(found)
+    assert rows(found) == NbPlan()
+
+
+@pytest.mark.parametrize(
+    ("lab", "cause"),
+    [
+        (Lab().chassis("n1"), "no router has that name"),
+        (
+            Lab()
+            .chassis("n1")
+            .switch("s")
+            .router("vpc0")
+            .router_port("vpc0", "s", "p", "0a:00:00:00:00:01", "100.64.0.1/16"),
+            "overlaps the join network",
+        ),
+    ],
+)
+def test_a_vpc_that_cannot_be_connected_is_a_problem_and_the_gateway_is_made(
+    lab: Lab, cause: str
+) -> None:
+    found = plan(ONE, lab)
+    assert cause in causes(found)
+    assert set(found.routers) == {"GR_n1"}
+    assert not any(key.router == "vpc0" for key in found.routes)
+
+
+def test_a_foreign_default_route_is_kept_and_ours_not_put_beside_it() -> None:
+    lab = vpc_lab().route("vpc0", "0.0.0.0/0", "10.1.0.254")
+    found = plan(ONE, lab)
+    assert RouteKey("vpc0", "0.0.0.0/0") not in found.routes
+    assert RouteKey("vpc0", "100.64.255.1/32") in found.routes
+    assert not any(key.router == "vpc0" for key in found.policies)
+    assert "default route of its own" in causes(found)
+
+
+def test_a_foreign_default_route_in_another_table_is_no_obstacle() -> None:
+    lab = vpc_lab().route("vpc0", "0.0.0.0/0", "10.1.0.254", route_table="special")
+    assert RouteKey("vpc0", "0.0.0.0/0") in plan(ONE, lab).routes
+
+
+def test_two_vpcs_with_one_network_are_a_problem_and_the_first_of_the_file_wins() -> None:
+    lab = vpc_lab().switch("sw1").router("vpc1")
+    lab.router_port("vpc1", "sw1", "vpc1-sw1", "0a:00:00:00:00:02", "10.1.0.1/24")
+    found = plan(cluster_config(gateway_config("n1", 111, "vpc1", "vpc0")), lab)
+    vpc1 = found.router_ports["millrace-join-vpc1"].networks[0].split("/")[0]
+    assert found.routes[RouteKey("GR_n1", "10.1.0.0/24")] == RouteRow(vpc1)
+    assert "only vpc1's can be reached" in causes(found)
+
+
+def test_the_provider_network_is_not_routed_into_a_vpc_that_has_a_leg_in_it() -> None:
+    lab = vpc_lab().switch("sw1")
+    lab.router_port("vpc0", "sw1", "vpc0-out", "0a:00:00:00:00:02", "172.18.0.5/24")
+    assert RouteKey("GR_n1", "172.18.0.0/24") not in plan(ONE, lab).routes
+
+
+def test_without_a_next_hop_the_gateway_has_no_default_route_and_the_vpc_has() -> None:
+    cluster = cluster_config(replace(gateway_config("n1", 111), next_hop=None))
+    found = plan(cluster, vpc_lab())
+    assert RouteKey("GR_n1", "0.0.0.0/0") not in found.routes
+    assert RouteKey("vpc0", "0.0.0.0/0") in found.routes
+
+
+def test_two_entries_for_one_chassis_are_a_problem() -> None:
+    cluster = cluster_config(
+        gateway_config("n1", 111, physnet="b"), gateway_config("n1", 112, physnet="a")
+    )
+    found = plan(cluster, vpc_lab())
+    assert found.router_ports["millrace-ext-n1"].networks == ("172.18.0.112/24",)
+    assert "two entries" in causes(found)
+
+
+def test_no_gateways_no_rows() -> None:
+    lab = vpc_lab()
+    nb = applied(lab.nb, plan(TWO, lab))
+    assert northbound(cluster_config(), nb, lab.sb) == NbPlan()
+
+
+def test_a_route_of_ours_that_is_there_twice_is_not_what_any_plan_has() -> None:
+    lab = vpc_lab()
+    lab.route("vpc0", "10.9.0.0/24", "10.1.0.2", external_ids=OURS)
+    lab.route("vpc0", "10.9.0.0/24", "10.1.0.3", external_ids=OURS)
+    assert owned(lab.nb).routes == {RouteKey("vpc0", "10.9.0.0/24"): RouteRow("twice")}
