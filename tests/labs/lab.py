@@ -24,11 +24,11 @@ from typing import Any, Self
 from cni.wire import RemoteError, WireError, call
 from controller import embedded
 from dataplane.drivers import processes
-from tests.labs import netns, ovnrows
+from tests.labs import netns, logical
 from tests.labs.guests import QemuGuest, TestpmdGuest
 from tests.labs.netns import Namespace
 from tests.labs.nodefile import NodeFile, cluster_text
-from tests.labs.ovnrows import Network, Service, Switch
+from tests.labs.logical import Network, Service, Switch
 from tests.labs.workloads import POD_NAMESPACE, Server, Workload
 
 CLIENT_ADDRESS = "172.18.0.2"
@@ -56,7 +56,7 @@ NETWORK = Network(
         Switch("sw1", IPv4Interface("10.2.0.1/24")),
     ),
     workloads=tuple(
-        ovnrows.PodPort(
+        logical.PodPort(
             f"{name}.{POD_NAMESPACE}",
             "sw1" if address.startswith("10.2.") else "sw0",
             IPv4Interface(f"{address}/24"),
@@ -141,7 +141,7 @@ class Lab:
     @property
     def nb(self) -> str:
         """The northbound database's remote."""
-        return ovnrows.socket_remote(self.rundir)
+        return logical.socket_remote(self.rundir)
 
     @property
     def qemu(self) -> QemuGuest:
@@ -181,7 +181,7 @@ class Lab:
         self._namespaces()
         self._files()
         self.up()
-        ovnrows.declare(self.nb, NETWORK)
+        logical.declare(self.nb, NETWORK)
         self.progress("OVN: switches sw0 sw1, router vpc0, five load balancers declared")
         self.vsctl("set", "Open_vSwitch", ".", f"other_config:pmd-maxsleep={SLEEP_US}")
         self.wait_ready()
