@@ -1,0 +1,97 @@
+"""Work done inside another network namespace, reached by its path.
+
+`ip netns exec` is never used: it remounts /sys, and bpffs and cgroup2 vanish below it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+from dataplane.ports import DataplaneError
+
+T = TypeVar("T")
+
+CLONE_NEWNET = 0x40000000
+"""sched.h; setns(2) refuses a file that is a namespace of another kind."""
+
+
+class NetnsError(DataplaneError):
+    """The path leads to no network namespace, or to this process's own."""
+
+
+@contextmanager
+def opened(path: str) -> Iterator[int]:
+    """A descriptor of the namespace at `path`; it keeps the namespace alive while open.
+
+    Raises:
+        NetnsError: nothing is there, or it is the namespace that this thread is in: what is meant
+            for a pod must never be done to the node.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        msg = f"network namespace {path}: {reason}; did the container end?"
+        raise NetnsError(msg) from error
+    try:
+        found, own = os.fstat(fd), os.stat("/proc/thread-self/ns/net")  # noqa: PTH116 - as fstat
+        if (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino):
+            msg = f"network namespace {path} is the node's own; give the container one"
+            raise NetnsError(msg)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def inside(fd: int, path: str, work: Callable[[], T]) -> T:
+    """What `work` returns when run in the namespace behind `fd`; `path` names it in errors.
+
+    A thread is made for it and ends there, so no other code can ever find itself in a pod's
+    namespace, not even when something goes wrong on the way back.
+
+    Raises:
+        NetnsError: the kernel refused the descriptor.
+        Exception: whatever `work` raises.
+    """
+    visit = _Visit(fd, path, work)
+    visit.start()
+    visit.join()
+    return visit.outcome()
+
+
+class _Visit(threading.Thread, Generic[T]):
+    """One run of `work` in a namespace."""
+
+    def __init__(self, fd: int, path: str, work: Callable[[], T]) -> None:
+        super().__init__(name="netns-visit")
+        self._fd = fd
+        self._path = path
+        self._work = work
+        self._results: list[T] = []
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.setns(self._fd, CLONE_NEWNET) != 0:
+                reason = os.strerror(ctypes.get_errno())
+                msg = f"{self._path} cannot be entered as a network namespace: {reason}"
+                raise NetnsError(msg)  # noqa: TRY301 - carried over to the caller's thread
+            self._results.append(self._work())
+        except BaseException as error:  # noqa: BLE001 - raised again by outcome()
+            self._error = error
+
+    def outcome(self) -> T:
+        """The result of a run that is over.
+
+        Raises:
+            BaseException: what the run raised.
+        """
+        if self._error is not None:
+            raise self._error
+        return self._results[0]

@@ -1,0 +1,393 @@
+"""The veth pair of a container: one end an OVS port on the node, the other the pod's interface.
+
+How we recognise ours after a restart: the host end's ifalias is "millrace:pod:<container id>";
+where a crash came between making the link and naming it, its name alone is ours
+(`dataplane.model.devices`). Pod links are no table of the plan: they live and die with CNI calls,
+and `orphans` finds those whose attachment is gone.
+
+The pair is made by one netlink message, with the pod's end under its final name in the pod's
+namespace already: nothing has to be moved or renamed, so there is no half-way to undo. Deleting
+either end deletes both.
+
+OVS's userspace datapath takes frames as they are, so no end may leave a checksum to hardware
+that is not there: transmit checksum offload is off on both (and with it TSO).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Interface
+from typing import Any
+
+from pyroute2 import IPRoute, NetlinkError
+
+from dataplane.drivers import netns
+from dataplane.drivers.ethtool import set_tx_checksum, tx_checksum
+from dataplane.model.devices import is_pod_link
+from dataplane.model.names import LINK_ALIAS_PREFIX
+from dataplane.model.state import Attachment
+from dataplane.ports import DataplaneError
+
+ALIAS_PREFIX = f"{LINK_ALIAS_PREFIX}pod:"
+MAX_ALIAS_SIZE = 255
+"""Bytes; IFALIASZ less its NUL (linux/if.h)."""
+
+_IFF_UP = 1
+_RTNH_F_ONLINK = 4
+_RT_TABLE_MAIN = 254
+
+
+class LinkError(DataplaneError):
+    """A pod's link could not be made, read or removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """What the kernel says of one link. `peer_index` is in the peer's namespace."""
+
+    index: int
+    name: str
+    kind: str
+    alias: str
+    mac: str
+    mtu: int
+    up: bool
+    peer_index: int
+
+
+def ensure(attachment: Attachment) -> None:
+    """Make the link and the pod's addresses and route as the attachment says.
+
+    What is right already is left alone. On failure a link made by this call is gone again.
+
+    Raises:
+        LinkError: the kernel refused, or a name is taken by somebody else.
+        NetnsError: the namespace is not there.
+        OffloadError: checksum offload could not be turned off.
+    """
+    made = create(attachment)
+    try:
+        configure(attachment)
+    except BaseException:
+        if made:
+            with contextlib.suppress(LinkError):
+                remove(attachment.device)
+        raise
+
+
+def create(attachment: Attachment) -> bool:
+    """Make the pair, if it is not there; whether it was made now.
+
+    Afterwards the host end is up and ready to be an OVS port; `configure` may run at the same
+    time as OVS takes it.
+
+    Raises:
+        LinkError, NetnsError, OffloadError: as `ensure`.
+    """
+    with netns.opened(attachment.netns) as fd, _route_socket() as ipr:
+        link = _find(ipr, attachment.device)
+        if link is not None:
+            _refuse_foreign(link)
+            if _is_pair(attachment, fd, link):
+                _name_and_raise(ipr, link.index, attachment)
+                return False
+            # The pod's end is elsewhere: in a namespace that the runtime has replaced since.
+            _delete(ipr, link)
+        _add(ipr, fd, attachment)
+        try:
+            for index in ipr.link_lookup(ifname=attachment.device):
+                _name_and_raise(ipr, index, attachment)
+        except BaseException:
+            with contextlib.suppress(LinkError):
+                remove(attachment.device)
+            raise
+        return True
+
+
+def configure(attachment: Attachment) -> None:
+    """Set the pod's end: MAC, MTU, addresses, default route, offload.
+
+    Raises:
+        LinkError, NetnsError, OffloadError: as `ensure`.
+    """
+    with netns.opened(attachment.netns) as fd:
+        netns.inside(fd, attachment.netns, lambda: _configure_inside(attachment))
+
+
+def check(attachment: Attachment) -> list[str]:
+    """What is not as the attachment says, in words; empty if all is right.
+
+    Raises:
+        LinkError, OffloadError: the kernel could not be asked.
+    """
+    with _route_socket() as ipr:
+        link = _find(ipr, attachment.device)
+    if link is None:
+        return [f"the node's link {attachment.device} is missing"]
+    problems: list[str] = []
+    if link.alias != _alias(attachment):
+        problems.append(f"link {link.name} has the alias {link.alias!r}, not ours")
+    if not link.up:
+        problems.append(f"link {link.name} is down")
+    if link.mtu != attachment.mtu:
+        problems.append(f"link {link.name} has MTU {link.mtu}, not {attachment.mtu}")
+    if tx_checksum(link.name):
+        problems.append(f"link {link.name} has transmit checksum offload on")
+    try:
+        with netns.opened(attachment.netns) as fd:
+            problems += netns.inside(
+                fd, attachment.netns, lambda: _problems_inside(attachment, link)
+            )
+    except netns.NetnsError as error:
+        problems.append(str(error))
+    return problems
+
+
+def remove(device: str) -> None:
+    """Delete a pod link by its host end; a missing one is success.
+
+    Raises:
+        LinkError: the kernel refused, or the link is not ours.
+    """
+    with _route_socket() as ipr:
+        link = _find(ipr, device)
+        if link is not None:
+            _refuse_foreign(link)
+            _delete(ipr, link)
+
+
+def orphans(known: Collection[str]) -> list[str]:
+    """Host ends of pod links of ours that are not in `known`, by name.
+
+    Raises:
+        LinkError: the kernel could not be asked.
+    """
+    with _route_socket() as ipr:
+        try:
+            links = [_link(message) for message in ipr.get_links()]
+        except NetlinkError as error:
+            msg = f"the node's links cannot be read: {error}"
+            raise LinkError(msg) from error
+    return sorted(link.name for link in links if _is_ours(link) and link.name not in known)
+
+
+def _alias(attachment: Attachment) -> str:
+    return (ALIAS_PREFIX + attachment.container_id)[:MAX_ALIAS_SIZE]
+
+
+def _is_ours(link: _Link) -> bool:
+    if link.kind != "veth":
+        return False
+    return link.alias.startswith(ALIAS_PREFIX) or (not link.alias and is_pod_link(link.name))
+
+
+def _refuse_foreign(link: _Link) -> None:
+    if not _is_ours(link):
+        msg = (
+            f"link {link.name} is there but not ours (kind {link.kind or 'unknown'!r}, alias "
+            f"{link.alias!r}); rename or delete it"
+        )
+        raise LinkError(msg)
+
+
+@contextlib.contextmanager
+def _route_socket() -> Iterator[Any]:
+    """A netlink socket of the calling thread's namespace."""
+    try:
+        ipr = IPRoute()
+    except OSError as error:
+        msg = f"no netlink socket: {error}"
+        raise LinkError(msg) from error
+    try:
+        yield ipr
+    finally:
+        ipr.close()
+
+
+def _link(message: Any) -> _Link:
+    info = message.get_attr("IFLA_LINKINFO")
+    return _Link(
+        index=message["index"],
+        name=message.get_attr("IFLA_IFNAME"),
+        kind=(info.get_attr("IFLA_INFO_KIND") if info is not None else None) or "",
+        alias=message.get_attr("IFLA_IFALIAS") or "",
+        mac=message.get_attr("IFLA_ADDRESS") or "",
+        mtu=message.get_attr("IFLA_MTU"),
+        up=bool(message["flags"] & _IFF_UP),
+        peer_index=message.get_attr("IFLA_LINK") or 0,
+    )
+
+
+def _find(ipr: Any, name: str) -> _Link | None:
+    try:
+        for message in ipr.link("get", ifname=name):
+            return _link(message)
+    except NetlinkError as error:
+        if error.code != errno.ENODEV:
+            msg = f"link {name} cannot be read: {error}"
+            raise LinkError(msg) from error
+    return None
+
+
+def _add(ipr: Any, fd: int, attachment: Attachment) -> None:
+    try:
+        ipr.link(
+            "add",
+            ifname=attachment.device,
+            kind="veth",
+            mtu=attachment.mtu,
+            peer={
+                "ifname": attachment.ifname,
+                "address": str(attachment.mac),
+                "mtu": attachment.mtu,
+                "net_ns_fd": fd,
+            },
+        )
+    except NetlinkError as error:
+        where = f"{attachment.ifname} in {attachment.netns}"
+        if error.code == errno.EEXIST:
+            msg = f"{where} exists already and is not ours; use another interface name"
+        else:
+            msg = f"link {attachment.device} with {where} cannot be made: {error}"
+        raise LinkError(msg) from error
+
+
+def _name_and_raise(ipr: Any, index: int, attachment: Attachment) -> None:
+    """Mark the host end as ours, set its MTU, turn its offload off, set it up."""
+    try:
+        ipr.link("set", index=index, ifalias=_alias(attachment), mtu=attachment.mtu)
+        set_tx_checksum(attachment.device, on=False)
+        ipr.link("set", index=index, state="up")
+    except NetlinkError as error:
+        msg = f"link {attachment.device} cannot be set up: {error}"
+        raise LinkError(msg) from error
+
+
+def _delete(ipr: Any, link: _Link) -> None:
+    try:
+        ipr.link("del", index=link.index)
+    except NetlinkError as error:
+        if error.code != errno.ENODEV:
+            msg = f"link {link.name} cannot be deleted: {error}"
+            raise LinkError(msg) from error
+
+
+def _is_pair(attachment: Attachment, fd: int, host: _Link) -> bool:
+    """Whether the host end's other end is the pod's interface in this namespace."""
+
+    def look() -> _Link | None:
+        with _route_socket() as ipr:
+            return _find(ipr, attachment.ifname)
+
+    pod = netns.inside(fd, attachment.netns, look)
+    return pod is not None and _are_ends(pod, host)
+
+
+def _are_ends(pod: _Link, host: _Link) -> bool:
+    # Indices are per namespace and repeat, so both directions have to agree.
+    return (
+        pod.kind == host.kind == "veth"
+        and pod.peer_index == host.index
+        and host.peer_index == pod.index
+    )
+
+
+def _configure_inside(attachment: Attachment) -> None:
+    with _route_socket() as ipr:
+        link = _find(ipr, attachment.ifname)
+        if link is None:
+            msg = f"{attachment.ifname} is missing in {attachment.netns}; it was there a moment ago"
+            raise LinkError(msg)
+        try:
+            if link.mac != str(attachment.mac):
+                ipr.link("set", index=link.index, address=str(attachment.mac))
+            if link.mtu != attachment.mtu:
+                ipr.link("set", index=link.index, mtu=attachment.mtu)
+            set_tx_checksum(attachment.ifname, on=False)
+            _set_addresses(ipr, link.index, attachment)
+            ipr.link("set", index=link.index, state="up")
+            _set_default_route(ipr, link.index, attachment)
+        except NetlinkError as error:
+            msg = f"{attachment.ifname} in {attachment.netns} cannot be configured: {error}"
+            raise LinkError(msg) from error
+
+
+def _addresses(ipr: Any, index: int) -> set[IPv4Interface]:
+    return {
+        IPv4Interface((message.get_attr("IFA_LOCAL"), message["prefixlen"]))
+        for message in ipr.get_addr(family=socket.AF_INET, index=index)
+    }
+
+
+def _set_addresses(ipr: Any, index: int, attachment: Attachment) -> None:
+    present = _addresses(ipr, index)
+    wanted = set(attachment.addresses)
+    for address in sorted(present - wanted):
+        ipr.addr("del", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
+    for address in attachment.addresses:
+        if address not in present:
+            ipr.addr(
+                "add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen
+            )
+
+
+def _default_routes(ipr: Any) -> list[tuple[int, str]]:
+    """Interface index and gateway of each IPv4 default route in the main table."""
+    return [
+        (message.get_attr("RTA_OIF") or 0, message.get_attr("RTA_GATEWAY") or "")
+        for message in ipr.get_routes(family=socket.AF_INET, table=_RT_TABLE_MAIN)
+        if message["dst_len"] == 0
+    ]
+
+
+def _set_default_route(ipr: Any, index: int, attachment: Attachment) -> None:
+    if attachment.gateway is None:
+        return
+    gateway = str(attachment.gateway)
+    routes = _default_routes(ipr)
+    if any(oif != index for oif, _ in routes) or (index, gateway) in routes:
+        # Right already; or another interface of the pod has the default route, and keeps it
+        # (CNI specification, notes on IPAM: be prepared to skip it).
+        return
+    on_link = any(attachment.gateway in address.network for address in attachment.addresses)
+    ipr.route(
+        "replace",
+        dst="0.0.0.0/0",
+        gateway=gateway,
+        oif=index,
+        # Under a /32 the gateway is in no network of ours: say that it is on the wire all the same.
+        flags=0 if on_link else _RTNH_F_ONLINK,
+    )
+
+
+def _problems_inside(attachment: Attachment, host: _Link) -> list[str]:
+    name, where = attachment.ifname, attachment.netns
+    with _route_socket() as ipr:
+        link = _find(ipr, name)
+        if link is None:
+            return [f"{name} is missing in {where}"]
+        try:
+            missing = set(attachment.addresses) - _addresses(ipr, link.index)
+            routed = attachment.gateway is None or bool(_default_routes(ipr))
+        except NetlinkError as error:
+            msg = f"{name} in {where} cannot be read: {error}"
+            raise LinkError(msg) from error
+    problems: list[str] = []
+    if not _are_ends(link, host):
+        problems.append(f"{name} in {where} is not the other end of {host.name}")
+    if not link.up:
+        problems.append(f"{name} in {where} is down")
+    if link.mac != str(attachment.mac):
+        problems.append(f"{name} in {where} has MAC {link.mac}, not {attachment.mac}")
+    if link.mtu != attachment.mtu:
+        problems.append(f"{name} in {where} has MTU {link.mtu}, not {attachment.mtu}")
+    problems += [f"{name} in {where} lacks the address {one}" for one in sorted(missing)]
+    if not routed:
+        problems.append(f"{where} has no default route; {attachment.gateway} was set")
+    if tx_checksum(name):
+        problems.append(f"{name} in {where} has transmit checksum offload on")
+    return problems
