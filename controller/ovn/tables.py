@@ -70,7 +70,7 @@ class _Observed:
         return self.plan
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NbTable(Generic[K, V]):
     """One table of the northbound plan: a `dataplane.ports.Table`."""
 

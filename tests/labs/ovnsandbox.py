@@ -124,6 +124,34 @@ class OvnSandbox:
         """Write the rows that ovn-controller of a chassis would."""
         self.sbctl("chassis-add", name, "geneve", address)
 
+    def switch(self, name: str) -> None:
+        """Make a logical switch."""
+        self.nbctl("ls-add", name)
+
+    def router(self, name: str) -> None:
+        """Make a logical router."""
+        self.nbctl("lr-add", name)
+
+    def connect(self, router: str, switch: str, mac: str, network: str) -> None:
+        """Give a router a port on a switch, named <router>-<switch>."""
+        port, side = f"{router}-{switch}", f"{switch}-{router}"
+        self.nbctl("lrp-add", router, port, mac, network)
+        self.nbctl(
+            "lsp-add", switch, side,
+            "--", "lsp-set-type", side, "router",
+            "--", "lsp-set-addresses", side, "router",
+            "--", "lsp-set-options", side, f"router-port={port}",
+        )  # fmt: skip
+
+    def vm(self, switch: str, port: str, mac: str, address: str) -> None:
+        """Make a workload's port with port security."""
+        both = f"{mac} {address}"
+        self.nbctl(
+            "lsp-add", switch, port,
+            "--", "lsp-set-addresses", port, both,
+            "--", "lsp-set-port-security", port, both,
+        )  # fmt: skip
+
     def bind(self, port: str, chassis: str) -> None:
         """Bind a logical port to a chassis, as ovn-controller there would."""
         self.sbctl("lsp-bind", port, chassis)

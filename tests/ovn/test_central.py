@@ -1,0 +1,394 @@
+"""The cluster controller against real databases and ovn-northd."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cni import wire
+from tests.labs.ovnsandbox import OvnSandbox, wait_until
+
+TABLES = (
+    "Logical_Switch",
+    "Logical_Switch_Port",
+    "Logical_Router",
+    "Logical_Router_Port",
+    "Logical_Router_Static_Route",
+    "Logical_Router_Policy",
+    "Static_MAC_Binding",
+    "NAT",
+    "Load_Balancer",
+)
+
+PROGRAM = """
+import logging, sys
+from pathlib import Path
+from controller.central import main
+logging.basicConfig(level=logging.INFO, filename=sys.argv[3])
+raise SystemExit(main(Path(sys.argv[1]), Path(sys.argv[2])))
+"""
+
+
+class Controller:
+    """The cluster controller as a process of its own."""
+
+    def __init__(self, ovn: OvnSandbox) -> None:
+        self.ovn = ovn
+        self.path = ovn.directory / "cluster.toml"
+        self.socket = ovn.directory / "central.sock"
+        self.log = ovn.directory / "central.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def configure(self, *gateways: str, pool: str = "100.64.255.0/24") -> None:
+        text = f'[cluster]\nnb = "{self.ovn.nb}"\nsb = "{self.ovn.sb}"\nservice_pool = "{pool}"\n'
+        self.path.write_text(text + "".join(gateways))
+
+    def start(self) -> None:
+        command = [sys.executable, "-c", PROGRAM, str(self.path), str(self.socket), str(self.log)]
+        root = Path(__file__).parents[2]
+        self.process = subprocess.Popen(command, cwd=root, env={**os.environ, "PYTHONPATH": "."})
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        code = self.process.wait(60)
+        self.process = None
+        return code
+
+    def status(self) -> dict[str, object]:
+        with contextlib.suppress(OSError, wire.WireError):
+            return wire.call(str(self.socket), "status", {}, 30)
+        return {}
+
+    def settled(self, rounds: int = 1) -> dict[str, object]:
+        """The status once `rounds` more rounds were made and the last one wrote nothing."""
+        before = self.count("rounds")
+        found: dict[str, object] = {}
+
+        def done() -> bool:
+            nonlocal found
+            assert self.process is not None
+            assert self.process.poll() is None, self.log.read_text()
+            found = self.status()
+            applied = found.get("applied")
+            return (
+                isinstance(applied, dict)
+                and applied["rounds"] >= before + rounds
+                and applied["last_writes"] == 0
+                and found["in_sync"] is True
+            )
+
+        wait_until("the cluster controller has settled", done)
+        return found
+
+    def count(self, name: str) -> int:
+        applied = self.status().get("applied")
+        return int(applied[name]) if isinstance(applied, dict) else 0
+
+
+def gateway(chassis: str, last: int, routers: str = '"vpc0"', hop: bool = True) -> str:
+    next_hop = 'next_hop = "172.18.0.1"\n' if hop else ""
+    return (
+        f'[[gateway]]\nchassis = "{chassis}"\nphysnet = "phys"\n'
+        f'address = "172.18.0.{last}/24"\n{next_hop}routers = [{routers}]\n'
+    )
+
+
+@pytest.fixture
+def central(ovn: OvnSandbox) -> Iterator[Controller]:
+    controller = Controller(ovn)
+    controller.configure(gateway("n1", 111), gateway("n2", 112))
+    try:
+        yield controller
+    finally:
+        if controller.process is not None:
+            controller.process.kill()
+            controller.process.wait()
+
+
+def dump(ovn: OvnSandbox) -> dict[str, list[str]]:
+    """The whole northbound database, row for row."""
+    return {
+        table: sorted(
+            json.dumps(row) for row in json.loads(ovn.nbctl("--format=json", "list", table))["data"]
+        )
+        for table in TABLES
+    }
+
+
+def applied(status: dict[str, object]) -> dict[str, int]:
+    found = status["applied"]
+    assert isinstance(found, dict)
+    return found
+
+
+def no_ct(trace: str) -> bool:
+    """No conntrack action; ct_clear is none where nothing was tracked (ovn-sb(5))."""
+    return "ct_" not in trace.replace("ct_clear;", "")
+
+
+TO_VM = (
+    'inport == "ext_n1-localnet" && eth.src == 0a:00:00:00:00:99 && eth.dst == 0a:58:ac:12:00:6f '
+    "&& ip4.src == 100.64.255.1 && ip4.dst == 10.1.0.12 && ip.ttl == 64 "
+    "&& tcp.src == 40000 && tcp.dst == 80"
+)
+
+
+def from_vm(number: int, destination: str) -> str:
+    return (
+        f'inport == "vm{number}.ns" && eth.src == 0a:00:00:00:00:1{number} && '
+        f"eth.dst == 0a:00:00:00:00:01 && ip4.src == 10.1.0.1{number} && "
+        f"ip4.dst == {destination} && ip.ttl == 64 && tcp.src == 80 && tcp.dst == 40000"
+    )
+
+
+def test_makes_rows_that_northd_takes_without_a_warning(
+    ovn: OvnSandbox, central: Controller
+) -> None:
+    before = len(ovn.warnings())
+    central.start()
+    status = central.settled()
+    ovn.sync()
+    assert status["unfinished"] == []
+    assert status["problems"] == []
+    assert ovn.warnings()[before:] == []
+    assert ovn.nbctl("--bare", "--columns=external_ids", "list", "Logical_Router", "GR_n1").split() == [
+        "millrace:service-address=100.64.255.1",
+        "owner=millrace",
+    ]  # fmt: skip
+    # What a gateway router is in the southbound database: ports that belong to one chassis.
+    assert (
+        ovn.sbctl("get", "Port_Binding", "millrace-ext-n1", "options:l3gateway-chassis").strip()
+        == "n1"
+    )
+    macs = ovn.sbctl("--bare", "--columns=ip,mac", "list", "Static_MAC_Binding")
+    assert "100.64.255.1\n0a:58:64:40:ff:01" in macs
+
+
+def test_a_packet_from_the_provider_network_reaches_a_vm_without_conntrack(
+    ovn: OvnSandbox, central: Controller
+) -> None:
+    central.start()
+    central.settled()
+    ovn.sync()
+    # ovn-trace 23.03 does not read Static_MAC_Binding, so it is shown what ovn-controller does.
+    learn(ovn)
+    trace = ovn.trace("ext_n1", TO_VM)
+    assert 'output to "vm2.ns"' in trace
+    assert no_ct(trace), trace
+    assert "arp.op" not in trace
+
+
+def test_a_reply_to_the_service_address_leaves_by_its_gateway_to_svc0_without_conntrack(
+    ovn: OvnSandbox, central: Controller
+) -> None:
+    central.start()
+    central.settled()
+    ovn.sync()
+    learn(ovn)
+    for vm in (1, 2):
+        for chassis, address, mac in (
+            ("n1", "100.64.255.1", "0a:58:64:40:ff:01"),
+            ("n2", "100.64.255.2", "0a:58:64:40:ff:02"),
+        ):
+            trace = ovn.trace("sw0", from_vm(vm, address))
+            assert f'output to "ext_{chassis}-localnet", type "localnet"' in trace
+            assert f"eth.dst = {mac}" in trace
+            assert no_ct(trace), trace
+            assert "arp.op" not in trace
+
+
+def test_a_packet_to_a_client_outside_leaves_by_a_gateway(
+    ovn: OvnSandbox, central: Controller
+) -> None:
+    central.start()
+    central.settled()
+    ovn.sync()
+    for destination in ("172.18.0.50", "198.51.100.7"):
+        trace = ovn.trace("sw0", from_vm(1, destination))
+        assert 'outport = "millrace-ext-n1"' in trace
+        assert no_ct(trace), trace
+
+
+def learn(ovn: OvnSandbox) -> None:
+    """Copy Static_MAC_Binding rows to MAC_Binding, where ovn-trace looks."""
+    found = json.loads(
+        ovn.sbctl("--format=json", "--columns=logical_port,ip,mac,datapath", "list",
+                  "Static_MAC_Binding")
+    )["data"]  # fmt: skip
+    for port, ip, mac, datapath in found:
+        ovn.sbctl(
+            "create", "MAC_Binding", f"logical_port={json.dumps(port)}", f"ip={json.dumps(ip)}",
+            f"mac={json.dumps(mac)}", f"datapath={datapath[1]}",
+        )  # fmt: skip
+
+
+def test_two_vpcs_do_not_reach_each_other_through_the_gateway(
+    ovn: OvnSandbox, central: Controller
+) -> None:
+    ovn.switch("sw1")
+    ovn.router("vpc1")
+    ovn.connect("vpc1", "sw1", "0a:00:00:00:00:02", "10.2.0.1/24")
+    ovn.vm("sw1", "vm9.ns", "0a:00:00:00:00:19", "10.2.0.19")
+    central.configure(gateway("n1", 111, '"vpc0", "vpc1"'))
+    central.start()
+    central.settled()
+    ovn.sync()
+    trace = ovn.trace("sw0", from_vm(1, "10.2.0.19"))
+    assert 'ingress(dp="GR_n1", inport="millrace-join-GR_n1")' in trace
+    assert 'output to "vm9.ns"' not in trace
+    assert "drop;" in trace
+
+
+def test_a_restart_writes_nothing(ovn: OvnSandbox, central: Controller) -> None:
+    central.start()
+    first = central.settled()
+    assert applied(first)["writes"] > 0
+    before = dump(ovn)
+    assert central.end() == 0
+    central.start()
+    second = central.settled()
+    assert applied(second)["writes"] == 0
+    assert dump(ovn) == before
+
+
+def test_foreign_rows_are_never_touched(ovn: OvnSandbox, central: Controller) -> None:
+    ovn.router("GR_other")
+    ovn.nbctl("lr-route-add", "vpc0", "10.9.0.0/24", "10.1.0.99")
+    ovn.nbctl("static-mac-binding-add", "vpc0-sw0", "10.1.0.99", "0a:00:00:00:00:99")
+    ovn.nbctl("set", "Logical_Router", "vpc0", "external_ids:cms=other", "options:x=y")
+    before = dump(ovn)
+    central.start()
+    central.settled()
+    during = dump(ovn)
+    lost = {t: set(before[t]) - set(during[t]) for t in TABLES}
+    # A router of somebody else's refers to our ports, routes and policies; that is all.
+    assert {t for t, rows in lost.items() if rows} == {"Logical_Router"}
+    assert len(lost["Logical_Router"]) == 1
+    central.configure()
+    central.end()
+    central.start()
+    central.settled()
+    assert dump(ovn) == before
+
+
+@pytest.mark.parametrize("change", ["option", "mac", "route", "policy", "port"])
+def test_what_somebody_changes_in_our_rows_is_put_right(
+    ovn: OvnSandbox, central: Controller, change: str
+) -> None:
+    central.start()
+    central.settled()
+    before = dump(ovn)
+    {
+        "option": lambda: ovn.nbctl("set", "Logical_Router", "GR_n1", "options:chassis=n2"),
+        "mac": lambda: ovn.nbctl("lrp-del", "millrace-ext-n1"),
+        "route": lambda: ovn.nbctl("lr-route-del", "vpc0", "100.64.255.1/32"),
+        "policy": lambda: ovn.nbctl("lr-policy-del", "vpc0"),
+        "port": lambda: ovn.nbctl("lsp-del", "ext_n1-localnet"),
+    }[change]()
+    central.settled(rounds=2)
+    assert strip_uuids(dump(ovn)) == strip_uuids(before)
+
+
+def strip_uuids(rows: dict[str, list[str]]) -> dict[str, list[str]]:
+    def bare(value: object) -> object:
+        if isinstance(value, list):
+            if value[:1] == ["uuid"]:
+                return "uuid"
+            return [bare(item) for item in value]
+        return value
+
+    return {
+        table: sorted(json.dumps(bare(json.loads(row))) for row in found)
+        for table, found in rows.items()
+    }
+
+
+def test_killed_at_any_moment_it_converges(ovn: OvnSandbox, central: Controller) -> None:
+    """Killed after each of its first rows in turn; what is there then is a part, never wrong."""
+    central.start()
+    central.settled()
+    whole = strip_uuids(dump(ovn))
+    central.configure()
+    central.end()
+    central.start()
+    central.settled()
+    central.end()
+    central.configure(gateway("n1", 111), gateway("n2", 112))
+    for wanted in ("GR_n1", "millrace-join-vpc0", "ext_n1-localnet"):
+        central.start()
+        wait_until(f"{wanted} is there", lambda name=wanted: name in json.dumps(dump(ovn)))
+        central.end(signal.SIGKILL)
+    central.start()
+    central.settled()
+    assert strip_uuids(dump(ovn)) == whole
+
+
+@pytest.mark.parametrize("database", ["nb", "sb"])
+def test_a_restart_of_a_database_is_survived(
+    ovn: OvnSandbox, central: Controller, database: str
+) -> None:
+    central.start()
+    central.settled()
+    before = dump(ovn)
+    writes = central.count("writes")
+    ovn.kill(database, signal.SIGKILL)
+    wait_until("the loss is noticed", lambda: central.status()["in_sync"] is False)
+    ovn.start_database(database)
+    central.settled()
+    assert central.count("writes") == writes
+    assert dump(ovn) == before
+    ovn.nbctl("lr-route-del", "vpc0", "100.64.255.1/32")
+    central.settled(rounds=2)
+    assert "100.64.255.1" in ovn.nbctl("lr-route-list", "vpc0")
+
+
+def test_an_empty_southbound_database_takes_no_gateway_away(
+    ovn: OvnSandbox, central: Controller
+) -> None:
+    central.start()
+    central.settled()
+    ovn.sbctl("chassis-del", "n1")
+    central.settled(rounds=2)
+    assert "GR_n1" in ovn.nbctl("lr-list")
+    assert "100.64.0.2" in ovn.nbctl("lr-route-list", "vpc0").split("0.0.0.0/0")[1]
+
+
+def test_a_reload_takes_a_good_file_and_refuses_a_bad_one(
+    ovn: OvnSandbox, central: Controller
+) -> None:
+    central.configure(gateway("n1", 111))
+    central.start()
+    central.settled()
+    assert central.process is not None
+    central.path.write_text("[cluster]\nnb = 7\n")
+    central.process.send_signal(signal.SIGHUP)
+    wait_until("the bad file is refused", lambda: central.status()["config_problem"] != "")
+    assert "GR_n1" in ovn.nbctl("lr-list")
+    central.configure(gateway("n1", 111), gateway("n2", 112))
+    central.process.send_signal(signal.SIGHUP)
+    wait_until("the good file is in force", lambda: "GR_n2" in ovn.nbctl("lr-list"))
+    assert central.status()["config_problem"] == ""
+
+
+def test_a_row_of_somebody_elses_with_our_name_is_reported_and_left(
+    ovn: OvnSandbox, central: Controller
+) -> None:
+    ovn.nbctl("lrp-add", "vpc0", "millrace-ext-n2", "0a:00:00:00:00:33", "10.3.0.1/24")
+    central.start()
+    wait_until("the clash is reported", lambda: bool(central.status().get("unfinished")))
+    status = central.settled()
+    unfinished = status["unfinished"]
+    assert isinstance(unfinished, list)
+    assert any("not ours" in row["reason"] for row in unfinished)
+    assert "0a:00:00:00:00:33" in ovn.nbctl("list", "Logical_Router_Port", "millrace-ext-n2")
+    # And the other gateway works.
+    assert "millrace-ext-n1" in ovn.nbctl("lrp-list", "GR_n1")
