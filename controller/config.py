@@ -14,7 +14,7 @@ from pathlib import Path as FilePath
 from typing import Generic, TypeVar
 
 from controller.config_cluster import cluster_config
-from controller.config_node import node_config
+from controller.config_node import node_config, node_identity
 from controller.config_reader import ConfigProblem, ConfigProblems, Notes, TableReader
 from controller.toml_lines import Path, line_index
 from dataplane.model.config import ClusterConfig, NodeConfig
@@ -28,6 +28,7 @@ __all__ = [
     "parse_cluster",
     "parse_node",
     "read_node",
+    "rundir_of",
 ]
 
 C = TypeVar("C")
@@ -106,6 +107,19 @@ def load_node(path: FilePath) -> Source[NodeConfig]:
         ConfigProblems: it cannot be read, or what it says is wrong.
     """
     return read_node(_file_text(path), str(path))
+
+
+def rundir_of(path: FilePath) -> FilePath:
+    """The run directory that a node's file names, whatever else is wrong with the file.
+
+    Raises:
+        ConfigProblems: it cannot be read, or the run directory cannot be known from it.
+    """
+    root = _document(_file_text(path), str(path))
+    _, rundir = node_identity(root.table("node"))
+    if root.notes.problems:
+        raise ConfigProblems(root.notes.problems)
+    return FilePath(rundir)
 
 
 def load_cluster(path: FilePath) -> ClusterConfig:

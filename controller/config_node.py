@@ -49,15 +49,7 @@ class XdpMode(StrEnum):
 def node_config(root: TableReader) -> NodeConfig:
     """The configuration in a document; faults are in its notes, stand-ins in their places."""
     node = root.table("node")
-    name = values.node_name(node, "name")
-    rundir = values.path(node, "rundir", f"/run/millrace/{name}")
-    if len((rundir + LONGEST_SOCKET).encode()) > SOCKET_PATH_SIZE:
-        node.fault(
-            "rundir" if node.has("rundir") else "name",
-            f"{node.name('rundir')} has {len(rundir)} characters",
-            f"a unix socket below it, {LONGEST_SOCKET}, must end within {SOCKET_PATH_SIZE} bytes",
-            f"choose one of at most {SOCKET_PATH_SIZE - len(LONGEST_SOCKET)}",
-        )
+    name, rundir = node_identity(node)
     statedir = values.path(node, "statedir", f"/var/lib/millrace/{name}")
     bpf_root = values.path(node, "bpf_root", f"/sys/fs/bpf/millrace/{name}")
     port_mtu = node.integer("port_mtu", 576, 9216, default=1442)
@@ -116,6 +108,20 @@ def node_config(root: TableReader) -> NodeConfig:
         service_link=service_link,
         port_mtu=port_mtu,
     )
+
+
+def node_identity(node: TableReader) -> tuple[str, str]:
+    """The node's name and its run directory: all that is needed to find its daemon."""
+    name = values.node_name(node, "name")
+    rundir = values.path(node, "rundir", f"/run/millrace/{name}")
+    if len((rundir + LONGEST_SOCKET).encode()) > SOCKET_PATH_SIZE:
+        node.fault(
+            "rundir" if node.has("rundir") else "name",
+            f"{node.name('rundir')} has {len(rundir)} characters",
+            f"a unix socket below it, {LONGEST_SOCKET}, must end within {SOCKET_PATH_SIZE} bytes",
+            f"choose one of at most {SOCKET_PATH_SIZE - len(LONGEST_SOCKET)}",
+        )
+    return name, rundir
 
 
 def _listen(text: str) -> str:

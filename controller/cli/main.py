@@ -1,0 +1,147 @@
+"""The `millrace` command: a table of subcommands, each imported only when it is asked for.
+
+Exit codes:
+    0  done, and all is well
+    1  it failed; the message names the thing, the cause and the next step
+    2  the command line or a configuration file is wrong
+    3  the node daemon cannot be reached
+    4  it works, but degraded: something is pending, in error, or out of reach
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+DEFAULT_CONFIG = "/etc/millrace/node.toml"
+DEFAULT_CLUSTER = "/etc/millrace/cluster.toml"
+
+EXIT_CODES = """\
+exit codes:
+  0  done, and all is well
+  1  it failed
+  2  the command line or a configuration file is wrong
+  3  the node daemon cannot be reached
+  4  degraded: something is pending, in error, or out of reach
+"""
+
+Parser = argparse.ArgumentParser
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One subcommand. `target` is "module:function"; the function takes the parsed arguments."""
+
+    name: str
+    claim: str
+    target: str
+    arguments: Callable[[Parser], None]
+    has_help: bool = True
+
+
+def _config(parser: Parser) -> None:
+    parser.add_argument(
+        "--config", metavar="FILE", default=DEFAULT_CONFIG, help="the node's file (%(default)s)"
+    )
+
+
+def _read(parser: Parser) -> None:
+    _config(parser)
+    parser.add_argument("--socket", metavar="PATH", help="the daemon's socket, if not by --config")
+    parser.add_argument("--json", action="store_true", help="print the daemon's answer as JSON")
+
+
+def _status(parser: Parser) -> None:
+    _read(parser)
+    parser.add_argument("--all", action="store_true", help="list objects that are done, too")
+
+
+def _apply(parser: Parser) -> None:
+    _read(parser)
+    parser.add_argument(
+        "file", metavar="FILE", nargs="?", help="the file to take over (default: --config's)"
+    )
+
+
+def _up(parser: Parser) -> None:
+    _config(parser)
+    parser.add_argument("--cluster", metavar="FILE", help="run a cluster controller with this file")
+    parser.add_argument("--netns", metavar="NAME", help="the network namespace of the node")
+
+
+def _doctor(parser: Parser) -> None:
+    _config(parser)
+    parser.add_argument("--netns", metavar="NAME", help="the network namespace of the node")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+
+def _central(parser: Parser) -> None:
+    parser.add_argument(
+        "--cluster", metavar="FILE", default=DEFAULT_CLUSTER, help="its file (%(default)s)"
+    )
+
+
+def _perf(parser: Parser) -> None:
+    parser.add_argument(
+        "-h", "--help", dest="benchmark", action="store_const", const="list", help="list them"
+    )
+    parser.add_argument("benchmark", nargs="?", default="list", help="xdp, vhost, ... or list")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help="the benchmark's own arguments")
+
+
+COMMANDS = (
+    Command("up", "start an embedded node: OVS, OVN, the daemon", "controller.cli.lab:up", _up),
+    Command("down", "stop an embedded node, undo its changes", "controller.cli.lab:down", _config),
+    Command(
+        "status", "what the node is, and what it is not yet", "controller.cli.read:status", _status
+    ),
+    Command("apply", "take over a changed configuration file", "controller.cli.read:apply", _apply),
+    Command("services", "services, and what serves each", "controller.cli.read:services", _read),
+    Command("ports", "ports of workloads on this node", "controller.cli.read:ports", _read),
+    Command("doctor", "check the machine and the node", "controller.cli.check:doctor", _doctor),
+    Command("node", "run the node daemon (for an init system)", "controller.cli.run:node", _config),
+    Command(
+        "central", "run the cluster controller (likewise)", "controller.cli.run:central", _central
+    ),
+    Command("perf", "run a benchmark", "controller.cli.bench:perf", _perf, has_help=False),
+)
+
+
+def parser() -> Parser:
+    """The command line."""
+    top = Parser(
+        prog="millrace",
+        description="The node data plane beside the kernel's.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    below = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        sub = below.add_parser(
+            command.name,
+            help=command.claim,
+            description=command.claim,
+            add_help=command.has_help,
+        )
+        command.arguments(sub)
+        sub.set_defaults(target=command.target)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; the exit code."""
+    arguments = parser().parse_args(argv)
+    module, _, function = arguments.target.partition(":")
+    # Here and not above: `--help` and bad usage need none of it, and answer at once.
+    from controller.cli import failures
+
+    return failures.guarded(
+        lambda: int(getattr(importlib.import_module(module), function)(arguments))
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

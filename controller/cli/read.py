@@ -1,0 +1,215 @@
+"""The subcommands that ask the daemon: status, services, ports, apply."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from cni.wire import call
+from controller.cli import failures
+from controller.cli.render import Json, child, children, duration, has_colour, table
+from controller.config import load_node, rundir_of
+
+TIMEOUT_S = 10.0
+APPLY_TIMEOUT_S = 60.0
+
+
+def _socket(arguments: argparse.Namespace) -> str:
+    """The daemon's socket. A file with faults elsewhere still says where the daemon is."""
+    if arguments.socket:
+        return str(arguments.socket)
+    return str(rundir_of(Path(arguments.config)) / "agent.sock")
+
+
+def _ask(arguments: argparse.Namespace, op: str, **args: object) -> dict[str, object]:
+    return call(_socket(arguments), op, args, TIMEOUT_S)
+
+
+def _print(arguments: argparse.Namespace, answer: Json, text: str) -> None:
+    print(json.dumps(answer, indent=2, sort_keys=True) if arguments.json else text)
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """`millrace status`: 0 if everything is as planned, 4 if not."""
+    answer = _ask(arguments, "status", all=arguments.all)
+    _print(arguments, answer, status_text(answer, colour=has_colour(sys.stdout)))
+    return failures.DEGRADED if faults_of(answer) else failures.OK
+
+
+def faults_of(answer: Json) -> list[str]:
+    """Why a status is not "all is well", in words; empty if it is."""
+    found = []
+    if answer.get("converged") is not True:
+        found.append("not converged")
+    if child(answer, "ovs").get("connected") is not True:
+        found.append("OVS is out of reach")
+    found += [
+        f"OVN's {label} database is out of reach"
+        for key, label in (("nb", "northbound"), ("sb", "southbound"))
+        if not _is_connected(child(answer, "ovn").get(key))
+    ]
+    found += [
+        f"{row['error']} in error in table {row.get('name')}"
+        for row in children(answer, "tables")
+        if row.get("error")
+    ]
+    return found
+
+
+def _is_connected(value: object) -> bool:
+    return value is True or value == "connected"
+
+
+def status_text(answer: Json, *, colour: bool) -> str:
+    """The answer to `status` for people."""
+    ovs, ovn, apply_ = child(answer, "ovs"), child(answer, "ovn"), child(answer, "last_apply")
+    gateway = child(answer, "gateway")
+    faults = faults_of(answer)
+    head = [
+        ("node", f"{answer.get('node', '?')}, pid {answer.get('pid', '?')},"
+         f" up {duration(answer.get('uptime_s'))}"),
+        ("state", "; ".join(faults) if faults else "converged"),
+        ("last apply", _apply_text(apply_)),
+        ("ovs", _ovs_text(ovs)),
+        ("ovn", ", ".join(
+            f"{key} {'connected' if _is_connected(ovn.get(key)) else 'out of reach'}"
+            for key in ("nb", "sb")
+        )),
+        ("gateway", "none in OVN for this node: no service is on the fast path"
+         if not gateway else
+         f"{gateway.get('router')}, {' '.join(map(str, _list(gateway.get('addresses'))))},"
+         f" on {gateway.get('physnet')}, services from {gateway.get('service_address')}"),
+    ]  # fmt: skip
+    blocks = ["\n".join(f"{name:<11} {text}" for name, text in head)]
+    blocks.append(
+        table(
+            ("TABLE", "ROWS", "PENDING", "ERROR"),
+            (
+                (row.get("name"), row.get("rows"), row.get("pending"), row.get("error"))
+                for row in children(answer, "tables")
+            ),
+            colour=colour,
+        )
+    )
+    blocks.append(
+        table(
+            ("TABLE", "KEY", "STATE", "SINCE", "ATTEMPTS", "REASON"),
+            (
+                tuple(row.get(k) for k in ("table", "key", "state", "since", "attempts", "reason"))
+                for row in children(answer, "objects")
+            ),
+            colour=colour,
+        )
+    )
+    blocks.append(_any_table(children(answer, "programs"), colour=colour))
+    return "\n\n".join(block for block in blocks if block)
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def _apply_text(apply_: Json) -> str:
+    if not apply_:
+        return "none yet"
+    took = apply_.get("ms")
+    ms = f"{took:.1f}" if isinstance(took, int | float) else "?"
+    return f"{apply_.get('writes', '?')} writes in {ms} ms, at {apply_.get('at', '?')}"
+
+
+def _ovs_text(ovs: Json) -> str:
+    if ovs.get("connected") is not True:
+        return "out of reach"
+    text = f"connected, {ovs.get('version') or 'version unknown'}"
+    # vswitchd's own dpdk_version begins with the word already.
+    dpdk = str(ovs.get("dpdk") or "").removeprefix("DPDK ")
+    text += f", DPDK {dpdk}" if dpdk else ", without DPDK"
+    if ovs.get("restarts"):
+        outage = ovs.get("last_outage_ms")
+        text += f", seen to restart {ovs['restarts']} times"
+        text += f", the last outage {outage:.0f} ms" if isinstance(outage, int | float) else ""
+    return text
+
+
+def _any_table(rows: list[Json], *, colour: bool) -> str:
+    """Rows whose columns are what the first of them has."""
+    if not rows:
+        return ""
+    keys = list(rows[0])
+    return table(
+        [key.replace("_", " ").upper() for key in keys],
+        ([row.get(key) for key in keys] for row in rows),
+        colour=colour,
+    )
+
+
+def services(arguments: argparse.Namespace) -> int:
+    """`millrace services`."""
+    answer = _ask(arguments, "services")
+    _print(arguments, answer, services_text(answer, colour=has_colour(sys.stdout)))
+    return failures.OK
+
+
+def services_text(answer: Json, *, colour: bool) -> str:
+    """The answer to `services` for people: one line a service, its backends by place below."""
+    rows = []
+    for row in children(answer, "services"):
+        places: dict[str, int] = {}
+        for backend in children(row, "backends"):
+            place = str(backend.get("place"))
+            places[place] = places.get(place, 0) + 1
+        rows.append(
+            (
+                row.get("name"),
+                f"{row.get('vip')}/{row.get('protocol')}",
+                row.get("policy"),
+                row.get("served_by"),
+                ", ".join(f"{count} {place}" for place, count in sorted(places.items())) or "none",
+                row.get("packets"),
+                row.get("bytes"),
+                row.get("reason"),
+            )
+        )
+    headers = ("NAME", "VIP", "POLICY", "SERVED BY", "BACKENDS", "PACKETS", "BYTES", "BECAUSE")
+    return table(headers, rows, colour=colour) or "no services"
+
+
+def ports(arguments: argparse.Namespace) -> int:
+    """`millrace ports`."""
+    answer = _ask(arguments, "ports")
+    _print(arguments, answer, ports_text(answer, colour=has_colour(sys.stdout)))
+    return failures.OK
+
+
+def ports_text(answer: Json, *, colour: bool) -> str:
+    """The answer to `ports` for people."""
+    keys = ("iface_id", "device", "kind", "mac", "addresses", "mtu", "state", "link",
+            "rx_packets", "tx_packets", "reason")  # fmt: skip
+    headers = ("PORT", "DEVICE", "KIND", "MAC", "ADDRESSES", "MTU", "STATE", "LINK",
+               "RX", "TX", "REASON")  # fmt: skip
+    rows = [tuple(row.get(key) for key in keys) for row in children(answer, "ports")]
+    return table(headers, rows, colour=colour) or "no ports"
+
+
+def apply(arguments: argparse.Namespace) -> int:
+    """`millrace apply`: the file is checked here first, then the daemon takes it over.
+
+    The daemon checks again, with the machine's facts; until then its last good file is in force.
+    """
+    path = Path(arguments.file or arguments.config).resolve()
+    load_node(path)
+    answer = call(_socket(arguments), "apply", {"path": str(path)}, APPLY_TIMEOUT_S)
+    _print(arguments, answer, apply_text(answer))
+    return failures.OK
+
+
+def apply_text(answer: Json) -> str:
+    """The answer to `apply` for people."""
+    changed = [str(item) for item in _list(answer.get("changed"))]
+    pending = [str(item) for item in _list(answer.get("restart_pending"))]
+    lines = [f"changed: {', '.join(changed)}" if changed else "nothing changed"]
+    if pending:
+        lines.append(f"takes effect when ovs-vswitchd restarts: {', '.join(pending)}")
+    return "\n".join(lines)
