@@ -11,7 +11,6 @@ Used for the local Open_vSwitch database and for OVN's northbound and southbound
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import select
@@ -25,7 +24,14 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 import ovs.db.idl
 
-from dataplane.drivers.ovsdb_session import Poller, Tls, fetch_schema, present, use_tls
+from dataplane.drivers.ovsdb_session import (
+    Poller,
+    Tls,
+    error_text,
+    fetch_schema,
+    present,
+    use_tls,
+)
 from dataplane.drivers.replica import Replica, Row, optional, read, references, write
 from dataplane.ports import DataplaneError
 
@@ -341,7 +347,7 @@ class DatabaseClient(Generic[S]):
             return True
         if status == txn.TRY_AGAIN:
             return False
-        msg = f"{self.database}: {_error_text(txn.get_error())}"
+        msg = f"{self.database}: {error_text(txn.get_error())}"
         raise TransactionError(msg)
 
     def _stop_asked(self) -> bool:
@@ -403,14 +409,3 @@ class DatabaseClient(Generic[S]):
 def _settle(future: Future[T], value: T) -> None:
     if not future.done():
         future.set_result(value)
-
-
-def _error_text(raw: str) -> str:
-    """The server's error object in one line; the text itself if it is none."""
-    try:
-        value = json.loads(raw)
-    except ValueError:
-        return raw
-    if not isinstance(value, dict):
-        return raw
-    return ": ".join(str(value[key]) for key in ("error", "details") if value.get(key))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import select
 from collections.abc import Callable, Mapping, Sequence
@@ -130,3 +131,14 @@ def use_tls(tls: Tls) -> None:
     stream.ssl_set_private_key_file(tls.private_key)
     stream.ssl_set_certificate_file(tls.certificate)
     stream.ssl_set_ca_cert_file(tls.ca_certificate)
+
+
+def error_text(raw: str) -> str:
+    """The server's error object in one line; the text itself if it is none."""
+    try:
+        value = json.loads(raw)
+    except ValueError:
+        return raw
+    if not isinstance(value, dict):
+        return raw
+    return ": ".join(str(value[key]) for key in ("error", "details") if value.get(key))

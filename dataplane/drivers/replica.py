@@ -18,6 +18,7 @@ from uuid import UUID
 import ovs.db.data
 import ovs.db.error
 import ovs.db.idl
+import ovs.db.types
 
 from dataplane.ports import DataplaneError
 
@@ -25,6 +26,10 @@ T = TypeVar("T")
 
 Row = Any
 """An `ovs.db.idl.Row`; the library has no types."""
+
+
+RECONNECT_MIN_MS = 200
+RECONNECT_MAX_MS = 4_000
 
 
 class _Index:
@@ -71,6 +76,8 @@ class Replica(ovs.db.idl.Idl):  # type: ignore[misc]  # the library has no types
         self._indices: dict[str, dict[str, _Index]] = {}
         self._parsed: dict[tuple[str, Callable[[Row], Any]], dict[UUID, Any]] = {}
         super().__init__(*args, **kwargs)
+        # The library waits 1-8 s between tries; a local server is back within a fraction of it.
+        self._session.reconnect.set_backoff(RECONNECT_MIN_MS, RECONNECT_MAX_MS)
 
     def notify(self, event: str, row: Row, updates: Row | None = None) -> None:
         """Keep the indices and parsed rows up with one change (called by the library)."""
@@ -155,6 +162,14 @@ def optional(row: Row, column: str) -> Any | None:
 def references(row: Row, column: str) -> list[UUID]:
     """The UUIDs that a reference column holds, without looking the rows up."""
     return [atom.value for atom in row._data[column].values]  # noqa: SLF001  # no public way
+
+
+def refers(row: Row, column: str, uuid: UUID) -> bool:
+    """Whether a committed reference column holds this UUID; without walking the set."""
+    if row._data is None:  # noqa: SLF001  # no public way
+        return False
+    atom = ovs.db.data.Atom(ovs.db.types.UuidType, uuid)
+    return atom in row._data[column].values  # noqa: SLF001
 
 
 def write(row: Row, column: str, value: object) -> None:

@@ -37,6 +37,15 @@ def wait_until(condition: Callable[[], object], what: str, timeout: float = 30.0
     raise AssertionError(msg)
 
 
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that nobody has waited for yet (a zombie) does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
 def stop_pid(pid: int, timeout: float = 10.0) -> None:
     """SIGTERM, and SIGKILL when that did not help; a process that is gone is success."""
     for number, patience in ((signal.SIGTERM, timeout), (signal.SIGKILL, 5.0)):
@@ -46,7 +55,7 @@ def stop_pid(pid: int, timeout: float = 10.0) -> None:
             return
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
-            if not Path(f"/proc/{pid}").exists():
+            if not alive(pid):
                 return
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
@@ -158,7 +167,7 @@ class Sandbox:
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            wait_until(lambda: not Path(f"/proc/{pid}").exists(), "vswitchd is gone")
+            wait_until(lambda: not alive(pid), "vswitchd is gone")
         (self.rundir / "ovs-vswitchd.pid").unlink(missing_ok=True)
 
     def pid(self, name: str) -> int | None:

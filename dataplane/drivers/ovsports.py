@@ -1,0 +1,199 @@
+"""The table `ports`: one Port with one Interface of the same name, and what OVS thinks of it.
+
+A port that OVS refuses must not stay in the database: vswitchd tries it again without pause, fills
+its log, and leaks packet buffers until correct AF_XDP ports fail too. So `upsert` waits for
+vswitchd's verdict and takes a refused port back at once, with OVS's own words; what OVS refuses
+later (a NIC that goes away), `rejected` reports, and the reconciler takes it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+from dataplane.drivers.idl import Transaction
+from dataplane.drivers.ovsdb import REJECTED_OFPORT, Ovs
+from dataplane.drivers.ovstables import (
+    KEYS,
+    NOT_YET,
+    RECONFIGURE_TIMEOUT,
+    RowRefusedError,
+    batched,
+    wait_configured,
+)
+from dataplane.drivers.replica import Replica, Row, optional, read, references, refers, write
+from dataplane.model.names import OWNER, OWNER_KEY
+from dataplane.model.rows import Port
+from dataplane.ports import Failure
+
+
+class PortsTable:
+    """Table `ports`: port name -> Port."""
+
+    name = "ports"
+
+    def __init__(self, ovs: Ovs) -> None:
+        self._ovs = ovs
+
+    def observe(self) -> Mapping[str, Port]:
+        """Ports of ours that vswitchd has looked at (`rejected` says which of them it refused)."""
+        return self._ovs.look(_observe)  # type: ignore[no-any-return]
+
+    def rejected(self) -> Mapping[Hashable, str]:
+        """Ports of ours that are in the database and that OVS cannot make, with its own words."""
+        return {
+            port.name: port.rejected
+            for port in self._ovs.state().ports.values()
+            if port.owner == OWNER and port.rejected
+        }
+
+    def upsert(self, batch: Sequence[tuple[str, Port]]) -> Mapping[str, Failure]:
+        """Write the ports, wait for vswitchd's verdict, and take back what it refuses.
+
+        A port that changes its bridge or type is removed and added in the same transaction.
+        """
+        failures = batched(self._ovs, batch, _name_of, _put_port)
+        names = [name for name, _ in batch if name not in failures]
+        if not names:
+            return failures
+        wait_configured(
+            self._ovs,
+            lambda replica: all(_looked_at(replica, name) for name in names),
+            RECONFIGURE_TIMEOUT,
+        )
+        state = self._ovs.state()
+        refused: list[str] = []
+        for name in names:
+            port = state.ports.get(name)
+            if port is not None and port.rejected:
+                failures[name] = Failure(port.rejected, quarantine=True)
+                refused.append(name)
+            elif port is None or port.ofport is None:
+                failures[name] = Failure(NOT_YET, waiting=True)
+        if refused:
+            self.delete(refused)
+        return failures
+
+    def delete(self, keys: Sequence[str]) -> Mapping[str, Failure]:
+        """Remove the ports; one that is missing, or not ours, is success."""
+        return batched(self._ovs, keys, str, _drop_port)
+
+
+def _name_of(row: tuple[str, Any]) -> str:
+    return row[0]
+
+
+def _looked_at(replica: Replica, name: str) -> bool:
+    row = replica.find("Interface", "name", name)
+    return row is not None and (
+        optional(row, "ofport") is not None or optional(row, "error") is not None
+    )
+
+
+def _bridge_of(replica: Replica) -> dict[Any, str]:
+    """Port UUID -> name of its bridge, for the whole database."""
+    return {
+        uuid: read(row, "name")
+        for row in replica.rows("Bridge")
+        for uuid in references(row, "ports")
+    }
+
+
+def _observe(replica: Replica) -> dict[str, Port]:
+    bridge_of = _bridge_of(replica)
+    ports: dict[str, Port] = {}
+    for row in replica.rows("Port"):
+        ids = read(row, "external_ids")
+        if ids.get(OWNER_KEY) != OWNER or row.uuid not in bridge_of:
+            continue
+        interfaces = read(row, "interfaces")
+        if len(interfaces) == 1 and optional(interfaces[0], "ofport") is not None:
+            ports[read(row, "name")] = _value(row, interfaces[0], bridge_of[row.uuid])
+    return ports
+
+
+def _value(port: Row, interface: Row, bridge: str) -> Port:
+    ours = set(read(port, "external_ids").get(KEYS, "").split())
+    return Port(
+        bridge=bridge,
+        type=read(interface, "type") or "system",
+        options=tuple(sorted(read(interface, "options").items())),
+        external_ids=tuple(
+            sorted((k, v) for k, v in read(interface, "external_ids").items() if k in ours)
+        ),
+        mtu_request=optional(interface, "mtu_request"),
+        tag=optional(port, "tag"),
+    )
+
+
+def _put_port(replica: Replica, txn: Transaction, item: tuple[str, Port]) -> None:
+    name, wanted = item
+    bridge = replica.find("Bridge", "name", wanted.bridge)
+    if bridge is None:
+        reason = f"bridge {wanted.bridge} is not there yet"
+        raise RowRefusedError(Failure(reason, waiting=True))
+    port = replica.find("Port", "name", name)
+    if port is not None and port.external_ids.get(OWNER_KEY) != OWNER:
+        reason = (
+            f"a port of the name {name} exists and was not made by Millrace: remove it with "
+            f"`ovs-vsctl del-port {name}`"
+        )
+        raise RowRefusedError(Failure(reason))
+    if port is not None:
+        interface = port.interfaces[0]
+        same_bridge = refers(bridge, "ports", port.uuid)
+        # A port that OVS has refused before is made anew: in place, nothing of it would change
+        # and vswitchd would not look at it again.
+        refused = optional(interface, "ofport") == REJECTED_OFPORT or optional(interface, "error")
+        if not same_bridge or (interface.type or "system") != wanted.type or refused:
+            _remove(replica, port)
+            port = None
+    if port is None:
+        interface = txn.insert(replica.tables["Interface"])
+        write(interface, "name", name)
+        write(interface, "type", wanted.type)
+        port = txn.insert(replica.tables["Port"])
+        write(port, "name", name)
+        write(port, "interfaces", [interface])
+        write(port, "external_ids", _marks(wanted))
+        write(interface, "external_ids", dict(wanted.external_ids))
+        bridge.addvalue("ports", port)
+    else:
+        _merge_ids(port, interface, wanted)
+    write(interface, "options", dict(wanted.options))
+    write(interface, "mtu_request", [] if wanted.mtu_request is None else [wanted.mtu_request])
+    write(port, "tag", [] if wanted.tag is None else [wanted.tag])
+
+
+def _marks(wanted: Port) -> dict[str, str]:
+    return {OWNER_KEY: OWNER, KEYS: " ".join(key for key, _ in wanted.external_ids)}
+
+
+def _merge_ids(port: Row, interface: Row, wanted: Port) -> None:
+    """Set our keys of the interface's external_ids; others' (ovn-installed) stay."""
+    before = set(port.external_ids.get(KEYS, "").split())
+    present = dict(interface.external_ids)
+    ours = dict(wanted.external_ids)
+    for key in (before & present.keys()) - ours.keys():
+        interface.delkey("external_ids", key)
+    for key, value in ours.items():
+        if present.get(key) != value:
+            interface.setkey("external_ids", key, value)
+    for key, value in _marks(wanted).items():
+        if port.external_ids.get(key) != value:
+            port.setkey("external_ids", key, value)
+
+
+def _drop_port(replica: Replica, _: Transaction, name: str) -> None:
+    port = replica.find("Port", "name", name)
+    if port is not None and port.external_ids.get(OWNER_KEY) == OWNER:
+        _remove(replica, port)
+
+
+def _remove(replica: Replica, port: Row) -> None:
+    for bridge in replica.rows("Bridge"):
+        if refers(bridge, "ports", port.uuid):
+            bridge.delvalue("ports", port)
+    for interface in port.interfaces:
+        interface.delete()
+    port.delete()
