@@ -1,0 +1,203 @@
+"""A private OVS-DPDK for measuring: its own namespace and run directory, and two guests.
+
+The guests are the two virtio-user ports of one testpmd, one thread for both, so that the guests'
+side costs one core and no context switches. testpmd swaps the MACs and sends each packet back
+where it came from: a closed loop through OVS that neither loses nor makes packets.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataplane.drivers import machine, ovsprocess, processes
+from dataplane.drivers.ovsprocess import Instance
+from dataplane.drivers.processes import Daemon
+from dataplane.model.config import DpdkConfig
+from dataplane.plan.ovs import cpu_mask
+
+PREFIX = "mrperf-"
+PORTS = ("pa", "pb")
+MACS = ("0a:58:c6:12:00:01", "0a:58:c6:12:00:02")
+BURST = 128
+"""Packets in flight for each direction; a vring holds 256."""
+
+HUGEPAGES = 640
+"""Of 2 MiB: 512 MiB for OVS, 256 for testpmd, and room for vhost's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class VhostLab:
+    """One run's OVS, named by this process's pid."""
+
+    dpdk: DpdkConfig
+    guest_core: int
+
+    @property
+    def name(self) -> str:
+        """Of the namespace, the run directory and DPDK's file prefix."""
+        return f"{PREFIX}{os.getpid()}"
+
+    @property
+    def rundir(self) -> Path:
+        """Where everything of this run is."""
+        return machine.STATE_DIR / self.name
+
+    @property
+    def instance(self) -> Instance:
+        """OVS's and OVN's daemons."""
+        return Instance(self.rundir, self.name)
+
+    @property
+    def database(self) -> str:
+        """The OVS database's remote."""
+        return f"unix:{self.rundir}/db.sock"
+
+    @property
+    def guests(self) -> Daemon:
+        """Testpmd."""
+        return Daemon("testpmd", self.rundir / "testpmd.pid", str(self.rundir))
+
+    def build(self) -> None:
+        """OVS with DPDK up, no bridge yet."""
+        self.rundir.mkdir(parents=True, mode=0o750)
+        machine.borrow(self.rundir, size_kib=2048, count=HUGEPAGES, mount=Path("/dev/hugepages"))
+        processes.run(["ip", "netns", "add", self.name])
+        processes.run(["ip", "link", "set", "lo", "up"], netns=self.name)
+        ovsprocess.start_database(
+            self.instance,
+            "db",
+            schema=ovsprocess.OVS_SCHEMA,
+            database=self.rundir / "conf.db",
+            socket=self.rundir / "db.sock",
+        )
+        ovsprocess.set_open_vswitch(
+            self.instance,
+            self.database,
+            other_config={
+                "dpdk-init": "true",
+                "dpdk-socket-mem": str(self.dpdk.socket_mem_mib),
+                "dpdk-lcore-mask": cpu_mask(self.dpdk.lcore),
+                "pmd-cpu-mask": cpu_mask(self.dpdk.pmd),
+                "dpdk-extra": " ".join((*self.dpdk.extra, f"--file-prefix={self.name}")),
+            },
+            external_ids={
+                "system-id": self.name,
+                "hostname": self.name,
+                "ovn-remote": f"unix:{self.rundir}/sb.sock",
+                "ovn-bridge-datapath-type": "netdev",
+                "ovn-encap-type": "geneve",
+                "ovn-encap-ip": "127.0.0.1",
+            },
+        )
+        ovsprocess.start_vswitchd(self.instance, self.database)
+
+    def remove(self) -> None:
+        """All of it, in whatever state it is."""
+        self.stop_guests()
+        for name in ("ovn-controller", "ovn-northd", "sb", "nb", "ovs-vswitchd", "db"):
+            processes.stop(self.instance.daemon(name))
+        ovsprocess.remove_hugepage_files(Path("/dev/hugepages"), self.name)
+        processes.run(["ip", "netns", "del", self.name], check=False)
+        shutil.rmtree(self.rundir, ignore_errors=True)
+        machine.give_back(self.rundir)
+
+    def connect_by_flows(self) -> None:
+        """The two ports on a bridge with one flow in each direction."""
+        self._vsctl("--", "add-br", "br0", "--", "set", "Bridge", "br0", "datapath_type=netdev")
+        self._add_ports("br0", ("", ""))
+        manage = f"unix:{self.rundir}/br0.mgmt"
+        processes.run(["ovs-ofctl", "del-flows", manage])
+        for here, there in (PORTS, PORTS[::-1]):
+            flow = f"in_port={here},actions=output:{there}"
+            processes.run(["ovs-ofctl", "--names", "add-flow", manage, flow])
+
+    def disconnect_flows(self) -> None:
+        """Take that bridge away."""
+        self._vsctl("--if-exists", "del-br", "br0")
+
+    def connect_by_ovn(self) -> None:
+        """The two ports on a logical switch, port security on."""
+        for name, schema in (("nb", ovsprocess.NB_SCHEMA), ("sb", ovsprocess.SB_SCHEMA)):
+            ovsprocess.start_database(
+                self.instance,
+                name,
+                schema=schema,
+                database=self.rundir / f"{name}.db",
+                socket=self.rundir / f"{name}.sock",
+            )
+        ovsprocess.start(
+            self.instance,
+            "ovn-northd",
+            [
+                "ovn-northd",
+                f"--ovnnb-db=unix:{self.rundir}/nb.sock",
+                f"--ovnsb-db=unix:{self.rundir}/sb.sock",
+            ],
+        )
+        ovsprocess.start_ovn_controller(self.instance, self.database)
+        words = ["ls-add", "sw0"]
+        for port, mac in zip(PORTS, MACS, strict=True):
+            words += ["--", "lsp-add", "sw0", port, "--", "lsp-set-addresses", port, mac]
+            words += ["--", "lsp-set-port-security", port, mac]
+        nb = f"--db=unix:{self.rundir}/nb.sock"
+        processes.run(["ovn-nbctl", nb, "--timeout=30", *words])
+        processes.wait_until(self._has_br_int, "ovn-controller makes br-int")
+        self._add_ports("br-int", PORTS)
+        for port in PORTS:
+            processes.run(
+                ["ovn-nbctl", nb, "--timeout=30", "wait-until", "Logical_Switch_Port", port,
+                 "up=true"],
+            )  # fmt: skip
+
+    def start_guests(self) -> None:
+        """testpmd, and the first packets of the loop."""
+        for port in PORTS:
+            self._socket(port).unlink(missing_ok=True)
+        devices = [
+            f"--vdev=net_virtio_user{number},path={self._socket(port)},server=1,queues=1,mac={mac}"
+            for number, (port, mac) in enumerate(zip(PORTS, MACS, strict=True))
+        ]
+        core = self.guest_core
+        processes.spawn(
+            [
+                "dpdk-testpmd", "--lcores", f"0@{core},1@{core}", "--no-pci", "--in-memory",
+                "--single-file-segments", "--socket-mem", "256", *devices,
+                "--", "--no-mlockall", "--total-num-mbufs=16384",
+                "--forward-mode=macswap", "--port-topology=loop", "--tx-first",
+                f"--burst={BURST}", f"--eth-peer=0,{MACS[1]}", f"--eth-peer=1,{MACS[0]}",
+                "--auto-start", "--stats-period=3600",
+            ],
+            log=self.rundir / "testpmd.log",
+            pidfile=self.guests.pidfile,
+        )  # fmt: skip
+        processes.note_start(self.guests)
+
+    def stop_guests(self) -> None:
+        """End testpmd."""
+        processes.stop(self.guests, grace_s=5)
+
+    def appctl(self, *words: str) -> str:
+        """Ask vswitchd."""
+        control = self.instance.control("ovs-vswitchd")
+        return processes.run(["ovs-appctl", "--timeout=30", "-t", str(control), *words])
+
+    def _socket(self, port: str) -> Path:
+        return self.rundir / f"{port}.sock"
+
+    def _has_br_int(self) -> bool:
+        return "br-int" in self._vsctl("list-br").split()
+
+    def _add_ports(self, bridge: str, iface_ids: tuple[str, str]) -> None:
+        words: list[str] = []
+        for port, iface_id in zip(PORTS, iface_ids, strict=True):
+            words += ["--", "add-port", bridge, port, "--", "set", "Interface", port]
+            words += ["type=dpdkvhostuserclient", f"options:vhost-server-path={self._socket(port)}"]
+            if iface_id:
+                words.append(f"external_ids:iface-id={iface_id}")
+        self._vsctl(*words)
+
+    def _vsctl(self, *words: str) -> str:
+        return processes.run(["ovs-vsctl", f"--db={self.database}", "--timeout=30", *words])
