@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -160,10 +161,8 @@ def test_makes_rows_that_northd_takes_without_a_warning(
     assert status["unfinished"] == []
     assert status["problems"] == []
     assert ovn.warnings()[before:] == []
-    assert ovn.nbctl("--bare", "--columns=external_ids", "list", "Logical_Router", "GR_n1").split() == [
-        "millrace:service-address=100.64.255.1",
-        "owner=millrace",
-    ]  # fmt: skip
+    ids = ovn.nbctl("--bare", "--columns=external_ids", "list", "Logical_Router", "GR_n1")
+    assert ids.split() == ["millrace:service-address=100.64.255.1", "owner=millrace"]
     # What a gateway router is in the southbound database: ports that belong to one chassis.
     assert (
         ovn.sbctl("get", "Port_Binding", "millrace-ext-n1", "options:l3gateway-chassis").strip()
@@ -201,7 +200,7 @@ def test_a_reply_to_the_service_address_leaves_by_its_gateway_to_svc0_without_co
         ):
             trace = ovn.trace("sw0", from_vm(vm, address))
             assert f'output to "ext_{chassis}-localnet", type "localnet"' in trace
-            assert f"eth.dst = {mac}" in trace
+            assert f"/* MAC binding to {mac}. */" in trace
             assert no_ct(trace), trace
             assert "arp.op" not in trace
 
@@ -214,7 +213,8 @@ def test_a_packet_to_a_client_outside_leaves_by_a_gateway(
     ovn.sync()
     for destination in ("172.18.0.50", "198.51.100.7"):
         trace = ovn.trace("sw0", from_vm(1, destination))
-        assert 'outport = "millrace-ext-n1"' in trace
+        # ovn-trace takes every port for resident on its chassis: it may go through either.
+        assert re.search(r'output to "ext_n[12]-localnet", type "localnet"', trace)
         assert no_ct(trace), trace
 
 
