@@ -17,6 +17,7 @@ from uuid import UUID
 
 from dataplane.drivers.idl import DatabaseClient
 from dataplane.drivers.replica import Replica, Row, optional, read, references
+from dataplane.model.names import INTEGRATION_BRIDGE
 from dataplane.ports import ObserveError
 
 DATABASE = "Open_vSwitch"
@@ -302,6 +303,21 @@ class Ovs:
         """
         result: dict[str, InterfaceState] = self.look(_interfaces)
         return result
+
+    def openflow_ports(self) -> Mapping[str, Mapping[str, int]]:
+        """Bridges (but br-int, whose rules are ovn-controller's) -> ports -> OpenFlow numbers.
+
+        Raises:
+            ObserveError: the database is out of reach.
+        """
+        state = self.state()
+        ports: dict[str, dict[str, int]] = {
+            bridge: {} for bridge in state.bridges if bridge != INTEGRATION_BRIDGE
+        }
+        for port in state.ports.values():
+            if port.bridge in ports and port.ofport is not None and port.ofport > 0:
+                ports[port.bridge][port.name] = port.ofport
+        return ports
 
     def ovn_installed(self, name: str) -> bool:
         """Whether ovn-controller has installed all flows of this port."""
