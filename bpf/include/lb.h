@@ -94,6 +94,8 @@ static __always_inline __u32 maglev_pick(const struct flow_key *key, __u32 servi
 	if (!table)
 		return 0;
 	slot = (__u64)flow_hash(key, HASH_SEED) * MAGLEV_SIZE >> 32;
+	/* Or the compiler folds the shift into the index's scaling, and the bound is lost. */
+	barrier_var(slot);
 	if (slot >= MAGLEV_SIZE)
 		return 0;
 	return table->slots[slot];
@@ -329,12 +331,12 @@ static __noinline int revisit(const struct query *query, struct flow_forward *fo
 }
 
 static __always_inline bool wants_attention(const struct flow_forward *forward, __u64 now,
-					    __u8 proto, __u32 tcp_flags)
+					    const struct l4 *l4)
 {
 	if (now - forward->seen_ns >= TOUCH_NS)
 		return true;
-	return proto == IPPROTO_TCP && ((tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) ||
-					!(forward->flags & CT_ESTABLISHED));
+	return l4->is_tcp && ((l4->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) ||
+			      !(forward->flags & CT_ESTABLISHED));
 }
 
 #endif

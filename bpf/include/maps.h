@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What lives here: every map of the two programs. All but xsks_map are pinned by name, below
+ * What lives here: the maps of the two programs, each pinned by its name below
  * <bpf_root>/v<ABI_VERSION>/, and so shared by both objects and by every version of them.
  * A map whose layout changes gets a new name or a new ABI_VERSION, never the same pin.
  */
@@ -110,13 +110,16 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } service_stats SEC(".maps");
 
-/* The uplinks, by ifindex. The daemon writes. A miss: the reply cannot leave. */
+/*
+ * The uplinks, by ifindex. The daemon writes. A miss: the reply cannot leave.
+ * Pinned by the loader: the kernel adds BPF_F_RDONLY_PROG to the flags of every device map, and so
+ * libbpf (1.1) takes a pinned one for another map than it asked for.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_DEVMAP_HASH);
 	__uint(max_entries, MAX_TX_PORTS);
 	__type(key, __u32);
 	__type(value, __u32);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } tx_ports SEC(".maps");
 
 #endif

@@ -148,11 +148,20 @@ static __always_inline bool has_ports(const struct iphdr *ip)
 	       !(ip->frag_off & bpf_htons(IPV4_FRAGMENT_OFFSET));
 }
 
+/* A TCP or UDP header, read once: what the two have in common, and where they keep it. */
+struct l4 {
+	struct ports *ports;
+	__u16 *check;
+	__u32 is_tcp;
+	__u32 tcp_flags;	/* 0 for UDP */
+};
+
 /*
- * Whether the TCP or UDP header at the cursor is whole, and lengths agree: frame >= IP total
- * length >= headers. A frame may be longer than its packet (Ethernet pads to 60 octets).
+ * The header at the cursor is whole, and lengths agree: frame >= IP total length >= headers. A
+ * frame may be longer than its packet (Ethernet pads to 60 octets). Only for has_ports(ip).
  */
-static __always_inline bool l4_is_sound(const struct cursor *cursor, const struct iphdr *ip)
+static __always_inline bool parse_l4(const struct cursor *cursor, const struct iphdr *ip,
+				     struct l4 *l4)
 {
 	__u32 total = bpf_ntohs(ip->tot_len);
 	__u32 header = ip->ihl * 4;
@@ -160,15 +169,25 @@ static __always_inline bool l4_is_sound(const struct cursor *cursor, const struc
 	if ((void *)ip + total > cursor->end)
 		return false;
 	if (ip->protocol == IPPROTO_TCP) {
-		const struct tcphdr *tcp = cursor->pos;
+		struct tcphdr *tcp = cursor->pos;
 
-		return (void *)(tcp + 1) <= cursor->end && tcp->doff >= 5 &&
-		       header + tcp->doff * 4 <= total;
+		if ((void *)(tcp + 1) > cursor->end)
+			return false;
+		l4->ports = (struct ports *)tcp;
+		l4->check = &tcp->check;
+		l4->is_tcp = 1;
+		l4->tcp_flags = ((__u8 *)tcp)[13];
+		return tcp->doff >= 5 && header + tcp->doff * 4 <= total;
 	}
-	const struct udphdr *udp = cursor->pos;
+	struct udphdr *udp = cursor->pos;
 
-	return (void *)(udp + 1) <= cursor->end && bpf_ntohs(udp->len) >= sizeof(*udp) &&
-	       header + bpf_ntohs(udp->len) <= total;
+	if ((void *)(udp + 1) > cursor->end)
+		return false;
+	l4->ports = (struct ports *)udp;
+	l4->check = &udp->check;
+	l4->is_tcp = 0;
+	l4->tcp_flags = 0;
+	return bpf_ntohs(udp->len) >= sizeof(*udp) && header + bpf_ntohs(udp->len) <= total;
 }
 
 #endif

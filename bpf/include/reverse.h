@@ -19,22 +19,19 @@ static __always_inline void copy_mac(__u8 *to, const __u8 *from)
 	__builtin_memcpy(to, from, ETH_ALEN);
 }
 
-/* New addresses and ports, and the checksums by their deltas. A UDP checksum of 0 means none. */
-static __always_inline void rewrite(struct iphdr *ip, void *l4, __u16 ip_delta, __u16 l4_delta)
+/*
+ * The checksums after a change of addresses and ports. A UDP checksum of 0 means none, and stays;
+ * a result of 0 is written as 0xffff, its equal (RFC 768), also for TCP, which does not mind.
+ */
+static __always_inline void mend(struct iphdr *ip, const struct l4 *l4, __u16 ip_delta,
+				 __u16 l4_delta)
 {
+	__u16 check = *l4->check;
+
 	ip->check = csum_apply(ip->check, ip_delta);
-	if (ip->protocol == IPPROTO_TCP) {
-		struct tcphdr *tcp = l4;
-
-		tcp->check = csum_apply(tcp->check, l4_delta);
-	} else {
-		struct udphdr *udp = l4;
-
-		if (udp->check) {
-			__u16 check = csum_apply(udp->check, l4_delta);
-
-			udp->check = check ? check : 0xffff;
-		}
+	if (check || l4->is_tcp) {
+		check = csum_apply(check, l4_delta);
+		*l4->check = check ? check : 0xffff;
 	}
 }
 
@@ -48,11 +45,6 @@ static __always_inline void flow_key_of(struct flow_key *key, const struct iphdr
 		.dport = ports->dest,
 		.proto = ip->protocol,
 	};
-}
-
-static __always_inline __u32 tcp_flags_of(const struct iphdr *ip, const void *l4)
-{
-	return ip->protocol == IPPROTO_TCP ? ((const __u8 *)l4)[13] : 0;
 }
 
 /* The other side of the pair: the lookup keeps it in the LRU; a closing flow is told so. */
@@ -76,31 +68,31 @@ static __noinline int touch_forward(struct flow_reply *reply, const struct flow_
 
 /*
  * Turn a backend's packet back into the VIP's: outcome TX or REDIRECT. The caller has checked the
- * header (l4_is_sound) and found the entry.
+ * header (parse_l4) and found the entry.
  */
 static __always_inline struct outcome reverse(struct xdp_md *ctx, struct ethhdr *eth,
-					      struct iphdr *ip, struct ports *ports,
+					      struct iphdr *ip, const struct l4 *l4,
 					      const struct flow_key *key, struct flow_reply *reply,
 					      __u32 reason)
 {
-	__u32 tcp_flags = tcp_flags_of(ip, ports);
+	__u32 closing = l4->tcp_flags & (TCP_FIN | TCP_RST);
 	__u32 service_id = reply->service_id;
 	__u32 ifindex = reply->ifindex;
 	struct service_stats *stats;
 	__u64 now = bpf_ktime_get_coarse_ns();
 
-	if (unlikely(tcp_flags & (TCP_FIN | TCP_RST)))
+	if (unlikely(closing))
 		reply->flags |= CT_CLOSING;
-	if (unlikely(now - reply->seen_ns >= TOUCH_NS || (tcp_flags & (TCP_FIN | TCP_RST))))
+	if (unlikely(closing || now - reply->seen_ns >= TOUCH_NS))
 		touch_forward(reply, key, now);
 
 	copy_mac(eth->h_dest, reply->client_mac);
 	copy_mac(eth->h_source, reply->vip_mac);
 	ip->saddr = reply->vip_addr;
 	ip->daddr = reply->client_addr;
-	ports->source = reply->vip_port;
-	ports->dest = reply->client_port;
-	rewrite(ip, ports, reply->ip_delta, reply->l4_delta);
+	l4->ports->source = reply->vip_port;
+	l4->ports->dest = reply->client_port;
+	mend(ip, l4, reply->ip_delta, reply->l4_delta);
 
 	stats = bpf_map_lookup_elem(&service_stats, &service_id);
 	if (stats) {

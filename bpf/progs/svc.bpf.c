@@ -34,6 +34,7 @@ static __always_inline struct outcome ipv4(struct xdp_md *ctx, struct cursor *cu
 		struct ports *ports = peek_ports(cursor);
 		struct flow_reply *reply;
 		struct flow_key key;
+		struct l4 l4;
 
 		if (!ports)
 			return drop(DROP_SVC_MALFORMED);
@@ -42,9 +43,9 @@ static __always_inline struct outcome ipv4(struct xdp_md *ctx, struct cursor *cu
 		if (reply) {
 			if (unlikely(is_fragment(ip)))
 				return drop(DROP_SVC_FRAGMENT);
-			if (unlikely(!l4_is_sound(cursor, ip)))
+			if (unlikely(!parse_l4(cursor, ip, &l4)))
 				return drop(DROP_SVC_MALFORMED);
-			return reverse(ctx, eth, ip, ports, &key, reply, SVC_REPLY);
+			return reverse(ctx, eth, ip, &l4, &key, reply, SVC_REPLY);
 		}
 	}
 	if (ip->daddr == self->service_addr) {

@@ -70,7 +70,8 @@ static __always_inline struct outcome ipv6(struct cursor *cursor)
 }
 
 /* Why a packet of a VIP cannot be translated; 0 if it can. */
-static __always_inline __u32 obstacle(const struct cursor *cursor, const struct iphdr *ip)
+static __always_inline __u32 obstacle(const struct cursor *cursor, const struct iphdr *ip,
+				      struct l4 *l4)
 {
 	if (unlikely(is_fragment(ip)))
 		return DROP_VIP_FRAGMENT;
@@ -78,7 +79,7 @@ static __always_inline __u32 obstacle(const struct cursor *cursor, const struct 
 		return DROP_VIP_OPTIONS;
 	if (unlikely(ip->ttl <= 1))
 		return DROP_VIP_TTL;
-	if (unlikely(!l4_is_sound(cursor, ip)))
+	if (unlikely(!parse_l4(cursor, ip, l4)))
 		return DROP_VIP_MALFORMED;
 	return 0;
 }
@@ -89,28 +90,27 @@ static __always_inline __u32 obstacle(const struct cursor *cursor, const struct 
  */
 static __always_inline struct outcome service(struct xdp_md *ctx, struct cursor *cursor,
 					      struct ethhdr *eth, struct iphdr *ip,
-					      struct ports *ports, struct vip *vip,
-					      struct node *node)
+					      struct vip *vip, struct node *node)
 {
 	struct service_stats *stats;
 	struct flow_forward *flow;
 	__u32 service_id = vip->service_id;
-	__u32 reason, tcp_flags;
 	int found = FLOW_KNOWN;
 	struct flow_key key;
+	struct l4 l4;
+	__u32 reason;
 	__u64 now;
 
-	reason = obstacle(cursor, ip);
+	reason = obstacle(cursor, ip, &l4);
 	if (reason)
 		return drop(reason);
 	if (unlikely(!node->valid))
 		return drop(DROP_NO_GATEWAY);
 
-	flow_key_of(&key, ip, ports);
-	tcp_flags = tcp_flags_of(ip, ports);
+	flow_key_of(&key, ip, l4.ports);
 	now = bpf_ktime_get_coarse_ns();
 	flow = bpf_map_lookup_elem(&ct_forward, &key);
-	if (unlikely(!flow || wants_attention(flow, now, key.proto, tcp_flags))) {
+	if (unlikely(!flow || wants_attention(flow, now, &l4))) {
 		struct query query = {
 			.key = key,
 			.vip = *vip,
@@ -118,7 +118,7 @@ static __always_inline struct outcome service(struct xdp_md *ctx, struct cursor 
 			.eth = eth,
 			.now = now,
 			.ifindex = ctx->ingress_ifindex,
-			.tcp_flags = tcp_flags,
+			.tcp_flags = l4.tcp_flags,
 		};
 
 		found = flow ? revisit(&query, flow) : create(&query);
@@ -132,9 +132,9 @@ static __always_inline struct outcome service(struct xdp_md *ctx, struct cursor 
 	copy_mac(eth->h_dest, node->gateway_mac);
 	ip->saddr = flow->source_addr;
 	ip->daddr = flow->backend_addr;
-	ports->source = flow->source_port;
-	ports->dest = flow->backend_port;
-	rewrite(ip, ports, flow->ip_delta, flow->l4_delta);
+	l4.ports->source = flow->source_port;
+	l4.ports->dest = flow->backend_port;
+	mend(ip, &l4, flow->ip_delta, flow->l4_delta);
 
 	stats = bpf_map_lookup_elem(&service_stats, &service_id);
 	if (stats) {
@@ -163,21 +163,21 @@ static __always_inline struct outcome ipv4(struct xdp_md *ctx, struct cursor *cu
 		struct flow_reply *reply;
 		struct flow_key flow_key;
 		struct vip *vip;
+		struct l4 l4;
 
 		if (!ports)
 			return outcome(TO_XSK, XSK_MALFORMED);
 		key.port = ports->dest;
 		vip = bpf_map_lookup_elem(&vips, &key);
 		if (vip)
-			return service(ctx, cursor, eth, ip, ports, vip, self);
+			return service(ctx, cursor, eth, ip, vip, self);
 
 		if (ip->daddr == self->service_addr && self->valid && !is_fragment(ip) &&
-		    l4_is_sound(cursor, ip)) {
+		    parse_l4(cursor, ip, &l4)) {
 			flow_key_of(&flow_key, ip, ports);
 			reply = bpf_map_lookup_elem(&ct_reply, &flow_key);
 			if (reply)
-				return reverse(ctx, eth, ip, ports, &flow_key, reply,
-					       UPLINK_REPLY);
+				return reverse(ctx, eth, ip, &l4, &flow_key, reply, UPLINK_REPLY);
 		}
 	}
 	if (is_local_ipv4(ip->daddr))

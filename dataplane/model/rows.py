@@ -143,10 +143,14 @@ class NodeEntry:
 
 
 class ProgramKind(StrEnum):
-    """Which object of bpf/ runs on a device."""
+    """Which object of bpf/ runs on a device.
+
+    OUTDATED is only ever observed: one of ours, but not as it would be attached now.
+    """
 
     UPLINK = "uplink"
     SERVICE = "svc"
+    OUTDATED = "outdated"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,195 @@
+"""Table `programs`: which of our programs runs on which device.
+
+Two ways to attach. `swap` (an AF_XDP uplink): OVS attaches its own program first; ours takes its
+place by a netlink replace that names the program it expects, and works on OVS's XSKMAP, found
+among the maps of the program that was there. Otherwise (svc0, kernel-mode uplinks): a bpf_link
+pinned below links/, updated in one step.
+
+How our own is recognised after a restart: the program on the device bears our name and works on
+our pinned maps. It counts as in place only with today's tag, and an uplink only with its entry
+in tx_ports; anything else is observed as OUTDATED, so that an upgrade is the same swap. OVS puts
+its own program back when it starts again: then the row is missing, and is made anew.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dataplane.drivers import xdphook
+from dataplane.drivers.bpfstate import BpfState
+from dataplane.drivers.libbpf import (
+    MAP_TYPE_XSKMAP,
+    LibbpfError,
+    Map,
+    Program,
+    ProgramInfo,
+    pinned,
+)
+from dataplane.model.rows import Program as Row
+from dataplane.model.rows import ProgramKind
+from dataplane.ports import Failure, ObserveError
+
+
+def _ifindex(device: str) -> int | None:
+    try:
+        return socket.if_nametoindex(device)
+    except OSError:
+        return None
+
+
+def program_info(device: str) -> ProgramInfo | None:
+    """What runs on a device's XDP hook, whoever attached it; None if nothing or no device.
+
+    Raises:
+        LibbpfError: the kernel refused to say.
+    """
+    ifindex = _ifindex(device)
+    held = xdphook.attached(ifindex) if ifindex else None
+    if held is None:
+        return None
+    with Program.by_id(held.prog_id) as program:
+        return program.info()
+
+
+class ProgramTable:
+    """Table `programs`; acts in the network namespace of the calling thread."""
+
+    name = "programs"
+
+    def __init__(self, state: BpfState) -> None:
+        self._state = state
+        self._tx_ports = state.maps["tx_ports"]
+
+    def _link(self, device: str) -> Path:
+        # A dot in a name is not allowed on a BPF filesystem; VLAN devices' names have one.
+        return self._state.links / device.replace(".", "+")
+
+    def _linked(self, device: str, ifindex: int) -> bool:
+        path = self._link(device)
+        if not path.exists():
+            return False
+        with pinned(path) as link:
+            return xdphook.link_info(link).ifindex == ifindex
+
+    def observe(self) -> Mapping[str, Row]:
+        """Our programs on the devices of this namespace."""
+        rows: dict[str, Row] = {}
+        try:
+            for ifindex, device in socket.if_nameindex():
+                held = xdphook.attached(ifindex)
+                if held is not None:
+                    kind = self._kind_on(ifindex, held)
+                    if kind is not None:
+                        rows[device] = Row(kind, swap=not self._linked(device, ifindex))
+        except LibbpfError as error:
+            raise ObserveError(str(error)) from error
+        return rows
+
+    def _kind_on(self, ifindex: int, held: xdphook.Attached) -> ProgramKind | None:
+        try:
+            with Program.by_id(held.prog_id) as program:
+                kind = self._state.kind_of(program.info())
+        except LibbpfError as error:
+            if error.errno == errno.ENOENT:  # replaced since we asked
+                return None
+            raise
+        if kind is ProgramKind.UPLINK and self._tx_ports.lookup(_key(ifindex)) is None:
+            return ProgramKind.OUTDATED
+        return kind
+
+    def upsert(self, batch: Sequence[tuple[str, Row]]) -> Mapping[str, Failure]:
+        """Attach, or swap what is there for today's program."""
+        return {device: failed for device, row in batch if (failed := self._attach(device, row))}
+
+    def _attach(self, device: str, row: Row) -> Failure | None:
+        ifindex = _ifindex(device)
+        if ifindex is None:
+            return Failure(f"there is no device {device} yet", waiting=True)
+        try:
+            if row.kind is ProgramKind.UPLINK:
+                self._tx_ports.update(_key(ifindex), _key(ifindex))
+            if row.swap:
+                return self._swap(device, ifindex)
+            return self._attach_link(device, ifindex, row.kind)
+        except LibbpfError as error:
+            return Failure(_explain(error, device))
+
+    def _swap(self, device: str, ifindex: int) -> Failure | None:
+        held = xdphook.attached(ifindex)
+        if held is None:
+            reason = f"OVS has not attached its AF_XDP program to {device} yet"
+            return Failure(reason, waiting=True)
+        with Program.by_id(held.prog_id) as theirs:
+            info = theirs.info()
+            if self._state.kind_of(info) is ProgramKind.UPLINK:
+                return None
+            sockets = _xsks_map(info)
+            if sockets is None:
+                return Failure(
+                    f"program {info.name} on {device} has no map of AF_XDP sockets, so it is not "
+                    "OVS's; take it off, and start ovs-vswitchd with LIBXDP_SKIP_DISPATCHER=1"
+                )
+            with sockets, self._state.uplink_over(sockets) as ours:
+                xdphook.replace(ifindex, ours, theirs, held.mode)
+        return None
+
+    def _attach_link(self, device: str, ifindex: int, kind: ProgramKind) -> Failure | None:
+        path, program = self._link(device), self._state.program(kind)
+        if path.exists() and not self._linked(device, ifindex):
+            path.unlink()  # of a device of that name that is gone
+        if not path.exists():
+            xdphook.pin_link(ifindex, program, path)
+            return None
+        with pinned(path) as link:
+            expected = xdphook.link_info(link).prog_id
+        if expected != program.info().id:
+            with Program.by_id(expected) as theirs:
+                xdphook.update_link(path, program, theirs)
+        return None
+
+    def delete(self, keys: Sequence[str]) -> Mapping[str, Failure]:
+        """Take our programs off; what others attached stays."""
+        return {device: failed for device in keys if (failed := self._detach(device))}
+
+    def _detach(self, device: str) -> Failure | None:
+        try:
+            self._link(device).unlink(missing_ok=True)
+            ifindex = _ifindex(device)
+            if ifindex is None:
+                return None
+            held = xdphook.attached(ifindex)
+            if held is not None:
+                with Program.by_id(held.prog_id) as program:
+                    if self._state.kind_of(program.info()) is not None:
+                        xdphook.detach(ifindex, program, held.mode)
+            self._tx_ports.delete(_key(ifindex))
+        except LibbpfError as error:
+            return Failure(_explain(error, device))
+        return None
+
+
+def _key(ifindex: int) -> bytes:
+    return struct.pack("=I", ifindex)
+
+
+def _xsks_map(info: ProgramInfo) -> Map | None:
+    """The map of AF_XDP sockets among a program's maps."""
+    for number in info.map_ids:
+        found = Map.by_id(number)
+        if found.info.type == MAP_TYPE_XSKMAP:
+            return found
+        found.close()
+    return None
+
+
+def _explain(error: LibbpfError, device: str) -> str:
+    if error.errno in (errno.EBUSY, errno.EEXIST):
+        return (
+            f"another XDP program is on {device} (or came in between); see what it is: "
+            f"ip link show {device}"
+        )
+    return str(error)
