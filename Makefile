@@ -12,15 +12,6 @@ PYTHON := $(VENV)/python
 PYTEST := $(PYTHON) -m pytest
 PACKAGES := bpf cni controller dataplane perf
 
-# Programs are compiled ahead of time and are portable across kernels (CO-RE): -g keeps BTF,
-# -mcpu=v3 is what kernel 6.1 and clang 14 both know. The prefix map keeps paths of the builder out.
-CLANG ?= clang
-BPF_CFLAGS := -target bpf -mcpu=v3 -O2 -g -Wall -Wextra -Werror \
-	-ffile-prefix-map=$(CURDIR)=. -Ibpf/include -I/usr/include/$(shell uname -m)-linux-gnu
-BPF_SOURCES := $(wildcard bpf/progs/*.bpf.c)
-BPF_OBJECTS := $(patsubst bpf/progs/%.bpf.c,bpf/obj/%.bpf.o,$(BPF_SOURCES))
-BPF_HEADERS := $(wildcard bpf/include/*.h)
-
 .PHONY: help
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,11 +22,8 @@ setup: ## install what is missing (Debian packages, virtual environment) and bui
 	@$(MAKE) --no-print-directory bpf
 
 .PHONY: bpf
-bpf: $(BPF_OBJECTS) ## compile the BPF programs to bpf/obj
-
-bpf/obj/%.bpf.o: bpf/progs/%.bpf.c $(BPF_HEADERS) Makefile
-	@mkdir -p $(@D)
-	$(CLANG) $(BPF_CFLAGS) -c $< -o $@
+bpf: ## compile the BPF programs to bpf/obj
+	@$(MAKE) --no-print-directory -C bpf
 
 .PHONY: lint
 lint: ## ruff: rules and format

@@ -15,6 +15,9 @@ from dataplane.ports import DataplaneError
 SIOCETHTOOL = 0x8946
 GTXCSUM = 0x16
 STXCSUM = 0x17
+GFLAGS = 0x25
+FLAG_RXVLAN = 1 << 8
+FLAG_LRO = 1 << 15
 
 
 class OffloadError(DataplaneError):
@@ -28,6 +31,17 @@ def tx_checksum(name: str) -> bool:
         OffloadError: no such device, or the kernel refused.
     """
     return bool(_value(name, GTXCSUM, 0))
+
+
+def receive_offloads(name: str) -> frozenset[str]:
+    """Which of "lro" and "rxvlan" are on: both change frames before XDP sees them.
+
+    Raises:
+        OffloadError: no such device, or the kernel refused.
+    """
+    flags = _value(name, GFLAGS, 0)
+    known = {"lro": FLAG_LRO, "rxvlan": FLAG_RXVLAN}
+    return frozenset(word for word, bit in known.items() if flags & bit)
 
 
 def set_tx_checksum(name: str, *, on: bool) -> None:
@@ -50,6 +64,6 @@ def _value(name: str, command: int, value: int) -> int:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             fcntl.ioctl(sock, SIOCETHTOOL, request)
     except OSError as error:
-        msg = f"checksum offload of {name} cannot be read or set: {error.strerror}"
+        msg = f"offloads of {name} cannot be read or set: {error.strerror}"
         raise OffloadError(msg) from error
     return data[1]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pyroute2 import IPRoute, NetNS
 
@@ -57,6 +59,15 @@ def machine_facts(netns: str | None = None) -> MachineFacts:
         raise ObserveError(msg) from error
 
 
+def filesystem_of(path: Path) -> str:
+    """The type of the filesystem that an absolute path is, or would be, on (proc(5), mountinfo)."""
+    types: dict[str, str] = {}
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+        before, _, after = line.partition(" - ")
+        types[before.split()[4]] = after.split()[0]
+    return next((types[str(p)] for p in (path, *path.parents) if str(p) in types), "unknown")
+
+
 def _text(path: str) -> str:
     return (_SYSFS / path).read_text(encoding="ascii")
 
@@ -87,17 +98,21 @@ def _hugepages() -> dict[int, HugepagePool]:
 def _nics(netns: str | None) -> dict[str, NicFacts]:
     # flags=0: never make a namespace that is not there.
     with IPRoute() if netns is None else NetNS(netns, flags=0) as netlink:
-        return {
-            link.get_attr("IFLA_IFNAME"): NicFacts(
-                kind=_kind(link),
-                mtu=link.get_attr("IFLA_MTU"),
-                rx_queues=link.get_attr("IFLA_NUM_RX_QUEUES") or 1,
-                tx_queues=link.get_attr("IFLA_NUM_TX_QUEUES") or 1,
-            )
-            for link in netlink.get_links()
-        }
+        links = list(netlink.get_links())
+    names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in links}
+    return {link.get_attr("IFLA_IFNAME"): _nic(link, names) for link in links}
 
 
-def _kind(link: object) -> str:
-    info = link.get_attr("IFLA_LINKINFO")  # type: ignore[attr-defined]
-    return (info.get_attr("IFLA_INFO_KIND") or "") if info else ""
+def _nic(link: Any, names: Mapping[int, str]) -> NicFacts:
+    info, xdp = link.get_attr("IFLA_LINKINFO"), link.get_attr("IFLA_XDP")
+    kind = (info.get_attr("IFLA_INFO_KIND") or "") if info else ""
+    # The index of a peer in another namespace means nothing here.
+    peer_is_here = kind == "veth" and link.get_attr("IFLA_LINK_NETNSID") is None
+    return NicFacts(
+        kind=kind,
+        mtu=link.get_attr("IFLA_MTU"),
+        rx_queues=link.get_attr("IFLA_NUM_RX_QUEUES") or 1,
+        tx_queues=link.get_attr("IFLA_NUM_TX_QUEUES") or 1,
+        peer=names.get(link.get_attr("IFLA_LINK") or 0, "") if peer_is_here else "",
+        xdp_program=(xdp.get_attr("IFLA_XDP_PROG_ID") or 0) if xdp else 0,
+    )

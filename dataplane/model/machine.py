@@ -8,12 +8,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class NicFacts:
-    """A network device in the node's namespace. `kind` is rtnetlink's, "" for hardware."""
+    """A network device in the node's namespace.
+
+    `kind` is rtnetlink's, "" for hardware. `peer` is the other end of a veth, "" if there is none
+    or it is in another namespace. `xdp_program` is the attached program's id, 0 for none.
+    """
 
     kind: str
     mtu: int
     rx_queues: int
     tx_queues: int
+    peer: str = ""
+    xdp_program: int = 0
 
 
 @dataclass(frozen=True, slots=True)

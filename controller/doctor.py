@@ -1,0 +1,261 @@
+"""What the machine and the node must be for packets to flow: checks as data.
+
+Each check looks at the thing itself and not at what the daemon believes of it, so that the doctor
+also helps where the daemon does not run. Nothing is changed.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bpf import abi
+from cni.wire import RemoteError, WireError, call
+from dataplane.drivers import bpfstate, ethtool, processes
+from dataplane.drivers.libbpf import Map
+from dataplane.drivers.machinefacts import filesystem_of
+from dataplane.model.config import NodeConfig, UplinkConfig, UplinkMode
+from dataplane.model.machine import MachineFacts
+from dataplane.model.names import INTEGRATION_BRIDGE
+from dataplane.model.rows import ProgramKind
+from dataplane.ports import DataplaneError
+
+KERNEL_FLOOR = (6, 1)
+OVS_TIMEOUT_S = 10
+BTF = Path("/sys/kernel/btf/vmlinux")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where the doctor looks: the configuration, and the facts of the node's namespace."""
+
+    config: NodeConfig
+    facts: MachineFacts
+    kernel: str
+
+    def service_uplinks(self) -> list[UplinkConfig]:
+        """Uplinks with an XDP hook that carry services and are there."""
+        return [
+            uplink
+            for uplink in self.config.uplinks
+            if uplink.services
+            and uplink.mode is not UplinkMode.VFIO
+            and uplink.device in self.facts.nics
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One claim about a site. `probe` yields the causes for which it does not hold.
+
+    `advisory`: what a probe finds may be right for this node; it is shown and fails nothing.
+    """
+
+    name: str
+    probe: Callable[[Site], Iterator[str]]
+    next_step: str
+    advisory: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The outcome of a check: state "ok", "fail" or "warn", and why."""
+
+    name: str
+    state: str
+    cause: str
+    next_step: str
+
+
+def examine(site: Site) -> list[Finding]:
+    """Every check's outcome, in the order of the table."""
+    return [_outcome(check, site) for check in CHECKS]
+
+
+def _outcome(check: Check, site: Site) -> Finding:
+    try:
+        causes = list(check.probe(site))
+    except (OSError, DataplaneError) as error:
+        causes = [str(error)]
+    if not causes:
+        return Finding(check.name, "ok", "", "")
+    state = "warn" if check.advisory else "fail"
+    return Finding(check.name, state, "; ".join(causes), check.next_step)
+
+
+# The machine ---------------------------------------------------------------------------------
+
+
+def _kernel(site: Site) -> Iterator[str]:
+    major, minor, *_ = site.kernel.split(".")
+    digits = "".join(char for char in minor if char.isdigit())
+    if (int(major), int(digits)) < KERNEL_FLOOR:
+        yield f"kernel {site.kernel} is older than {'.'.join(map(str, KERNEL_FLOOR))}"
+
+
+def _btf(_site: Site) -> Iterator[str]:
+    if not BTF.exists():
+        yield f"{BTF} is missing: the kernel was built without CONFIG_DEBUG_INFO_BTF"
+
+
+def _bpffs(site: Site) -> Iterator[str]:
+    kind = filesystem_of(Path(site.config.bpf_root))
+    if kind != "bpf":
+        yield f"{site.config.bpf_root} is on {kind}, not on a BPF filesystem"
+
+
+def _hugepages(site: Site) -> Iterator[str]:
+    wanted = site.config.hugepages
+    if wanted is None:
+        return
+    pool = site.facts.hugepages.get(wanted.size_kib)
+    total = pool.total if pool else 0
+    if total < wanted.count:
+        yield f"{total} pages of {wanted.size_kib} KiB where {wanted.count} are configured"
+    kind = filesystem_of(Path(wanted.mount))
+    if kind != "hugetlbfs":
+        yield f"{wanted.mount} is on {kind}, not on hugetlbfs"
+
+
+def _uplinks_exist(site: Site) -> Iterator[str]:
+    for uplink in site.config.uplinks:
+        if uplink.mode is UplinkMode.VFIO:
+            there = uplink.device in site.facts.pci_devices
+        else:
+            there = uplink.device in site.facts.nics
+        if not there:
+            yield f"{uplink.device} is not there"
+
+
+def _offloads(site: Site) -> Iterator[str]:
+    for uplink in site.service_uplinks():
+        for offload in sorted(ethtool.receive_offloads(uplink.device)):
+            yield f"{offload} is on at {uplink.device} and changes frames before XDP sees them"
+
+
+def _peer_checksum(site: Site) -> Iterator[str]:
+    for uplink in site.service_uplinks():
+        nic = site.facts.nics[uplink.device]
+        if nic.kind != "veth":
+            continue
+        if not nic.peer:
+            yield f"{uplink.device} is a veth whose other end is in another namespace, out of sight"
+        elif ethtool.tx_checksum(nic.peer):
+            yield f"{nic.peer}, the other end of {uplink.device}, leaves checksums to hardware"
+
+
+# What was built ------------------------------------------------------------------------------
+
+
+def _objects(_site: Site) -> Iterator[str]:
+    for kind in ProgramKind:
+        path = bpfstate.object_path(kind)
+        if not path.is_file():
+            yield f"{path} is missing"
+
+
+def _pins(site: Site) -> Iterator[str]:
+    directory = bpfstate.version_directory(site.config.bpf_root)
+    for name, shape in abi.MAPS.items():
+        if not (directory / name).exists():
+            continue  # not up yet; the check of the programs says so
+        with Map.at(directory / name) as pinned:
+            info = pinned.info
+        found = abi.MapShape(info.type, info.key_size, info.value_size, info.max_entries)
+        if found != shape:
+            yield f"{directory / name} is {found}, this version needs {shape}"
+
+
+# What runs -----------------------------------------------------------------------------------
+
+
+def _ovs(site: Site, *words: str) -> str:
+    """The answer of ovs-vsctl, without quotes."""
+    command = ["ovs-vsctl", f"--db={site.config.ovs_remote}", f"--timeout={OVS_TIMEOUT_S}"]
+    return processes.run([*command, "--if-exists", *words]).strip().strip('"')
+
+
+def _ovs_dpdk(site: Site) -> Iterator[str]:
+    if _ovs(site, "get", "Open_vSwitch", ".", "dpdk_initialized") != "true":
+        yield "ovs-vswitchd runs without DPDK, or not at all"
+
+
+def _integration_bridge(site: Site) -> Iterator[str]:
+    found = _ovs(site, "get", "Bridge", INTEGRATION_BRIDGE, "datapath_type")
+    if not found:
+        yield f"there is no {INTEGRATION_BRIDGE}, or its datapath is the kernel's"
+    elif found != "netdev":
+        yield f"{INTEGRATION_BRIDGE} has datapath_type {found}"
+
+
+def _ovn_controller(site: Site) -> Iterator[str]:
+    # An embedded one listens where we said; another one is found by its name in /run/ovn.
+    control = f"{site.config.rundir}/ovn-controller.ctl"
+    target = control if site.config.embedded_ovs else "ovn-controller"
+    answer = processes.run(["ovn-appctl", "-t", target, "connection-status"]).strip()
+    if answer != "connected":
+        yield f"ovn-controller is {answer}: no southbound database at {site.config.sb_remote}"
+
+
+def _programs(site: Site) -> Iterator[str]:
+    names = [uplink.device for uplink in site.service_uplinks()]
+    if names:
+        names.append(site.config.service_link)
+    for name in names:
+        nic = site.facts.nics.get(name)
+        if nic is None:
+            yield f"{name} is not there"
+        elif not nic.xdp_program:
+            yield f"{name} has no XDP program"
+
+
+def _daemon(site: Site) -> Iterator[str]:
+    try:
+        call(f"{site.config.rundir}/agent.sock", "status", {}, OVS_TIMEOUT_S)
+    except (WireError, RemoteError) as error:
+        yield str(error)
+
+
+def _permissions(site: Site) -> Iterator[str]:
+    rundir = Path(site.config.rundir)
+    allowed = {rundir: 0o755, rundir / "agent.sock": 0o660, rundir / "cni.sock": 0o600}
+    for path, most in allowed.items():
+        try:
+            mode = stat.S_IMODE(path.stat().st_mode)
+        except FileNotFoundError:
+            continue  # not up yet; the check of the daemon says so
+        if mode & ~most:
+            yield f"{path} has mode {mode:04o}, more than {most:04o}"
+    for folder in sorted((rundir / "vhost").glob("*")):
+        mode = stat.S_IMODE(folder.stat().st_mode)
+        if mode & 0o007:
+            yield f"{folder} has mode {mode:04o}: everybody could reach the guest's memory"
+
+
+CHECKS = (
+    Check("kernel", _kernel, "install a newer kernel; Debian 12 has 6.1"),
+    Check("BTF", _btf, "take a kernel with BTF; CO-RE objects cannot be loaded without"),
+    Check("BPF filesystem", _bpffs, "mount -t bpf bpf /sys/fs/bpf (`millrace up` does)"),
+    Check("hugepages", _hugepages, "free memory, then `millrace up`, which raises the number"),
+    Check("uplinks", _uplinks_exist, "mend [[uplink]] device in the node's file; see `ip link`"),
+    Check("receive offloads", _offloads, "ethtool -K DEVICE lro off rxvlan off"),
+    Check(
+        "peer checksums", _peer_checksum, "ethtool -K PEER tx off, at the other end", advisory=True
+    ),
+    Check("BPF objects", _objects, "make bpf"),
+    Check("pinned maps", _pins, "`millrace down`, then `millrace up`: the maps are made anew"),
+    Check("OVS with DPDK", _ovs_dpdk, "look at ovs-vswitchd.log in the run directory"),
+    Check("integration bridge", _integration_bridge, "start the daemon, which makes it"),
+    Check("ovn-controller", _ovn_controller, "look at ovn-controller.log in the run directory"),
+    Check("XDP programs", _programs, "`millrace status` says why they are not attached"),
+    Check("daemon", _daemon, "start `millrace node`, or look at node.log in the run directory"),
+    Check("permissions", _permissions, "chmod the path; somebody changed what the daemon made"),
+)
+
+
+def kernel_release() -> str:
+    """The running kernel's release, as uname(2) has it."""
+    return os.uname().release

@@ -1,0 +1,163 @@
+"""The doctor's checks on sites that are known, and its words for what it finds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from controller import doctor
+from controller.cli.check import findings_text
+from controller.cli.main import main
+from controller.config import parse_node
+from dataplane.drivers.machinefacts import filesystem_of
+from dataplane.model.machine import HugepagePool, MachineFacts, NicFacts
+
+FACTS = MachineFacts(
+    cpus=frozenset({0, 1}),
+    numa_nodes=1,
+    memory_kib=1 << 24,
+    available_kib=1 << 23,
+    hugepages={2048: HugepagePool(1024, 512)},
+    nics={
+        "up0": NicFacts("veth", 1500, 1, 1, peer="", xdp_program=7),
+        "svc0": NicFacts("veth", 1500, 1, 1, peer="svc0-ovs", xdp_program=8),
+    },
+    pci_devices=frozenset(),
+)
+
+
+def site(rundir: Path, text: str = "", kernel: str = "6.1.0-13-amd64") -> doctor.Site:
+    node = (
+        f'[node]\nname = "n"\nrundir = "{rundir}"\nbpf_root = "{rundir}/bpf"\n'
+        '[[bridge]]\nname = "br-ex"\n[[uplink]]\ndevice = "up0"\nbridge = "br-ex"\n'
+        "services = true\n"
+    )
+    return doctor.Site(parse_node(node + text, "n.toml"), FACTS, kernel)
+
+
+def outcome(name: str, where: doctor.Site) -> doctor.Finding:
+    (found,) = [finding for finding in doctor.examine(where) if finding.name == name]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kernel", "state"),
+    [("6.1.0-13-amd64", "ok"), ("6.18.44", "ok"), ("7.0+", "ok"), ("5.15.0", "fail")],
+)
+def test_kernel(tmp_path: Path, kernel: str, state: str) -> None:
+    assert outcome("kernel", site(tmp_path, kernel=kernel)).state == state
+
+
+def test_hugepages_short(tmp_path: Path) -> None:
+    found = outcome(
+        "hugepages", site(tmp_path, f'[hugepages]\ncount = 2000\nmount = "{tmp_path}"\n')
+    )
+    assert found.state == "fail"
+    assert found.cause.startswith("1024 pages of 2048 KiB where 2000 are configured; ")
+    assert "not on hugetlbfs" in found.cause
+
+
+def test_no_hugepages_asked_for(tmp_path: Path) -> None:
+    assert outcome("hugepages", site(tmp_path)).state == "ok"
+
+
+def test_bpffs_missing(tmp_path: Path) -> None:
+    assert "not on a BPF filesystem" in outcome("BPF filesystem", site(tmp_path)).cause
+
+
+def test_uplink_missing(tmp_path: Path) -> None:
+    where = replace(site(tmp_path), facts=replace(FACTS, nics={}))
+    assert outcome("uplinks", where).cause == "up0 is not there"
+
+
+def test_programs(tmp_path: Path) -> None:
+    where = site(tmp_path)
+    assert outcome("XDP programs", where).state == "ok"
+    bare = replace(FACTS, nics={"up0": replace(FACTS.nics["up0"], xdp_program=0)})
+    assert outcome("XDP programs", replace(where, facts=bare)).cause == (
+        "up0 has no XDP program; svc0 is not there"
+    )
+
+
+def test_a_peer_out_of_sight_fails_nothing(tmp_path: Path) -> None:
+    found = outcome("peer checksums", site(tmp_path))
+    assert (found.state, found.next_step) == ("warn", "ethtool -K PEER tx off, at the other end")
+
+
+def test_ovs_out_of_reach_is_named(tmp_path: Path) -> None:
+    found = outcome("OVS with DPDK", site(tmp_path))
+    assert found.state == "fail"
+    assert "db.sock" in found.cause
+
+
+def test_daemon_out_of_reach_is_named(tmp_path: Path) -> None:
+    assert "agent.sock" in outcome("daemon", site(tmp_path)).cause
+
+
+def _wide_rundir(rundir: Path) -> Path:
+    rundir.chmod(0o777)
+    return rundir
+
+
+def _wide_socket(rundir: Path) -> Path:
+    socket = rundir / "cni.sock"
+    socket.touch()
+    socket.chmod(0o666)
+    return socket
+
+
+def _wide_guest(rundir: Path) -> Path:
+    folder = rundir / "vhost" / "0a1b"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    return folder
+
+
+@pytest.mark.parametrize("open_up", [_wide_rundir, _wide_socket, _wide_guest])
+def test_permissions(tmp_path: Path, open_up: Callable[[Path], Path]) -> None:
+    assert outcome("permissions", site(tmp_path)).state == "ok"
+    path = open_up(tmp_path)
+    found = outcome("permissions", site(tmp_path))
+    assert found.state == "fail"
+    assert str(path) in found.cause
+
+
+def test_every_finding_has_its_next_step() -> None:
+    assert all(check.next_step for check in doctor.CHECKS)
+    names = [check.name for check in doctor.CHECKS]
+    assert len(set(names)) == len(names)
+
+
+def test_text() -> None:
+    findings = [
+        doctor.Finding("kernel", "ok", "", ""),
+        doctor.Finding("daemon", "fail", "no socket", "start it"),
+    ]
+    assert findings_text(findings, colour=False) == (
+        "CHECK   STATE  CAUSE\n"
+        "kernel  ok     -\n"
+        "daemon  fail   no socket\n"
+        "\n"
+        "next:\n"
+        "  daemon: start it"
+    )
+
+
+def test_the_command_exits_with_4_where_no_node_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text(f'[node]\nname = "n"\nrundir = "{tmp_path}"\n')
+    assert main(["doctor", "--json", "--config", str(file)]) == 4
+    states = {row["name"]: row["state"] for row in json.loads(capsys.readouterr().out)}
+    assert states["daemon"] == "fail"
+    assert states["kernel"] == "ok"
+
+
+def test_filesystem_of() -> None:
+    assert filesystem_of(Path("/proc/self/status")) == "proc"
+    assert filesystem_of(Path("/proc/nowhere/at/all")) == "proc"
