@@ -20,7 +20,6 @@ from dataplane.drivers.machinefacts import filesystem_of
 from dataplane.model.config import NodeConfig, UplinkConfig, UplinkMode
 from dataplane.model.machine import MachineFacts
 from dataplane.model.names import INTEGRATION_BRIDGE
-from dataplane.model.rows import ProgramKind
 from dataplane.ports import DataplaneError
 
 KERNEL_FLOOR = (6, 1)
@@ -79,7 +78,8 @@ def _outcome(check: Check, site: Site) -> Finding:
     try:
         causes = list(check.probe(site))
     except (OSError, DataplaneError) as error:
-        causes = [str(error)]
+        # Of a command that failed, the last line is its own word on why.
+        causes = [str(error).splitlines()[-1].rpartition("|WARN|")[2].rpartition(": exit 1: ")[2]]
     if not causes:
         return Finding(check.name, "ok", "", "")
     state = "warn" if check.advisory else "fail"
@@ -151,7 +151,7 @@ def _peer_checksum(site: Site) -> Iterator[str]:
 
 
 def _objects(_site: Site) -> Iterator[str]:
-    for kind in ProgramKind:
+    for kind in bpfstate.FUNCTIONS:
         path = bpfstate.object_path(kind)
         if not path.is_file():
             yield f"{path} is missing"
