@@ -19,16 +19,15 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from cni.wire import RemoteError, WireError, call
-from controller import embedded
 from dataplane.drivers import processes
-from tests.labs import netns, logical
+from tests.labs import logical, netns
 from tests.labs.guests import QemuGuest, TestpmdGuest
+from tests.labs.labnode import LabNode
+from tests.labs.logical import Network, Service, Switch
 from tests.labs.netns import Namespace
 from tests.labs.nodefile import NodeFile, cluster_text
-from tests.labs.logical import Network, Service, Switch
 from tests.labs.workloads import POD_NAMESPACE, Server, Workload
 
 CLIENT_ADDRESS = "172.18.0.2"
@@ -43,10 +42,8 @@ TESTPMD = ("vm2", "10.1.0.30")
 ROUTER = "vpc0"
 VIP_VM, VIP_WEB, VIP_UDP, VIP_LOCAL = "10.96.0.10", "10.96.0.11", "10.96.0.12", "10.96.0.13"
 VIP_FOREIGN = "10.97.0.10"
+FAST_VIPS = (VIP_VM, VIP_WEB, VIP_UDP, VIP_LOCAL)
 LABS_DIR = Path("/run/millrace-labs")
-SLEEP_US = 50
-"""pmd-maxsleep: on two cores a PMD that never sleeps starves everything else."""
-
 _WEB = tuple(f"{CONTAINERS[name]}:{PORT}" for name in ("c1", "c2"))
 
 NETWORK = Network(
@@ -82,7 +79,8 @@ class Lab:
     progress: Callable[[str], None] = lambda _line: None
     guests: bool = True
     client: Namespace = field(init=False)
-    node: Namespace = field(init=False)
+    namespace: Namespace = field(init=False)
+    node: LabNode = field(init=False)
     wire: Namespace = field(init=False)
     containers: dict[str, Namespace] = field(init=False)
     workloads: dict[str, Workload] = field(init=False)
@@ -90,28 +88,34 @@ class Lab:
 
     def __post_init__(self) -> None:
         self.client = Namespace(f"{self.prefix}-client")
-        self.node = Namespace(f"{self.prefix}-node1")
+        self.namespace = Namespace(f"{self.prefix}-node1")
+        self.node = LabNode(
+            namespace=self.namespace,
+            file=NodeFile(
+                name=f"{self.prefix}-node1",
+                uplinks=(("up0", "br-ex", True), ("phy0", "br-phy", False)),
+                tunnel=f"{TUNNEL_ADDRESS}/24",
+            ),
+            config_path=self.dir / "node.toml",
+            cluster_path=self.dir / "cluster.toml",
+            progress=self.progress,
+        )
         self.wire = Namespace(f"{self.prefix}-wire")
         self.containers = {name: Namespace(f"{self.prefix}-{name}") for name in CONTAINERS}
         self.servers = {
             name: Server(name, where, PORT, self.dir) for name, where in self.containers.items()
         }
-        self.servers["node"] = Server("node", self.node, PORT, self.dir)
+        self.servers["node"] = Server("node", self.namespace, PORT, self.dir)
         self.workloads = {
-            name: Workload(name, f"{self.prefix}-{name}", self.cni_socket, "veth", where)
+            name: Workload(name, f"{self.prefix}-{name}", self.node.cni_socket, "veth", where)
             for name, where in self.containers.items()
         }
         for name in (QEMU[0], TESTPMD[0]) if self.guests else ():
             self.workloads[name] = Workload(
-                name, f"{self.prefix}-{name}", self.cni_socket, "vhost-user"
+                name, f"{self.prefix}-{name}", self.node.cni_socket, "vhost-user"
             )
 
     # -- where things are ----------------------------------------------------------------------
-
-    @property
-    def node_name(self) -> str:
-        """The node's, and so the chassis's, name."""
-        return f"{self.prefix}-node1"
 
     @property
     def dir(self) -> Path:
@@ -119,29 +123,9 @@ class Lab:
         return LABS_DIR / self.prefix
 
     @property
-    def rundir(self) -> Path:
-        """The node's run directory."""
-        return Path("/run/millrace") / self.node_name
-
-    @property
-    def config_path(self) -> Path:
-        """The node's TOML file."""
-        return self.dir / "node.toml"
-
-    @property
-    def cluster_path(self) -> Path:
-        """The cluster's TOML file."""
-        return self.dir / "cluster.toml"
-
-    @property
-    def cni_socket(self) -> Path:
-        """The daemon's socket for the plugin."""
-        return self.rundir / "cni.sock"
-
-    @property
     def nb(self) -> str:
         """The northbound database's remote."""
-        return logical.socket_remote(self.rundir)
+        return logical.socket_remote(self.node.rundir)
 
     @property
     def qemu(self) -> QemuGuest:
@@ -180,26 +164,22 @@ class Lab:
         self.remove()
         self._namespaces()
         self._files()
-        self.up()
+        self.node.up()
         logical.declare(self.nb, NETWORK)
         self.progress("OVN: switches sw0 sw1, router vpc0, five load balancers declared")
-        self.vsctl("set", "Open_vSwitch", ".", f"other_config:pmd-maxsleep={SLEEP_US}")
-        self.wait_ready()
+        self.node.let_pmd_sleep()
+        took = self.node.wait_served(FAST_VIPS)
+        self.progress(f"the daemon serves {len(FAST_VIPS)} VIPs by XDP ({took:.1f} s)")
         self.attach_all()
-
-    def up(self) -> None:
-        """`millrace up`."""
-        embedded.up(self.config_path, self.cluster_path, self.node.name, self.progress)
 
     def remove(self) -> None:
         """Everything of this prefix, in whatever state it is."""
         for name in (QEMU[0], TESTPMD[0]):
-            marker = str(self.rundir / "vhost")
+            marker = str(self.node.rundir / "vhost")
             processes.stop(processes.Daemon(name, self.dir / f"{name}.pid", marker), grace_s=3)
         for server in self.servers.values():
             server.stop()
-        if self.config_path.exists():
-            embedded.down(self.config_path, self.progress)
+        self.node.down()
         netns.sweep(self.prefix)
         shutil.rmtree(self.dir, ignore_errors=True)
         if LABS_DIR.is_dir() and not any(LABS_DIR.iterdir()):
@@ -221,65 +201,22 @@ class Lab:
             self.progress(f"guest {TESTPMD[0]} (testpmd) listens")
             self.progress(f"guest {QEMU[0]} (QEMU) booted in {self.qemu.wait_ready():.1f} s")
 
-    # -- questions -----------------------------------------------------------------------------
-
-    def ask(self, op: str, **args: object) -> dict[str, Any]:
-        """One operation of the daemon's control socket."""
-        return call(str(self.rundir / "agent.sock"), op, args, 30.0)
-
-    def vsctl(self, *argv: str) -> str:
-        """ovs-vsctl on the node's database."""
-        return processes.run(
-            ["ovs-vsctl", f"--db=unix:{self.rundir}/db.sock", "--timeout=30", *argv]
-        )
-
-    def appctl(self, *argv: str) -> str:
-        """ovs-appctl to the node's vswitchd."""
-        return processes.run(
-            ["ovs-appctl", "--timeout=30", "-t", f"{self.rundir}/ovs-vswitchd.ctl", *argv]
-        )
-
-    def services(self) -> dict[str, dict[str, Any]]:
-        """The daemon's services by their VIP's address."""
-        listed = self.ask("services")["services"]
-        return {str(one["vip"]).rpartition(":")[0]: one for one in listed}
-
-    def wait_ready(self, timeout_s: float = 60) -> None:
-        """Wait until the daemon has the gateway and serves every marked VIP."""
-        wanted = {
-            service.vip.rpartition(":")[0]
-            for service in NETWORK.services
-            if service.attached is None
-        }
-
-        def ready() -> bool:
-            try:
-                by_vip = self.services()
-            except (WireError, RemoteError):
-                return False
-            return all(by_vip.get(vip, {}).get("served_by") == "xdp" for vip in wanted)
-
-        took = processes.wait_until(
-            ready, f"VIPs served by XDP; see {self.rundir}/node.log", timeout_s=timeout_s
-        )
-        self.progress(f"the daemon serves {len(wanted)} VIPs by XDP ({took:.1f} s)")
-
     # -- parts ---------------------------------------------------------------------------------
 
     def _namespaces(self) -> None:
-        for where in (self.node, self.client, self.wire, *self.containers.values()):
+        for where in (self.namespace, self.client, self.wire, *self.containers.values()):
             where.create()
             where.quiet()
         netns.veth(
             self.client,
             "eth0",
-            self.node,
+            self.namespace,
             "up0",
             left_addresses=[f"{CLIENT_ADDRESS}/24"],
             right_addresses=[f"{NODE_ADDRESS}/24"],
         )
-        netns.veth(self.wire, "eth0", self.node, "phy0", left_addresses=[f"{WIRE_ADDRESS}/24"])
-        for where, device in ((self.client, "eth0"), (self.node, "up0"), (self.wire, "eth0")):
+        netns.veth(self.wire, "eth0", self.namespace, "phy0", left_addresses=[f"{WIRE_ADDRESS}/24"])
+        for where, device in ((self.client, "eth0"), (self.namespace, "up0"), (self.wire, "eth0")):
             netns.finish_checksums(where, device)
         # Redirected frames reach the client only with GRO (or a program) at its end.
         netns.receive_by_napi(self.client, "eth0")
@@ -293,16 +230,8 @@ class Lab:
 
     def _files(self) -> None:
         self.dir.mkdir(parents=True, exist_ok=True)
-        self.node_file().write(self.config_path)
-        self.cluster_path.write_text(
-            cluster_text(self.rundir, {self.node_name: f"{GATEWAY_ADDRESS}/24"}, ROUTER),
+        self.node.file.write(self.dir / "node.toml")
+        (self.dir / "cluster.toml").write_text(
+            cluster_text(self.node.rundir, {self.node.name: f"{GATEWAY_ADDRESS}/24"}, ROUTER),
             encoding="utf-8",
-        )
-
-    def node_file(self) -> NodeFile:
-        """The node's configuration, for tests that change it."""
-        return NodeFile(
-            name=self.node_name,
-            uplinks=(("up0", "br-ex", True), ("phy0", "br-phy", False)),
-            tunnel=f"{TUNNEL_ADDRESS}/24",
         )
