@@ -88,7 +88,7 @@ class OvnSandbox:
         """End one daemon and wait until it is gone."""
         pid = self.pids.pop(name)
         os.kill(pid, signal_number)
-        wait_until(f"{name} has ended", lambda: not Path(f"/proc/{pid}").exists())
+        wait_until(f"{name} has ended", lambda: not is_running(pid))
 
     def stop(self) -> None:
         """End every daemon that is still there."""
@@ -155,6 +155,15 @@ class OvnSandbox:
     def bind(self, port: str, chassis: str) -> None:
         """Bind a logical port to a chassis, as ovn-controller there would."""
         self.sbctl("lsp-bind", port, chassis)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and no zombie: a container's init may reap late (proc(5))."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def run(*command: str, env: dict[str, str] | None = None) -> str:
