@@ -1,0 +1,264 @@
+"""The operations of the daemon's control socket: what `millrace status` and the like ask."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cni.wire import RemoteError
+from controller import config as config_files
+from controller import views
+from controller.completion import in_thread
+from controller.config_machine import check_machine
+from controller.server import Args, Handler
+from controller.translate.node import problems
+from dataplane.drivers.bpfmaps import held_ids, service_stats
+from dataplane.drivers.idl import DatabaseTimeoutError
+from dataplane.drivers.libbpf import LibbpfError
+from dataplane.drivers.machinefacts import machine_facts
+from dataplane.drivers.programs import program_info
+from dataplane.model.config import NodeConfig
+from dataplane.model.state import Attachment
+from dataplane.plan.ovs import RESTART_KEYS, ovs_settings
+from dataplane.ports import DataplaneError
+from dataplane.reconcile.status import State, Status
+
+if TYPE_CHECKING:
+    from controller.node import NodeDaemon
+
+CODE_CONFIG = 110
+"""Refusal of `apply`: the file is wrong; `details` has every problem with its line."""
+
+FIXED = ("name", "rundir", "statedir", "bpf_root", "ovs_remote", "ovs_rundir", "nb_remote",
+         "sb_remote", "metrics_listen", "embedded_ovs", "embedded_ovn")  # fmt: skip
+"""Fields of the configuration that a running daemon cannot change."""
+
+
+def _iso(epoch_s: float) -> str | None:
+    return datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="milliseconds") if epoch_s else None
+
+
+class AgentApi:
+    """Handlers over one daemon; they read what it has, and change nothing but its configuration."""
+
+    def __init__(self, daemon: NodeDaemon) -> None:
+        self._daemon = daemon
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """Operation name to handler, for `controller.server.serve`."""
+        return {
+            "status": self.status,
+            "services": self.services,
+            "ports": self.ports,
+            "apply": self.apply,
+            "retry": self.retry,
+        }
+
+    async def status(self, args: Args) -> Args:
+        """Where the node stands; `all` lists objects that are done, too."""
+        daemon = self._daemon
+        statuses = daemon.reconciler.statuses()
+        now, clock = time.time(), time.monotonic()
+        applied, vswitchd, ovs = daemon.applied, daemon.vswitchd, daemon.ovs.latest
+        view = daemon.sources.view(daemon.config.name)
+        found = problems(daemon.sources.nb, daemon.config.name) if daemon.sources.nb else ()
+        return {
+            "node": daemon.config.name,
+            "pid": os.getpid(),
+            "uptime_s": now - daemon.started_at,
+            "config": str(daemon.path),
+            "converged": daemon.converged(),
+            "degraded": any(s.state is State.ERROR for s in statuses.values()),
+            "last_apply": {
+                "writes": applied.last_writes,
+                "first_writes": applied.first_writes,
+                "total_writes": applied.writes,
+                "rounds": applied.rounds,
+                "ms": applied.last_ms,
+                "at": _iso(applied.last_at),
+                "problem": applied.problem,
+            },
+            "tables": _tables(statuses),
+            "objects": [
+                _object(table, key, status, now - clock)
+                for (table, key), status in statuses.items()
+                if args.get("all") or status.state is not State.DONE
+            ],
+            "gateway": views.gateway_view(view.gateway if view else None),
+            "ovn": {"nb": daemon.nb.connected, "sb": daemon.sb.connected},
+            "ovs": {
+                "connected": daemon.ovs.connected,
+                "pid": vswitchd.pid,
+                "version": ovs.version if ovs else "",
+                "dpdk": ovs.dpdk_version if ovs and ovs.dpdk_initialized else "",
+                "restarts": vswitchd.restarts,
+                "recovering": vswitchd.recovering,
+                "last_outage_ms": None if vswitchd.outage_s is None else vswitchd.outage_s * 1000,
+            },
+            "programs": await in_thread(_programs, daemon),
+            "problems": [
+                {"name": p.name, "cause": p.cause, "next_step": p.next_step} for p in found
+            ]
+            + [
+                {"name": "attachment record", "cause": text, "next_step": "see the daemon's log"}
+                for text in daemon.store.quarantined
+            ],
+        }
+
+    async def services(self, _: Args) -> Args:
+        """Every VIP, what serves it, and what XDP counted of it."""
+        daemon = self._daemon
+        view = daemon.sources.view(daemon.config.name)
+        if view is None:
+            return views.services_view((), {})
+        return views.services_view(view.services, await in_thread(_traffic, daemon))
+
+    async def ports(self, _: Args) -> Args:
+        """Every attachment, with what OVS says of its port."""
+        daemon = self._daemon
+        try:
+            interfaces = await in_thread(daemon.ovs.interface_states)
+        except DataplaneError:
+            interfaces = {}
+        statuses = daemon.reconciler.statuses()
+
+        def facts(attachment: Attachment) -> views.PortFacts:
+            status = statuses.get(("ports", attachment.device))
+            state = interfaces.get(attachment.device)
+            counters = state.statistics if state else {}
+            link = state.link_state if state else ""
+            if state and state.status.get("status"):
+                link = state.status["status"]  # vhost-user: connected or disconnected
+            installed = state is not None and state.external_ids.get("ovn-installed") == "true"
+            word = status.state.value if status else "pending"
+            reason = status.reason if status else "not applied yet"
+            if word == "done" and not installed:
+                word, reason = "pending", "ovn-controller has not installed its flows yet"
+            return views.PortFacts(
+                word, reason, link, counters.get("rx_packets", 0), counters.get("tx_packets", 0)
+            )
+
+        return views.ports_view((a, facts(a)) for a in daemon.attachments.values())
+
+    async def apply(self, args: Args) -> Args:
+        """Take a configuration file over, whole or not at all; what changed.
+
+        The answer comes after a round with the new configuration.
+        """
+        daemon = self._daemon
+        path = Path(str(args.get("path") or daemon.path))
+        try:
+            source = await in_thread(config_files.load_node, path)
+            facts = await in_thread(machine_facts)
+        except config_files.ConfigProblems as error:
+            raise _refused(path, str(error)) from error
+        found = check_machine(source, facts)
+        if found:
+            raise _refused(path, str(config_files.ConfigProblems(found)))
+        before, after = daemon.config, source.config
+        changed = [f for f in NodeConfig.__slots__ if getattr(before, f) != getattr(after, f)]
+        fixed = [name for name in changed if name in FIXED]
+        if fixed:
+            raise _refused(
+                path,
+                f"{path}: {', '.join(fixed)} cannot change while the daemon runs; "
+                "restart it with this file instead",
+            )
+        settings = ovs_settings(before), ovs_settings(after)
+        pending = [
+            key[1]
+            for key in sorted(settings[0].keys() | settings[1].keys())
+            if key[1] in RESTART_KEYS and settings[0].get(key) != settings[1].get(key)
+        ]
+        daemon.take_config(after)
+        await daemon.loop.applied()
+        return {
+            "changed": changed,
+            "restart_pending": pending,
+            "writes": daemon.applied.last_writes,
+        }
+
+    async def retry(self, args: Args) -> Args:
+        """Try a quarantined or failed object again now: `table`, and `key` as status shows it."""
+        daemon = self._daemon
+        tried = [
+            f"{table} {key_text(key)}"
+            for (table, key), status in daemon.reconciler.statuses().items()
+            if status.state is not State.DONE
+            and args.get("table") in (None, table)
+            and args.get("key") in (None, key_text(key))
+            and daemon.reconciler.retry(table, key)
+        ]
+        daemon.loop.invalidate()
+        await asyncio.wait_for(daemon.loop.applied(), 30)
+        return {"retried": tried}
+
+
+def key_text(key: object) -> str:
+    """A row's key as `millrace status` shows it."""
+    return " ".join(str(part) for part in key) if isinstance(key, tuple) else str(key)
+
+
+def _refused(path: Path, details: str) -> RemoteError:
+    return RemoteError(CODE_CONFIG, f"{path} is refused, the last good configuration stays", details)
+
+
+def _tables(statuses: Mapping[tuple[str, object], Status]) -> list[Args]:
+    counts: dict[str, dict[str, int]] = {}
+    for (table, _), status in statuses.items():
+        row = counts.setdefault(table, {"rows": 0, "pending": 0, "error": 0})
+        row["rows"] += 1
+        if status.state is not State.DONE:
+            row[status.state.value] += 1
+    return [{"name": name, **row} for name, row in counts.items()]
+
+
+def _object(table: str, key: object, status: Status, epoch: float) -> Args:
+    """One object of `status`; `epoch` turns the daemon's clock into the epoch's."""
+    return {
+        "table": table,
+        "key": key_text(key),
+        "state": status.state.value,
+        "reason": status.reason,
+        "since": _iso(status.since + epoch),
+        "attempts": status.attempts,
+        "quarantined": status.quarantined,
+    }
+
+
+def _programs(daemon: NodeDaemon) -> list[Args]:
+    planned = daemon.planned
+    rows: list[Args] = []
+    for device, program in sorted(planned.programs.items()) if planned else ():
+        try:
+            info = program_info(device)
+        except (LibbpfError, DatabaseTimeoutError):
+            info = None
+        ours = info is not None and daemon.bpf.kind_of(info) is program.kind
+        rows.append(
+            {
+                "device": device,
+                "kind": program.kind.value,
+                "attached": ours,
+                "id": info.id if info else None,
+                "tag": info.tag if info else None,
+                "name": info.name if info else None,
+                "run_cnt": info.run_count if info else None,
+                "run_time_ns": info.run_time_ns if info else None,
+            }
+        )
+    return rows
+
+
+def _traffic(daemon: NodeDaemon) -> dict[views.L4Addr, views.Traffic]:
+    counted = service_stats(daemon.bpf)
+    return {
+        vip: views.Traffic(counted[number].forward.packets, counted[number].forward.octets)
+        for vip, number in held_ids(daemon.bpf).services.items()
+        if number in counted
+    }

@@ -1,0 +1,112 @@
+"""The node daemon as the CNI calls see it (`controller.cni_server.Host`)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from controller.cni_server import AttachError
+from controller.completion import in_thread
+from controller.translate.node import logical_port
+from dataplane.drivers.idl import DatabaseTimeoutError
+from dataplane.model.state import Attachment, LogicalPort
+
+if TYPE_CHECKING:
+    from controller.node import NodeDaemon
+
+PORT_KNOWN_S = 10.0
+"""How long vswitchd may take to look at a new port [s]; an idle one takes milliseconds."""
+
+
+class NodeHost:
+    """Reads the daemon's sources, and changes its attachments."""
+
+    def __init__(self, daemon: NodeDaemon) -> None:
+        self._daemon = daemon
+
+    def logical_port(self, name: str) -> LogicalPort | None:
+        """The port as OVN's databases have it now."""
+        sources = self._daemon.sources
+        view = sources.view(self._daemon.config.name)
+        if view is None or sources.nb is None or sources.sb is None:
+            return None
+        return logical_port(sources.nb, sources.sb, name, view.index)
+
+    async def wait_logical_port(self, name: str, timeout: float) -> LogicalPort | None:
+        """The port, as soon as OVN has it; None after `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    changed = self._daemon.sources_changed()
+                    port = self.logical_port(name)
+                    if port is not None:
+                        return port
+                    await changed.wait()
+        except TimeoutError:
+            return None
+
+    async def attach(self, attachment: Attachment) -> None:
+        """Record it durably, and return when its OVS port is written. Again is success.
+
+        Raises:
+            AttachError: OVS rejected the port, or did not look at it in time.
+        """
+        daemon = self._daemon
+        await in_thread(daemon.store.put, attachment)
+        daemon.attachments[attachment.container_id, attachment.ifname] = attachment
+        # An earlier refusal of a port of this name says nothing about this one.
+        daemon.reconciler.retry("ports", attachment.device)
+        daemon.loop.invalidate("ports")
+        await daemon.loop.applied()
+        status = daemon.reconciler.statuses().get(("ports", attachment.device))
+        if status is not None and status.quarantined:
+            raise AttachError(status.reason)
+        known = daemon.ovs.when_port_known(attachment.device, PORT_KNOWN_S)
+        try:
+            port = await asyncio.wrap_future(known)
+        except DatabaseTimeoutError as error:
+            why = f"; {status.reason}" if status is not None and status.reason else ""
+            raise AttachError(f"{error}{why}") from error
+        if port.rejected:
+            raise AttachError(port.rejected)
+
+    async def detach(self, container_id: str, ifname: str) -> None:
+        """Take the OVS port away, then the record; nothing there is success."""
+        daemon = self._daemon
+        attachment = daemon.attachments.pop((container_id, ifname), None)
+        if attachment is None:
+            return
+        daemon.loop.invalidate("ports")
+        await daemon.loop.applied()
+        await in_thread(daemon.store.delete, attachment.device)
+
+    async def wait_installed(self, device: str, timeout: float) -> bool:
+        """Whether ovn-controller says `ovn-installed` of the interface within `timeout` seconds."""
+        try:
+            installed = self._daemon.ovs.when_ovn_installed(device, timeout)
+            return await asyncio.wrap_future(installed)
+        except DatabaseTimeoutError:
+            return False
+
+    def attachment(self, container_id: str, ifname: str) -> Attachment | None:
+        """The recorded attachment."""
+        return self._daemon.attachments.get((container_id, ifname))
+
+    def attachments(self) -> Sequence[Attachment]:
+        """All recorded attachments."""
+        return tuple(self._daemon.attachments.values())
+
+    def ready(self) -> str | None:
+        """None, or why no port can be attached now, in words."""
+        daemon = self._daemon
+        if not daemon.ovs.connected:
+            return f"not connected to the OVS database at {daemon.config.ovs_remote}"
+        if daemon.vswitchd.pid is None:
+            return f"ovs-vswitchd is not running (no live pid in {daemon.config.ovs_rundir})"
+        for name, value in (("northbound", daemon.sources.nb), ("southbound", daemon.sources.sb)):
+            if value is None:
+                return f"OVN's {name} database has not been in sync yet"
+        if "br-int" not in (daemon.ovs.latest.bridges if daemon.ovs.latest else ()):
+            return "br-int does not exist yet"
+        return None

@@ -1,0 +1,76 @@
+"""When to apply the plan: events only say that something may have changed.
+
+The loop knows nothing of tables but their names. It coalesces invalidations, keeps one apply at a
+time, wakes up for the reconciler's next retry, and compares everything anew once in a while in
+case an event was lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+log = logging.getLogger(__name__)
+
+Scope = frozenset[str] | None
+"""Names of the tables to apply; None: all."""
+
+COALESCE_S = 0.005
+"""Pause between the first event and the apply: the burst that follows an event joins it."""
+
+PERIOD_S = 10.0
+"""Longest time between two comparisons of everything."""
+
+
+class ApplyLoop:
+    """Calls `apply(scope)` until cancelled; `apply` returns seconds until its next retry."""
+
+    def __init__(self, apply: Callable[[Scope], Awaitable[float | None]]) -> None:
+        self._apply = apply
+        self._running = False
+        self._wake = asyncio.Event()
+        self._scope: set[str] = set()
+        self._all = True
+        self._round = 0
+        self._finished = asyncio.Condition()
+
+    def invalidate(self, *tables: str) -> None:
+        """These tables (none named: all) may no longer equal the plan."""
+        if tables:
+            self._scope.update(tables)
+        else:
+            self._all = True
+        self._wake.set()
+
+    async def applied(self) -> None:
+        """Return after the next apply that began after this call."""
+        async with self._finished:
+            # The one under way may have read its inputs before the caller's change.
+            target = self._round + 2 if self._running else self._round + 1
+            await self._finished.wait_for(lambda: self._round >= target)
+
+    async def run(self) -> None:
+        """Apply whenever something changed, a retry is due, or PERIOD_S has passed."""
+        self._wake.set()
+        retry: float | None = None
+        while True:
+            timed_out = False
+            try:
+                timeout = PERIOD_S if retry is None else min(max(retry, COALESCE_S), PERIOD_S)
+                await asyncio.wait_for(self._wake.wait(), timeout)
+            except TimeoutError:
+                timed_out = True
+            await asyncio.sleep(COALESCE_S)
+            self._wake.clear()
+            scope = None if timed_out or self._all else frozenset(self._scope)
+            self._scope.clear()
+            self._all = False
+            self._running = True
+            try:
+                retry = await self._apply(scope)
+            finally:
+                self._running = False
+            async with self._finished:
+                self._round += 1
+                self._finished.notify_all()

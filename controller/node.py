@@ -1,0 +1,340 @@
+"""The node daemon: makes this node's data plane equal to what OVN, the kernel and CNI calls ask.
+
+One composition root of two (the cluster controller is the other). Watchers hand frozen snapshots
+to the event loop; each only invalidates. The loop computes the plan from the latest snapshots and
+a single worker thread applies it, so that every driver is used by one thread at a time.
+
+It may be killed at any moment: pinned maps and links, OVSDB rows, flows and the attachments'
+records stay, and the next start compares and writes only what differs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from controller import config as config_files
+from controller.agent_api import AgentApi
+from controller.attachments import AttachmentStore
+from controller.cni_server import CniServer
+from controller.config_machine import check_machine
+from controller.host import NodeHost
+from controller.loop import ApplyLoop, Scope
+from controller.metrics import serve_metrics
+from controller.node_metrics import NodeMetrics
+from controller.ovn import nb as nb_database
+from controller.ovn import sb as sb_database
+from controller.server import serve
+from controller.sources import Sources
+from controller.vswitchd import Vswitchd, recovered, running_pid, seen
+from dataplane.drivers.bpfmaps import (
+    BackendTable,
+    LocalAddressTable,
+    MaglevMapTable,
+    NodeTable,
+    VipTable,
+    held_ids,
+)
+from dataplane.drivers.bpfstate import BpfState
+from dataplane.drivers.hugepages import HugepagesTable
+from dataplane.drivers.links import AddressesTable, LinksTable
+from dataplane.drivers.machinefacts import machine_facts
+from dataplane.drivers.nics import NicMonitor, read_nics
+from dataplane.drivers.openflow import FlowsTable
+from dataplane.drivers.ovsdb import Ovs, OvsState
+from dataplane.drivers.ovsports import PortsTable
+from dataplane.drivers.ovstables import BridgesTable, SettingsTable
+from dataplane.drivers.programs import ProgramTable
+from dataplane.model.config import NodeConfig
+from dataplane.model.state import Attachment, Nic
+from dataplane.plan.ids import OutOfIds
+from dataplane.plan.node import TABLE_ORDER, NodePlan, plan
+from dataplane.ports import DataplaneError
+from dataplane.reconcile.backoff import Backoff
+from dataplane.reconcile.reconciler import Reconciler, Report
+from dataplane.reconcile.status import State
+
+log = logging.getLogger(__name__)
+
+WATCH_S = 0.2
+"""How often vswitchd's process is looked at [s]."""
+
+RETRY_S = 1.0
+"""After a round that could not read one of its surfaces."""
+
+AGENT_MODE = 0o660
+CNI_MODE = 0o600
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What the rounds so far did. `last_*` is the last whole round; times since the epoch [s]."""
+
+    rounds: int = 0
+    writes: int = 0
+    last_at: float = 0.0
+    last_ms: float = 0.0
+    last_writes: int = 0
+    first_writes: int | None = None
+    problem: str = ""
+
+    def add(self, report: Report, at: float, ms: float) -> Applied:
+        """With one more round."""
+        first = self.first_writes if self.first_writes is not None else report.writes
+        return Applied(
+            self.rounds + 1, self.writes + report.writes, at, ms, report.writes, first, ""
+        )
+
+
+class NodeDaemon:
+    """One running node daemon."""
+
+    def __init__(self, path: Path, config: NodeConfig) -> None:
+        self.path = path
+        self.config = config
+        self.started_at = time.time()
+        self.sources = Sources()
+        self.applied = Applied()
+        self.planned: NodePlan | None = None
+        self.vswitchd = Vswitchd()
+        self.store = AttachmentStore(Path(config.statedir) / "attachments")
+        self.attachments: dict[tuple[str, str], Attachment] = {
+            (a.container_id, a.ifname): a for a in self.store.load_all()
+        }
+        self.loop = ApplyLoop(self._apply)
+        self.bpf = BpfState(config.bpf_root)
+        self.ovs = Ovs(
+            config.ovs_remote,
+            lambda state: self._from_thread(lambda: self._saw_ovs(state)),
+            lambda _: self._from_thread(self.loop.invalidate),
+        )
+        self.nb = nb_database.client(
+            config.nb_remote,
+            lambda snapshot: self._from_thread(lambda: self._saw("nb", snapshot)),
+        )
+        self.sb = sb_database.client(
+            config.sb_remote,
+            lambda snapshot: self._from_thread(lambda: self._saw("sb", snapshot)),
+        )
+        self.nics = NicMonitor(
+            lambda: self._from_thread(self._saw_links),
+        )
+        self.reconciler = Reconciler(
+            (
+                HugepagesTable(),
+                SettingsTable(self.ovs),
+                LinksTable(),
+                BridgesTable(self.ovs),
+                PortsTable(self.ovs),
+                AddressesTable(),
+                FlowsTable(config.ovs_rundir),
+                NodeTable(self.bpf),
+                LocalAddressTable(self.bpf),
+                BackendTable(self.bpf),
+                MaglevMapTable(self.bpf),
+                VipTable(self.bpf),
+                ProgramTable(self.bpf),
+            ),
+            Backoff(),
+        )
+        self._event_loop: asyncio.AbstractEventLoop | None = None
+        self._changed = asyncio.Event()
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="apply")
+
+    # -- life ---------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until SIGTERM or SIGINT."""
+        self._event_loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._event_loop.add_signal_handler(number, stop.set)
+        host = NodeHost(self)
+        metrics = NodeMetrics(self)
+        self.sources.saw_nics(await asyncio.to_thread(_nics_of, self.config))
+        for source in (self.ovs, self.nb, self.sb, self.nics):
+            source.start()
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                rundir, uids = Path(self.config.rundir), {0, os.geteuid()}
+                api = AgentApi(self)
+                await stack.enter_async_context(
+                    await serve(rundir / "agent.sock", AGENT_MODE, api.handlers(), uids)
+                )
+                cni = CniServer(host, self.config.rundir, self.config.port_mtu)
+                await cni.sweep()
+                await stack.enter_async_context(
+                    await serve(rundir / "cni.sock", CNI_MODE, cni.handlers(), uids)
+                )
+                stack.callback(serve_metrics(self.config.metrics_listen, metrics))
+                async with asyncio.TaskGroup() as group:
+                    work = [
+                        group.create_task(self.loop.run()),
+                        group.create_task(self._watch_vswitchd()),
+                        group.create_task(metrics.refresh()),
+                    ]
+                    log.info("node_started name=%s pid=%d", self.config.name, os.getpid())
+                    await stop.wait()
+                    for task in work:
+                        task.cancel()
+        finally:
+            await asyncio.to_thread(self._stop_sources)
+        log.info("node_stopped name=%s", self.config.name)
+
+    def _stop_sources(self) -> None:
+        # First the clients: a round under way waits for them, and fails at once without.
+        for source in (self.nics, self.ovs, self.nb, self.sb):
+            source.stop()
+        self._worker.shutdown(wait=True)
+        self.bpf.close()
+
+    # -- events only invalidate ---------------------------------------------------------------
+
+    def _from_thread(self, note: Callable[[], None]) -> None:
+        """Hand something from a watcher's thread to the event loop."""
+        if self._event_loop is not None:
+            # The loop may be closed already while a watcher's thread still ends.
+            with contextlib.suppress(RuntimeError):
+                self._event_loop.call_soon_threadsafe(note)
+
+    def _saw(self, source: str, snapshot: object) -> None:
+        setattr(self.sources, source, snapshot)
+        told, self._changed = self._changed, asyncio.Event()
+        told.set()
+        self.loop.invalidate()
+
+    def sources_changed(self) -> asyncio.Event:
+        """Set at the next word from OVN."""
+        return self._changed
+
+    def _saw_ovs(self, state: OvsState) -> None:
+        rejected = any(port.rejected for port in state.ports.values())
+        if rejected:
+            # Seconds of a rejected port cost vswitchd thousands of retries: not the next round.
+            self.loop.invalidate("ports")
+        else:
+            self.loop.invalidate("ports", "flows", "programs", "addresses")
+
+    def _saw_links(self) -> None:
+        self.loop.invalidate()
+
+    async def _watch_vswitchd(self) -> None:
+        pidfile = Path(self.config.ovs_rundir) / "ovs-vswitchd.pid"
+        while True:
+            before = self.vswitchd
+            now = seen(before, running_pid(pidfile), time.monotonic())
+            if now is not before:
+                self.vswitchd = now
+                log.info("vswitchd pid=%s restarts=%d", now.pid, now.restarts)
+                if now.restarts != before.restarts:
+                    # What the old process refused, the new one may take.
+                    for table, key in self._quarantined():
+                        self.reconciler.retry(table, key)
+                self.loop.invalidate()
+            await asyncio.sleep(WATCH_S)
+
+    def _quarantined(self) -> list[tuple[str, object]]:
+        return [key for key, status in self.reconciler.statuses().items() if status.quarantined]
+
+    # -- one round ----------------------------------------------------------------------------
+
+    async def _apply(self, scope: Scope) -> float | None:
+        """Compute the plan and make the node equal to it; seconds until the next retry."""
+        if not self.ovs.connected:
+            return RETRY_S
+        allowed = self.sources.scope()
+        if allowed is not None:
+            scope = allowed if scope is None else scope & allowed
+        assert self._event_loop is not None
+        try:
+            return await self._event_loop.run_in_executor(
+                self._worker,
+                self._round,
+                self.config,
+                tuple(self.attachments[key] for key in sorted(self.attachments)),
+                scope,
+                allowed is None,
+            )
+        except (DataplaneError, OutOfIds) as error:
+            log.warning("round_failed error=%s", error)
+            self.applied = replace(self.applied, problem=str(error))
+        except Exception as error:
+            # The boundary: what somebody else wrote into a database must not end the daemon.
+            log.exception("round_failed")
+            self.applied = replace(self.applied, problem=repr(error))
+        return RETRY_S
+
+    def _round(
+        self,
+        config: NodeConfig,
+        attachments: tuple[Attachment, ...],
+        scope: Scope,
+        in_sync: bool,
+    ) -> float | None:
+        """In the worker thread."""
+        started = time.monotonic()
+        self.sources.saw_nics(_nics_of(config))
+        planned = plan(self.sources.state(config, attachments, held_ids(self.bpf)))
+        self.planned = planned
+        report = self.reconciler.apply(planned.tables(), started, only=scope, prune=in_sync)
+        ms = (time.monotonic() - started) * 1000
+        self.applied = self.applied.add(report, time.time(), ms)
+        if report.writes:
+            written = {
+                name: table.upserts + table.deletes
+                for name, table in report.tables.items()
+                if table.upserts + table.deletes
+            }
+            log.info(
+                "applied writes=%d failed=%d ms=%.1f tables=%s",
+                report.writes, report.failed, ms, written,
+            )  # fmt: skip
+        if in_sync and scope is None and self.converged():
+            self.vswitchd = recovered(self.vswitchd, time.monotonic())
+        if report.next_retry_at is None:
+            return None
+        return max(report.next_retry_at - time.monotonic(), 0.0)
+
+    def converged(self) -> bool:
+        """Every planned row is as planned, quarantined ones aside."""
+        return self.sources.scope() is None and all(
+            status.state is State.DONE or status.quarantined
+            for status in self.reconciler.statuses().values()
+        )
+
+    # -- the operator's orders ----------------------------------------------------------------
+
+    def take_config(self, config: NodeConfig) -> None:
+        """Use another configuration from the next round on."""
+        self.config = config
+        self.loop.invalidate()
+
+
+def _nics_of(config: NodeConfig) -> Mapping[str, Nic]:
+    return read_nics(sorted({uplink.device for uplink in config.uplinks}))
+
+
+def main(config_path: Path) -> int:
+    """Run the node daemon in the foreground; the exit code.
+
+    The caller has set logging up and keeps the pid file.
+
+    Raises:
+        ConfigProblems: the node's file is wrong.
+        DataplaneError: the kernel or the BPF objects cannot do what is needed.
+    """
+    source = config_files.load_node(config_path)
+    problems = check_machine(source, machine_facts())
+    if problems:
+        raise config_files.ConfigProblems(problems)
+    daemon = NodeDaemon(config_path, source.config)
+    asyncio.run(daemon.run())
+    return 0
