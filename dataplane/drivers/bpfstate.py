@@ -15,14 +15,8 @@ from types import TracebackType
 from typing import Self
 
 from bpf import abi
-from dataplane.drivers.libbpf import (
-    Map,
-    MapInfo,
-    Object,
-    Program,
-    ProgramInfo,
-    loaded,
-)
+from dataplane.drivers.libbpf import Map, MapInfo
+from dataplane.drivers.libbpf_programs import Object, Program, ProgramInfo, loaded
 from dataplane.model.rows import ProgramKind
 from dataplane.ports import AbiMismatch, CapabilityMissing
 

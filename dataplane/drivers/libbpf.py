@@ -1,8 +1,9 @@
 """A small typed binding over libbpf.so.1: what the drivers and perf need, and no more.
 
-libbpf 1.x returns negative error numbers; every function here turns them into `LibbpfError`,
-which carries what libbpf and the verifier printed meanwhile. Descriptors are closed by their
-owner: objects here are context managers.
+Maps are here, programs and objects in `dataplane.drivers.libbpf_programs`. libbpf 1.x answers
+negative error numbers; every function turns them into `LibbpfError`, which carries what libbpf
+and the verifier printed meanwhile. Descriptors are closed by their owner: they are context
+managers.
 
 Source: libbpf 1.1, bpf.h and libbpf.h; uapi linux/bpf.h and linux/if_link.h.
 """
@@ -13,7 +14,6 @@ import ctypes as c
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -52,19 +52,20 @@ class LibbpfError(DataplaneError):
 
 
 @cache
-def _library() -> c.CDLL:
+def library() -> c.CDLL:
+    """The library itself, with prototypes declared and its messages caught."""
     try:
-        library = c.CDLL("libbpf.so.1", use_errno=True)
+        bound = c.CDLL("libbpf.so.1", use_errno=True)
     except OSError as error:
         msg = f"libbpf.so.1 cannot be loaded ({error}); install Debian's libbpf1"
         raise CapabilityMissing(msg) from error
-    t.declare(library)
-    library.libbpf_set_print(_keep_log)
-    return library
+    t.declare(bound)
+    bound.libbpf_set_print(_keep_log)
+    return bound
 
 
 def _keep_line(level: int, form: bytes, arguments: int) -> int:
-    if level > t.LIBBPF_INFO:
+    if level > t.LIBBPF_WARN:
         return 0
     text = c.create_string_buffer(_LOG_BYTES)
     size: int = c.CDLL(None).vsnprintf(text, c.c_size_t(len(text)), form, c.c_void_p(arguments))
@@ -77,10 +78,15 @@ _keep_log = t.PRINT(_keep_line)
 """Kept here, because ctypes callbacks must outlive their use."""
 
 
+def forget_log() -> None:
+    """Before a call that is not made through `call`: what was printed earlier is not its."""
+    _log.clear()
+
+
 def call(what: str, name: str, *arguments: Any) -> int:
     """Call a function that answers a negative error number; `what` names the thing for people."""
-    _log.clear()
-    result: int = getattr(_library(), name)(*arguments)
+    forget_log()
+    result: int = getattr(library(), name)(*arguments)
     if result < 0:
         raise LibbpfError(what, -result)
     return result
@@ -136,26 +142,6 @@ class MapInfo:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class ProgramInfo:
-    """What the kernel says of a program. Run statistics are 0 unless kernel.bpf_stats_enabled."""
-
-    id: int
-    tag: str
-    name: str
-    map_ids: tuple[int, ...]
-    run_time_ns: int
-    run_cnt: int
-
-
-@dataclass(frozen=True, slots=True)
-class LinkInfo:
-    """What the kernel says of an XDP link. `ifindex` is 0 when its device is gone."""
-
-    prog_id: int
-    ifindex: int
-
-
 def info_of(fd: int, info: c.Structure, what: str) -> None:
     """Fill `info` with what the kernel says of a descriptor."""
     size = c.c_uint32(c.sizeof(info))
@@ -195,7 +181,7 @@ class Map(Descriptor):
         """The value of a key; None if there is none."""
         value = c.create_string_buffer(self.value_size)
         # Not through call(): walks of sparse arrays miss thousands of times.
-        result: int = _library().bpf_map_lookup_elem(self.fd, key, value)
+        result: int = library().bpf_map_lookup_elem(self.fd, key, value)
         if result == -errno.ENOENT:
             return None
         if result < 0:
@@ -206,7 +192,7 @@ class Map(Descriptor):
     def numbers(self) -> list[tuple[int, int]]:
         """Index and value of every entry of a sparse array of 32-bit numbers."""
         key, value = c.c_uint32(), c.c_uint32()
-        lookup, at, into = _library().bpf_map_lookup_elem, c.byref(key), c.byref(value)
+        lookup, at, into = library().bpf_map_lookup_elem, c.byref(key), c.byref(value)
         found: list[tuple[int, int]] = []
         for index in range(self.info.max_entries):
             key.value = index
@@ -289,129 +275,3 @@ class Map(Descriptor):
             )
             token = c.create_string_buffer(following.raw, len(following))
         return found
-
-
-@dataclass(frozen=True, slots=True)
-class RunResult:
-    """What BPF_PROG_TEST_RUN gave: the action, the packet, and the mean duration [ns]."""
-
-    action: int
-    packet: bytes
-    duration_ns: int
-
-
-class Program(Descriptor):
-    """A program by descriptor."""
-
-    @classmethod
-    def by_id(cls, number: int) -> Program:
-        """Open a program that somebody else holds."""
-        return cls(call(f"open program {number}", "bpf_prog_get_fd_by_id", number))
-
-    def info(self) -> ProgramInfo:
-        """What the kernel says of it."""
-        raw = t.ProgInfo()
-        info_of(self.fd, raw, "a program")
-        map_ids = (c.c_uint32 * raw.nr_map_ids)()
-        again = t.ProgInfo(nr_map_ids=raw.nr_map_ids, map_ids=c.addressof(map_ids))
-        info_of(self.fd, again, "a program")
-        return ProgramInfo(
-            raw.id,
-            bytes(raw.tag).hex(),
-            raw.name.decode(),
-            tuple(map_ids),
-            raw.run_time_ns,
-            raw.run_cnt,
-        )
-
-    def run(self, packet: bytes, *, repeat: int = 1, ifindex: int = 0, queue: int = 0) -> RunResult:
-        """Run it on a packet (BPF_PROG_TEST_RUN); 14 octets at least.
-
-        The packet is not put back between repeats. `ifindex` of a device of this namespace;
-        0 is the kernel's choice, the loopback device.
-        """
-        room = c.create_string_buffer(len(packet) + 512)
-        context = t.XdpMd(data_end=len(packet), ingress_ifindex=ifindex, rx_queue_index=queue)
-        options = t.TestRunOptions(
-            sz=c.sizeof(t.TestRunOptions),
-            data_in=c.cast(c.c_char_p(packet), c.c_void_p),
-            data_out=c.cast(room, c.c_void_p),
-            data_size_in=len(packet),
-            data_size_out=len(room),
-            repeat=repeat,
-        )
-        if ifindex:
-            options.ctx_in = c.cast(c.byref(context), c.c_void_p)
-            options.ctx_size_in = c.sizeof(context)
-        call("run a program", "bpf_prog_test_run_opts", self.fd, c.byref(options))
-        return RunResult(options.retval, room.raw[: options.data_size_out], options.duration)
-
-
-class Object:
-    """A compiled object; maps to be reused are named before `load`."""
-
-    def __init__(self, path: Path, *, pin_root: Path | None = None) -> None:
-        options = t.OpenOptions(
-            sz=c.sizeof(t.OpenOptions),
-            pin_root_path=os.fsencode(pin_root) if pin_root else None,
-        )
-        _log.clear()
-        self.path = path
-        self._object = _library().bpf_object__open_file(os.fsencode(path), c.byref(options))
-        if not self._object:
-            what = f"open {path} (made by `make bpf`)"
-            raise LibbpfError(what, c.get_errno())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go of everything that is neither pinned nor attached."""
-        if self._object:
-            _library().bpf_object__close(self._object)
-            self._object = None
-
-    def _map(self, name: str) -> Any:
-        found = _library().bpf_object__find_map_by_name(self._object, name.encode())
-        if not found:
-            what = f"{self.path} has no map {name}"
-            raise LibbpfError(what, errno.ENOENT)
-        return found
-
-    def reuse(self, name: str, used: Map) -> None:
-        """Take `used` in place of the object's own map."""
-        call(f"reuse map {name}", "bpf_map__reuse_fd", self._map(name), used.fd)
-
-    def load(self) -> None:
-        """Create the maps and load the programs. The error carries the verifier's log."""
-        call(f"load {self.path}", "bpf_object__load", self._object)
-
-    def map(self, name: str) -> Map:
-        """A map of the loaded object; the descriptor is the caller's."""
-        return Map(os.dup(call(f"map {name}", "bpf_map__fd", self._map(name))))
-
-    def program(self, name: str) -> Program:
-        """A program by its function's name; the descriptor is the caller's."""
-        found = _library().bpf_object__find_program_by_name(self._object, name.encode())
-        if not found:
-            what = f"{self.path} has no program {name}"
-            raise LibbpfError(what, errno.ENOENT)
-        return Program(os.dup(call(f"program {name}", "bpf_program__fd", found)))
-
-
-@contextmanager
-def loaded(path: Path, *, pin_root: Path | None = None, **reused: Map) -> Iterator[Object]:
-    """An object, loaded with these maps of others in place of its own, closed afterwards."""
-    with Object(path, pin_root=pin_root) as made:
-        for name, used in reused.items():
-            made.reuse(name, used)
-        made.load()
-        yield made

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ctypes as c
 
-LIBBPF_INFO = 1
+LIBBPF_WARN = 0
 PER_CPU_TYPES = frozenset({5, 6, 10, 21})
 """PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH, PERCPU_CGROUP_STORAGE of enum bpf_map_type."""
 

@@ -21,14 +21,8 @@ from pathlib import Path
 
 from dataplane.drivers import xdphook
 from dataplane.drivers.bpfstate import BpfState
-from dataplane.drivers.libbpf import (
-    MAP_TYPE_XSKMAP,
-    LibbpfError,
-    Map,
-    Program,
-    ProgramInfo,
-    pinned,
-)
+from dataplane.drivers.libbpf import MAP_TYPE_XSKMAP, LibbpfError, Map, pinned
+from dataplane.drivers.libbpf_programs import Program, ProgramInfo
 from dataplane.model.rows import Program as Row
 from dataplane.model.rows import ProgramKind
 from dataplane.ports import Failure, ObserveError

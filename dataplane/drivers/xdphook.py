@@ -20,15 +20,22 @@ from dataplane.drivers.libbpf import (
     XDP_FLAGS_SKB_MODE,
     Descriptor,
     LibbpfError,
-    LinkInfo,
-    Program,
     call,
     info_of,
     pinned,
 )
+from dataplane.drivers.libbpf_programs import Program
 
 _ENOTSUPP = 524
 """The kernel's own number, which some drivers let through to user space."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkInfo:
+    """What the kernel says of an XDP link. `ifindex` is 0 when its device is gone."""
+
+    prog_id: int
+    ifindex: int
 
 
 @dataclass(frozen=True, slots=True)

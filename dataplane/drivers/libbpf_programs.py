@@ -1,0 +1,165 @@
+"""Programs and compiled objects, over libbpf: loading, running on a packet, asking about.
+
+Source: libbpf 1.1, libbpf.h; uapi linux/bpf.h (BPF_PROG_TEST_RUN).
+"""
+
+from __future__ import annotations
+
+import ctypes as c
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from dataplane.drivers import libbpf_types as t
+from dataplane.drivers.libbpf import (
+    Descriptor,
+    LibbpfError,
+    Map,
+    call,
+    forget_log,
+    info_of,
+    library,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramInfo:
+    """What the kernel says of a program. Run statistics are 0 unless kernel.bpf_stats_enabled."""
+
+    id: int
+    tag: str
+    name: str
+    map_ids: tuple[int, ...]
+    run_time_ns: int
+    run_cnt: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What BPF_PROG_TEST_RUN gave: the action, the packet, and the mean duration [ns]."""
+
+    action: int
+    packet: bytes
+    duration_ns: int
+
+
+class Program(Descriptor):
+    """A program by descriptor."""
+
+    @classmethod
+    def by_id(cls, number: int) -> Program:
+        """Open a program that somebody else holds."""
+        return cls(call(f"open program {number}", "bpf_prog_get_fd_by_id", number))
+
+    def info(self) -> ProgramInfo:
+        """What the kernel says of it."""
+        raw = t.ProgInfo()
+        info_of(self.fd, raw, "a program")
+        map_ids = (c.c_uint32 * raw.nr_map_ids)()
+        again = t.ProgInfo(nr_map_ids=raw.nr_map_ids, map_ids=c.addressof(map_ids))
+        info_of(self.fd, again, "a program")
+        return ProgramInfo(
+            raw.id,
+            bytes(raw.tag).hex(),
+            raw.name.decode(),
+            tuple(map_ids),
+            raw.run_time_ns,
+            raw.run_cnt,
+        )
+
+    def run(self, packet: bytes, *, repeat: int = 1, ifindex: int = 0, queue: int = 0) -> RunResult:
+        """Run it on a packet (BPF_PROG_TEST_RUN); 14 octets at least.
+
+        The packet is not put back between repeats. `ifindex` of a device of this namespace;
+        0 is the kernel's choice, the loopback device.
+        """
+        room = c.create_string_buffer(len(packet) + 512)
+        context = t.XdpMd(data_end=len(packet), ingress_ifindex=ifindex, rx_queue_index=queue)
+        options = t.TestRunOptions(
+            sz=c.sizeof(t.TestRunOptions),
+            data_in=c.cast(c.c_char_p(packet), c.c_void_p),
+            data_out=c.cast(room, c.c_void_p),
+            data_size_in=len(packet),
+            data_size_out=len(room),
+            repeat=repeat,
+        )
+        if ifindex:
+            options.ctx_in = c.cast(c.byref(context), c.c_void_p)
+            options.ctx_size_in = c.sizeof(context)
+        call("run a program", "bpf_prog_test_run_opts", self.fd, c.byref(options))
+        return RunResult(options.retval, room.raw[: options.data_size_out], options.duration)
+
+
+class Object:
+    """A compiled object; maps to be reused are named before `load`."""
+
+    def __init__(self, path: Path, *, pin_root: Path | None = None) -> None:
+        options = t.OpenOptions(
+            sz=c.sizeof(t.OpenOptions),
+            pin_root_path=os.fsencode(pin_root) if pin_root else None,
+        )
+        forget_log()
+        self.path = path
+        self._object = library().bpf_object__open_file(os.fsencode(path), c.byref(options))
+        if not self._object:
+            what = f"open {path} (made by `make bpf`)"
+            raise LibbpfError(what, c.get_errno())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of everything that is neither pinned nor attached."""
+        if self._object:
+            library().bpf_object__close(self._object)
+            self._object = None
+
+    def _map(self, name: str) -> Any:
+        found = library().bpf_object__find_map_by_name(self._object, name.encode())
+        if not found:
+            what = f"{self.path} has no map {name}"
+            raise LibbpfError(what, errno.ENOENT)
+        return found
+
+    def reuse(self, name: str, used: Map) -> None:
+        """Take `used` in place of the object's own map."""
+        call(f"reuse map {name}", "bpf_map__reuse_fd", self._map(name), used.fd)
+
+    def load(self) -> None:
+        """Create the maps and load the programs. The error carries the verifier's log."""
+        call(f"load {self.path}", "bpf_object__load", self._object)
+
+    def map(self, name: str) -> Map:
+        """A map of the loaded object; the descriptor is the caller's."""
+        return Map(os.dup(call(f"map {name}", "bpf_map__fd", self._map(name))))
+
+    def program(self, name: str) -> Program:
+        """A program by its function's name; the descriptor is the caller's."""
+        found = library().bpf_object__find_program_by_name(self._object, name.encode())
+        if not found:
+            what = f"{self.path} has no program {name}"
+            raise LibbpfError(what, errno.ENOENT)
+        return Program(os.dup(call(f"program {name}", "bpf_program__fd", found)))
+
+
+@contextmanager
+def loaded(path: Path, *, pin_root: Path | None = None, **reused: Map) -> Iterator[Object]:
+    """An object, loaded with these maps of others in place of its own, closed afterwards."""
+    with Object(path, pin_root=pin_root) as made:
+        for name, used in reused.items():
+            made.reuse(name, used)
+        made.load()
+        yield made
