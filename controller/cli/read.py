@@ -7,13 +7,16 @@ import json
 import sys
 from pathlib import Path
 
-from cni.wire import call
+from cni.wire import RemoteError, call
 from controller.cli import failures
 from controller.cli.render import Json, child, children, duration, has_colour, table
 from controller.config import load_node, rundir_of
 
 TIMEOUT_S = 10.0
 APPLY_TIMEOUT_S = 60.0
+
+CODE_CONFIG = 110
+"""`controller.agent_api`'s code for a refused file; importing it would load every driver."""
 
 
 def _socket(arguments: argparse.Namespace) -> str:
@@ -200,7 +203,13 @@ def apply(arguments: argparse.Namespace) -> int:
     """
     path = Path(arguments.file or arguments.config).resolve()
     load_node(path)
-    answer = call(_socket(arguments), "apply", {"path": str(path)}, APPLY_TIMEOUT_S)
+    try:
+        answer = call(_socket(arguments), "apply", {"path": str(path)}, APPLY_TIMEOUT_S)
+    except RemoteError as error:
+        if error.code != CODE_CONFIG:
+            raise
+        message = f"{error.msg}\n{error.details}"
+        raise failures.CommandError(message, failures.USAGE) from error
     _print(arguments, answer, apply_text(answer))
     return failures.OK
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socketserver
 import subprocess
 import sys
@@ -14,8 +15,11 @@ from typing import Any
 import pytest
 
 from cni import wire
+from controller import agent_api
 from controller.cli.main import COMMANDS, main
+from controller.cli.read import CODE_CONFIG
 from controller.cli.render import cell, duration, table
+from controller.cli.run import EventFormatter
 
 STATUS: dict[str, Any] = {
     "node": "node1",
@@ -246,6 +250,28 @@ def test_what_the_daemon_refuses_is_an_error(
     daemon.answers["ports"] = wire.RemoteError(103, "it broke", "look at node.log")
     assert main(["ports", *config]) == 1
     assert capsys.readouterr().err == "millrace: it broke: look at node.log\n"
+
+
+def test_a_file_that_the_daemon_refuses_is_bad_usage(
+    daemon: Daemon, config: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert CODE_CONFIG == agent_api.CODE_CONFIG
+    daemon.answers["apply"] = wire.RemoteError(CODE_CONFIG, "it is refused", "f:1: a\nf:2: b")
+    assert main(["apply", *config]) == 2
+    assert capsys.readouterr().err == (
+        "millrace: it is refused\nmillrace: f:1: a\nmillrace: f:2: b\n"
+    )
+
+
+def test_an_event_is_one_line_with_what_came_with_it() -> None:
+    record = logging.makeLogRecord(
+        {"name": "x", "levelname": "INFO", "msg": "up a=%s", "args": ("1\n2",), "created": 0.25}
+    )
+    record.msecs = 250
+    record.database = "nb"
+    assert EventFormatter().format(record) == (
+        "1970-01-01T00:00:00.250Z INFO x up a=1\\n2 database=nb"
+    )
 
 
 def test_a_daemon_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
