@@ -156,6 +156,11 @@ def is_container_id(text: str) -> bool:
     return _is_name(text, _NAME, 200)
 
 
+def is_pod_uid(text: str) -> bool:
+    """Whether it can be a pod's uid, which also names a directory of ours."""
+    return _is_name(text, _NAME, 128)
+
+
 def is_ifname(text: str) -> bool:
     """Whether the kernel takes it for an interface (dev_valid_name in net/core/dev.c)."""
     size = len(text.encode("utf-8", "surrogateescape")) if _encodable(text) else 0

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +18,10 @@ from dataplane.ports import DataplaneError
 T = TypeVar("T")
 
 CLONE_NEWNET = 0x40000000
-"""sched.h; setns(2) refuses a file that is a namespace of another kind."""
+"""sched.h."""
+
+_NS_GET_NSTYPE = 0xB703
+"""ioctl_ns(2)."""
 
 
 class NetnsError(DataplaneError):
@@ -33,12 +37,14 @@ def opened(path: str) -> Iterator[int]:
             for a pod must never be done to the node.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Not blocking: what is there may be a pipe, for all that we know.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         msg = f"network namespace {path}: {reason}; did the container end?"
         raise NetnsError(msg) from error
     try:
+        _require_network_kind(fd, path)
         found, own = os.fstat(fd), os.stat("/proc/thread-self/ns/net")  # noqa: PTH116 - as fstat
         if (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino):
             msg = f"network namespace {path} is the node's own; give the container one"
@@ -46,6 +52,16 @@ def opened(path: str) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def _require_network_kind(fd: int, path: str) -> None:
+    try:
+        kind = fcntl.ioctl(fd, _NS_GET_NSTYPE)
+    except OSError:
+        kind = 0
+    if kind != CLONE_NEWNET:
+        msg = f"{path} is no network namespace; did the container end?"
+        raise NetnsError(msg)
 
 
 def inside(fd: int, path: str, work: Callable[[], T]) -> T:

@@ -9,6 +9,9 @@ The pair is made by one netlink message, with the pod's end under its final name
 namespace already: nothing has to be moved or renamed, so there is no half-way to undo. Deleting
 either end deletes both.
 
+Calls block for milliseconds, and pyroute2 runs an event loop inside: call from a thread that has
+none running.
+
 OVS's userspace datapath takes frames as they are, so no end may leave a checksum to hardware
 that is not there: transmit checksum offload is off on both (and with it TSO).
 """

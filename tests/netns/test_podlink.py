@@ -256,7 +256,7 @@ def test_a_namespace_that_went_away_takes_the_link_with_it(pod: Attachment) -> N
     podlink.ensure(pod)
     assert ctypes.CDLL(None).umount2(os.fsencode(pod.netns), 2) == 0
     # The kernel tears a namespace down in its own time; until then the link may still show.
-    assert any("cannot be entered" in one or "missing" in one for one in podlink.check(pod))
+    assert any("is no network namespace" in one or "missing" in one for one in podlink.check(pod))
     podlink.remove(pod.device)
     assert host_index(pod.device) is None
 

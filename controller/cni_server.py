@@ -1,0 +1,395 @@
+"""The daemon's side of the CNI calls: ADD, DEL, CHECK, STATUS, GC.
+
+ADD makes the pod's link first, because OVS refuses a port whose device is missing and would retry
+it without pause. Then OVS and OVN take the port while the pod's end is configured. Whatever
+fails, everything is taken back before the error is answered; a runtime that gives up (its plugin
+is killed, the connection closes) counts as a failure.
+
+A crash of the daemon between making a link and recording its attachment leaves a link that
+`sweep` finds at the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+from cni import spec
+from cni.wire import RemoteError
+from controller import cni_request
+from controller.cni_request import InterfaceRequest
+from controller.completion import finish, in_thread
+from controller.server import Handler
+from controller.vhost_dirs import VhostDirs
+from dataplane.drivers import netns, podlink
+from dataplane.model.devices import device_name
+from dataplane.model.state import Attachment, LogicalPort, PortKind
+from dataplane.ports import DataplaneError
+
+log = logging.getLogger(__name__)
+
+Args = dict[str, object]
+
+
+class AttachError(Exception):
+    """OVS did not take a port; `reason` is its own words, as `millrace status` shows them."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Host(Protocol):
+    """What the CNI calls need of the node daemon (`controller.node`)."""
+
+    def logical_port(self, name: str) -> LogicalPort | None:
+        """The port as OVN's databases have it now."""
+        ...
+
+    async def wait_logical_port(self, name: str, timeout: float) -> LogicalPort | None:
+        """The port, as soon as OVN has it; None after `timeout` seconds."""
+        ...
+
+    async def attach(self, attachment: Attachment) -> None:
+        """Record it durably, and return when its OVS port is written. Again is success.
+
+        May be cancelled at any await; `detach` follows then.
+
+        Raises:
+            AttachError: OVS rejected the port; it is in quarantine.
+        """
+        ...
+
+    async def detach(self, container_id: str, ifname: str) -> None:
+        """Take the OVS port away, then the record; nothing there is success.
+
+        It is out of the desired state whatever is raised, so the reconciler goes on with it.
+        """
+        ...
+
+    async def wait_installed(self, device: str, timeout: float) -> bool:
+        """Whether ovn-controller says `ovn-installed` of the interface within `timeout` seconds."""
+        ...
+
+    def attachment(self, container_id: str, ifname: str) -> Attachment | None:
+        """The recorded attachment."""
+        ...
+
+    def attachments(self) -> Sequence[Attachment]:
+        """All recorded attachments."""
+        ...
+
+    def ready(self) -> str | None:
+        """None, or why no port can be attached now, in words."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long each wait of a call may last, in seconds; together less than the plugin's own."""
+
+    logical_port: float = 5.0
+    """The cluster controller may be behind the kubelet."""
+
+    attach: float = 15.0
+    installed: float = 20.0
+    check: float = 2.0
+
+
+DEFAULT_PATIENCE = Patience()
+
+
+class CniServer:
+    """The handlers of cni.sock, over one `Host`."""
+
+    def __init__(
+        self,
+        host: Host,
+        rundir: str | os.PathLike[str],
+        default_mtu: int,
+        patience: Patience = DEFAULT_PATIENCE,
+    ) -> None:
+        self._host = host
+        self._dirs = VhostDirs(rundir)
+        self._default_mtu = default_mtu
+        self._patience = patience
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """Operation name to handler, for `controller.server.serve`."""
+        return {
+            "add": self.add,
+            "del": self.delete,
+            "check": self.check,
+            "status": self.status,
+            "gc": self.gc,
+        }
+
+    async def add(self, args: Args) -> Args:
+        """Attach one interface; the CNI result."""
+        request = cni_request.interface_request(args)
+        if not request.pod or not request.namespace:
+            raise RemoteError(spec.INVALID_ENVIRONMENT, "CNI_ARGS names no pod and namespace")
+        self._require_ready(spec.TRY_AGAIN_LATER)
+        attachment = await self._wanted(request)
+        async with self._serial(
+            f"container {request.container_id}",
+            f"port {attachment.iface_id}",
+            f"device {attachment.device}",
+        ):
+            await self._make_way(attachment)
+            try:
+                await self._bring_up(attachment)
+            except BaseException as error:
+                await finish(self._undo(attachment))
+                if isinstance(error, Exception):
+                    raise _remote(error, attachment) from error
+                raise
+        log.info("cni_add port=%s device=%s", attachment.iface_id, attachment.device)
+        return cni_request.result_of(attachment)
+
+    async def delete(self, args: Args) -> Args:
+        """Detach one interface. Nothing there is success; what was begun is finished."""
+        request = cni_request.interface_request(args)
+        async with self._serial(f"container {request.container_id}"):
+            attachment = self._host.attachment(request.container_id, request.ifname)
+            if attachment is None:
+                await finish(self._delete_unrecorded(request))
+                return {}
+            async with self._serial(f"port {attachment.iface_id}", f"device {attachment.device}"):
+                await finish(self._take_down(attachment))
+        log.info("cni_del port=%s device=%s", attachment.iface_id, attachment.device)
+        return {}
+
+    async def check(self, args: Args) -> Args:
+        """Compare the record with the kernel, OVS, OVN and the runtime's copy of the result."""
+        request = cni_request.interface_request(args)
+        attachment = self._host.attachment(request.container_id, request.ifname)
+        if attachment is None:
+            msg = f"{request.ifname} of container {request.container_id} is not attached here"
+            raise RemoteError(spec.UNKNOWN_CONTAINER, msg)
+        port = self._host.logical_port(attachment.iface_id)
+        problems = cni_request.differences(attachment, port, request.prev_result)
+        try:
+            if attachment.kind is PortKind.VETH:
+                problems += await in_thread(podlink.check, attachment)
+            else:
+                problems += await in_thread(self._dirs.problems, _directory(attachment))
+        except DataplaneError as error:
+            problems.append(str(error))
+        if not await self._host.wait_installed(attachment.device, self._patience.check):
+            problems.append(f"OVN has not installed port {attachment.device} (ovn-installed)")
+        if problems:
+            msg = f"{attachment.iface_id} {attachment.ifname}: {problems[0]}"
+            details = "; ".join([*problems[1:], "recreate the pod, or see `millrace ports`"])
+            raise RemoteError(spec.NOT_AS_EXPECTED, msg, details)
+        return {}
+
+    async def status(self, _args: Args) -> Args:
+        """Whether ADD can be served."""
+        self._require_ready(spec.NOT_AVAILABLE)
+        return {}
+
+    async def gc(self, args: Args) -> Args:
+        """Detach what the runtime no longer has, of the network that it speaks of."""
+        network = cni_request.network_of(args)
+        valid = cni_request.valid_attachments(args)
+        removed: list[str] = []
+        errors: list[str] = []
+        for stale in self._host.attachments():
+            if stale.network != network or (stale.container_id, stale.ifname) in valid:
+                continue
+            async with self._serial(
+                f"container {stale.container_id}",
+                f"port {stale.iface_id}",
+                f"device {stale.device}",
+            ):
+                # It may have been removed, or made anew, while this waited.
+                if self._host.attachment(stale.container_id, stale.ifname) != stale:
+                    continue
+                try:
+                    await finish(self._take_down(stale))
+                    removed.append(stale.device)
+                except RemoteError as error:
+                    errors.append(str(error))
+        log.info("cni_gc network=%s removed=%d failed=%d", network, len(removed), len(errors))
+        if errors:
+            msg = f"garbage of network {network} is left: {errors[0]}"
+            raise RemoteError(spec.TRY_AGAIN_LATER, msg, "; ".join(errors[1:]))
+        return {"removed": removed}
+
+    async def sweep(self) -> tuple[str, ...]:
+        """Remove links and directories of ours that belong to no attachment; their names.
+
+        For the daemon's start, after the attachments are loaded and before calls are served.
+
+        Raises:
+            DataplaneError, OSError: the kernel could not be asked, or refused.
+        """
+        swept: list[str] = []
+        known = {attachment.device for attachment in self._host.attachments()}
+        for device in await in_thread(podlink.orphans, known):
+            async with self._serial(f"device {device}"):
+                if all(one.device != device for one in self._host.attachments()):
+                    await in_thread(podlink.remove, device)
+                    swept.append(device)
+        wanted = {
+            _directory(one) for one in self._host.attachments() if one.kind is PortKind.VHOST_USER
+        }
+        swept += await in_thread(self._dirs.sweep, wanted)
+        if swept:
+            log.warning("cni_sweep removed=%s", ",".join(swept))
+        return tuple(swept)
+
+    def _require_ready(self, code: int) -> None:
+        reason = self._host.ready()
+        if reason is not None:
+            msg = f"the node daemon is not ready: {reason}"
+            raise RemoteError(code, msg, "`millrace status` shows what it waits for")
+
+    async def _wanted(self, request: InterfaceRequest) -> Attachment:
+        name = request.iface_id
+        port = self._host.logical_port(name)
+        if port is None:
+            port = await self._host.wait_logical_port(name, self._patience.logical_port)
+        if port is None:
+            msg = f"OVN has no logical switch port {name!r}"
+            details = f"create it (ovn-nbctl lsp-add SWITCH {name}), or let the cluster controller"
+            raise RemoteError(spec.TRY_AGAIN_LATER, msg, f"{details}; the runtime will try again")
+        socket = ""
+        if request.kind is PortKind.VHOST_USER:
+            socket = self._dirs.socket(request.directory, request.ifname)
+        return cni_request.attachment_of(request, port, self._default_mtu, socket)
+
+    async def _make_way(self, attachment: Attachment) -> None:
+        """Detach what stands where this attachment will be."""
+        for other in self._host.attachments():
+            same_interface = (other.container_id, other.ifname) == (
+                attachment.container_id,
+                attachment.ifname,
+            )
+            if other == attachment or not (same_interface or other.iface_id == attachment.iface_id):
+                continue
+            if other.container_id == attachment.container_id and not same_interface:
+                msg = f"logical port {other.iface_id!r} is already {other.ifname} of this container"
+                details = "one logical port has one interface; remove one of the two networks"
+                raise RemoteError(spec.PORT_CONFLICT, msg, details)
+            # A pod's name is unique, so an earlier sandbox of it is dead, if not yet buried; and
+            # what OVN says of an interface may have changed since it was attached.
+            log.warning("cni_displaced port=%s device=%s", other.iface_id, other.device)
+            await finish(self._take_down(other))
+
+    async def _bring_up(self, attachment: Attachment) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                if attachment.kind is PortKind.VETH:
+                    await in_thread(podlink.create, attachment)
+                    group.create_task(in_thread(podlink.configure, attachment))
+                else:
+                    await in_thread(self._dirs.make, _directory(attachment))
+                await self._take_port(attachment)
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from several
+
+    async def _take_port(self, attachment: Attachment) -> None:
+        """Have OVS and OVN take the port."""
+        try:
+            async with asyncio.timeout(self._patience.attach):
+                await self._host.attach(attachment)
+        except TimeoutError as error:
+            msg = f"OVS has not taken port {attachment.device} in {self._patience.attach:g} s"
+            details = "`millrace status` shows whether ovs-vswitchd and its database answer"
+            raise RemoteError(spec.TRY_AGAIN_LATER, msg, details) from error
+        if not await self._host.wait_installed(attachment.device, self._patience.installed):
+            msg = (
+                f"OVN has not installed port {attachment.iface_id!r} ({attachment.device}) in "
+                f"{self._patience.installed:g} s"
+            )
+            details = "is ovn-controller running here, and is the port bound to this chassis?"
+            raise RemoteError(spec.TRY_AGAIN_LATER, msg, details)
+
+    async def _undo(self, attachment: Attachment) -> None:
+        """Take down after a failure; that failure is what the runtime hears of."""
+        try:
+            await self._take_down(attachment)
+        except RemoteError as error:
+            log.error("cni_undo_failed device=%s error=%s", attachment.device, error)  # noqa: TRY400
+
+    async def _take_down(self, attachment: Attachment) -> None:
+        """Remove port and record, link, socket: all are tried, the first error is raised."""
+        errors: list[Exception] = []
+        # The port before its device: OVS complains of a port whose device is missing.
+        try:
+            await self._host.detach(attachment.container_id, attachment.ifname)
+        except Exception as error:  # noqa: BLE001 - the link has to go in any case
+            errors.append(error)
+        try:
+            if attachment.kind is PortKind.VETH:
+                await in_thread(podlink.remove, attachment.device)
+            else:
+                directory = _directory(attachment)
+                others = any(
+                    _directory(one) == directory and one.device != attachment.device
+                    for one in self._host.attachments()
+                    if one.kind is PortKind.VHOST_USER
+                )
+                await in_thread(self._dirs.remove, directory, attachment.ifname, last=not others)
+        except (DataplaneError, OSError) as error:
+            errors.append(error)
+        if errors:
+            msg = f"port {attachment.device} of {attachment.iface_id} is not all gone: {errors[0]}"
+            raise RemoteError(spec.TRY_AGAIN_LATER, msg) from errors[0]
+
+    async def _delete_unrecorded(self, request: InterfaceRequest) -> None:
+        """Remove what a lost record may have left: names follow from container and interface."""
+        device = device_name(PortKind.VETH, request.container_id, request.ifname)
+        try:
+            await self._host.detach(request.container_id, request.ifname)
+            await in_thread(podlink.remove, device)
+            await in_thread(self._dirs.remove, request.directory, request.ifname, last=False)
+        except (DataplaneError, OSError) as error:
+            msg = f"{request.ifname} of container {request.container_id} is not all gone: {error}"
+            raise RemoteError(spec.TRY_AGAIN_LATER, msg) from error
+
+    @asynccontextmanager
+    async def _serial(self, *names: str) -> AsyncIterator[None]:
+        """Hold these locks. Always in the order container, port, device, so nobody waits in a ring.
+
+        A lock lives as long as somebody holds or awaits it.
+        """
+        async with AsyncExitStack() as stack:
+            for name in names:
+                lock = self._locks.get(name)
+                if lock is None:
+                    lock = self._locks[name] = asyncio.Lock()
+                await stack.enter_async_context(lock)
+            yield
+
+
+def _directory(attachment: Attachment) -> str:
+    """The name of an attachment's directory below `<rundir>/vhost`."""
+    return attachment.pod_uid or attachment.container_id
+
+
+def _remote(error: Exception, attachment: Attachment) -> RemoteError:
+    """What the runtime is told of a failed ADD."""
+    if isinstance(error, RemoteError):
+        return error
+    if isinstance(error, AttachError):
+        msg = f"OVS rejected port {attachment.device} of {attachment.iface_id}: {error.reason}"
+        return RemoteError(spec.PORT_REJECTED, msg, "`millrace ports` shows what is in quarantine")
+    if isinstance(error, netns.NetnsError):
+        return RemoteError(spec.INVALID_ENVIRONMENT, f"CNI_NETNS: {error}")
+    if isinstance(error, DataplaneError):
+        return RemoteError(spec.LINK_FAILED, str(error))
+    if isinstance(error, OSError):
+        return RemoteError(spec.IO_FAILURE, f"{attachment.iface_id}: {error}")
+    log.error("cni_add_failed port=%s", attachment.iface_id, exc_info=error)
+    msg = f"attaching {attachment.iface_id} failed inside the daemon: {error!r}"
+    return RemoteError(spec.INTERNAL, msg, "this is a bug; the daemon's log has the traceback")

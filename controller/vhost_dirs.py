@@ -1,0 +1,91 @@
+"""Directories of vhost-user sockets: one per pod below `<rundir>/vhost`.
+
+QEMU makes the socket in its pod's directory and OVS connects to it. Each pod can be given its own
+directory and no other, so the mode is 0770 and never 0777; the group is hugetlbfs where it
+exists, which QEMU has to be in for its memory anyway.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+MODE = 0o770
+GROUP = "hugetlbfs"
+_PARENT_MODE = 0o711
+"""Others may pass through to a directory that they can name, and list nothing."""
+
+
+class VhostDirs:
+    """The directories below `<rundir>/vhost`. A name is one path component, checked by callers."""
+
+    def __init__(self, rundir: str | os.PathLike[str]) -> None:
+        self.root = Path(rundir) / "vhost"
+
+    def socket(self, name: str, ifname: str) -> str:
+        """The path of an interface's socket."""
+        return str(self.root / name / f"{ifname}.sock")
+
+    def make(self, name: str) -> None:
+        """Make a pod's directory, or set its mode and group anew.
+
+        Raises:
+            OSError: the file system refused.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.root.chmod(_PARENT_MODE)
+        path = self.root / name
+        path.mkdir(mode=0o700, exist_ok=True)
+        # No such group, or not ours to give: then only root's QEMU can use it.
+        with contextlib.suppress(KeyError, PermissionError):
+            os.chown(path, -1, grp.getgrnam(GROUP).gr_gid)
+        path.chmod(MODE)
+
+    def remove(self, name: str, ifname: str, *, last: bool) -> None:
+        """Remove an interface's socket, and the pod's directory when it is empty or this the last.
+
+        What is not there is success.
+
+        Raises:
+            OSError: the file system refused.
+        """
+        path = self.root / name
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            (path / f"{ifname}.sock").unlink()
+        if last:
+            # The pod could write here; rmtree follows no link out of it.
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(path)
+        else:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+    def problems(self, name: str) -> list[str]:
+        """What is wrong with a pod's directory, in words."""
+        path = self.root / name
+        try:
+            mode = path.stat().st_mode & 0o7777
+        except OSError as error:
+            return [f"vhost-user directory {path}: {error.strerror}"]
+        if mode != MODE:
+            return [f"vhost-user directory {path} has mode {mode:o}, not {MODE:o}"]
+        return []
+
+    def sweep(self, known: Collection[str]) -> list[str]:
+        """Remove directories whose names are not in `known`; the names removed.
+
+        Raises:
+            OSError: the file system refused.
+        """
+        try:
+            present = sorted(path.name for path in self.root.iterdir())
+        except FileNotFoundError:
+            return []
+        gone = [name for name in present if name not in known]
+        for name in gone:
+            shutil.rmtree(self.root / name)
+        return gone
