@@ -48,6 +48,8 @@ def faults_of(answer: Json) -> list[str]:
         found.append("not converged")
     if child(answer, "ovs").get("connected") is not True:
         found.append("OVS is out of reach")
+    if problem := child(answer, "last_apply").get("problem"):
+        found.append(str(problem))
     found += [
         f"OVN's {label} database is out of reach"
         for key, label in (("nb", "northbound"), ("sb", "southbound"))
@@ -100,13 +102,26 @@ def status_text(answer: Json, *, colour: bool) -> str:
         table(
             ("TABLE", "KEY", "STATE", "SINCE", "ATTEMPTS", "REASON"),
             (
-                tuple(row.get(k) for k in ("table", "key", "state", "since", "attempts", "reason"))
+                (
+                    row.get("table"),
+                    row.get("key"),
+                    "quarantined" if row.get("quarantined") else row.get("state"),
+                    row.get("since"),
+                    row.get("attempts"),
+                    row.get("reason"),
+                )
                 for row in children(answer, "objects")
             ),
             colour=colour,
         )
     )
-    blocks.append(_any_table(children(answer, "programs"), colour=colour))
+    blocks += [
+        _columns(children(answer, key), columns, colour=colour)
+        for key, columns in (
+            ("programs", ("device", "kind", "attached", "id", "tag")),
+            ("problems", ("name", "cause", "next_step")),
+        )
+    ]
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -136,16 +151,10 @@ def _ovs_text(ovs: Json) -> str:
     return text
 
 
-def _any_table(rows: list[Json], *, colour: bool) -> str:
-    """Rows whose columns are what the first of them has."""
-    if not rows:
-        return ""
-    keys = list(rows[0])
-    return table(
-        [key.replace("_", " ").upper() for key in keys],
-        ([row.get(key) for key in keys] for row in rows),
-        colour=colour,
-    )
+def _columns(rows: list[Json], keys: tuple[str, ...], *, colour: bool) -> str:
+    """Some columns of rows, headed by their own names."""
+    headers = [key.replace("_", " ").upper() for key in keys]
+    return table(headers, ([row.get(key) for key in keys] for row in rows), colour=colour)
 
 
 def services(arguments: argparse.Namespace) -> int:

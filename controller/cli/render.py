@@ -10,6 +10,7 @@ Json = Mapping[str, object]
 
 _COLOURS = {
     "error": "31",
+    "quarantined": "31",
     "fail": "31",
     "no": "31",
     "pending": "33",

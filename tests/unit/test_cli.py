@@ -43,7 +43,7 @@ STATUS: dict[str, Any] = {
         "restarts": 1,
         "last_outage_ms": 1423.4,
     },
-    "programs": [{"device": "up0", "kind": "uplink", "tag": "0123abcd"}],
+    "programs": [{"device": "up0", "kind": "uplink", "attached": True, "id": 9, "tag": "0123abcd"}],
 }
 QUARANTINED = {
     "table": "ports",
@@ -52,7 +52,9 @@ QUARANTINED = {
     "reason": "No such device",
     "since": "2026-01-02T03:04:05+00:00",
     "attempts": 3,
+    "quarantined": True,
 }
+PROBLEM = {"name": "load balancer web", "cause": "no backend", "next_step": "add one"}
 
 
 class Daemon:
@@ -115,8 +117,8 @@ def test_status_of_a_converged_node(
         "TABLE  ROWS  PENDING  ERROR\n"
         "vips      2        0      0\n"
         "\n"
-        "DEVICE  KIND    TAG\n"
-        "up0     uplink  0123abcd\n"
+        "DEVICE  KIND    ATTACHED  ID  TAG\n"
+        "up0     uplink  yes        9  0123abcd\n"
     )
     assert daemon.asked == [("status", {"all": False})]
 
@@ -127,6 +129,7 @@ def test_status_of_a_converged_node(
         ({"converged": False}, "not converged"),
         ({"ovs": {"connected": False}}, "OVS is out of reach"),
         ({"ovn": {"nb": True, "sb": False}}, "OVN's southbound database is out of reach"),
+        ({"last_apply": {"problem": "no room for ids"}}, "no room for ids"),
         ({"tables": [{"name": "ports", "error": 1}]}, "1 in error in table ports"),
     ],
 )
@@ -145,11 +148,15 @@ def test_status_of_a_degraded_node(
 def test_status_names_what_is_in_error(
     daemon: Daemon, config: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    daemon.answers["status"] = STATUS | {"converged": False, "objects": [QUARANTINED]}
+    daemon.answers["status"] = STATUS | {
+        "converged": False,
+        "objects": [QUARANTINED],
+        "problems": [PROBLEM],
+    }
     assert main(["status", "--all", *config]) == 4
-    assert "ports  bad0  error  2026-01-02T03:04:05+00:00         3  No such device" in (
-        capsys.readouterr().out
-    )
+    shown = capsys.readouterr().out
+    assert "ports  bad0  quarantined  2026-01-02T03:04:05+00:00         3  No such device" in shown
+    assert "load balancer web  no backend  add one" in shown
     assert daemon.asked == [("status", {"all": True})]
 
 
