@@ -1,0 +1,211 @@
+"""One whole node: every path, the CNI plugin's refusals, files that are refused, a bad port."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cni import spec
+from dataplane.drivers.processes import wait_until
+from tests.labs import demo, logical, paths, traffic
+from tests.labs import lab as topology
+from tests.labs.lab import Lab
+from tests.labs.workloads import call_cni
+
+Millrace = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_every_path_of_the_demonstration_is_right(lab: Lab) -> None:
+    outcomes = list(paths.every_path(lab))
+    print(demo.table(outcomes))
+    assert [outcome for outcome in outcomes if not outcome.right] == []
+
+
+def test_replies_carry_the_vip(lab: Lab, tmp_path: Path) -> None:
+    with traffic.captured(lab.client, "eth0", tmp_path / "client.pcap", "tcp or udp") as capture:
+        assert traffic.http(lab.client, topology.VIP_VM, 80, 5).all_ok
+        assert traffic.http(lab.client, topology.VIP_LOCAL, 80, 5).all_ok
+        assert traffic.udp(lab.client, topology.VIP_UDP, 53, 5).all_ok
+        time.sleep(0.3)
+    lines = traffic.read_capture(capture)
+    incoming = [line for line in lines if f"> {topology.CLIENT_ADDRESS}." in line]
+    assert len(incoming) >= 25
+    expected = tuple(
+        f" {vip}.{port} > "
+        for vip, port in ((topology.VIP_VM, 80), (topology.VIP_LOCAL, 80), (topology.VIP_UDP, 53))
+    )
+    assert [line for line in incoming if not any(text in line for text in expected)] == []
+
+
+def test_only_the_last_packets_are_ours_to_name_in_the_status(lab: Lab, millrace: Millrace) -> None:
+    for command in ("status", "services", "ports"):
+        said = millrace(command, "--config", str(lab.node.config_path), "--json")
+        assert said.returncode == 0, said.stderr
+        assert isinstance(json.loads(said.stdout), dict)
+    status = lab.node.ask("status")
+    assert status["converged"] is True
+    assert status["problems"] == []
+
+
+def test_the_nodes_own_address_answers_while_pods_come_and_go(lab: Lab) -> None:
+    pod = lab.workloads["c3"]
+    with traffic.beside(lab.client, "echo", topology.NODE_ADDRESS, topology.PORT, 0) as stream:
+        for _ in range(3):
+            pod.detach()
+            pod.attach()
+        time.sleep(0.5)
+    print(stream.result)
+    assert stream.result["error"] == ""
+    assert stream.result["lines"] > 5
+    assert traffic.http(lab.containers["c3"], topology.QEMU[1], topology.PORT, 3).all_ok
+
+
+def test_a_pods_life_in_the_words_of_cni(lab: Lab) -> None:
+    pod = lab.workloads["c3"]
+    checked = pod.call("CHECK", prevResult=pod.result)
+    assert (checked.code, checked.answer) == (0, {}), checked.answer
+    pod.detach()
+    pod.detach()
+    assert pod.call("CHECK", prevResult=pod.result).code == 1
+    again = pod.attach()
+    assert again["ips"][0]["address"] == f"{topology.CONTAINERS['c3']}/24"
+    assert traffic.http(lab.containers["c3"], topology.QEMU[1], topology.PORT, 3).all_ok
+
+
+BAD_CNI = {
+    "not JSON": ({"stdin": "{"}, spec.DECODE_FAILURE),
+    "a version from the future": (
+        {"stdin": '{"cniVersion":"9.9.9","name":"n","type":"millrace-cni"}'},
+        spec.INCOMPATIBLE_VERSION,
+    ),
+    "no such namespace": ({"netns": "/run/netns/mrsys-nowhere"}, spec.INVALID_ENVIRONMENT),
+    "a port that OVN does not know": ({"pod": "stranger"}, None),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CNI)
+def test_bad_cni_input_is_refused_and_leaves_nothing(lab: Lab, case: str) -> None:
+    changed, code = BAD_CNI[case]
+    before = (_ovs_ports(lab), _links(lab), lab.node.ask("ports"))
+    arguments: dict[str, str] = {
+        "container_id": "mrsys-bad",
+        "netns": str(lab.containers["c1"].path),
+        "ifname": "eth9",
+        "pod": "c1",
+        **changed,
+    }
+    refused = call_cni("ADD", socket=lab.node.cni_socket, **arguments)  # type: ignore[arg-type]
+    assert refused.code == 1
+    assert refused.answer["cniVersion"] in spec.VERSIONS
+    assert refused.answer["msg"]
+    if code is not None:
+        assert refused.answer["code"] == code, refused.answer
+    else:
+        assert "stranger.demo" in json.dumps(refused.answer)
+    assert _ovs_ports(lab) == before[0]
+    assert _links(lab) == before[1]
+    assert [p["iface_id"] for p in lab.node.ask("ports")["ports"]] == [
+        p["iface_id"] for p in before[2]["ports"]
+    ]
+
+
+BAD_FILES = {
+    "unknown key": ('name = "mrsys-node1"', 'name = "mrsys-node1"\nfrobnicate = 1', "frobnicate"),
+    "wrong type": ("socket_mem_mib = 512", 'socket_mem_mib = "much"', "socket_mem_mib"),
+    "no such NIC": ('device = "phy0"', 'device = "phy7"', "phy7"),
+    "no such core": ("pmd = [1]", "pmd = [77]", "77"),
+    "too many hugepages": ("count = 1024", "count = 100000", "100000"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_bad_file_is_refused_whole_and_the_node_keeps_its_state(
+    lab: Lab, millrace: Millrace, tmp_path: Path, case: str
+) -> None:
+    good, bad, word = BAD_FILES[case]
+    text = lab.node.config_path.read_text()
+    assert text.count(good) == 1
+    path = tmp_path / "node.toml"
+    path.write_text(text.replace(good, bad))
+    line = next(n for n, t in enumerate(path.read_text().splitlines(), start=1) if word in t)
+    writes = lab.node.ask("status")["last_apply"]["total_writes"]
+    kept = lab.node.config_path.read_text()
+    lab.node.config_path.write_text(path.read_text())
+    try:
+        refused = millrace("apply", "--config", str(lab.node.config_path))
+    finally:
+        lab.node.config_path.write_text(kept)
+    print(refused.stderr)
+    assert refused.returncode != 0
+    assert word in refused.stderr
+    assert f"{lab.node.config_path}:{line}" in refused.stderr
+    assert traffic.http(lab.client, topology.VIP_WEB, 80, 3).all_ok
+    assert lab.node.ask("status")["last_apply"]["total_writes"] == writes
+
+
+def test_a_port_that_ovs_rejects_is_taken_back_and_named(lab: Lab, millrace: Millrace) -> None:
+    # A frame of 9,000 bytes does not fit XDP's one buffer: the kernel refuses the program.
+    lab.namespace.run("ip", "link", "add", "big0", "mtu", "9000", "type", "veth", "peer", "big1")
+    lab.namespace.run("ip", "link", "set", "big0", "up")
+    kept = lab.node.config_path.read_text()
+    lab.node.config_path.write_text(
+        f'{kept}\n[[uplink]]\ndevice = "big0"\nbridge = "br-phy"\nmode = "af_xdp"\n'
+        'queues = 1\nxdp_mode = "native"\nservices = false\n'
+    )
+    log = lab.node.rundir / "ovs-vswitchd.log"
+    try:
+        began = time.monotonic()
+        millrace("apply", "--config", str(lab.node.config_path))
+
+        def named() -> bool:
+            found = [o for o in lab.node.ask("status")["objects"] if "big0" in json.dumps(o)]
+            return bool(found) and "big0" not in _ovs_ports(lab)
+
+        wait_until(named, "big0 is in quarantine")
+        print(f"in quarantine {time.monotonic() - began:.2f} s after `millrace apply` began")
+        shown = [o for o in lab.node.ask("status")["objects"] if "big0" in json.dumps(o)]
+        print(shown)
+        size = log.stat().st_size
+        time.sleep(3)
+        assert log.stat().st_size - size < 4096
+        assert traffic.http(lab.client, topology.VIP_WEB, 80, 3).all_ok
+    finally:
+        lab.node.config_path.write_text(kept)
+        millrace("apply", "--config", str(lab.node.config_path))
+        lab.namespace.run("ip", "link", "del", "big0", check=False)
+
+
+def test_a_backend_that_leaves_takes_no_established_connection_along(lab: Lab) -> None:
+    vip, name = f"{topology.VIP_WEB}:80", "web"
+    both = [f"{topology.CONTAINERS[one]}:{topology.PORT}" for one in ("c1", "c2")]
+    with (
+        traffic.beside(lab.client, "echo", topology.VIP_WEB, 80, 0) as first,
+        traffic.beside(lab.client, "echo", topology.VIP_WEB, 80, 0) as second,
+        traffic.beside(lab.client, "echo", topology.VIP_WEB, 80, 0) as third,
+    ):
+        time.sleep(0.5)
+        logical.set_backends(lab.nb, name, vip, both[:1])
+        try:
+            wait_until(
+                lambda: len(lab.node.services()[topology.VIP_WEB]["backends"]) == 1, "one backend"
+            )
+            answers = traffic.http(lab.client, topology.VIP_WEB, 80, 20)
+            time.sleep(0.5)
+        finally:
+            logical.set_backends(lab.nb, name, vip, both)
+    assert answers.names == {"c1": 20}
+    assert [one.result["error"] for one in (first, second, third)] == ["", "", ""]
+
+
+def _ovs_ports(lab: Lab) -> list[str]:
+    return sorted(lab.node.vsctl("--columns=name", "--format=csv", "list", "Port").split())
+
+
+def _links(lab: Lab) -> list[str]:
+    listed = json.loads(lab.namespace.run("ip", "-j", "link", "show"))
+    return sorted(str(link["ifname"]) for link in listed)

@@ -1,0 +1,40 @@
+"""Two nodes, one OVN: what crosses from one to the other goes through Geneve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.labs import traffic
+from tests.labs.lab import PORT, VIP_VM
+from tests.labs.twonodes import GUEST, TwoNodeLab
+
+
+@pytest.fixture(scope="module")
+def two(progress: Callable[[str], None]) -> Iterator[TwoNodeLab]:
+    with TwoNodeLab("mrtwo", progress) as built:
+        yield built
+
+
+def test_a_container_reaches_a_guest_of_the_other_node(two: TwoNodeLab) -> None:
+    received, mean = traffic.ping(two.container, GUEST[1], 5)
+    print(f"ping over Geneve: {received}/5, {mean} ms")
+    assert received >= 4
+    answers = traffic.http(two.container, GUEST[1], PORT, 20)
+    assert answers.all_ok, answers.failures
+    assert answers.names == {GUEST[0]: 20}
+    flows = two.nodes[0].megaflows()
+    assert any("tnl_push" in flow and "geneve" in flow for flow in flows), flows
+
+
+def test_a_vip_is_served_by_a_backend_on_the_other_node(two: TwoNodeLab, tmp_path: Path) -> None:
+    with traffic.captured(two.client, "eth0", tmp_path / "client.pcap", "tcp") as capture:
+        answers = traffic.http(two.client, VIP_VM, 80, 20)
+    assert answers.all_ok, answers.failures
+    assert answers.names == {GUEST[0]: 20}
+    backends = two.nodes[0].services()[VIP_VM]["backends"]
+    assert [backend["place"] for backend in backends] == ["remote"]
+    incoming = [line for line in traffic.read_capture(capture) if "> 172.18.0.2." in line]
+    assert all(f" {VIP_VM}.80 > " in line for line in incoming)
