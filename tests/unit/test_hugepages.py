@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dataplane.drivers.hugepages import HugepagesTable
+from dataplane.model.rows import Hugepages
+from dataplane.ports import ObserveError
+from dataplane.reconcile.backoff import Backoff
+from dataplane.reconcile.reconciler import Reconciler
+
+
+@pytest.fixture
+def sysfs(tmp_path: Path) -> Path:
+    (tmp_path / "hugepages-2048kB").mkdir()
+    (tmp_path / "hugepages-2048kB" / "nr_hugepages").write_text("100\n")
+    return tmp_path
+
+
+def pages(sysfs: Path) -> int:
+    return int((sysfs / "hugepages-2048kB" / "nr_hugepages").read_text())
+
+
+def test_pages_are_raised_and_never_lowered(sysfs: Path) -> None:
+    plan: dict[int, Hugepages] = {}
+    table = HugepagesTable(lambda: plan, sysfs)
+    table.upsert([(2048, Hugepages(300, "/nowhere/at/all"))])
+    assert pages(sysfs) == 300
+    table.upsert([(2048, Hugepages(50, "/nowhere/at/all"))])
+    assert pages(sysfs) == 300
+    assert table.delete([2048]) == {}
+    assert pages(sysfs) == 300
+
+
+def test_more_than_enough_pages_equal_the_plan(sysfs: Path) -> None:
+    plan = {2048: Hugepages(60, "/nowhere/at/all")}
+    assert HugepagesTable(lambda: plan, sysfs).observe()[2048].count == 60
+    plan = {2048: Hugepages(160, "/nowhere/at/all")}
+    assert HugepagesTable(lambda: plan, sysfs).observe()[2048].count == 100
+
+
+def test_a_size_that_the_kernel_lacks_is_named(sysfs: Path) -> None:
+    plan = {4096: Hugepages(1, "/mnt")}
+    one = Reconciler([HugepagesTable(lambda: plan, sysfs)], Backoff())
+    one.apply({"hugepages": plan}, 0)
+    assert "no hugepages of 4096 KiB" in one.statuses()["hugepages", 4096].reason
+
+
+def test_nonsense_in_sysfs_is_an_observe_error(sysfs: Path) -> None:
+    (sysfs / "hugepages-2048kB" / "nr_hugepages").write_text("many\n")
+    plan = {2048: Hugepages(1, "/mnt")}
+    with pytest.raises(ObserveError, match="nr_hugepages"):
+        HugepagesTable(lambda: plan, sysfs).observe()
