@@ -23,6 +23,9 @@ from dataplane.ports import DataplaneError
 NETNS_DIR = Path("/run/netns")
 """Where iproute2 keeps named network namespaces (ip-netns(8))."""
 
+_EXEC_LOOKS = 25
+"""How often an empty command line is looked at again, 2 ms apart: exec(2) takes well under that."""
+
 
 class ProcessError(DataplaneError):
     """A process did not start, did not become ready or did not go away."""
@@ -147,10 +150,15 @@ def spawn(
 def command_line(pid: int) -> str | None:
     """The command line of a living process, None if it is gone or a zombie."""
     _reap(pid)
-    try:
-        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
+    for _ in range(_EXEC_LOOKS):
+        try:
+            raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        if raw or _start_ticks(pid) is None:
+            break
+        # In the middle of an exec the arguments are not there yet.
+        time.sleep(0.002)
     return raw.replace(b"\0", b" ").decode(errors="replace").strip() or None
 
 
