@@ -75,7 +75,7 @@ def test_a_number_that_was_given_out_anew_is_not_ours(daemon: Daemon) -> None:
 
 
 def test_a_failed_command_says_what_it_said(tmp_path: Path) -> None:
-    with pytest.raises(ProcessError, match="exit 2: .*nowhere"):
+    with pytest.raises(ProcessError, match=r"exit 2: .*nowhere"):
         processes.run(["ls", str(tmp_path / "nowhere")])
     with pytest.raises(ProcessError, match="not installed"):
         processes.run(["millrace-no-such-program"])
