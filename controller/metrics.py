@@ -233,15 +233,15 @@ def _daemon(found: MetricsSnapshot) -> Iterator[Metric]:
 
 
 def _tables(tables: Mapping[str, TableFigures]) -> Iterator[Metric]:
-    for name, text, get in (
-        ("millrace_table_rows", "Rows planned.", lambda t: t.rows),
-        ("millrace_object_errors", "Rows that could not be made.", lambda t: t.errors),
-        ("millrace_object_pending", "Rows waiting for something.", lambda t: t.pending),
-        ("millrace_object_quarantined", "Rows taken back for now.", lambda t: t.quarantined),
+    for name, text, column in (
+        ("millrace_table_rows", "Rows planned.", "rows"),
+        ("millrace_object_errors", "Rows that could not be made.", "errors"),
+        ("millrace_object_pending", "Rows waiting for something.", "pending"),
+        ("millrace_object_quarantined", "Rows taken back for now.", "quarantined"),
     ):
         family = GaugeMetricFamily(name, text, labels=["table"])
         for table in sorted(tables):
-            family.add_metric([table], get(tables[table]))
+            family.add_metric([table], getattr(tables[table], column))
         yield family
 
 
