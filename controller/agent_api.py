@@ -22,6 +22,7 @@ from dataplane.drivers.idl import DatabaseTimeoutError
 from dataplane.drivers.libbpf import LibbpfError
 from dataplane.drivers.machinefacts import machine_facts
 from dataplane.drivers.programs import program_info
+from dataplane.model.addr import L4Addr
 from dataplane.model.config import NodeConfig
 from dataplane.model.state import Attachment
 from dataplane.plan.ovs import RESTART_KEYS, ovs_settings
@@ -40,7 +41,9 @@ FIXED = ("name", "rundir", "statedir", "bpf_root", "ovs_remote", "ovs_rundir", "
 
 
 def _iso(epoch_s: float) -> str | None:
-    return datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="milliseconds") if epoch_s else None
+    return (
+        datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="milliseconds") if epoch_s else None
+    )
 
 
 class AgentApi:
@@ -205,7 +208,9 @@ def key_text(key: object) -> str:
 
 
 def _refused(path: Path, details: str) -> RemoteError:
-    return RemoteError(CODE_CONFIG, f"{path} is refused, the last good configuration stays", details)
+    return RemoteError(
+        CODE_CONFIG, f"{path} is refused, the last good configuration stays", details
+    )
 
 
 def _tables(statuses: Mapping[tuple[str, object], Status]) -> list[Args]:
@@ -248,14 +253,14 @@ def _programs(daemon: NodeDaemon) -> list[Args]:
                 "id": info.id if info else None,
                 "tag": info.tag if info else None,
                 "name": info.name if info else None,
-                "run_cnt": info.run_count if info else None,
+                "run_cnt": info.run_cnt if info else None,
                 "run_time_ns": info.run_time_ns if info else None,
             }
         )
     return rows
 
 
-def _traffic(daemon: NodeDaemon) -> dict[views.L4Addr, views.Traffic]:
+def _traffic(daemon: NodeDaemon) -> dict[L4Addr, views.Traffic]:
     counted = service_stats(daemon.bpf)
     return {
         vip: views.Traffic(counted[number].forward.packets, counted[number].forward.octets)

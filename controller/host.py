@@ -67,7 +67,8 @@ class NodeHost:
             port = await asyncio.wrap_future(known)
         except DatabaseTimeoutError as error:
             why = f"; {status.reason}" if status is not None and status.reason else ""
-            raise AttachError(f"{error}{why}") from error
+            msg = f"{error}{why}"
+            raise AttachError(msg) from error
         if port.rejected:
             raise AttachError(port.rejected)
 

@@ -35,6 +35,7 @@ from controller.ovn import sb as sb_database
 from controller.server import serve
 from controller.sources import Sources
 from controller.vswitchd import Vswitchd, recovered, running_pid, seen
+from dataplane.drivers.addresses import AddressesTable
 from dataplane.drivers.bpfmaps import (
     BackendTable,
     LocalAddressTable,
@@ -45,9 +46,9 @@ from dataplane.drivers.bpfmaps import (
 )
 from dataplane.drivers.bpfstate import BpfState
 from dataplane.drivers.hugepages import HugepagesTable
-from dataplane.drivers.links import AddressesTable, LinksTable
+from dataplane.drivers.links import LinksTable
 from dataplane.drivers.machinefacts import machine_facts
-from dataplane.drivers.nics import NicMonitor, read_nics
+from dataplane.drivers.nics import LinkMonitor, read_nics
 from dataplane.drivers.openflow import FlowsTable
 from dataplane.drivers.ovsdb import Ovs, OvsState
 from dataplane.drivers.ovsports import PortsTable
@@ -56,7 +57,7 @@ from dataplane.drivers.programs import ProgramTable
 from dataplane.model.config import NodeConfig
 from dataplane.model.state import Attachment, Nic
 from dataplane.plan.ids import OutOfIds
-from dataplane.plan.node import TABLE_ORDER, NodePlan, plan
+from dataplane.plan.node import NodePlan, plan
 from dataplane.ports import DataplaneError
 from dataplane.reconcile.backoff import Backoff
 from dataplane.reconcile.reconciler import Reconciler, Report
@@ -124,18 +125,16 @@ class NodeDaemon:
             config.sb_remote,
             lambda snapshot: self._from_thread(lambda: self._saw("sb", snapshot)),
         )
-        self.nics = NicMonitor(
-            lambda: self._from_thread(self._saw_links),
-        )
+        self.links = LinkMonitor(lambda: self._from_thread(self.loop.invalidate))
         self.reconciler = Reconciler(
             (
-                HugepagesTable(),
+                HugepagesTable(lambda: self.planned.hugepages if self.planned else {}),
                 SettingsTable(self.ovs),
                 LinksTable(),
                 BridgesTable(self.ovs),
                 PortsTable(self.ovs),
                 AddressesTable(),
-                FlowsTable(config.ovs_rundir),
+                FlowsTable(config.ovs_rundir, self.ovs.openflow_ports),
                 NodeTable(self.bpf),
                 LocalAddressTable(self.bpf),
                 BackendTable(self.bpf),
@@ -160,7 +159,7 @@ class NodeDaemon:
         host = NodeHost(self)
         metrics = NodeMetrics(self)
         self.sources.saw_nics(await asyncio.to_thread(_nics_of, self.config))
-        for source in (self.ovs, self.nb, self.sb, self.nics):
+        for source in (self.ovs, self.nb, self.sb, self.links):
             source.start()
         try:
             async with contextlib.AsyncExitStack() as stack:
@@ -191,7 +190,7 @@ class NodeDaemon:
 
     def _stop_sources(self) -> None:
         # First the clients: a round under way waits for them, and fails at once without.
-        for source in (self.nics, self.ovs, self.nb, self.sb):
+        for source in (self.links, self.ovs, self.nb, self.sb):
             source.stop()
         self._worker.shutdown(wait=True)
         self.bpf.close()
@@ -222,9 +221,6 @@ class NodeDaemon:
             self.loop.invalidate("ports")
         else:
             self.loop.invalidate("ports", "flows", "programs", "addresses")
-
-    def _saw_links(self) -> None:
-        self.loop.invalidate()
 
     async def _watch_vswitchd(self) -> None:
         pidfile = Path(self.config.ovs_rundir) / "ovs-vswitchd.pid"

@@ -52,7 +52,9 @@ class Sources:
             return None
         # Snapshots are frozen, so the same objects give the same view.
         current = (self.nb, self.sb, self.nics, chassis)
-        if self._view is None or any(a is not b for a, b in zip(current, self._viewed, strict=True)):
+        if self._view is None or any(
+            a is not b for a, b in zip(current, self._viewed, strict=True)
+        ):
             index = Index(self.nb, self.sb)
             own = {
                 address

@@ -139,12 +139,12 @@ def plan(state: NodeState) -> NodePlan:
         flows = service_flows(uplink.bridge, port_name, svc_port, gateway, state.services)
         nic = state.nics.get(uplink.device)
         if nic is not None:
-            node[0] = NodeEntry(
-                gateway.service_address, svc_mac, gateway.mac, nic.ifindex, nic.mac
-            )
+            node[0] = NodeEntry(gateway.service_address, svc_mac, gateway.mac, nic.ifindex, nic.mac)
         tables = service_tables(state.services, state.held)
     return NodePlan(
-        hugepages={config.hugepages.size_kib: Hugepages(config.hugepages.count, config.hugepages.mount)}
+        hugepages={
+            config.hugepages.size_kib: Hugepages(config.hugepages.count, config.hugepages.mount)
+        }
         if config.hugepages
         else {},
         ovs=ovs_settings(config),

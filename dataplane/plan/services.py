@@ -45,9 +45,7 @@ def usable(service: Service) -> tuple[Backend, ...]:
 
 def fast_services(services: Sequence[Service]) -> tuple[Service, ...]:
     """The services that XDP answers on this node, by VIP."""
-    return tuple(
-        sorted((s for s in services if s.served_by is ServedBy.XDP), key=lambda s: s.vip)
-    )
+    return tuple(sorted((s for s in services if s.served_by is ServedBy.XDP), key=lambda s: s.vip))
 
 
 def service_tables(services: Sequence[Service], held: HeldIds) -> ServiceTables:

@@ -1,0 +1,143 @@
+"""Keeps the metrics' snapshot of a node daemon fresh, so that a scrape asks nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from controller.completion import in_thread
+from controller.metrics import (
+    Counted,
+    InterfaceFigures,
+    MetricsSnapshot,
+    ServiceFigures,
+    TableFigures,
+)
+from controller.pmd_text import PmdThread, pmd_threads
+from dataplane.drivers.bpfmaps import counters, held_ids, service_stats
+from dataplane.drivers.unixctl import UnixctlClient
+from dataplane.ports import DataplaneError
+from dataplane.reconcile.status import State
+
+if TYPE_CHECKING:
+    from controller.node import NodeDaemon
+
+log = logging.getLogger(__name__)
+
+REFRESH_S = 10.0
+"""unixctl commands run on vswitchd's main thread: asked one after the other, and not often."""
+
+
+class NodeMetrics:
+    """`controller.metrics.MetricsSource` over one daemon."""
+
+    def __init__(self, daemon: NodeDaemon) -> None:
+        self._daemon = daemon
+        self._latest: MetricsSnapshot | None = None
+
+    def metrics(self) -> MetricsSnapshot | None:
+        """The last snapshot."""
+        return self._latest
+
+    async def refresh(self) -> None:
+        """Take a snapshot every REFRESH_S until cancelled."""
+        while True:
+            try:
+                self._latest = await in_thread(self._snapshot)
+            except DataplaneError as error:
+                log.warning("metrics_not_refreshed error=%s", error)
+            except Exception:
+                # The boundary: figures must never end the daemon.
+                log.exception("metrics_not_refreshed")
+            await asyncio.sleep(REFRESH_S)
+
+    def _snapshot(self) -> MetricsSnapshot:
+        daemon = self._daemon
+        applied, ovs = daemon.applied, daemon.ovs.latest
+        return MetricsSnapshot(
+            at=time.time(),
+            converged=daemon.converged(),
+            in_sync=daemon.sources.scope() is None,
+            rounds=applied.rounds,
+            writes=applied.writes,
+            last_round_seconds=applied.last_ms / 1000,
+            vswitchd_restarts=daemon.vswitchd.restarts,
+            started_at=daemon.started_at,
+            tables=self._tables(),
+            pmds=self._pmds(),
+            interfaces=self._interfaces(),
+            xdp={
+                reason.name: Counted(count.packets, count.octets)
+                for reason, count in counters(daemon.bpf).items()
+            },
+            services=self._services(),
+            ovs={
+                "ovs_version": ovs.version,
+                "dpdk_version": ovs.dpdk_version,
+                "db_version": ovs.db_version,
+            }
+            if ovs
+            else {},
+            dpdk_initialized=ovs.dpdk_initialized if ovs else None,
+        )
+
+    def _tables(self) -> dict[str, TableFigures]:
+        figures: dict[str, TableFigures] = {}
+        for (table, _), status in self._daemon.reconciler.statuses().items():
+            before = figures.get(table, TableFigures(0, 0, 0, 0))
+            figures[table] = TableFigures(
+                before.rows + 1,
+                before.errors + (status.state is State.ERROR),
+                before.pending + (status.state is State.PENDING),
+                before.quarantined + status.quarantined,
+            )
+        return figures
+
+    def _pmds(self) -> tuple[PmdThread, ...]:
+        pid = self._daemon.vswitchd.pid
+        if pid is None:
+            return ()
+        socket = control_socket(Path(self._daemon.config.ovs_rundir), pid)
+        try:
+            client = UnixctlClient(str(socket))
+            return pmd_threads(
+                client.call("dpif-netdev/pmd-perf-show"), client.call("dpif-netdev/pmd-rxq-show")
+            )
+        except DataplaneError as error:
+            log.warning("pmd_figures_missing error=%s", error)
+            return ()
+
+    def _interfaces(self) -> tuple[InterfaceFigures, ...]:
+        try:
+            states = self._daemon.ovs.interface_states()
+        except DataplaneError as error:
+            log.warning("interface_figures_missing error=%s", error)
+            return ()
+        return tuple(
+            InterfaceFigures(
+                s.name, s.bridge, s.type, s.admin_state, s.link_state, s.mtu, s.statistics
+            )
+            for s in states.values()
+        )
+
+    def _services(self) -> tuple[ServiceFigures, ...]:
+        counted = service_stats(self._daemon.bpf)
+        return tuple(
+            ServiceFigures(
+                vip,
+                Counted(stats.forward.packets, stats.forward.octets),
+                Counted(stats.reply.packets, stats.reply.octets),
+                stats.new_flows,
+            )
+            for vip, number in held_ids(self._daemon.bpf).services.items()
+            if (stats := counted.get(number)) is not None
+        )
+
+
+def control_socket(rundir: Path, pid: int) -> Path:
+    """Vswitchd's unixctl socket: the embedded node's name, or OVS's default with the pid in it."""
+    fixed = rundir / "ovs-vswitchd.ctl"
+    return fixed if fixed.exists() else rundir / f"ovs-vswitchd.{pid}.ctl"
