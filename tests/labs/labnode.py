@@ -107,8 +107,8 @@ class LabNode:
         self.vsctl("set", "Open_vSwitch", ".", f"other_config:pmd-maxsleep={SLEEP_US}")
 
     def pmd(self) -> PmdCounters:
-        """What the PMDs have done so far."""
-        return pmd_counters(self.appctl("dpif-netdev/pmd-stats-show"))
+        """What the datapath's threads have done so far, the main thread (veth ports) too."""
+        return pmd_counters(self.appctl("dpif-netdev/pmd-stats-show"), main_thread=True)
 
     def megaflows(self) -> list[str]:
         """The datapath's flows, a line each."""

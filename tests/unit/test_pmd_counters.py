@@ -29,7 +29,11 @@ main thread:
 """
 
 
-def test_threads_are_added_up_and_the_main_thread_is_left_out() -> None:
+def test_the_main_thread_counts_only_if_asked() -> None:
+    assert pmd_counters(TEXT, main_thread=True) == PmdCounters(2077, 507, 500_000, 1)
+
+
+def test_threads_are_added_up() -> None:
     counters = pmd_counters(TEXT)
     assert counters == PmdCounters(2000, 500, 500_000, 1)
     assert counters.passes_per_packet == 1.25
