@@ -15,11 +15,12 @@ def allocate(
     """An address of `network` for each name, as far as they reach.
 
     A name keeps what it holds if that is a host address of the network, not `taken`, and held by
-    no name before it in order; then each other name gets the smallest free address. Addresses held
-    by names that are not asked for are free again.
+    no name before it in order; then each other name gets the smallest free address. What a name
+    holds that is not asked for is free only once it holds it no longer: new rows are made before
+    old ones go.
     """
     given: dict[str, IPv4Address] = {}
-    used = set(taken)
+    used = {*taken, *(address for name, address in held.items() if name not in names)}
     for name in sorted(names):
         address = held.get(name)
         if address is not None and address not in used and _is_host(network, address):

@@ -206,9 +206,9 @@ class _Draft:
         foreign: set[IPv4Address] = set()
         for port in sorted(self.nb.router_ports.values(), key=lambda port: port.name):
             for interface in ipv4_interfaces(port.networks):
-                if port.name in ports and is_ours(port.external_ids):
-                    held.setdefault(ports[port.name], interface.ip)
-                elif not is_ours(port.external_ids):
+                if is_ours(port.external_ids):
+                    held.setdefault(ports.get(port.name, port.name), interface.ip)
+                else:
                     foreign.add(interface.ip)
         return self._allocated("join", self.join_network, names, held, foreign)
 

@@ -1,0 +1,263 @@
+"""States of a cluster in sequence: only the last one, and what rows hold, may matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controller.translate.central import northbound
+from controller.translate.nbrows import NbPlan
+from controller.translate.node import gateway, problems, services
+from controller.translate.ovn import NbSnapshot, SbSnapshot
+from controller.translate.owned import owned
+from dataplane.model.config import ClusterConfig
+from dataplane.model.service import ServedBy
+from tests.labs.ovnrows import Lab, applied, cluster_config, gateway_config, vpc_lab
+
+N1, N2, N3 = (gateway_config(f"n{i}", 110 + i) for i in (1, 2, 3))
+A = cluster_config(N1)
+B = cluster_config(N1, N2)
+C = cluster_config(N2, N3)
+NONE = cluster_config()
+
+VIP = "172.18.0.200:80"
+
+
+def world() -> Lab:
+    return vpc_lab().chassis("n3", "10.0.0.3")
+
+
+def walk(lab: Lab, *clusters: ClusterConfig) -> NbSnapshot:
+    """The northbound database after the cluster file took each of these contents in turn."""
+    nb = lab.nb
+    for cluster in clusters:
+        nb = applied(nb, northbound(cluster, nb, lab.sb))
+    return nb
+
+
+def bare(plan: NbPlan) -> NbPlan:
+    return replace(plan, problems=())
+
+
+@pytest.mark.parametrize(
+    ("story", "end"),
+    [
+        ((A, B, A), (A,)),
+        ((A, A), (A,)),
+        ((B, NONE, B), (B,)),
+        ((A, NONE), (NONE,)),
+        ((NONE, A), (A,)),
+        ((C, NONE, A, B), (A, B)),
+    ],
+)
+def test_change_and_revert_restore_every_row(
+    story: tuple[ClusterConfig, ...], end: tuple[ClusterConfig, ...]
+) -> None:
+    lab = world()
+    assert owned(walk(lab, *story)) == owned(walk(lab, *end))
+
+
+@pytest.mark.parametrize("story", [(A,), (B,), (A, B), (C, B, A), (B, C)])
+def test_whatever_came_before_a_second_round_changes_nothing(
+    story: tuple[ClusterConfig, ...],
+) -> None:
+    lab = world()
+    nb = walk(lab, *story)
+    assert owned(nb) == bare(northbound(story[-1], nb, lab.sb))
+
+
+def test_an_addresss_holder_keeps_it_through_every_change_around_it() -> None:
+    lab = world()
+    held = gateway(walk(lab, B), "n2")
+    assert held is not None
+    for story in ((B, C), (B, A, B), (B, C, B)):
+        found = gateway(walk(lab, *story), "n2")
+        if A not in story:
+            assert found == held
+        assert found is not None
+
+
+def test_an_address_is_not_given_to_another_while_a_row_still_has_it() -> None:
+    """Rows are made before others are removed: for a moment both are there."""
+    lab = world()
+    nb = walk(lab, A)
+    found = northbound(C, nb, lab.sb)
+    held = {dict(row.external_ids)["millrace:service-address"] for row in found.routers.values()}
+    assert held == {"100.64.255.2", "100.64.255.3"}
+    networks = {row.networks for name, row in found.router_ports.items() if "join-GR" in name}
+    assert owned(nb).router_ports["millrace-join-GR_n1"].networks not in networks
+
+
+def test_a_chassis_that_comes_and_goes_keeps_its_rows() -> None:
+    lab = world()
+    nb = walk(lab, B)
+    gone = SbSnapshot(lab.sb.port_bindings, {})
+    during = applied(nb, northbound(B, nb, gone))
+    assert owned(during).routers == owned(nb).routers
+    assert owned(during).static_macs == owned(nb).static_macs
+    assert owned(applied(during, northbound(B, during, lab.sb))) == owned(nb)
+
+
+def test_a_vpc_router_that_comes_late_is_connected_then() -> None:
+    lab = Lab().chassis("n1")
+    nb = walk(lab, A)
+    assert "millrace-join-vpc0" not in owned(nb).router_ports
+    late = Lab(nb, lab.sb).switch("sw0").router("vpc0")
+    late.router_port("vpc0", "sw0", "vpc0-sw0", "0a:00:00:00:00:01", "10.1.0.1/24")
+    nb = walk(late, A)
+    assert "millrace-join-vpc0" in owned(nb).router_ports
+    assert any(key.prefix == "10.1.0.0/24" for key in owned(nb).routes)
+
+
+def test_the_life_of_a_service() -> None:
+    """Nothing, marked, attached as well, mark removed, detached, gone: each state alone counts."""
+    states: list[tuple[Callable[[Lab], Lab], ServedBy | None]] = [
+        (lambda lab: lab, None),
+        (lambda lab: lab.balancer("web", {VIP: "10.1.0.11:80"}), ServedBy.XDP),
+        (
+            lambda lab: lab.balancer("web", {VIP: "10.1.0.11:80"}).switch(
+                "sw9", load_balancers=("lb-web",)
+            ),
+            ServedBy.XDP,
+        ),
+        (
+            lambda lab: lab.balancer("web", {VIP: "10.1.0.11:80"}, external_ids={}).switch(
+                "sw9", load_balancers=("lb-web",)
+            ),
+            ServedBy.OVN,
+        ),
+        (
+            lambda lab: lab.balancer("web", {VIP: "10.1.0.11:80"}, external_ids={}),
+            ServedBy.NOBODY,
+        ),
+    ]
+    for build, expected in [*states, *reversed(states)]:
+        lab = build(vpc_lab())
+        found = services(lab.nb, lab.sb, "n1")
+        assert [service.served_by for service in found] == ([expected] if expected else [])
+
+
+# -- order is no input --------------------------------------------------------------------------
+
+
+def full() -> Lab:
+    """A cluster with one of everything, applied and with services."""
+    lab = world()
+    lab.switch("sw1").router("vpc1")
+    lab.router_port("vpc1", "sw1", "vpc1-sw1", "0a:00:00:00:00:02", "10.1.0.1/24", "10.3.0.1/24")
+    lab.route("vpc1", "0.0.0.0/0", "10.3.0.9")
+    lab.balancer("b", {VIP: "10.1.0.11:80,10.0.0.2:80"}).balancer("a", {VIP: "10.1.0.12:80"})
+    lab.balancer("c", {"bad": "10.1.0.11:80", "172.18.0.201:53": "10.1.0.11:53"}, protocol="udp")
+    lab.balancer("d", {"172.18.0.202:80": "10.1.0.11:80"}, external_ids={})
+    lab.group("g", "d").switch("sw9", load_balancer_groups=("lbg-g",))
+    return lab
+
+
+CLUSTER = cluster_config(
+    gateway_config("n1", 111, "vpc0", "vpc1"), gateway_config("n2", 112, "vpc1"), N3
+)
+
+
+def shuffled(
+    draw: Callable[[list[str]], list[str]], rows: Mapping[str, object]
+) -> dict[str, object]:
+    return {key: rows[key] for key in draw(sorted(rows))}
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_the_order_of_rows_is_no_input(data: st.DataObject) -> None:
+    lab = full()
+    nb = walk(lab, cluster_config(N2), CLUSTER)
+
+    def draw(keys: list[str]) -> list[str]:
+        return data.draw(st.permutations(keys))
+
+    other_nb = NbSnapshot(
+        **{name: shuffled(draw, getattr(nb, name)) for name in NbSnapshot.__slots__}  # type: ignore[arg-type]
+    )
+    other_sb = SbSnapshot(
+        **{name: shuffled(draw, getattr(lab.sb, name)) for name in SbSnapshot.__slots__}  # type: ignore[arg-type]
+    )
+    gateways = tuple(data.draw(st.permutations(CLUSTER.gateways)))
+    other_cluster = replace(CLUSTER, gateways=gateways)
+    assert northbound(other_cluster, other_nb, other_sb) == northbound(CLUSTER, nb, lab.sb)
+    assert services(other_nb, other_sb, "n1") == services(nb, lab.sb, "n1")
+    assert gateway(other_nb, "n1") == gateway(nb, "n1")
+    assert problems(other_nb, "n1") == problems(nb, "n1")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    story=st.lists(
+        st.sets(st.sampled_from(["n1", "n2", "n3"])).map(
+            lambda names: cluster_config(
+                *(gateway_config(name, 110 + int(name[1:])) for name in sorted(names))
+            )
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_no_story_gives_an_address_out_twice_or_fails_to_settle(
+    story: list[ClusterConfig],
+) -> None:
+    lab = world()
+    nb = walk(lab, *story)
+    found = owned(nb)
+    assert found == bare(northbound(story[-1], nb, lab.sb))
+    services_given = [dict(row.external_ids) for row in found.routers.values()]
+    addresses = [row["millrace:service-address"] for row in services_given]
+    networks = [network for row in found.router_ports.values() for network in row.networks]
+    assert len(set(addresses)) == len(addresses)
+    assert len(set(networks)) == len(networks)
+    assert {f"GR_{g.chassis}" for g in story[-1].gateways} == set(found.routers)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    vips=st.dictionaries(
+        st.one_of(st.text(max_size=24), st.sampled_from([VIP, "[::1]:80", "1.2.3.4", ":", ","])),
+        st.one_of(st.text(max_size=40), st.sampled_from(["10.1.0.11:80", "10.1.0.11:80,x"])),
+        max_size=4,
+    ),
+    protocol=st.sampled_from([None, "tcp", "udp", "sctp"]),
+    policy=st.text(max_size=8),
+)
+def test_no_load_balancer_row_can_crash_the_translation(
+    vips: dict[str, str], protocol: str | None, policy: str
+) -> None:
+    ids = {"millrace:fast-path": "true", "millrace:traffic-policy": policy}
+    lab = vpc_lab().balancer("web", vips, protocol=protocol, external_ids=ids)
+    found = services(lab.nb, lab.sb, "n1")
+    named = problems(lab.nb)
+    # Every VIP is either a service or a problem, but for two spellings of one address.
+    if protocol != "sctp":
+        vip_problems = {p.name for p in named if ", VIP " in p.name and ", backend " not in p.name}
+        assert len(found) + len(vip_problems) <= len(vips)
+        assert bool(found or named) == bool(vips or policy not in {"cluster", "local"})
+    else:
+        assert not found
+        assert named
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    mac=st.one_of(st.text(max_size=20), st.just("0a:58:ac:12:00:6f")),
+    network=st.one_of(st.text(max_size=20), st.just("172.18.0.111/24")),
+    service=st.one_of(st.text(max_size=20), st.just("100.64.255.1")),
+)
+def test_no_router_row_can_crash_the_translation(mac: str, network: str, service: str) -> None:
+    lab = vpc_lab().switch("out")
+    lab.port("out", "ln", type="localnet", options={"network_name": "phys"})
+    lab.router(
+        "edge", options={"chassis": "n1"}, external_ids={"millrace:service-address": service}
+    )
+    lab.router_port("edge", "out", "edge-out", mac, network)
+    found = gateway(lab.nb, "n1")
+    assert (found is None) == bool(problems(lab.nb, "n1"))
+    northbound(cluster_config(gateway_config("n1", 111, "edge")), lab.nb, lab.sb)
