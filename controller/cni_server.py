@@ -16,7 +16,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 from weakref import WeakValueDictionary
 
@@ -178,7 +178,9 @@ class CniServer:
         problems = cni_request.differences(attachment, port, request.prev_result)
         try:
             if attachment.kind is PortKind.VETH:
-                problems += await in_thread(podlink.check, attachment)
+                # The same namespace may have gone from the path that ADD was given.
+                where = replace(attachment, netns=request.netns or attachment.netns)
+                problems += await in_thread(podlink.check, where)
             else:
                 problems += await in_thread(self._dirs.problems, _directory(attachment))
         except DataplaneError as error:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Self
 
 from cni import wire
+from controller.completion import finish
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +202,8 @@ class ControlServer:
         finally:
             for task in (work, gone):
                 task.cancel()
-            await asyncio.gather(work, gone, return_exceptions=True)
+            # Its clean-up is waited for even if `close` cancels this wait in turn.
+            await finish(asyncio.wait({work, gone}))
 
     async def _run(self, op: str, args: Args) -> Args:
         """The answer's object, whatever the handler does."""

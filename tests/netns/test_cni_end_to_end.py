@@ -46,8 +46,7 @@ class Node:
     host: MemoryHost
     socket: Path
     rundir: Path
-    running: server.ControlServer
-    handlers: CniServer
+    running: server.ControlServer | None
 
     async def run(self, command: str, path: str, **options: object) -> tuple[int, spec.Json]:
         """Run the plugin's process; its exit code and what it printed."""
@@ -128,7 +127,7 @@ async def node(tmp_path: Path, patience: Patience = LONG, **flags: object) -> As
     handlers = CniServer(host, rundir, 1442, patience)
     path = rundir / "cni.sock"
     async with await server.serve(path, 0o600, handlers.handlers(), {0}) as running:
-        yield Node(host, path, rundir, running, handlers)
+        yield Node(host, path, rundir, running)
 
 
 def run(main: Callable[[], Awaitable[None]]) -> None:
@@ -293,6 +292,78 @@ def test_a_plugin_killed_during_add_leaves_nothing(
     run(main)
 
 
+def test_a_plugin_killed_at_any_moment_leaves_all_or_nothing(
+    tmp_path: Path, new_netns: NetnsMaker
+) -> None:
+    pod = new_netns("web")
+
+    async def main() -> None:
+        async with node(tmp_path) as n:
+            for step in range(25):
+                process = await n.start("ADD", pod)
+                await asyncio.sleep(step * 0.003)
+                if process.returncode is None:
+                    process.kill()
+                await process.wait()
+
+                # Killed early, nothing is there; killed after the answer, everything is right.
+                def settled() -> bool:
+                    recorded = n.host.attachments()
+                    return n.left(pod) == [] if not recorded else check(recorded[0]) == []
+
+                await until(settled)
+                assert await n.run("DEL", pod) == (0, {})
+                assert n.left(pod) == []
+
+    run(main)
+
+
+def test_a_daemon_killed_during_add_leaves_what_its_successor_removes(
+    tmp_path: Path, new_netns: NetnsMaker
+) -> None:
+    pod = new_netns("web")
+
+    @asynccontextmanager
+    async def daemon(mode: str) -> AsyncIterator[asyncio.subprocess.Process]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.netns.memory_daemon", str(tmp_path), mode,
+            cwd=ROOT, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"serving\n"
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+    async def main() -> None:
+        # Only its way of starting the plugin is used; the daemon is another process.
+        caller = Node(
+            MemoryHost(tmp_path / "unused"), tmp_path / "run" / "cni.sock", tmp_path / "run",
+            None,
+        )  # fmt: skip
+        async with daemon("hangs") as first:
+            adding = asyncio.create_task(caller.run("ADD", pod))
+            assert first.stdout is not None
+            assert await first.stdout.readline() == b"hanging\n"
+            first.kill()
+            status, error = await adding
+            assert (status, error["code"]) == (1, spec.TRY_AGAIN_LATER)
+        assert links(pod) == ["lo", "eth0"]
+        async with daemon("installs"):
+            status, result = await caller.run("ADD", pod)
+            assert status == 0
+            assert await caller.run("CHECK", pod, prevResult=result) == (0, {})
+            assert await caller.run("DEL", pod) == (0, {})
+        assert links(pod) == ["lo"]
+        assert off_loop(names) == ["lo"]
+        assert list((tmp_path / "state").iterdir()) == []
+
+    run(main)
+
+
 def test_a_daemon_that_stops_during_add_leaves_nothing(
     tmp_path: Path, new_netns: NetnsMaker
 ) -> None:
@@ -302,6 +373,7 @@ def test_a_daemon_that_stops_during_add_leaves_nothing(
         async with node(tmp_path, installs=False) as n:
             process = await n.start("ADD", pod)
             await n.host.waiting.wait()
+            assert n.running is not None
             await n.running.close()
             assert n.left(pod) == []
             out, _ = await process.communicate()

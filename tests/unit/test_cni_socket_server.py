@@ -13,6 +13,7 @@ import pytest
 
 from cni import wire
 from controller import server
+from controller.completion import finish
 
 Args = dict[str, object]
 ME = {os.getuid()}
@@ -208,6 +209,41 @@ def test_close_cancels_and_waits_for_the_clean_up(tmp_path: Path) -> None:
         await running.close()
         assert undone == [True]
         writer.close()
+
+    run(main)
+
+
+def test_close_waits_for_a_request_whose_client_is_gone_already(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    started, undoing, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    undone: list[bool] = []
+
+    async def undo() -> None:
+        undoing.set()
+        await go_on.wait()
+        undone.append(True)
+
+    async def slow(_args: Args) -> Args:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await finish(undo())
+        return {}
+
+    async def main() -> None:
+        running = await server.serve(path, 0o600, {"slow": slow}, ME)
+        _, writer = await asyncio.open_unix_connection(path)
+        writer.write(wire.encode(wire.request("slow", {})))
+        await started.wait()
+        writer.close()
+        await undoing.wait()
+        closing = asyncio.create_task(running.close())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        go_on.set()
+        await closing
+        assert undone == [True]
 
     run(main)
 

@@ -1,0 +1,32 @@
+"""A process with the CNI socket over `tests.netns.memory_host`, to be killed by a test.
+
+Run as `python -m tests.netns.memory_daemon DIRECTORY installs|hangs`; it prints a line when calls
+are served. DIRECTORY gets `state` and `run`, as the real daemon's statedir and rundir.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from controller import server
+from controller.cni_server import CniServer
+from tests.netns.memory_host import MemoryHost, logical_port
+
+
+async def main(directory: Path, installs: bool) -> None:
+    host = MemoryHost(directory / "state", logical_port("web-0.shop"))
+    host.installs = installs
+    handlers = CniServer(host, directory / "run", 1442)
+    await handlers.sweep()
+    async with await server.serve(directory / "run" / "cni.sock", 0o600, handlers.handlers(), {0}):
+        print("serving", flush=True)
+        if not installs:
+            await host.waiting.wait()
+            print("hanging", flush=True)
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1]), sys.argv[2] == "installs"))
