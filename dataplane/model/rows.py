@@ -97,7 +97,7 @@ class Hugepages:
 
 
 class VipFlag(IntFlag):
-    """Bits of a VIP entry; the numbers are those of bpf/include/abi.h (checked by the abi tests)."""
+    """Bits of a VIP entry; the numbers are those of bpf/include/abi.h (the abi tests compare)."""
 
     SNAT = 1
     NO_BACKEND = 2
