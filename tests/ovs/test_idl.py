@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from dataplane.drivers import ovsjson
 from dataplane.drivers.idl import (
     DatabaseClient,
     DatabaseTimeoutError,
@@ -152,3 +153,17 @@ def test_a_burst_of_changes_is_coalesced(database_only: Sandbox) -> None:
             db.transact(add_bridge(f"br{number}"), 10)
         wait_until(lambda: len(seen[-1]) == 50, "the last state is delivered")
         assert len(seen) < 40
+
+
+def test_the_fast_parser_serves_a_real_server(database_only: Sandbox) -> None:
+    ovsjson.install()
+    try:
+        with client(database_only) as db:
+            for number in range(30):
+                db.transact(add_bridge(f"brücke{number}"), 10)
+            assert len(db.read(names, 10)) == 30
+        with client(database_only) as db:
+            db.wait_synced(10)
+            assert f"brücke{7}" in db.read(names, 10)
+    finally:
+        ovsjson.uninstall()
