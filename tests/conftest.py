@@ -6,12 +6,19 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.absences import ABSENCES, is_accepted
 from tests.leftovers import Snapshot, settle, snapshot
 
 LEVELS = ("unit", "property", "story", "abi", "bpf", "ovs", "ovn", "netns", "system")
 """Folders and markers of the levels, in the order in which a run goes through them."""
+
+# No time limits: a busy machine is no fault of the code under test.
+settings.register_profile(
+    "millrace", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("millrace")
 
 _ROOT = Path(__file__).parent
 _BEFORE = pytest.StashKey[Snapshot]()
