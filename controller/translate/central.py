@@ -15,34 +15,26 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from controller.translate.addresses import allocate
+from controller.translate.gatewayrows import GatewayRows
 from controller.translate.index import ipv4_interfaces
 from controller.translate.nbrows import (
+    DEFAULT_ROUTE,
     JOIN_SWITCH,
     MAIN_PRIORITY,
-    MacKey,
-    MacRow,
     NbPlan,
     PolicyKey,
     PolicyRow,
     RouteKey,
     RouteRow,
-    RouterPortRow,
-    RouterRow,
-    SwitchPortRow,
     SwitchRow,
     external_port,
     external_switch,
     gateway_router,
     join_port,
-    localnet_port,
-    switch_side,
 )
 from controller.translate.ovn import LogicalRouter, NbSnapshot, Problem, SbSnapshot, is_ours
-from dataplane.model.addr import mac_of_address
 from dataplane.model.config import ClusterConfig, GatewayConfig
 from dataplane.model.names import SERVICE_ADDRESS_KEY
-
-DEFAULT = "0.0.0.0/0"
 
 
 def northbound(cluster: ClusterConfig, nb: NbSnapshot, sb: SbSnapshot) -> NbPlan:
@@ -62,7 +54,9 @@ class _Draft:
         self.join_network = IPv4Network(cluster.join)
         self.chassis = {chassis.name for chassis in sb.chassis.values()}
         self.problems: list[Problem] = []
-        self.rows = _Tables()
+        self.rows = GatewayRows()
+        # The same for every gateway of a provider network, and there may be hundreds.
+        self._inner_networks: dict[tuple[str, IPv4Network], tuple[str, ...]] = {}
         self.routers: dict[str, list[LogicalRouter]] = {}
         for _, router in sorted(nb.routers.items()):
             self.routers.setdefault(router.name, []).append(router)
@@ -77,33 +71,24 @@ class _Draft:
         gateways = [
             g for g in gateways if g.chassis in services and gateway_router(g.chassis) in join
         ]
-        vpcs = {name: router for name, router in vpcs.items() if name in join}
+        named = {name for gateway in gateways for name in gateway.routers}
+        vpcs = {name: vpcs[name] for name in vpcs if name in join and name in named}
         if gateways:
             self.rows.switches[JOIN_SWITCH] = SwitchRow()
         for name in sorted({*vpcs, *(gateway_router(g.chassis) for g in gateways)}):
-            self._join_port(name, join[name])
+            self.rows.join_port(name, join[name], self.join_network.prefixlen)
         for gateway in gateways:
             mine = [name for name in gateway.routers if name in vpcs]
-            self._gateway(gateway, services[gateway.chassis])
+            self.rows.gateway(gateway, services[gateway.chassis])
             self._routes_of_gateway(gateway, {name: vpcs[name] for name in mine}, join)
             for name in mine:
-                self._neighbours(gateway_router(gateway.chassis), name, join)
+                self.rows.neighbours(gateway_router(gateway.chassis), name, join)
                 self.rows.routes[RouteKey(name, f"{services[gateway.chassis]}/32")] = RouteRow(
                     str(join[gateway_router(gateway.chassis)])
                 )
         for name, router in vpcs.items():
             self._way_out(router, [g for g in gateways if name in g.routers], join)
-        rows = self.rows
-        return NbPlan(
-            switches=rows.switches,
-            routers=rows.routers,
-            router_ports=rows.router_ports,
-            switch_ports=rows.switch_ports,
-            static_macs=rows.static_macs,
-            routes=rows.routes,
-            policies=rows.policies,
-            problems=tuple(sorted(set(self.problems))),
-        )
+        return self.rows.plan(tuple(sorted(set(self.problems))))
 
     def _problem(self, name: str, cause: str, next_step: str) -> None:
         self.problems.append(Problem(name, cause, next_step))
@@ -172,6 +157,13 @@ class _Draft:
                     "correct [[gateway]] routers in the cluster file, or make the router",
                 )
                 continue
+            if is_ours(routers[0].external_ids):
+                self._problem(
+                    f"router {name}",
+                    "it is a gateway router of ours, not a VPC's",
+                    "take it out of [[gateway]] routers in the cluster file",
+                )
+                continue
             clash = next(
                 (n for n in self._networks(routers[0]) if n.overlaps(self.join_network)), None
             )
@@ -194,6 +186,15 @@ class _Draft:
             for interface in ipv4_interfaces(port.networks)
         }
         return sorted(networks)
+
+    def _inner(self, vpc: LogicalRouter, provider: IPv4Network) -> tuple[str, ...]:
+        """The VPC's networks, but not what is of the provider network: gateways are on that."""
+        key = (vpc.name, provider)
+        if key not in self._inner_networks:
+            self._inner_networks[key] = tuple(
+                str(network) for network in self._networks(vpc) if not network.subnet_of(provider)
+            )
+        return self._inner_networks[key]
 
     # -- addresses ----------------------------------------------------------------------------
 
@@ -245,56 +246,7 @@ class _Draft:
             )
         return given
 
-    # -- rows ---------------------------------------------------------------------------------
-
-    def _join_port(self, router: str, address: IPv4Address) -> None:
-        network = f"{address}/{self.join_network.prefixlen}"
-        self._router_port(router, join_port(router), JOIN_SWITCH, address, network)
-
-    def _router_port(
-        self, router: str, port: str, switch: str, address: IPv4Address, network: str
-    ) -> None:
-        """A router port and the switch port that it is plugged into."""
-        self.rows.router_ports[port] = RouterPortRow(
-            router, str(mac_of_address(address)), (network,)
-        )
-        self.rows.switch_ports[switch_side(port)] = SwitchPortRow(
-            switch, "router", ("router",), (("router-port", port),)
-        )
-
-    def _gateway(self, gateway: GatewayConfig, service: IPv4Address) -> None:
-        """The gateway router, its external switch, and the two ends of svc0's address."""
-        chassis, router = gateway.chassis, gateway_router(gateway.chassis)
-        switch, port = external_switch(chassis), external_port(chassis)
-        self.rows.routers[router] = RouterRow(
-            options=(
-                # Whoever asks for us is not learned, only who answers us: the provider network
-                # may be large, and each MAC_Binding is a row in the southbound database.
-                ("always_learn_from_arp_request", "false"),
-                ("chassis", chassis),
-                # No flow on this router for each other router of the join switch: n times n of
-                # them with n chassis. Those that it speaks to are in Static_MAC_Binding.
-                ("dynamic_neigh_routers", "true"),
-            ),
-            external_ids=((SERVICE_ADDRESS_KEY, str(service)),),
-        )
-        self.rows.switches[switch] = SwitchRow()
-        self.rows.switch_ports[localnet_port(chassis)] = SwitchPortRow(
-            switch, "localnet", ("unknown",), (("network_name", gateway.physnet),)
-        )
-        self._router_port(router, port, switch, gateway.address.ip, str(gateway.address))
-        # svc0 is on no network of the router's; northd honours an explicit output port then, and
-        # resolves the address itself (northd.c, find_static_route_outport).
-        self.rows.routes[RouteKey(router, f"{service}/32")] = RouteRow(str(service), port)
-        self.rows.static_macs[MacKey(port, str(service))] = MacRow(
-            str(mac_of_address(service)), override=True
-        )
-        if gateway.next_hop:
-            self.rows.routes[RouteKey(router, DEFAULT)] = RouteRow(gateway.next_hop)
-        # VPCs are separate from each other; the gateway router must not join them.
-        own = join_port(router)
-        match = f'inport == "{own}" && outport == "{own}"'
-        self.rows.policies[PolicyKey(router, MAIN_PRIORITY, match)] = PolicyRow("drop")
+    # -- routes and policies -----------------------------------------------------------------
 
     def _routes_of_gateway(
         self,
@@ -303,11 +255,9 @@ class _Draft:
         join: dict[str, IPv4Address],
     ) -> None:
         """A route to each network of each VPC, the file's order of routers deciding a clash."""
-        router, owners = gateway_router(gateway.chassis), dict[IPv4Network, str]()
+        router, owners = gateway_router(gateway.chassis), dict[str, str]()
         for name, vpc in vpcs.items():
-            for network in self._networks(vpc):
-                if network.subnet_of(gateway.address.network):
-                    continue  # the provider network itself: the gateway router is on it
+            for network in self._inner(vpc, gateway.address.network):
                 first = owners.setdefault(network, name)
                 if first != name:
                     self._problem(
@@ -316,14 +266,7 @@ class _Draft:
                         "give the two VPCs different gateways, or different networks",
                     )
                     continue
-                self.rows.routes[RouteKey(router, str(network))] = RouteRow(str(join[name]))
-
-    def _neighbours(self, gateway: str, vpc: str, join: dict[str, IPv4Address]) -> None:
-        """Each tells the other's MAC, so that no first packet waits for an ARP answer."""
-        for here, there in ((gateway, vpc), (vpc, gateway)):
-            self.rows.static_macs[MacKey(join_port(here), str(join[there]))] = MacRow(
-                str(mac_of_address(join[there])), override=True
-            )
+                self.rows.routes[RouteKey(router, network)] = RouteRow(str(join[name]))
 
     def _way_out(
         self,
@@ -358,7 +301,7 @@ class _Draft:
         live = [gateway for gateway in gateways if gateway.chassis in self.chassis]
         for gateway in (live or gateways)[:1]:
             nexthop = join[gateway_router(gateway.chassis)]
-            self.rows.routes[RouteKey(vpc.name, DEFAULT)] = RouteRow(str(nexthop))
+            self.rows.routes[RouteKey(vpc.name, DEFAULT_ROUTE)] = RouteRow(str(nexthop))
         # What is routed to one gateway router in particular goes there, wherever it starts.
         # Told apart by priority, not by "!=", which would cost a flow for every bit of the masks.
         named = " || ".join(
@@ -376,19 +319,6 @@ class _Draft:
             self.rows.policies[PolicyKey(vpc.name, MAIN_PRIORITY, match)] = PolicyRow(
                 "reroute", str(nexthop)
             )
-
-
-class _Tables:
-    """The plan's tables while they are filled."""
-
-    def __init__(self) -> None:
-        self.switches: dict[str, SwitchRow] = {}
-        self.routers: dict[str, RouterRow] = {}
-        self.router_ports: dict[str, RouterPortRow] = {}
-        self.switch_ports: dict[str, SwitchPortRow] = {}
-        self.static_macs: dict[MacKey, MacRow] = {}
-        self.routes: dict[RouteKey, RouteRow] = {}
-        self.policies: dict[PolicyKey, PolicyRow] = {}
 
 
 def _is_default(prefix: str) -> bool:

@@ -24,6 +24,7 @@ EXTERNAL_PORT_PREFIX = "millrace-ext-"
 JOIN_PORT_PREFIX = "millrace-join-"
 PORT_PREFIXES = (EXTERNAL_PORT_PREFIX, JOIN_PORT_PREFIX)
 
+DEFAULT_ROUTE = "0.0.0.0/0"
 MAIN_PRIORITY = 20000
 """Priority of our router policies: one number to look for among a foreign router's own."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 from controller.translate.ovn import LoadBalancer, Problem
@@ -58,11 +59,7 @@ def vips(balancer: LoadBalancer) -> tuple[Vip, ...]:
         address = _l4(protocol, key)
         if isinstance(address, _Unusable):
             continue
-        texts = _backend_texts(value)
-        parsed = [_l4(protocol, text) for text in texts]
-        targets = {target for target in parsed if isinstance(target, L4Addr)}
-        ignored = sum(isinstance(target, _Unusable) for target in parsed)
-        found.setdefault(address, Vip(address, tuple(sorted(targets)), ignored))
+        found.setdefault(address, Vip(address, *_targets(protocol, value)))
     return tuple(found[address] for address in sorted(found))
 
 
@@ -109,10 +106,22 @@ def _protocol(balancer: LoadBalancer) -> Protocol | _Unusable:
     return _PROTOCOLS[word]
 
 
+@lru_cache(maxsize=8192)
+def _targets(protocol: Protocol, value: str) -> tuple[tuple[L4Addr, ...], int]:
+    """The backends of a VIP's value, sorted, and the number of those that cannot be named.
+
+    Remembered, because of a thousand services one changes and the others are asked for again.
+    """
+    parsed = [_l4(protocol, text) for text in _backend_texts(value)]
+    targets = {target for target in parsed if isinstance(target, L4Addr)}
+    return tuple(sorted(targets)), sum(isinstance(target, _Unusable) for target in parsed)
+
+
 def _backend_texts(value: str) -> list[str]:
     return [text.strip() for text in value.split(",") if text.strip()]
 
 
+@lru_cache(maxsize=32768)
 def _l4(protocol: Protocol, text: str) -> L4Addr | _Unusable:
     if text.startswith("[") or text.count(":") > 1:
         host = text.partition("]")[0].lstrip("[") if text.startswith("[") else text

@@ -277,3 +277,17 @@ def test_a_route_of_ours_that_is_there_twice_is_not_what_any_plan_has() -> None:
     lab.route("vpc0", "10.9.0.0/24", "10.1.0.2", external_ids=OURS)
     lab.route("vpc0", "10.9.0.0/24", "10.1.0.3", external_ids=OURS)
     assert owned(lab.nb).routes == {RouteKey("vpc0", "10.9.0.0/24"): RouteRow("twice")}
+
+
+def test_a_gateway_router_of_ours_is_no_vpc() -> None:
+    lab = vpc_lab()
+    nb = applied(lab.nb, plan(ONE, lab))
+    found = northbound(cluster_config(gateway_config("n1", 111, "vpc0", "GR_n1")), nb, lab.sb)
+    assert "gateway router of ours" in causes(found)
+    assert rows(found) == rows(plan(ONE, lab))
+
+
+def test_a_vpc_whose_only_gateway_could_not_be_made_is_not_touched() -> None:
+    cluster = replace(ONE, service_pool="100.64.255.0/32")
+    lab = vpc_lab().router("edge", external_ids={"millrace:service-address": "100.64.255.0"})
+    assert rows(plan(cluster, lab)) == NbPlan()
