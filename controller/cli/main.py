@@ -44,7 +44,10 @@ class Command:
 
 def _config(parser: Parser) -> None:
     parser.add_argument(
-        "--config", metavar="FILE", default=DEFAULT_CONFIG, help="the node's file (%(default)s)"
+        "--config",
+        metavar="FILE",
+        default=DEFAULT_CONFIG,
+        help=f"the node's file ({DEFAULT_CONFIG})",
     )
 
 
@@ -61,6 +64,8 @@ def _status(parser: Parser) -> None:
 
 def _apply(parser: Parser) -> None:
     _read(parser)
+    # The run directory cannot change while the daemon runs, so the new file finds it as well.
+    parser.set_defaults(config=None)
     parser.add_argument(
         "file", metavar="FILE", nargs="?", help="the file to take over (default: --config's)"
     )

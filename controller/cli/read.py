@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cni.wire import RemoteError, call
 from controller.cli import failures
+from controller.cli.main import DEFAULT_CONFIG
 from controller.cli.render import Json, child, children, duration, has_colour, table
 from controller.config import load_node, rundir_of
 
@@ -210,7 +211,8 @@ def apply(arguments: argparse.Namespace) -> int:
 
     The daemon checks again, with the machine's facts; until then its last good file is in force.
     """
-    path = Path(arguments.file or arguments.config).resolve()
+    path = Path(arguments.file or arguments.config or DEFAULT_CONFIG).resolve()
+    arguments.config = arguments.config or path
     load_node(path)
     try:
         answer = call(_socket(arguments), "apply", {"path": str(path)}, APPLY_TIMEOUT_S)

@@ -234,6 +234,12 @@ def test_apply(daemon: Daemon, config: list[str], capsys: pytest.CaptureFixture[
     )
 
 
+def test_a_file_alone_finds_its_daemon(daemon: Daemon, config: list[str]) -> None:
+    daemon.answers["apply"] = {"changed": []}
+    assert main(["apply", config[1]]) == 0
+    assert daemon.asked == [("apply", {"path": config[1]})]
+
+
 def test_a_bad_file_never_reaches_the_daemon(
     daemon: Daemon, config: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
