@@ -34,6 +34,9 @@ from tests.labs.netns import Namespace
 from tests.labs.nodefile import NodeFile, cluster_text
 from tests.labs.workloads import POD_NAMESPACE, Server, Workload
 
+HUGEPAGES = 1536
+"""Of the whole machine: each node's daemon sees to at least as many."""
+
 CONTAINER = ("c1", "10.1.0.11")
 GUEST = ("vm1", "10.1.0.20")
 
@@ -69,14 +72,25 @@ class TwoNodeLab:
         self.nodes = (
             LabNode(
                 Namespace(first),
-                NodeFile(first, (("up0", "br-ex", True), ("phy0", "br-phy", False)), "10.0.0.1/24"),
+                NodeFile(
+                    first,
+                    (("up0", "br-ex", True), ("phy0", "br-phy", False)),
+                    "10.0.0.1/24",
+                    hugepages=HUGEPAGES,
+                ),
                 self.dir / "node1.toml",
                 self.dir / "cluster.toml",
                 self.progress,
             ),
             LabNode(
                 Namespace(second),
-                NodeFile(second, (("phy0", "br-phy", False),), "10.0.0.2/24", nb_rundir=rundir),
+                NodeFile(
+                    second,
+                    (("phy0", "br-phy", False),),
+                    "10.0.0.2/24",
+                    nb_rundir=rundir,
+                    hugepages=HUGEPAGES,
+                ),
                 self.dir / "node2.toml",
                 None,
                 self.progress,
