@@ -109,15 +109,13 @@ static __always_inline bool same_owner(const struct flow_reply *a, const struct 
 
 static __always_inline bool expired(const struct flow_reply *reply, __u8 proto, __u64 now)
 {
-	__u64 idle = now - reply->seen_ns;
+	__s64 idle = now - reply->seen_ns;	/* < 0: another CPU was quicker */
 
-	if ((__s64)idle < 0)
-		return false;
 	if (proto == IPPROTO_UDP)
-		return idle > UDP_IDLE_NS;
+		return idle > (__s64)UDP_IDLE_NS;
 	if ((reply->flags & (CT_ESTABLISHED | CT_CLOSING)) == CT_ESTABLISHED)
-		return idle > ESTABLISHED_NS;
-	return idle > TRANSITORY_NS;
+		return idle > (__s64)ESTABLISHED_NS;
+	return idle > (__s64)TRANSITORY_NS;
 }
 
 /* Where the client's packets come from now: a client may move to another port or uplink. */
@@ -299,9 +297,9 @@ static __noinline int revisit(const struct query *query, struct flow_forward *fo
 		return first || key.proto == IPPROTO_UDP ? create(query) : DROP_CONFLICT;
 	}
 	if (key.proto == IPPROTO_UDP) {
-		if (held && held->seen_ns > seen_ns)
+		if (held && (__s64)(held->seen_ns - seen_ns) > 0)
 			seen_ns = held->seen_ns;
-		first = query->now > seen_ns && query->now - seen_ns > UDP_IDLE_NS;
+		first = (__s64)(query->now - seen_ns) > (__s64)UDP_IDLE_NS;
 	}
 	if (first && must_move(query, forward)) {
 		bpf_map_delete_elem(&ct_reply, &key);

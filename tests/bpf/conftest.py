@@ -1,0 +1,94 @@
+"""A BPF filesystem and a network namespace of the tests' own, and a fresh node for each test."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dataplane.drivers.bpfstate import BpfState, remove_pins
+from tests.bpf.world import World
+from tests.labs.netns import Namespace
+
+CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def enter(path: Path) -> None:
+    """Move this thread into a network namespace."""
+    with path.open("rb") as file:
+        if _libc.setns(file.fileno(), CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"setns {path}")
+
+
+@pytest.fixture(scope="session")
+def bpffs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A BPF filesystem that nobody else mounts, unmounts or pins in."""
+    path = tmp_path_factory.mktemp("bpffs")
+    subprocess.run(["mount", "-t", "bpf", "bpf", str(path)], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.fixture(scope="session")
+def _namespace() -> Iterator[Namespace]:
+    """A namespace with up0 and svc0, each one end of a veth pair."""
+    made = Namespace(f"mrb-{os.getpid()}").create()
+    made.quiet()
+    try:
+        for name in ("up0", "svc0"):
+            made.run("ip", "link", "add", name, "type", "veth", "peer", "name", f"{name}-peer")
+            for end in (name, f"{name}-peer"):
+                made.run("ip", "link", "set", end, "up")
+        yield made
+    finally:
+        made.delete()
+
+
+@pytest.fixture(autouse=True)
+def namespace(_namespace: Namespace) -> Iterator[Namespace]:
+    """The test runs inside the namespace."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    enter(_namespace.path)
+    try:
+        yield _namespace
+    finally:
+        assert not _libc.setns(home, CLONE_NEWNET)
+        os.close(home)
+
+
+@pytest.fixture
+def bpf_root(bpffs: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A directory for one node's pins."""
+    root = bpffs / f"node-{abs(hash(request.node.nodeid)):x}"
+    try:
+        yield str(root)
+    finally:
+        remove_pins(str(root))
+
+
+@pytest.fixture(scope="session")
+def shared_state(bpffs: Path) -> Iterator[BpfState]:
+    """Maps and programs loaded once: the tests clear them instead of making them anew."""
+    with BpfState(str(bpffs / "shared")) as state:
+        yield state
+
+
+@pytest.fixture
+def empty(shared_state: BpfState) -> World:
+    """A node that knows nothing."""
+    devices = socket.if_nametoindex("up0"), socket.if_nametoindex("svc0")
+    return World(shared_state, *devices).clear()
+
+
+@pytest.fixture
+def world(empty: World) -> World:
+    """A node with a service of each kind."""
+    return empty.fill()
