@@ -7,7 +7,6 @@ from collections.abc import Callable
 from tests.labs.lab import Lab
 from tests.leftovers import Snapshot, settle, snapshot
 
-
 PREFIX = "mrgone"
 
 
