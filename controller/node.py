@@ -33,7 +33,7 @@ from controller.node_metrics import NodeMetrics
 from controller.ovn import nb as nb_database
 from controller.ovn import sb as sb_database
 from controller.server import serve
-from controller.sources import Sources
+from controller.sources import CONFIG_TABLES, Sources
 from controller.vswitchd import Vswitchd, recovered, running_pid, seen
 from dataplane.drivers.addresses import AddressesTable
 from dataplane.drivers.bpfmaps import (
@@ -55,7 +55,7 @@ from dataplane.drivers.ovsports import PortsTable
 from dataplane.drivers.ovstables import BridgesTable, SettingsTable
 from dataplane.drivers.programs import ProgramTable
 from dataplane.model.config import NodeConfig
-from dataplane.model.state import Attachment, Nic
+from dataplane.model.state import Attachment, HeldIds, Nic
 from dataplane.plan.ids import OutOfIds
 from dataplane.plan.node import NodePlan, plan
 from dataplane.ports import DataplaneError
@@ -67,6 +67,15 @@ log = logging.getLogger(__name__)
 
 WATCH_S = 0.2
 """How often vswitchd's process is looked at [s]."""
+
+PLAN = "plan"
+"""Invalidates no table as such: those whose desired rows come out different are applied."""
+
+LINK_TABLES = (PLAN, "links", "addresses", "local_addresses", "node", "programs")
+"""What a change of a link, an address or an attached program may have upset."""
+
+OVS_TABLES = ("ports", "bridges", "addresses", "flows", "programs")
+"""What vswitchd may have upset by adding or removing a port."""
 
 RETRY_S = 1.0
 """After a round that could not read one of its surfaces."""
@@ -125,7 +134,9 @@ class NodeDaemon:
             config.sb_remote,
             lambda snapshot: self._from_thread(lambda: self._saw("sb", snapshot)),
         )
-        self.links = LinkMonitor(lambda: self._from_thread(self.loop.invalidate))
+        self.links = LinkMonitor(
+            lambda: self._from_thread(lambda: self.loop.invalidate(*LINK_TABLES))
+        )
         self.reconciler = Reconciler(
             (
                 HugepagesTable(lambda: self.planned.hugepages if self.planned else {}),
@@ -146,6 +157,9 @@ class NodeDaemon:
         )
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
+        self._ofports: dict[str, tuple[str, int | None]] = {}
+        self._held = HeldIds()
+        self._whole = False
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="apply")
 
     # -- life ---------------------------------------------------------------------------------
@@ -208,19 +222,17 @@ class NodeDaemon:
         setattr(self.sources, source, snapshot)
         told, self._changed = self._changed, asyncio.Event()
         told.set()
-        self.loop.invalidate()
+        self.loop.invalidate(PLAN)
 
     def sources_changed(self) -> asyncio.Event:
         """Set at the next word from OVN."""
         return self._changed
 
     def _saw_ovs(self, state: OvsState) -> None:
-        rejected = any(port.rejected for port in state.ports.values())
-        if rejected:
-            # Seconds of a rejected port cost vswitchd thousands of retries: not the next round.
-            self.loop.invalidate("ports")
-        else:
-            self.loop.invalidate("ports", "flows", "programs", "addresses")
+        numbers = {name: (port.bridge, port.ofport) for name, port in state.ports.items()}
+        before, self._ofports = self._ofports, numbers
+        # A rejected port costs vswitchd thousands of tries a second: `ports` looks for those first.
+        self.loop.invalidate(*(("ports",) if numbers == before else OVS_TABLES))
 
     async def _watch_vswitchd(self) -> None:
         pidfile = Path(self.config.ovs_rundir) / "ovs-vswitchd.pid"
@@ -246,9 +258,7 @@ class NodeDaemon:
         """Compute the plan and make the node equal to it; seconds until the next retry."""
         if not self.ovs.connected:
             return RETRY_S
-        allowed = self.sources.scope()
-        if allowed is not None:
-            scope = allowed if scope is None else scope & allowed
+        in_sync = self.sources.in_sync
         assert self._event_loop is not None
         try:
             return await self._event_loop.run_in_executor(
@@ -257,7 +267,7 @@ class NodeDaemon:
                 self.config,
                 tuple(self.attachments[key] for key in sorted(self.attachments)),
                 scope,
-                allowed is None,
+                in_sync,
             )
         except (DataplaneError, OutOfIds) as error:
             log.warning("round_failed error=%s", error)
@@ -277,8 +287,16 @@ class NodeDaemon:
     ) -> float | None:
         """In the worker thread."""
         started = time.monotonic()
-        self.sources.saw_nics(_nics_of(config))
-        planned = plan(self.sources.state(config, attachments, held_ids(self.bpf)))
+        if not self._whole:
+            scope = None if in_sync else CONFIG_TABLES
+        if scope is None or "links" in scope:
+            self.sources.saw_nics(_nics_of(config))
+        if scope is None:
+            self._held = held_ids(self.bpf)
+        planned = plan(self.sources.state(config, attachments, self._held))
+        self._held = planned.holding(self._held)
+        if scope is not None and in_sync:
+            scope |= planned.differences(self.planned)
         self.planned = planned
         report = self.reconciler.apply(planned.tables(), started, only=scope, prune=in_sync)
         ms = (time.monotonic() - started) * 1000
@@ -293,15 +311,17 @@ class NodeDaemon:
                 "applied writes=%d failed=%d ms=%.1f tables=%s",
                 report.writes, report.failed, ms, written,
             )  # fmt: skip
-        if in_sync and scope is None and self.converged():
-            self.vswitchd = recovered(self.vswitchd, time.monotonic())
+        if scope is None:
+            self._whole = True
+            if self.converged():
+                self.vswitchd = recovered(self.vswitchd, time.monotonic())
         if report.next_retry_at is None:
             return None
         return max(report.next_retry_at - time.monotonic(), 0.0)
 
     def converged(self) -> bool:
         """Every planned row is as planned, quarantined ones aside."""
-        return self.sources.scope() is None and all(
+        return self._whole and all(
             status.state is State.DONE or status.quarantined
             for status in self.reconciler.statuses().values()
         )

@@ -60,7 +60,7 @@ class NodeMetrics:
         return MetricsSnapshot(
             at=time.time(),
             converged=daemon.converged(),
-            in_sync=daemon.sources.scope() is None,
+            in_sync=daemon.sources.in_sync,
             rounds=applied.rounds,
             writes=applied.writes,
             last_round_seconds=applied.last_ms / 1000,

@@ -41,10 +41,10 @@ class Sources:
         if nics != self.nics:
             self.nics = nics
 
-    def scope(self) -> frozenset[str] | None:
-        """Tables that may be applied now; None: all, because every source has spoken."""
-        in_sync = self.nb is not None and self.sb is not None and self.nics is not None
-        return None if in_sync else CONFIG_TABLES
+    @property
+    def in_sync(self) -> bool:
+        """Every source has spoken; until then only CONFIG_TABLES may be applied."""
+        return self.nb is not None and self.sb is not None and self.nics is not None
 
     def view(self, chassis: str) -> OvnView | None:
         """OVN's word translated; computed anew only after one of its sources changed."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes as c
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -190,7 +191,22 @@ class Map(Descriptor):
         return value.raw
 
     def numbers(self) -> list[tuple[int, int]]:
-        """Index and value of every entry of a sparse array of 32-bit numbers."""
+        """Index and value of every entry of a sparse array of 32-bit numbers.
+
+        In one system call where the kernel's batches skip holes (newer than 6.1, which answers
+        EINTR at the first one), else by one call each: 16,384 entries take 1 ms and 40 ms.
+        """
+        try:
+            return [
+                (int.from_bytes(key, sys.byteorder), int.from_bytes(value, sys.byteorder))
+                for key, value in self.items()
+            ]
+        except LibbpfError as error:
+            if error.errno not in {errno.EINTR, errno.ENOTSUP, errno.EINVAL}:
+                raise
+        return self._walk_numbers()
+
+    def _walk_numbers(self) -> list[tuple[int, int]]:
         key, value = c.c_uint32(), c.c_uint32()
         lookup, at, into = library().bpf_map_lookup_elem, c.byref(key), c.byref(value)
         found: list[tuple[int, int]] = []

@@ -27,7 +27,7 @@ from dataplane.model.rows import (
     ProgramKind,
     VipEntry,
 )
-from dataplane.model.state import Gateway, NodeState
+from dataplane.model.state import Gateway, HeldIds, NodeState
 from dataplane.plan.flows import service_flows
 from dataplane.plan.ovs import OvsKey, ovs_settings
 from dataplane.plan.ports import attachment_port, service_port, uplink_port, uplink_port_name
@@ -53,6 +53,24 @@ class NodePlan:
     maglev: Mapping[int, MaglevTable]
     vips: Mapping[L4Addr, VipEntry]
     programs: Mapping[str, Program]
+
+    def differences(self, before: NodePlan | None) -> frozenset[str]:
+        """Names of the tables whose rows differ from those of another plan (None: all)."""
+        return frozenset(
+            f.name
+            for f in fields(self)
+            if before is None or getattr(self, f.name) != getattr(before, f.name)
+        )
+
+    def holding(self, held: HeldIds) -> HeldIds:
+        """What the maps hold once this plan is applied, `held` being what they held before.
+
+        Ids of rows that are going stay in it: they are not to be given to others at once.
+        """
+        return HeldIds(
+            {**held.services, **{vip: row.service_id for vip, row in self.vips.items()}},
+            {**held.backends, **{row.target: number for number, row in self.backends.items()}},
+        )
 
     def tables(self) -> dict[str, Mapping[Hashable, object]]:
         """The plan as the reconciler takes it: table name to rows."""
