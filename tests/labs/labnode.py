@@ -134,11 +134,15 @@ class LabNode:
         def served() -> bool:
             try:
                 by_vip = self.services()
-                settled = self.ask("status").get("converged", True)
+                status = self.ask("status")
             except (WireError, RemoteError):
                 return False
-            return bool(settled) and all(
-                by_vip.get(vip, {}).get("served_by") == "xdp" for vip in vips
+            # Before its first whole round a daemon has planned nothing that could be wrong.
+            made = sum(table["rows"] for table in status["tables"] if table["name"] == "vips")
+            return (
+                bool(status["converged"])
+                and made >= len(vips)
+                and all(by_vip.get(vip, {}).get("served_by") == "xdp" for vip in vips)
             )
 
         return processes.wait_until(
