@@ -55,6 +55,7 @@ from dataplane.drivers.ovsports import PortsTable
 from dataplane.drivers.ovstables import BridgesTable, SettingsTable
 from dataplane.drivers.programs import ProgramTable
 from dataplane.model.config import NodeConfig
+from dataplane.model.devices import is_pod_link
 from dataplane.model.state import Attachment, HeldIds, Nic
 from dataplane.plan.ids import OutOfIds
 from dataplane.plan.node import NodePlan, plan
@@ -135,7 +136,8 @@ class NodeDaemon:
             lambda snapshot: self._from_thread(lambda: self._saw("sb", snapshot)),
         )
         self.links = LinkMonitor(
-            lambda: self._from_thread(lambda: self.loop.invalidate(*LINK_TABLES))
+            lambda: self._from_thread(lambda: self.loop.invalidate(*LINK_TABLES)),
+            ignored=is_pod_link,
         )
         self.reconciler = Reconciler(
             (

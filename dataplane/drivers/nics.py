@@ -6,11 +6,11 @@ program of ours there hears of the replacement at once.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -28,6 +28,11 @@ RTMGRP_IPV4_IFADDR = 0x10
 RTMGRP_IPV6_IFADDR = 0x100
 
 RECEIVE_BYTES = 1 << 16
+
+_HEADER = struct.Struct("=IHHII")
+"""struct nlmsghdr: size, type, flags, sequence, port (netlink(7))."""
+
+_INDEX = struct.Struct("=i")
 
 
 def read_nics(names: Iterable[str]) -> Mapping[str, Nic]:
@@ -66,17 +71,43 @@ def read_nics(names: Iterable[str]) -> Mapping[str, Nic]:
     }
 
 
+def changed_indices(messages: bytes) -> set[int]:
+    """The interface indices that a datagram of RTM_*LINK and RTM_*ADDR messages speaks of.
+
+    Both payloads carry the index as their 32-bit word at octet 4 (struct ifinfomsg and struct
+    ifaddrmsg, rtnetlink(7)). What does not parse ends the walk.
+    """
+    found: set[int] = set()
+    at = 0
+    while at + _HEADER.size + 8 <= len(messages):
+        size = _HEADER.unpack_from(messages, at)[0]
+        if size < _HEADER.size + 8:
+            break
+        found.add(_INDEX.unpack_from(messages, at + _HEADER.size + 4)[0])
+        at += (size + 3) & ~3
+    return found
+
+
 class LinkMonitor:
     """Calls `on_change()` after links, addresses or XDP programs of this namespace changed.
 
-    Messages are not read, only noticed: several in a row give one call, at most every `floor_s`
-    seconds, and the last of them always gives one. If the kernel drops messages (ENOBUFS), that
-    counts as a change. `on_change` runs in the monitor's thread and must return at once.
+    Several messages in a row give one call, at most every `floor_s` seconds, and the last of them
+    always gives one. If the kernel drops messages (ENOBUFS), that counts as a change. Devices
+    whose name `ignored` is true of give none: a node's pods come and go all the time. `on_change`
+    runs in the monitor's thread and must return at once.
     """
 
-    def __init__(self, on_change: Callable[[], None], floor_s: float = 0.05) -> None:
+    def __init__(
+        self,
+        on_change: Callable[[], None],
+        floor_s: float = 0.05,
+        ignored: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self._on_change = on_change
         self._floor_s = floor_s
+        self._ignored = ignored
+        # A device that is gone has no name any more; the index is not given out again soon.
+        self._ignored_indices: set[int] = set()
         self._stop_fd = -1
         self._thread: threading.Thread | None = None
 
@@ -118,17 +149,33 @@ class LinkMonitor:
                 ready = {fd for fd, _ in poll.poll()}
                 if self._stop_fd in ready:
                     return
-                self._drain(sock)
-                self._on_change()
-                # What arrives in the meantime is noticed by the next poll.
-                time.sleep(self._floor_s)
+                if self._drain(sock):
+                    self._on_change()
+                    # What arrives in the meantime is noticed by the next poll.
+                    time.sleep(self._floor_s)
 
-    @staticmethod
-    def _drain(sock: socket.socket) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                try:
-                    sock.recv(RECEIVE_BYTES)
-                except OSError as error:
-                    if error.errno != errno.ENOBUFS:
-                        raise
+    def _drain(self, sock: socket.socket) -> bool:
+        """Read what is there; whether any of it matters."""
+        matters = False
+        while True:
+            try:
+                indices = changed_indices(sock.recv(RECEIVE_BYTES))
+            except BlockingIOError:
+                return matters
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                matters = True
+            else:
+                for index in indices:
+                    matters |= self._matters(index)
+
+    def _matters(self, index: int) -> bool:
+        try:
+            name = socket.if_indextoname(index)
+        except OSError:
+            return index not in self._ignored_indices
+        if not self._ignored(name):
+            return True
+        self._ignored_indices.add(index)
+        return False
