@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable
 
@@ -37,6 +38,20 @@ def test_a_restarted_daemon_writes_nothing(lab: Lab) -> None:
     print(applied)
     assert applied["rounds"] > 0
     assert applied["total_writes"] == 0
+
+
+def test_up_again_starts_only_what_is_missing(
+    lab: Lab, millrace: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    names = ("db", "ovs-vswitchd", "nb", "sb", "ovn-northd", "ovn-controller", "node", "central")
+    before = {name: lab.node.pid(name) for name in names}
+    assert None not in before.values()
+    lab.node.kill("ovn-northd")
+    again = millrace("up", "--config", str(lab.node.config_path))
+    assert again.returncode == 0, again.stderr
+    after = {name: lab.node.pid(name) for name in names}
+    assert after["ovn-northd"] not in {None, before["ovn-northd"]}
+    assert {n for n in names if before[n] != after[n]} == {"ovn-northd"}
 
 
 def _resumes(lab: Lab, restart: Callable[[], object], what: str) -> None:
