@@ -3,12 +3,20 @@
 A port that OVS refuses must not stay in the database: vswitchd tries it again without pause, fills
 its log, and leaks packet buffers until correct AF_XDP ports fail too. So `upsert` waits for
 vswitchd's verdict and takes a refused port back at once, with OVS's own words; what OVS refuses
-later (a NIC that goes away), `rejected` reports, and the reconciler takes it back.
+later, `rejected` reports, and the reconciler takes it back.
+
+OVS does not notice when the network device below an AF_XDP port is deleted and made anew: the port
+stays in place, polling a device that is gone. So the device's ifindex is kept beside the port
+(external_ids:millrace-ifindex), and a port on another incarnation of its device is made anew; while
+there is no device, there is no port, and the row waits for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import socket
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from dataplane.drivers.idl import Transaction
@@ -26,18 +34,49 @@ from dataplane.model.names import OWNER, OWNER_KEY
 from dataplane.model.rows import Port
 from dataplane.ports import Failure
 
+IFINDEX = "millrace-ifindex"
+"""external_ids key of a Port: the kernel's number of its device when the port was made."""
+
+UNREADY = ""
+"""Type of an observed port that does not work as it is."""
+
+DEVICE_TYPES = frozenset({"afxdp", "afxdp-nonpmd", "system"})
+"""Types of a port that is a network device of the same name."""
+
+
+def kernel_ifindex(name: str) -> int | None:
+    """The number of a network device of this namespace, None if there is none."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return None
+
 
 class PortsTable:
-    """Table `ports`: port name -> Port."""
+    """Table `ports`: port name -> Port.
+
+    `ifindex` numbers the network devices that vswitchd sees; another namespace's in tests.
+    """
 
     name = "ports"
 
-    def __init__(self, ovs: Ovs) -> None:
+    def __init__(self, ovs: Ovs, ifindex: Callable[[str], int | None] = kernel_ifindex) -> None:
         self._ovs = ovs
+        self._ifindex = ifindex
 
     def observe(self) -> Mapping[str, Port]:
-        """Ports of ours that vswitchd has looked at (`rejected` says which of them it refused)."""
-        return self._ovs.look(_observe)  # type: ignore[no-any-return]
+        """Ports of ours; `rejected` says which of them vswitchd refused.
+
+        One that vswitchd has not looked at, or whose device is gone or another one by now, is
+        shown with the type `UNREADY`: different from any plan, but there, to be made or removed.
+        """
+        rows: dict[str, tuple[Port, str]] = self._ovs.look(_observe)
+        return {
+            name: port
+            if not known or known == str(self._ifindex(name))
+            else replace(port, type=UNREADY)
+            for name, (port, known) in rows.items()
+        }
 
     def rejected(self) -> Mapping[Hashable, str]:
         """Ports of ours that are in the database and that OVS cannot make, with its own words."""
@@ -52,8 +91,16 @@ class PortsTable:
 
         A port that changes its bridge or type is removed and added in the same transaction.
         """
-        failures = batched(self._ovs, batch, _name_of, _put_port)
-        names = [name for name, _ in batch if name not in failures]
+        devices = {name: self._ifindex(name) for name, port in batch if port.type in DEVICE_TYPES}
+        absent = [name for name, index in devices.items() if index is None]
+        failures: dict[str, Failure] = dict(self.delete(absent)) if absent else {}
+        for name in absent:
+            failures.setdefault(name, Failure(f"device {name} is not there yet", waiting=True))
+        present = [row for row in batch if row[0] not in failures]
+        if present:
+            put = partial(_put_port, devices)
+            failures.update(batched(self._ovs, present, _name_of, put))
+        names = [name for name, _ in present if name not in failures]
         if not names:
             return failures
         wait_configured(
@@ -99,16 +146,19 @@ def _bridge_of(replica: Replica) -> dict[Any, str]:
     }
 
 
-def _observe(replica: Replica) -> dict[str, Port]:
+def _observe(replica: Replica) -> dict[str, tuple[Port, str]]:
+    """Ports of ours, each with the ifindex that its device had, "" if none was noted."""
     bridge_of = _bridge_of(replica)
-    ports: dict[str, Port] = {}
+    ports: dict[str, tuple[Port, str]] = {}
     for row in replica.rows("Port"):
         ids = read(row, "external_ids")
         if ids.get(OWNER_KEY) != OWNER or row.uuid not in bridge_of:
             continue
-        interfaces = read(row, "interfaces")
-        if len(interfaces) == 1 and optional(interfaces[0], "ofport") is not None:
-            ports[read(row, "name")] = _value(row, interfaces[0], bridge_of[row.uuid])
+        interface = read(row, "interfaces")[0]
+        port = _value(row, interface, bridge_of[row.uuid])
+        if optional(interface, "ofport") is None:
+            port = replace(port, type=UNREADY)
+        ports[read(row, "name")] = (port, ids.get(IFINDEX, ""))
     return ports
 
 
@@ -126,8 +176,14 @@ def _value(port: Row, interface: Row, bridge: str) -> Port:
     )
 
 
-def _put_port(replica: Replica, txn: Transaction, item: tuple[str, Port]) -> None:
+def _put_port(
+    devices: Mapping[str, int | None],
+    replica: Replica,
+    txn: Transaction,
+    item: tuple[str, Port],
+) -> None:
     name, wanted = item
+    marks = _marks(wanted, devices.get(name))
     bridge = replica.find("Bridge", "name", wanted.bridge)
     if bridge is None:
         reason = f"bridge {wanted.bridge} is not there yet"
@@ -145,7 +201,9 @@ def _put_port(replica: Replica, txn: Transaction, item: tuple[str, Port]) -> Non
         # A port that OVS has refused before is made anew: in place, nothing of it would change
         # and vswitchd would not look at it again.
         refused = optional(interface, "ofport") == REJECTED_OFPORT or optional(interface, "error")
-        if not same_bridge or (interface.type or "system") != wanted.type or refused:
+        stale = IFINDEX in port.external_ids and port.external_ids[IFINDEX] != marks.get(IFINDEX)
+        other = not same_bridge or (interface.type or "system") != wanted.type
+        if other or refused or stale:
             _remove(replica, port)
             port = None
     if port is None:
@@ -155,21 +213,23 @@ def _put_port(replica: Replica, txn: Transaction, item: tuple[str, Port]) -> Non
         port = txn.insert(replica.tables["Port"])
         write(port, "name", name)
         write(port, "interfaces", [interface])
-        write(port, "external_ids", _marks(wanted))
+        write(port, "external_ids", marks)
         write(interface, "external_ids", dict(wanted.external_ids))
         bridge.addvalue("ports", port)
     else:
-        _merge_ids(port, interface, wanted)
+        _merge_ids(port, interface, wanted, marks)
     write(interface, "options", dict(wanted.options))
     write(interface, "mtu_request", [] if wanted.mtu_request is None else [wanted.mtu_request])
     write(port, "tag", [] if wanted.tag is None else [wanted.tag])
 
 
-def _marks(wanted: Port) -> dict[str, str]:
-    return {OWNER_KEY: OWNER, KEYS: " ".join(key for key, _ in wanted.external_ids)}
+def _marks(wanted: Port, ifindex: int | None) -> dict[str, str]:
+    """What we note on a Port row."""
+    marks = {OWNER_KEY: OWNER, KEYS: " ".join(key for key, _ in wanted.external_ids)}
+    return marks if ifindex is None else {**marks, IFINDEX: str(ifindex)}
 
 
-def _merge_ids(port: Row, interface: Row, wanted: Port) -> None:
+def _merge_ids(port: Row, interface: Row, wanted: Port, marks: Mapping[str, str]) -> None:
     """Set our keys of the interface's external_ids; others' (ovn-installed) stay."""
     before = set(port.external_ids.get(KEYS, "").split())
     present = dict(interface.external_ids)
@@ -179,7 +239,7 @@ def _merge_ids(port: Row, interface: Row, wanted: Port) -> None:
     for key, value in ours.items():
         if present.get(key) != value:
             interface.setkey("external_ids", key, value)
-    for key, value in _marks(wanted).items():
+    for key, value in marks.items():
         if port.external_ids.get(key) != value:
             port.setkey("external_ids", key, value)
 

@@ -152,16 +152,19 @@ class BridgesTable:
         self._ovs = ovs
 
     def observe(self) -> Mapping[str, Bridge]:
-        """Bridges of ours whose LOCAL port vswitchd has made."""
+        """Bridges of ours.
+
+        One whose LOCAL port vswitchd has not made yet is shown without a datapath type: different
+        from any plan, but there, to be waited for or removed.
+        """
         return self._ovs.look(self._observe)  # type: ignore[no-any-return]
 
     @staticmethod
     def _observe(replica: Replica) -> dict[str, Bridge]:
         return {
-            read(row, "name"): _bridge_value(row)
+            read(row, "name"): _bridge_value(row, ready=_local_ready(replica, read(row, "name")))
             for row in replica.rows("Bridge")
             if read(row, "external_ids").get(OWNER_KEY) == OWNER
-            and _local_ready(replica, read(row, "name"))
         }
 
     def upsert(self, batch: Sequence[tuple[str, Bridge]]) -> Mapping[str, Failure]:
@@ -194,13 +197,14 @@ def _name_of(row: tuple[str, Any]) -> str:
     return row[0]
 
 
-def _bridge_value(row: Row) -> Bridge:
+def _bridge_value(row: Row, *, ready: bool) -> Bridge:
     hwaddr = read(row, "other_config").get("hwaddr")
     try:
         mac = Mac(hwaddr) if hwaddr is not None else None
     except ValueError:
         mac = None  # somebody wrote nonsense; unequal to the plan, so it is put right
-    return Bridge(read(row, "datapath_type"), optional(row, "fail_mode") or "", mac)
+    datapath_type = read(row, "datapath_type") if ready else ""
+    return Bridge(datapath_type, optional(row, "fail_mode") or "", mac)
 
 
 def _local_ready(replica: Replica, name: str) -> bool:

@@ -250,3 +250,52 @@ def test_states_are_read_and_ovn_installed_is_waited_for(ovs: Ovs, sandbox: Sand
     sandbox.vsctl("--no-wait", "set", "Interface", "p0", "external_ids:ovn-installed=true")
     assert future.result(30) is True
     assert ovs.ovn_installed("p0")
+
+
+def test_what_vswitchd_has_not_made_is_removed_all_the_same(sandbox: Sandbox) -> None:
+    sandbox.stop_vswitchd()
+    ovs = Ovs(sandbox.remote)
+    ovs.start()
+    ovs.wait_synced(10)
+    try:
+        one = reconciler(ovs)
+        one.apply({"bridges": {"br-ex": EX}, "ports": {"p0": dummy()}}, 0)
+        assert "p0" in sandbox.vsctl("--no-wait", "list-ports", "br-ex")
+        one.apply({"bridges": {}, "ports": {}}, 1)
+        assert sandbox.vsctl("--no-wait", "list-br").split() == []
+    finally:
+        ovs.stop()
+
+
+def test_a_port_follows_its_device_and_waits_while_there_is_none(
+    ovs: Ovs, sandbox: Sandbox
+) -> None:
+    # The dummy vswitchd does not look at devices, so which there are is the test's to say.
+    devices: dict[str, int] = {}
+    table = PortsTable(ovs, devices.get)
+    one = Reconciler([BridgesTable(ovs), table], Backoff())
+    port = Port("br-ex", "system", (), (), None, None)
+    desired = {"bridges": {"br-ex": EX}, "ports": {"pod0": port}}
+    one.apply(desired, 0)
+    status = one.statuses()["ports", "pod0"]
+    assert (status.state, status.reason) == (State.PENDING, "device pod0 is not there yet")
+    devices["pod0"] = 7
+    assert one.apply(desired, 1).failed == 0
+    assert one.apply(desired, 2).writes == 0
+    made = sandbox.vsctl("get", "Port", "pod0", "_uuid")
+
+    devices["pod0"] = 8
+    assert one.apply(desired, 3).failed == 0
+    assert sandbox.vsctl("get", "Port", "pod0", "_uuid") != made
+    assert one.apply(desired, 4).writes == 0
+
+    del devices["pod0"]
+    one.apply(desired, 5)
+    assert one.statuses()["ports", "pod0"].state is State.PENDING
+    assert "pod0" not in sandbox.vsctl("list-ports", "br-ex")
+    devices["pod0"] = 9
+    assert one.apply(desired, 60).failed == 0
+    # A device that goes away together with its row leaves nothing behind.
+    del devices["pod0"]
+    one.apply({"bridges": {"br-ex": EX}, "ports": {}}, 61)
+    assert "pod0" not in sandbox.vsctl("list-ports", "br-ex")

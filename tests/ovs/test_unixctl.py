@@ -87,7 +87,7 @@ def test_counters_of_real_pmd_threads_are_read_and_cleared(sandbox: Sandbox) -> 
     assert any("in_port(p1)" in flow.match and flow.core == busy.core for flow in flows)
     assert not any(flow.tracks_connections for flow in flows)
     client.clear_pmd_stats()
-    assert received() == 0
+    wait_until(lambda: received() == 0, "each PMD thread has started anew")
 
 
 def test_coverage_of_a_real_vswitchd(sandbox: Sandbox) -> None:
