@@ -18,7 +18,7 @@ help: ## list the targets
 
 .PHONY: setup
 setup: ## install what is missing (Debian packages, virtual environment) and build the BPF objects
-	@scripts/setup.sh
+	@.ci/setup.sh
 	@$(MAKE) --no-print-directory bpf
 
 .PHONY: bpf
@@ -91,7 +91,7 @@ soak: setup ## the long loops (root)
 
 .PHONY: lock
 lock: ## resolve the dependencies anew into requirements.lock (network)
-	scripts/lock.sh
+	.ci/lock.sh
 
 .PHONY: clean
 clean: ## remove what the build made, the virtual environment included

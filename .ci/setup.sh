@@ -48,7 +48,7 @@ venv=.venv
 [[ -x ${venv}/bin/python ]] || "${python}" -m venv --system-site-packages "${venv}"
 
 stamp=${venv}/.installed
-wanted=$(cat requirements.lock pyproject.toml scripts/setup.sh | sha256sum)
+wanted=$(cat requirements.lock pyproject.toml .ci/setup.sh | sha256sum)
 if [[ ! -f ${stamp} || $(<"${stamp}") != "${wanted}" ]]; then
 	# --ignore-installed: a pinned package has to be in the venv even if Debian has that version.
 	"${venv}/bin/pip" install --quiet --disable-pip-version-check --ignore-installed \
