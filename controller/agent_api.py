@@ -97,7 +97,7 @@ class AgentApi:
             "ovs": {
                 "connected": daemon.ovs.connected,
                 "pid": vswitchd.pid,
-                "version": ovs.version if ovs else "",
+                "version": daemon.ovs_version or (ovs.version if ovs else ""),
                 "dpdk": ovs.dpdk_version if ovs and ovs.dpdk_initialized else "",
                 "restarts": vswitchd.restarts,
                 "recovering": vswitchd.recovering,

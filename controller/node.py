@@ -25,6 +25,7 @@ from controller import config as config_files
 from controller.agent_api import AgentApi
 from controller.attachments import AttachmentStore
 from controller.cni_server import CniServer
+from controller.completion import in_thread
 from controller.config_machine import check_machine
 from controller.host import NodeHost
 from controller.loop import ApplyLoop, Scope
@@ -34,7 +35,14 @@ from controller.ovn import nb as nb_database
 from controller.ovn import sb as sb_database
 from controller.server import serve
 from controller.sources import CONFIG_TABLES, Sources
-from controller.vswitchd import Vswitchd, recovered, running_pid, seen
+from controller.vswitchd import (
+    Vswitchd,
+    control_socket,
+    recovered,
+    running_pid,
+    seen,
+    version_of,
+)
 from dataplane.drivers.addresses import AddressesTable
 from dataplane.drivers.bpfmaps import (
     BackendTable,
@@ -54,6 +62,7 @@ from dataplane.drivers.ovsdb import Ovs, OvsState
 from dataplane.drivers.ovsports import PortsTable
 from dataplane.drivers.ovstables import BridgesTable, SettingsTable
 from dataplane.drivers.programs import ProgramTable
+from dataplane.drivers.unixctl import UnixctlClient
 from dataplane.model.config import NodeConfig
 from dataplane.model.devices import is_pod_link
 from dataplane.model.state import Attachment, HeldIds, Nic
@@ -116,6 +125,7 @@ class NodeDaemon:
         self.applied = Applied()
         self.planned: NodePlan | None = None
         self.vswitchd = Vswitchd()
+        self.ovs_version = ""
         self.store = AttachmentStore(Path(config.statedir) / "attachments")
         self.attachments: dict[tuple[str, str], Attachment] = {
             (a.container_id, a.ifname): a for a in self.store.load_all()
@@ -243,13 +253,24 @@ class NodeDaemon:
             now = seen(before, running_pid(pidfile), time.monotonic())
             if now is not before:
                 self.vswitchd = now
+                self.ovs_version = ""
                 log.info("vswitchd pid=%s restarts=%d", now.pid, now.restarts)
                 if now.restarts != before.restarts:
                     # What the old process refused, the new one may take.
                     for table, key in self._quarantined():
                         self.reconciler.retry(table, key)
                 self.loop.invalidate()
+            if now.pid is not None and not self.ovs_version:
+                self.ovs_version = await in_thread(self._ask_version, now.pid)
             await asyncio.sleep(WATCH_S)
+
+    def _ask_version(self, pid: int) -> str:
+        """OVS's own word: its database has a version only if whoever started it wrote one."""
+        socket = control_socket(Path(self.config.ovs_rundir), pid)
+        try:
+            return version_of(UnixctlClient(str(socket)).call("version"))
+        except DataplaneError:
+            return ""  # it does not listen yet; asked again at the next look
 
     def _quarantined(self) -> list[tuple[str, object]]:
         return [key for key, status in self.reconciler.statuses().items() if status.quarantined]

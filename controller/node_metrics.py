@@ -17,6 +17,7 @@ from controller.metrics import (
     TableFigures,
 )
 from controller.pmd_text import PmdThread, pmd_threads
+from controller.vswitchd import control_socket
 from dataplane.drivers.bpfmaps import counters, held_ids, service_stats
 from dataplane.drivers.unixctl import UnixctlClient
 from dataplane.ports import DataplaneError
@@ -75,7 +76,7 @@ class NodeMetrics:
             },
             services=self._services(),
             ovs={
-                "ovs_version": ovs.version,
+                "ovs_version": daemon.ovs_version,
                 "dpdk_version": ovs.dpdk_version,
                 "db_version": ovs.db_version,
             }
@@ -135,9 +136,3 @@ class NodeMetrics:
             for vip, number in held_ids(self._daemon.bpf).services.items()
             if (stats := counted.get(number)) is not None
         )
-
-
-def control_socket(rundir: Path, pid: int) -> Path:
-    """Vswitchd's unixctl socket: the embedded node's name, or OVS's default with the pid in it."""
-    fixed = rundir / "ovs-vswitchd.ctl"
-    return fixed if fixed.exists() else rundir / f"ovs-vswitchd.{pid}.ctl"

@@ -46,6 +46,18 @@ def recovered(before: Vswitchd, now: float) -> Vswitchd:
     return Vswitchd(before.pid, before.restarts, None, outage_s=now - before.away_since)
 
 
+def control_socket(rundir: Path, pid: int) -> Path:
+    """Its unixctl socket: the embedded node's name, or OVS's default with the pid in it."""
+    fixed = rundir / "ovs-vswitchd.ctl"
+    return fixed if fixed.exists() else rundir / f"ovs-vswitchd.{pid}.ctl"
+
+
+def version_of(text: str) -> str:
+    """The version in the answer to the command `version`, such as 3.1.0; empty if there is none."""
+    words = text.splitlines()[0].split() if text.strip() else []
+    return words[-1] if words else ""
+
+
 def running_pid(pidfile: Path) -> int | None:
     """The process that the pid file names, if it lives."""
     try:

@@ -1,0 +1,95 @@
+"""The loop that turns invalidations into rounds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+from controller.loop import ApplyLoop, Scope
+
+
+async def _with_loop(
+    apply: Callable[[Scope], Awaitable[float | None]],
+    story: Callable[[ApplyLoop], Awaitable[None]],
+) -> None:
+    loop = ApplyLoop(apply)
+    running = asyncio.create_task(loop.run())
+    try:
+        async with asyncio.timeout(20):
+            await loop.applied()
+            await story(loop)
+    finally:
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+
+def test_the_first_round_is_whole_and_a_burst_is_one_round() -> None:
+    scopes: list[Scope] = []
+
+    async def apply(scope: Scope) -> float | None:
+        scopes.append(scope)
+        return None
+
+    async def story(loop: ApplyLoop) -> None:
+        for table in ("ports", "flows", "ports"):
+            loop.invalidate(table)
+        await loop.applied()
+
+    asyncio.run(_with_loop(apply, story))
+    assert scopes == [None, frozenset({"ports", "flows"})]
+
+
+def test_a_whole_round_swallows_the_tables_named_beside_it() -> None:
+    scopes: list[Scope] = []
+
+    async def apply(scope: Scope) -> float | None:
+        scopes.append(scope)
+        return None
+
+    async def story(loop: ApplyLoop) -> None:
+        loop.invalidate("ports")
+        loop.invalidate()
+        await loop.applied()
+
+    asyncio.run(_with_loop(apply, story))
+    assert scopes == [None, None]
+
+
+def test_who_waits_during_a_round_waits_for_the_next_one() -> None:
+    seen: list[str] = []
+    value = "old"
+
+    async def apply(_: Scope) -> float | None:
+        taken = value
+        await asyncio.sleep(0.05)
+        seen.append(taken)
+        return None
+
+    async def story(loop: ApplyLoop) -> None:
+        nonlocal value
+        loop.invalidate()
+        await asyncio.sleep(0.03)  # the round has taken its inputs by now
+        value = "new"
+        loop.invalidate()
+        await loop.applied()
+
+    asyncio.run(_with_loop(apply, story))
+    assert seen[-1] == "new"
+
+
+def test_a_retry_comes_without_an_event() -> None:
+    rounds = 0
+
+    async def apply(_: Scope) -> float | None:
+        nonlocal rounds
+        rounds += 1
+        return 0.01 if rounds < 4 else None
+
+    async def story(loop: ApplyLoop) -> None:
+        while rounds < 4:
+            await loop.applied()
+
+    asyncio.run(_with_loop(apply, story))
+    assert rounds >= 4
