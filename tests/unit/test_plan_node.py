@@ -26,7 +26,7 @@ from planned import (
 
 from dataplane.model.config import UplinkMode
 from dataplane.model.rows import FlowKey, NodeEntry, Program, ProgramKind, VipFlag
-from dataplane.model.service import Place, ServedBy, TrafficPolicy
+from dataplane.model.service import Backend, Place, ServedBy, TrafficPolicy
 from dataplane.model.state import HeldIds, PortKind
 from dataplane.plan.node import TABLE_ORDER, bridge_mac, plan
 
@@ -57,9 +57,7 @@ def test_the_gateway_brings_the_service_link_and_its_program() -> None:
     assert str(link.mac) == "0a:58:64:40:ff:01"
     assert rows.ports["svc0-ovs"].tag == 4094
     assert rows.programs["svc0"] == Program(ProgramKind.SERVICE, swap=False)
-    assert rows.node[0] == NodeEntry(
-        GATEWAY.service_address, link.mac, GATEWAY.mac, 7, NIC_MAC
-    )
+    assert rows.node[0] == NodeEntry(GATEWAY.service_address, link.mac, GATEWAY.mac, 7, NIC_MAC)
 
 
 def test_a_gateway_of_another_provider_network_serves_nothing_here() -> None:
@@ -123,7 +121,9 @@ def test_local_policy_keeps_the_client_and_leads_replies_to_svc0() -> None:
 @pytest.mark.parametrize(
     "backends", [(), (backend("172.18.0.12:80", Place.HOST),)], ids=["none", "host-network"]
 )
-def test_a_vip_without_a_usable_backend_is_refused_not_forgotten(backends: tuple) -> None:
+def test_a_vip_without_a_usable_backend_is_refused_not_forgotten(
+    backends: tuple[Backend, ...],
+) -> None:
     rows = plan(state(service("10.96.0.10:80", *backends)))
     assert VipFlag.NO_BACKEND in rows.vips[l4("10.96.0.10:80")].flags
     assert not (rows.backends or rows.maglev)
