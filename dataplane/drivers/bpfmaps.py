@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import errno
 import struct
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Generic, TypeVar
@@ -45,11 +47,11 @@ _ZERO = bytes(abi.U32)
 
 
 def _number(value: int) -> bytes:
-    return struct.pack("=I", value)
+    return value.to_bytes(abi.U32, sys.byteorder)
 
 
 def _integer(octets: bytes) -> int:
-    return int.from_bytes(octets, "little" if struct.pack("=H", 1) == b"\1\0" else "big")
+    return int.from_bytes(octets, sys.byteorder)
 
 
 def _failure(error: LibbpfError, info: Map) -> Failure:
@@ -242,60 +244,98 @@ class NodeTable:
         return None
 
 
+_INNER_MAPS_AT_ONCE = 256
+"""Each is an open file for a moment; 1,024 is the usual limit of a process."""
+
+_TABLE, _NO_TABLE = "maglev_table", "maglev_none"
+"""Names of inner maps in the kernel; the second stands for "no table" (see `delete`)."""
+
+
+def _inner_map(name: str, slots: bytes) -> Map:
+    size = abi.MAGLEV_TABLE.size
+    if len(slots) != size:
+        msg = f"a table of {len(slots)} octets, not {size}"
+        raise ValueError(msg)
+    made = Map.create(MAP_TYPE_ARRAY, name, abi.U32, size, 1)
+    made.update(_ZERO, slots)
+    return made
+
+
 class MaglevMapTable:
     """Table `maglev`: key service id; each row is an inner map, replaced whole.
 
     An inner map is filled before it is put in its place and never written again, so its id stands
     for its content: what was read once is not read twice.
+
+    The kernel waits out an RCU grace period, some milliseconds, after each system call that
+    changes a map of maps. So many are changed by one call, which exists for updates only: a row
+    is removed by putting a table without backends, known by its name, in its place.
     """
 
     name = "maglev"
 
     def __init__(self, state: BpfState) -> None:
         self._map = state.maps[self.name]
-        self._known: dict[int, tuple[int, MaglevTable]] = {}
+        self._known: dict[int, tuple[int, MaglevTable | None]] = {}
 
     def observe(self) -> Mapping[int, MaglevTable]:
         """The tables of all services that have one."""
-        known: dict[int, tuple[int, MaglevTable]] = {}
+        known: dict[int, tuple[int, MaglevTable | None]] = {}
         try:
             for service_id, inner_id in self._map.numbers():
                 held = self._known.get(service_id)
                 if held is None or held[0] != inner_id:
-                    with Map.by_id(inner_id) as inner:
-                        held = inner_id, MaglevTable(inner.lookup(_ZERO) or b"")
+                    held = inner_id, self._read(inner_id)
                 known[service_id] = held
         except LibbpfError as error:
             raise ObserveError(str(error)) from error
         self._known = known
-        return {service_id: table for service_id, (_, table) in known.items()}
+        return {number: table for number, (_, table) in known.items() if table is not None}
+
+    def _read(self, inner_id: int) -> MaglevTable | None:
+        with Map.by_id(inner_id) as inner:
+            if inner.info.name == _NO_TABLE:
+                return None
+            return MaglevTable(inner.lookup(_ZERO) or b"")
 
     def upsert(self, batch: Sequence[tuple[int, MaglevTable]]) -> Mapping[int, Failure]:
         """Put new tables in their places; each changes at one stroke."""
         failures: dict[int, Failure] = {}
-        size = abi.MAGLEV_TABLE.size
-        for service_id, table in batch:
-            if len(table.slots) != size:
-                failures[service_id] = Failure(f"{len(table.slots)} octets, not {size}")
-                continue
-            try:
-                with Map.create(MAP_TYPE_ARRAY, "maglev_table", abi.U32, size, 1) as inner:
-                    inner.update(_ZERO, table.slots)
-                    self._map.update(_number(service_id), _number(inner.fd))
-                    self._known[service_id] = inner.info.id, table
-            except LibbpfError as error:
-                failures[service_id] = _failure(error, self._map)
+        for at in range(0, len(batch), _INNER_MAPS_AT_ONCE):
+            made: dict[int, tuple[Map, MaglevTable | None]] = {}
+            with ExitStack() as stack:
+                for service_id, table in batch[at : at + _INNER_MAPS_AT_ONCE]:
+                    try:
+                        inner = stack.enter_context(_inner_map(_TABLE, table.slots))
+                    except (LibbpfError, ValueError) as error:
+                        failures[service_id] = Failure(str(error))
+                    else:
+                        made[service_id] = inner, table
+                failures.update(self._put(made))
         return failures
 
     def delete(self, keys: Sequence[int]) -> Mapping[int, Failure]:
         """Take tables away: new flows of these services are dropped."""
+        try:
+            with _inner_map(_NO_TABLE, bytes(abi.MAGLEV_TABLE.size)) as none:
+                return self._put(dict.fromkeys(keys, (none, None)))
+        except LibbpfError as error:
+            return {key: _failure(error, self._map) for key in keys}
+
+    def _put(self, made: Mapping[int, tuple[Map, MaglevTable | None]]) -> dict[int, Failure]:
         failures: dict[int, Failure] = {}
-        for service_id in keys:
-            self._known.pop(service_id, None)
-            try:
-                self._map.delete(_number(service_id))
-            except LibbpfError as error:
-                failures[service_id] = _failure(error, self._map)
+        entries = [(_number(number), _number(inner.fd)) for number, (inner, _) in made.items()]
+        try:
+            self._map.update_batch(entries)
+        except LibbpfError:  # one of them, or a kernel without batches: see which
+            for number, (key, fd) in zip(made, entries, strict=True):
+                try:
+                    self._map.update(key, fd)
+                except LibbpfError as error:
+                    failures[number] = _failure(error, self._map)
+        for number, (inner, table) in made.items():
+            if number not in failures:
+                self._known[number] = inner.info.id, table
         return failures
 
 
@@ -337,14 +377,13 @@ def _sums(octets: bytes, layout: abi.Layout) -> list[int]:
 
 def counters(state: BpfState) -> Mapping[abi.Reason, Count]:
     """Packets by the reason of their verdict, those that have any."""
-    found: dict[abi.Reason, Count] = {}
-    names = {reason.value: reason for reason in abi.Reason}
-    for key, value in state.maps["counters"].items():
-        packets, octets = _sums(value, abi.COUNTER)
-        reason = names.get(_integer(key))
-        if packets and reason is not None:
-            found[reason] = Count(packets, octets)
-    return found
+    return counted(state.maps["counters"])
+
+
+def counted(counters_map: Map) -> Mapping[abi.Reason, Count]:
+    """The same, of a map of that layout."""
+    sums = {_integer(key): _sums(value, abi.COUNTER) for key, value in counters_map.items()}
+    return {r: Count(*sums[r]) for r in abi.Reason if sums[r][0]}
 
 
 def service_stats(state: BpfState) -> Mapping[int, ServiceStats]:
