@@ -216,13 +216,15 @@ class _Draft:
     def _service_addresses(self, gateways: list[GatewayConfig]) -> dict[str, IPv4Address]:
         held: dict[str, IPv4Address] = {}
         foreign: set[IPv4Address] = set()
+        chassis_of = {gateway_router(gateway.chassis): gateway.chassis for gateway in gateways}
         for router in (router for routers in self.routers.values() for router in routers):
             try:
                 address = IPv4Address(router.external_ids[SERVICE_ADDRESS_KEY])
             except (KeyError, ValueError):
                 continue
             if is_ours(router.external_ids):
-                held[router.options.get("chassis", "")] = address
+                # By name, not by options:chassis, which somebody may have changed.
+                held[chassis_of.get(router.name, router.name)] = address
             else:
                 foreign.add(address)
         names = {gateway.chassis for gateway in gateways}

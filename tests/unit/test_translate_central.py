@@ -291,3 +291,15 @@ def test_a_vpc_whose_only_gateway_could_not_be_made_is_not_touched() -> None:
     cluster = replace(ONE, service_pool="100.64.255.0/32")
     lab = vpc_lab().router("edge", external_ids={"millrace:service-address": "100.64.255.0"})
     assert rows(plan(cluster, lab)) == NbPlan()
+
+
+@pytest.mark.parametrize("name", ["n1", "n2"])
+def test_a_chassis_that_somebody_changed_in_our_router_costs_nobody_an_address(name: str) -> None:
+    lab = vpc_lab()
+    first = plan(TWO, lab)
+    nb = applied(lab.nb, first)
+    tampered = {
+        uuid: replace(router, options={"chassis": name}) if "GR_" in router.name else router
+        for uuid, router in nb.routers.items()
+    }
+    assert northbound(TWO, replace(nb, routers=tampered), lab.sb) == first
