@@ -2,8 +2,9 @@
 
 Hugepages, hugetlbfs and bpffs belong to the machine, not to one node, and several embedded nodes
 may share it. One record, `/run/millrace/machine.json`, keeps what was there before the first of
-them came and who is here now; the last one to leave puts everything back. A user whose run
-directory is gone no longer counts, so a node that was removed by hand does not hold the machine.
+them came and who is here now, with the hugepages that each needs: the machine gets their sum, each
+takes its own along, and the last one to leave puts everything back. A user whose run directory is
+gone no longer counts, so a node that was removed by hand does not hold the machine.
 """
 
 from __future__ import annotations
@@ -25,9 +26,12 @@ BPFFS = Path("/sys/fs/bpf")
 
 @dataclass(slots=True)
 class Record:
-    """The machine as it was before the first user, and the users (their run directories)."""
+    """The machine as it was before the first user, and the users.
 
-    users: list[str] = field(default_factory=list)
+    `users` maps a run directory to its hugepages: page size in KiB, as text, and count.
+    """
+
+    users: dict[str, tuple[str, int]] = field(default_factory=dict)
     hugepages_before: dict[str, int] = field(default_factory=dict)
     mounts_made: list[str] = field(default_factory=list)
     directories_made: list[str] = field(default_factory=list)
@@ -43,8 +47,8 @@ def borrow(user: Path, *, size_kib: int, count: int, mount: Path) -> list[str]:
     """
     did: list[str] = []
     with _record() as record:
-        if str(user) not in record.users:
-            record.users.append(str(user))
+        record.users = _present(record)
+        record.users[str(user)] = (str(size_kib), count)
         # Written before anything is changed: a crash in between must not lose what was.
         record.hugepages_before.setdefault(str(size_kib), _pages(size_kib))
         _save(record)
@@ -59,16 +63,10 @@ def borrow(user: Path, *, size_kib: int, count: int, mount: Path) -> list[str]:
             options = ["-o", f"pagesize={size_kib}K"] if kind == "hugetlbfs" else []
             processes.run(["mount", "-t", kind, *options, kind, str(target)])
             did.append(f"mounted {kind} at {target}")
-        if _pages(size_kib) < count:
-            _set_pages(size_kib, count)
-            got = _pages(size_kib)
-            if got < count:
-                msg = (
-                    f"{count} hugepages of {size_kib} KiB wanted, the kernel gave {got}: memory "
-                    f"is short or fragmented; lower [hugepages] count or free memory"
-                )
-                raise ProcessError(msg)
-            did.append(f"{count} hugepages of {size_kib} KiB")
+        wanted = _wanted(record, str(size_kib))
+        if _pages(size_kib) < wanted:
+            _make_pages(size_kib, wanted)
+            did.append(f"{wanted} hugepages of {size_kib} KiB")
     return did
 
 
@@ -78,9 +76,12 @@ def give_back(user: Path) -> list[str]:
     if not (STATE_DIR / "machine.json").exists():
         return did
     with _record() as record:
-        record.users = [one for one in record.users if one != str(user) and Path(one).is_dir()]
+        record.users.pop(str(user), None)
+        record.users = _present(record)
         if record.users:
             _save(record)
+            for size in record.hugepages_before:
+                _set_pages(int(size), _wanted(record, size))
             return did
         for target in reversed(record.mounts_made):
             if _filesystem_at(Path(target)) is not None:
@@ -100,6 +101,17 @@ def give_back(user: Path) -> list[str]:
     return did
 
 
+def _present(record: Record) -> dict[str, tuple[str, int]]:
+    """The users whose run directory is still there."""
+    return {user: need for user, need in record.users.items() if Path(user).is_dir()}
+
+
+def _wanted(record: Record, size: str) -> int:
+    """Pages of one size for everybody, those of before included."""
+    needed = sum(count for one, count in record.users.values() if one == size)
+    return record.hugepages_before.get(size, 0) + needed
+
+
 @contextmanager
 def _record() -> Iterator[Record]:
     """The record, under a lock that goes with this process."""
@@ -116,7 +128,7 @@ def _load() -> Record:
     except FileNotFoundError:
         return Record()
     return Record(
-        users=[str(one) for one in raw["users"]],
+        users={str(k): (str(v[0]), int(v[1])) for k, v in raw["users"].items()},
         hugepages_before={str(k): int(v) for k, v in raw["hugepages_before"].items()},
         mounts_made=[str(one) for one in raw["mounts_made"]],
         directories_made=[str(one) for one in raw["directories_made"]],
@@ -151,6 +163,26 @@ def _pages(size_kib: int) -> int:
     except FileNotFoundError as error:
         msg = f"this kernel has no hugepages of {size_kib} KiB; look in /sys/kernel/mm/hugepages"
         raise ProcessError(msg) from error
+
+
+def _make_pages(size_kib: int, wanted: int) -> None:
+    missing_kib = (wanted - _pages(size_kib)) * size_kib
+    # Asked for more than there is, the kernel would take all that anybody else needs.
+    available_kib = next(
+        int(line.split()[1])
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        if line.startswith("MemAvailable:")
+    )
+    if missing_kib < available_kib:
+        _set_pages(size_kib, wanted)
+    got = _pages(size_kib)
+    if got < wanted:
+        msg = (
+            f"{wanted} hugepages of {size_kib} KiB wanted, there are {got} and "
+            f"{available_kib // 1024} MiB of memory available, or it is fragmented; "
+            "lower [hugepages] count or free memory"
+        )
+        raise ProcessError(msg)
 
 
 def _set_pages(size_kib: int, count: int) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataplane.drivers import processes
-from dataplane.drivers.processes import Daemon
+from dataplane.drivers.processes import Daemon, ProcessError
 from tests.labs import image
 
 HUGEPAGE_MIB = 256
@@ -66,10 +66,18 @@ class TestpmdGuest:
         processes.note_start(self.daemon)
 
     def wait_ready(self) -> None:
-        """Wait until the socket is there."""
+        """Wait until the socket is there.
+
+        Raises:
+            ProcessError: testpmd ended, or did not listen in time.
+        """
         processes.wait_until(
-            self.socket.exists, f"{self.name} listens: {processes.tail(self.log, 3)}"
+            lambda: self.socket.exists() or processes.running_pid(self.daemon) is None,
+            f"{self.name} listens; look at {self.log}",
         )
+        if processes.running_pid(self.daemon) is None:
+            msg = f"testpmd of {self.name} ended:\n{processes.tail(self.log)}"
+            raise ProcessError(msg)
 
     def stop(self) -> None:
         """End it."""
@@ -97,6 +105,11 @@ class QemuGuest:
     def daemon(self) -> Daemon:
         """How its process is recognised."""
         return Daemon(self.name, self.rundir / f"{self.name}.pid", str(self.socket))
+
+    @property
+    def log(self) -> Path:
+        """What QEMU itself prints."""
+        return self.rundir / f"{self.name}.log"
 
     @property
     def console(self) -> Path:
@@ -128,7 +141,7 @@ class QemuGuest:
                 # vectors=0: QEMU 7.2 under TCG crashes in its MSI-X notifiers otherwise.
                 "-device", f"virtio-net-pci,netdev=n0,mac={self.mac},romfile=,vectors=0",
             ],
-            log=self.rundir / f"{self.name}.log",
+            log=self.log,
             pidfile=self.daemon.pidfile,
         )  # fmt: skip
         processes.note_start(self.daemon)

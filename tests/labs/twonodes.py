@@ -34,9 +34,6 @@ from tests.labs.netns import Namespace
 from tests.labs.nodefile import NodeFile, cluster_text
 from tests.labs.workloads import POD_NAMESPACE, Server, Workload
 
-HUGEPAGES = 1536
-"""Of the whole machine: each node's daemon sees to at least as many."""
-
 CONTAINER = ("c1", "10.1.0.11")
 GUEST = ("vm1", "10.1.0.20")
 
@@ -76,7 +73,6 @@ class TwoNodeLab:
                     first,
                     (("up0", "br-ex", True), ("phy0", "br-phy", False)),
                     "10.0.0.1/24",
-                    hugepages=HUGEPAGES,
                 ),
                 self.dir / "node1.toml",
                 self.dir / "cluster.toml",
@@ -89,7 +85,6 @@ class TwoNodeLab:
                     (("phy0", "br-phy", False),),
                     "10.0.0.2/24",
                     nb_rundir=rundir,
-                    hugepages=HUGEPAGES,
                 ),
                 self.dir / "node2.toml",
                 None,
