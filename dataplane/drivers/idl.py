@@ -25,11 +25,13 @@ from typing import Any, Generic, NoReturn, TypeVar
 import ovs.db.idl
 
 from dataplane.drivers.ovsdb_session import (
+    Job,
     Poller,
     Tls,
     error_text,
     fetch_schema,
     present,
+    settle,
     use_tls,
 )
 from dataplane.drivers.replica import Replica, Row, optional, read, references, write
@@ -67,17 +69,6 @@ class DatabaseTimeoutError(DataplaneError):
 
 
 @dataclass(slots=True)
-class _Job:
-    """Something to do in the thread: `step` returns False until it has settled the future."""
-
-    future: Future[Any]
-    deadline: float
-    step: Callable[[Replica], bool]
-    what: str
-    waits: bool
-
-
-@dataclass(slots=True)
 class DatabaseClient(Generic[S]):
     """A database, its latest snapshot, and a way to change it.
 
@@ -101,8 +92,8 @@ class DatabaseClient(Generic[S]):
     tls: Tls | None = None
     probe_interval_ms: int | None = 60_000
     coalesce_s: float = 0.02
-    _jobs: deque[_Job] = field(init=False, default_factory=deque)
-    _active: list[_Job] = field(init=False, default_factory=list)
+    _jobs: deque[Job] = field(init=False, default_factory=deque)
+    _active: list[Job] = field(init=False, default_factory=list)
     _wake_fd: int = field(init=False, default=-1)
     _stop: threading.Event = field(init=False, default_factory=threading.Event)
     _synced: threading.Event = field(init=False, default_factory=threading.Event)
@@ -163,9 +154,10 @@ class DatabaseClient(Generic[S]):
     def transact(self, fn: Callable[[Replica, Transaction], T], timeout: float) -> T:
         """Run `fn` on the replica as one transaction and commit it; its result.
 
-        Every change of the replica caused by the commit is in it when this returns. `fn` may run
-        again (a verified column changed meanwhile, the connection broke), so it must decide from
-        the replica each time. What `fn` raises aborts the transaction and is raised here.
+        What the commit changed is in the replica when this returns: servers send it before their
+        answer, cluster members too. `fn` may run again (a verified column changed meanwhile, the
+        connection broke), so it must decide from the replica each time. What `fn` raises aborts
+        the transaction and is raised here.
 
         Raises:
             TransactionError: OVSDB refused it, with its own error.
@@ -193,10 +185,10 @@ class DatabaseClient(Generic[S]):
             value = fn(replica)
             if value is None:
                 return False
-            _settle(future, value)
+            settle(future, value)
             return True
 
-        self._submit(_Job(future, time.monotonic() + timeout, step, "what was waited for", True))
+        self._submit(Job(future, time.monotonic() + timeout, step, "what was waited for", True))
         return future
 
     def submit_transaction(
@@ -209,7 +201,7 @@ class DatabaseClient(Generic[S]):
         def step(replica: Replica) -> bool:
             return self._attempt(replica, fn, future, deadline)
 
-        self._submit(_Job(future, deadline, step, "a transaction", False))
+        self._submit(Job(future, deadline, step, "a transaction", False))
         return future
 
     # -- in the thread ----------------------------------------------------------------------
@@ -282,19 +274,20 @@ class DatabaseClient(Generic[S]):
     def _work(self, replica: Replica) -> None:
         while self._jobs:
             self._active.append(self._jobs.popleft())
-        still: list[_Job] = []
+        still: list[Job] = []
         for job in self._active:
             if job.future.done():
                 continue
             if replica.synced and self._done(job, replica):
                 continue
             if time.monotonic() >= job.deadline:
-                self._fail(job, f"{job.what} took too long: {self._condition(replica)}")
+                up = "connected" if replica.synced else f"not connected to {self.remote}"
+                self._fail(job, f"{job.what} took too long: {up}")
                 continue
             still.append(job)
         self._active = still
 
-    def _done(self, job: _Job, replica: Replica) -> bool:
+    def _done(self, job: Job, replica: Replica) -> bool:
         try:
             return job.step(replica)
         except Exception as error:  # noqa: BLE001  # the caller's function may raise anything
@@ -331,24 +324,31 @@ class DatabaseClient(Generic[S]):
             raise
         status = txn.commit()
         while status == txn.INCOMPLETE:
-            if time.monotonic() >= deadline or self._stop.is_set():
+            if not self._wait_a_turn(replica, deadline):
                 txn.abort()
                 return False
-            poller = Poller()
-            replica.wait(poller)
-            poller.fd_wait(self._wake_fd, select.POLLIN)
-            poller.timer_wait(max(1.0, (deadline - time.monotonic()) * 1000))
-            poller.block()
-            self._drain_wake()
-            self._take_in(replica)
             status = txn.commit()
         if status in (txn.SUCCESS, txn.UNCHANGED):
-            _settle(future, value)
+            settle(future, value)
             return True
         if status == txn.TRY_AGAIN:
             return False
         msg = f"{self.database}: {error_text(txn.get_error())}"
         raise TransactionError(msg)
+
+    def _wait_a_turn(self, replica: Replica, deadline: float) -> bool:
+        """Wait for the server's next word and take it in; False: no time is left."""
+        left = deadline - time.monotonic()
+        if left <= 0 or self._stop.is_set():
+            return False
+        poller = Poller()
+        replica.wait(poller)
+        poller.fd_wait(self._wake_fd, select.POLLIN)
+        poller.timer_wait(max(1.0, left * 1000))
+        poller.block()
+        self._drain_wake()
+        self._take_in(replica)
+        return True
 
     def _stop_asked(self) -> bool:
         """Between two steps of connecting: see to the deadlines, and say whether to give up."""
@@ -360,16 +360,14 @@ class DatabaseClient(Generic[S]):
                 self._fail(job, f"{job.what} took too long: not connected to {self.remote}")
         return self._stop.is_set()
 
-    # -- small things -----------------------------------------------------------------------
-
-    def _submit(self, job: _Job) -> None:
+    def _submit(self, job: Job) -> None:
         if self._thread is None or self._stop.is_set() or not self._thread.is_alive():
             self._fail(job, f"the client of {self.database} is not running: start it first")
             return
         self._jobs.append(job)
         self._wake()
 
-    def _fail(self, job: _Job, why: str) -> None:
+    def _fail(self, job: Job, why: str) -> None:
         if not job.future.done():
             text = f"{self.database} at {self.remote}: {why}"
             job.future.set_exception(DatabaseTimeoutError(text))
@@ -388,9 +386,6 @@ class DatabaseClient(Generic[S]):
         msg = f"{self.database} at {self.remote}: {why}{cause}; is ovsdb-server running there?"
         raise DatabaseTimeoutError(msg)
 
-    def _condition(self, replica: Replica) -> str:
-        return "connected" if replica.synced else f"not connected to {self.remote}"
-
     def _set_connected(self, *, up: bool) -> None:
         if up != self._connected:
             self._connected = up
@@ -398,14 +393,9 @@ class DatabaseClient(Generic[S]):
             self.on_connection(up)
 
     def _wake(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # stopped meanwhile
             os.eventfd_write(self._wake_fd, 1)
 
     def _drain_wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake_fd)
-
-
-def _settle(future: Future[T], value: T) -> None:
-    if not future.done():
-        future.set_result(value)

@@ -6,15 +6,19 @@ import json
 import logging
 import select
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import ovs.jsonrpc
 import ovs.stream
 
+from dataplane.drivers.replica import Replica
 from dataplane.ports import ConfigError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,17 @@ class Tls:
     private_key: str
     certificate: str
     ca_certificate: str
+
+
+@dataclass(slots=True)
+class Job:
+    """Work for a client's thread: `step` returns False until it has settled the future."""
+
+    future: Future[Any]
+    deadline: float
+    step: Callable[[Replica], bool]
+    what: str
+    waits: bool
 
 
 class Poller:
@@ -142,3 +157,9 @@ def error_text(raw: str) -> str:
     if not isinstance(value, dict):
         return raw
     return ": ".join(str(value[key]) for key in ("error", "details") if value.get(key))
+
+
+def settle(future: Future[T], value: T) -> None:
+    """Give a future its result, unless somebody has cancelled it."""
+    if not future.done():
+        future.set_result(value)
