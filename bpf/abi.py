@@ -189,6 +189,8 @@ FLOW_FORWARD = Layout(
         ("flags", "I"),
         ("ip_delta", "H"),
         ("l4_delta", "H"),
+        ("tick", "I"),
+        ("pad", "I"),
         ("seen_ns", "Q"),
     ),
 )
@@ -206,6 +208,8 @@ FLOW_REPLY = Layout(
         ("l4_delta", "H"),
         ("client_mac", "6s"),
         ("vip_mac", "6s"),
+        ("tick", "I"),
+        ("pad", "I"),
         ("seen_ns", "Q"),
     ),
 )

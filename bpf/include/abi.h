@@ -142,9 +142,11 @@ struct flow_forward {
 	__u32 flags;		/* enum ct_flag */
 	__u16 ip_delta;
 	__u16 l4_delta;
-	__u64 seen_ns;		/* CLOCK_MONOTONIC_COARSE, renewed every TOUCH_NS at most */
+	__u32 tick;		/* jiffies at seen_ns, low bits: what the fast path compares */
+	__u32 pad;
+	__u64 seen_ns;		/* CLOCK_MONOTONIC_COARSE, renewed every TOUCH_TICKS at most */
 };
-_Static_assert(sizeof(struct flow_forward) == 32, "flow_forward");
+_Static_assert(sizeof(struct flow_forward) == 40, "flow_forward");
 
 /* ct_reply: value. */
 struct flow_reply {
@@ -159,9 +161,11 @@ struct flow_reply {
 	__u16 l4_delta;
 	__u8 client_mac[6];
 	__u8 vip_mac[6];	/* the MAC that the client sends to */
+	__u32 tick;
+	__u32 pad;
 	__u64 seen_ns;
 };
-_Static_assert(sizeof(struct flow_reply) == 48, "flow_reply");
+_Static_assert(sizeof(struct flow_reply) == 56, "flow_reply");
 
 /* local_addresses: key; IPv4 as ::ffff:a.b.c.d. The value is unused. */
 struct local_address {

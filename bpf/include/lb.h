@@ -6,7 +6,7 @@
  * Invariants:
  * - Two flows never share (backend, source address and port): ct_reply is only ever written with
  *   BPF_NOEXIST, whichever CPU it is on.
- * - The pair lives and dies together: every TOUCH_NS the side that sees traffic looks up the other
+ * - The pair lives and dies together: every TOUCH_TICKS the side that sees traffic looks up the other
  *   side too (the kernel's LRU keeps what programs look up), puts back a missing reply entry, and
  *   stops when the port has become another client's.
  * - A known flow keeps its backend, also one that is no longer offered. Only a first packet picks:
@@ -37,7 +37,8 @@ struct query {
 	struct vip vip;
 	struct node *node;
 	const struct ethhdr *eth;
-	__u64 now;
+	__u64 now;	/* CLOCK_MONOTONIC_COARSE [ns] */
+	__u32 tick;	/* jiffies at now, low bits */
 	__u32 ifindex;
 	__u32 tcp_flags;
 };
@@ -45,6 +46,7 @@ struct query {
 /* What create() and revisit() return; anything else is the reason why not. */
 #define FLOW_KNOWN 0
 #define FLOW_NEW 64
+#define FLOW_ANEW 65	/* of revisit() only: the entries are gone, call create() */
 
 #define ROTATE(word, by) (((word) << (by)) | ((word) >> (32 - (by))))
 
@@ -125,6 +127,7 @@ static __always_inline void refresh(struct flow_reply *reply, const struct flow_
 	copy_mac(reply->vip_mac, wanted->vip_mac);
 	reply->ifindex = wanted->ifindex;
 	reply->flags = wanted->flags;
+	reply->tick = wanted->tick;
 	reply->seen_ns = wanted->seen_ns;
 }
 
@@ -154,6 +157,7 @@ static __always_inline void reply_of(const struct query *query, const struct flo
 		.l4_delta = csum_fold(addrs +
 				      csum_delta16(forward->backend_port, query->key.dport) +
 				      csum_delta16(forward->source_port, query->key.sport)),
+		.tick = query->tick,
 		.seen_ns = query->now,
 	};
 	copy_mac(reply->client_mac, query->eth->h_source);
@@ -242,6 +246,7 @@ static __noinline int create(const struct query *query)
 	/* A flow that we meet in the middle (evicted, or another node's before) is no SYN's. */
 	if (query->key.proto == IPPROTO_TCP && !(query->tcp_flags & TCP_SYN))
 		forward.flags = CT_ESTABLISHED;
+	forward.tick = query->tick;
 	forward.seen_ns = query->now;
 
 	if (!claim_port(query, &forward, &key, &reply))
@@ -279,8 +284,8 @@ static __always_inline bool must_move(const struct query *query, const struct fl
 }
 
 /*
- * A known flow wants attention: TOUCH_NS are over, or TCP changes its state.
- * FLOW_KNOWN, FLOW_NEW or the reason why not.
+ * A known flow wants attention: TOUCH_TICKS are over, or TCP changes its state.
+ * FLOW_KNOWN, FLOW_ANEW or the reason why not.
  */
 static __noinline int revisit(const struct query *query, struct flow_forward *forward)
 {
@@ -294,7 +299,7 @@ static __noinline int revisit(const struct query *query, struct flow_forward *fo
 	if (held && !same_owner(held, &wanted)) {
 		/* Silent for so long that the port went to somebody else. */
 		bpf_map_delete_elem(&ct_forward, &query->key);
-		return first || key.proto == IPPROTO_UDP ? create(query) : DROP_CONFLICT;
+		return first || key.proto == IPPROTO_UDP ? FLOW_ANEW : DROP_CONFLICT;
 	}
 	if (key.proto == IPPROTO_UDP) {
 		if (held && (__s64)(held->seen_ns - seen_ns) > 0)
@@ -304,7 +309,7 @@ static __noinline int revisit(const struct query *query, struct flow_forward *fo
 	if (first && must_move(query, forward)) {
 		bpf_map_delete_elem(&ct_reply, &key);
 		bpf_map_delete_elem(&ct_forward, &query->key);
-		return create(query);
+		return FLOW_ANEW;
 	}
 	if (key.proto == IPPROTO_TCP) {
 		if (held)
@@ -324,14 +329,15 @@ static __noinline int revisit(const struct query *query, struct flow_forward *fo
 	else if (bpf_map_update_elem(&ct_reply, &key, &wanted, BPF_NOEXIST))
 		return DROP_CONFLICT;
 	forward->flags = wanted.flags;
+	forward->tick = query->tick;
 	forward->seen_ns = query->now;
 	return FLOW_KNOWN;
 }
 
-static __always_inline bool wants_attention(const struct flow_forward *forward, __u64 now,
+static __always_inline bool wants_attention(const struct flow_forward *forward, __u32 tick,
 					    const struct l4 *l4)
 {
-	if (now - forward->seen_ns >= TOUCH_NS)
+	if (tick - forward->tick >= TOUCH_TICKS)
 		return true;
 	return l4->is_tcp && ((l4->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) ||
 			      !(forward->flags & CT_ESTABLISHED));

@@ -5,7 +5,7 @@
  * svc0's own address only ARP and ICMP go up; what is for somebody else goes out unchanged (a
  * backend's own traffic, led here by the rules for services that keep the client's address).
  *
- * Budget, map lookups per packet: reply 2 (ct_reply, service_stats; +1 every 67 ms: ct_forward),
+ * Budget, map lookups per packet: reply 2 (ct_reply, service_stats; +1 every 16 ticks: ct_forward),
  * other traffic 2 (ct_reply, node), and one of counters.
  *
  * No helper used is for GPL programs only, so the license is the project's.

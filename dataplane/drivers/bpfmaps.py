@@ -18,7 +18,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Generic, TypeVar
 
 from bpf import abi
-from dataplane.drivers.bpfstate import BpfState
+from dataplane.drivers.bpfstate import MapOwner
 from dataplane.drivers.libbpf import MAP_TYPE_ARRAY, LibbpfError, Map
 from dataplane.model.addr import IPAddress, L4Addr, Mac, Protocol
 from dataplane.model.rows import (
@@ -65,7 +65,7 @@ class _MapTable(ABC, Generic[K, V]):
 
     name: str
 
-    def __init__(self, state: BpfState) -> None:
+    def __init__(self, state: MapOwner) -> None:
         self._map = state.maps[self.name]
 
     @abstractmethod
@@ -123,7 +123,7 @@ class VipTable(_MapTable[L4Addr, VipEntry]):
 
     name = "vips"
 
-    def __init__(self, state: BpfState) -> None:
+    def __init__(self, state: MapOwner) -> None:
         super().__init__(state)
         self._stats = state.maps["service_stats"]
 
@@ -195,7 +195,7 @@ class NodeTable:
 
     name = "node"
 
-    def __init__(self, state: BpfState) -> None:
+    def __init__(self, state: MapOwner) -> None:
         self._map = state.maps[self.name]
 
     def observe(self) -> Mapping[int, NodeEntry]:
@@ -274,7 +274,7 @@ class MaglevMapTable:
 
     name = "maglev"
 
-    def __init__(self, state: BpfState) -> None:
+    def __init__(self, state: MapOwner) -> None:
         self._map = state.maps[self.name]
         self._known: dict[int, tuple[int, MaglevTable | None]] = {}
 
@@ -339,7 +339,7 @@ class MaglevMapTable:
         return failures
 
 
-def held_ids(state: BpfState) -> HeldIds:
+def held_ids(state: MapOwner) -> HeldIds:
     """The ids that the pinned maps hold.
 
     Raises:
@@ -375,7 +375,7 @@ def _sums(octets: bytes, layout: abi.Layout) -> list[int]:
     return [sum(words[at::width]) for at in range(width)]
 
 
-def counters(state: BpfState) -> Mapping[abi.Reason, Count]:
+def counters(state: MapOwner) -> Mapping[abi.Reason, Count]:
     """Packets by the reason of their verdict, those that have any."""
     return counted(state.maps["counters"])
 
@@ -386,7 +386,7 @@ def counted(counters_map: Map) -> Mapping[abi.Reason, Count]:
     return {r: Count(*sums[r]) for r in abi.Reason if sums[r][0]}
 
 
-def service_stats(state: BpfState) -> Mapping[int, ServiceStats]:
+def service_stats(state: MapOwner) -> Mapping[int, ServiceStats]:
     """Traffic by service id, of those that have any."""
     found: dict[int, ServiceStats] = {}
     empty = bytes(state.maps["service_stats"].value_size)

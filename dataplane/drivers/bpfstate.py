@@ -8,11 +8,11 @@ that what another node on this machine attached is left alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from bpf import abi
 from dataplane.drivers.libbpf import Map, MapInfo
@@ -52,6 +52,15 @@ def _require_shape(info: MapInfo, shape: abi.MapShape, where: str, next_step: st
     if found != shape:
         msg = f"map {info.name} of {where} is {found}, but this version needs {shape}; {next_step}"
         raise AbiMismatch(msg)
+
+
+class MapOwner(Protocol):
+    """Whoever has the maps that the tables are made of: a `BpfState`, or a benchmark."""
+
+    @property
+    def maps(self) -> Mapping[str, Map]:
+        """The maps by name."""
+        ...
 
 
 class BpfState:

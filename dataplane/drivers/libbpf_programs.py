@@ -138,6 +138,10 @@ class Object:
         """Take `used` in place of the object's own map."""
         call(f"reuse map {name}", "bpf_map__reuse_fd", self._map(name), used.fd)
 
+    def keep_private(self, name: str) -> None:
+        """Do not pin this map, nor reuse what is pinned by its name."""
+        call(f"unpin map {name}", "bpf_map__set_pin_path", self._map(name), None)
+
     def load(self) -> None:
         """Create the maps and load the programs. The error carries the verifier's log."""
         call(f"load {self.path}", "bpf_object__load", self._object)

@@ -181,6 +181,7 @@ _INTEGERS = {
     "bpf_object__load": (_PTR,),
     "bpf_map__fd": (_PTR,),
     "bpf_map__reuse_fd": (_PTR, _FD),
+    "bpf_map__set_pin_path": (_PTR, _STR),
     "bpf_program__fd": (_PTR,),
     "bpf_obj_get": (_STR,),
     "bpf_obj_pin": (_FD, _STR),

@@ -191,6 +191,7 @@ class World:
         for name, layout in (("ct_forward", abi.FLOW_FORWARD), ("ct_reply", abi.FLOW_REPLY)):
             for key, value in self.state.maps[name].items():
                 fields = layout.unpack(value)
+                fields["tick"] = (fields["tick"] - int(seconds * 100)) % (1 << 32)
                 fields["seen_ns"] = (fields["seen_ns"] - int(seconds * 1e9)) % (1 << 64)
                 self.state.maps[name].update(key, layout.pack(**fields))
 
