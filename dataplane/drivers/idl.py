@@ -3,9 +3,7 @@
 The library's IDL is synchronous and belongs to one thread, so each database gets one
 `DatabaseClient`: its thread keeps the replica, hands frozen snapshots out through a callback,
 and runs transactions and waits that other threads submit. Nothing of the library leaves the
-thread.
-
-Used for the local Open_vSwitch database and for OVN's northbound and southbound ones.
+thread. The local Open_vSwitch database has one, and each of OVN's two.
 """
 
 from __future__ import annotations
@@ -393,7 +391,7 @@ class DatabaseClient(Generic[S]):
             self.on_connection(up)
 
     def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # stopped meanwhile
+        with contextlib.suppress(OSError):
             os.eventfd_write(self._wake_fd, 1)
 
     def _drain_wake(self) -> None:

@@ -48,12 +48,14 @@ class Poller:
     """
 
     def __init__(self) -> None:
-        self._poll = select.poll()
+        self._events: dict[int, int] = {}
         self._timeout_ms: int | None = None
 
     def fd_wait(self, fd: Any, events: int) -> None:
         """Wake when the descriptor is ready (POLLIN and POLLOUT are the same numbers here)."""
-        self._poll.register(fd, events)
+        number = fd if isinstance(fd, int) else fd.fileno()
+        # Asked for reading and writing apart; poll(2)'s register would forget the first.
+        self._events[number] = self._events.get(number, 0) | events
 
     def timer_wait(self, msec: float) -> None:
         """Wake after `msec` at the latest."""
@@ -67,7 +69,10 @@ class Poller:
 
     def block(self) -> None:
         """Wait for the first of what was asked for."""
-        self._poll.poll(self._timeout_ms)
+        poll = select.poll()
+        for fd, events in self._events.items():
+            poll.register(fd, events)
+        poll.poll(self._timeout_ms)
 
 
 def fetch_schema(

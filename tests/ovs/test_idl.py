@@ -167,3 +167,13 @@ def test_the_fast_parser_serves_a_real_server(database_only: Sandbox) -> None:
             assert f"brücke{7}" in db.read(names, 10)
     finally:
         ovsjson.uninstall()
+
+
+def test_a_transaction_larger_than_the_sockets_buffer_is_sent(database_only: Sandbox) -> None:
+    def add_many(replica: Replica, txn: object) -> None:
+        for number in range(2000):
+            add_bridge(f"br{number:05}-{'x' * 200}")(replica, txn)
+
+    with client(database_only) as db:
+        db.transact(add_many, 60)
+        assert len(db.read(names, 10)) == 2000
