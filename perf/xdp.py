@@ -22,7 +22,7 @@ from dataplane.drivers.programs import program_info
 from dataplane.model.addr import L4Addr, Protocol
 from dataplane.model.rows import ProgramKind
 from dataplane.ports import DataplaneError
-from perf.xdpbench import LOOPBACK, Bench, BenchError, Timing, timing
+from perf.xdpbench import Bench, BenchError, Timing, timing
 from perf.xdpframes import CLIENT, CLIENT_PORT, SYN, answer_to, frame
 
 SCHEMA = "millrace.perf.xdp/1"
@@ -45,7 +45,6 @@ class Scenario:
     reason: Reason | None
     flows: int = 1
     warm: bool = True
-    ifindex: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +86,10 @@ def scenarios(bench: Bench) -> Iterator[Scenario]:
     syn = frame(CLIENT, CLIENT_PORT, vips[Protocol.TCP], tcp_flags=SYN)
     new = flows[-1] if bench.live else 1 << 22
     yield Scenario("a new flow with each packet", uplink, syn, Reason.VIP_NEW, new, warm=False)
-    answer = answer_to(bench.once(uplink, tcp))
-    elsewhere = _other_device()
-    yield Scenario("reply, reversed", svc, answer, Reason.SVC_REPLY, ifindex=elsewhere)
+    answer = answer_to(bench.translated(tcp))
+    yield Scenario("reply, reversed", svc, answer, Reason.SVC_REPLY)
     if not bench.live:
         yield Scenario("of no flow, to the uplink", svc, stranger, Reason.SVC_UPLINK)
-
-
-def _other_device() -> int:
-    """A device that replies do not leave by, so that they are redirected and not sent back."""
-    others = [ifindex for ifindex, _ in socket.if_nameindex() if ifindex != LOOPBACK]
-    return others[0] if others else 0
 
 
 def measure(bench: Bench, scenario: Scenario, runs: int, repeat: int) -> list[int]:
@@ -112,7 +104,7 @@ def measure(bench: Bench, scenario: Scenario, runs: int, repeat: int) -> list[in
     if scenario.warm and scenario.kind is not None:
         _run(bench, scenario, max(1000, 2 * scenario.flows))
     for _ in range(runs):
-        if not scenario.warm and bench.live:
+        if not scenario.warm:
             bench.forget_flows()
         before = bench.counted()
         samples.append(_run(bench, scenario, repeat))
@@ -124,13 +116,7 @@ def measure(bench: Bench, scenario: Scenario, runs: int, repeat: int) -> list[in
 
 
 def _run(bench: Bench, scenario: Scenario, repeat: int) -> int:
-    return bench.run(
-        scenario.kind,
-        scenario.frame,
-        flows=scenario.flows,
-        repeat=repeat,
-        ifindex=scenario.ifindex,
-    )
+    return bench.run(scenario.kind, scenario.frame, flows=scenario.flows, repeat=repeat)
 
 
 def _prove(

@@ -1,0 +1,54 @@
+"""`millrace perf xdp` measures what is attached, and a running node does not notice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dataplane.drivers.bpfmaps import counters, service_stats
+from dataplane.drivers.programs import ProgramTable
+from dataplane.model.rows import Program, ProgramKind
+from perf.xdp import main_command
+from tests.bpf.world import World, from_client
+
+pytestmark = pytest.mark.bpf
+
+QUICK = ["--json", "--repeat", "5000", "--runs", "2"]
+
+
+def test_every_row_takes_the_path_that_it_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main_command([*QUICK, "--services", "3"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    reasons = {row["reason"] for row in result["rows"]}
+    assert {"XSK_IPV4", "PASS_IPV4", "VIP_FORWARD", "VIP_NEW", "SVC_REPLY"} <= reasons
+    assert all(row["raw_ns"]["minimum"] > 0 for row in result["rows"])
+    assert result["maps"] == "private"
+
+
+def test_over_a_nodes_maps_the_node_does_not_notice(
+    world: World, bpffs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.arrive(from_client())
+    before = counters(world.state), service_stats(world.state), world.flows(), world.replies()
+    programs = ProgramTable(world.state)
+    assert not programs.upsert([("svc0", Program(ProgramKind.SERVICE, swap=False))])
+    try:
+        assert main_command([*QUICK, "--bpf-root", str(bpffs / "shared")]) == 0
+    finally:
+        programs.delete(["svc0"])
+    after = counters(world.state), service_stats(world.state), world.flows(), world.replies()
+    assert after == before
+    result = json.loads(capsys.readouterr().out)
+    tags = {entry["name"]: entry["tag"] for entry in result["measured"]}
+    assert tags == {
+        info.name: info.tag
+        for info in map(world.state.program_info, (ProgramKind.UPLINK, ProgramKind.SERVICE))
+    }
+    assert [entry["tag"] for entry in result["attached"]] == [tags["millrace_svc"]]
+
+
+def test_a_node_that_is_not_up_is_named(bpffs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main_command([*QUICK, "--bpf-root", str(bpffs / "nobody")]) == 1
+    assert "nobody/v1/vips cannot be opened" in capsys.readouterr().err
