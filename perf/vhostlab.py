@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dataplane.drivers import machine, ovsprocess, processes
@@ -30,15 +30,16 @@ HUGEPAGES = 640
 
 @dataclass(frozen=True, slots=True)
 class VhostLab:
-    """One run's OVS, named by this process's pid."""
+    """One run's OVS, named by the pid of the process that measures."""
 
     dpdk: DpdkConfig
     guest_core: int
+    pid: int = field(default_factory=os.getpid)
 
     @property
     def name(self) -> str:
         """Of the namespace, the run directory and DPDK's file prefix."""
-        return f"{PREFIX}{os.getpid()}"
+        return f"{PREFIX}{self.pid}"
 
     @property
     def rundir(self) -> Path:
@@ -61,7 +62,11 @@ class VhostLab:
         return Daemon("testpmd", self.rundir / "testpmd.pid", str(self.rundir))
 
     def build(self) -> None:
-        """OVS with DPDK up, no bridge yet."""
+        """OVS with DPDK up, no bridge yet; what a killed run left is removed first."""
+        for left in machine.STATE_DIR.glob(f"{PREFIX}*"):
+            number = left.name.removeprefix(PREFIX)
+            if number.isdigit() and processes.command_line(int(number)) is None:
+                replace(self, pid=int(number)).remove()
         self.rundir.mkdir(parents=True, mode=0o750)
         machine.borrow(self.rundir, size_kib=2048, count=HUGEPAGES, mount=Path("/dev/hugepages"))
         processes.run(["ip", "netns", "add", self.name])
