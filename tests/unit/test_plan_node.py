@@ -6,7 +6,13 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface
 
 import pytest
-from planned import (
+
+from dataplane.model.config import UplinkMode
+from dataplane.model.rows import FlowKey, NodeEntry, Program, ProgramKind, VipFlag
+from dataplane.model.service import Backend, Place, ServedBy, TrafficPolicy
+from dataplane.model.state import HeldIds, PortKind
+from dataplane.plan.node import TABLE_ORDER, bridge_mac, plan
+from tests.labs.planned import (
     CONFIG,
     GATEWAY,
     NIC_MAC,
@@ -18,12 +24,6 @@ from planned import (
     service,
     state,
 )
-
-from dataplane.model.config import UplinkMode
-from dataplane.model.rows import FlowKey, NodeEntry, Program, ProgramKind, VipFlag
-from dataplane.model.service import Backend, Place, ServedBy, TrafficPolicy
-from dataplane.model.state import HeldIds, PortKind
-from dataplane.plan.node import TABLE_ORDER, bridge_mac, plan
 
 
 def test_tables_put_backends_before_vips_before_programs() -> None:
