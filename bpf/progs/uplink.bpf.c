@@ -8,7 +8,10 @@
  *   VIP, new flow         11  + ct_forward, maglev twice, backends, service_stats, two LRU inserts
  *   reply at the uplink    4  vips, node, ct_reply, service_stats     (+1 every 16 ticks: ct_forward)
  *   not a VIP              3  vips, node, local_addresses
- * and one of counters. ns per packet: `millrace perf xdp`; a change here carries its figures.
+ * and one of counters. ns per packet, raw (35 of them are the wrapper and the loop), medians of 9
+ * runs of 500,000 on an EPYC at 2.6 GHz whose returns are mitigated (Safe RET: a bare loop is 21
+ * ns, a hash lookup 20 to 30): flow known 101 (1 or 256 flows), new flow 820 (2,100 when evicting),
+ * not a VIP 85. `millrace perf xdp` measures it; a change here carries its figures.
  *
  * No helper used is for GPL programs only, so the license is the project's.
  */

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 from ipaddress import IPv4Address
 
 import pytest
@@ -13,7 +14,7 @@ from bpf import abi
 from bpf.abi import Reason
 from dataplane.drivers.bpfmaps import Count, service_stats
 from dataplane.model.addr import L4Addr, Protocol
-from dataplane.model.rows import VipFlag
+from dataplane.model.rows import ProgramKind, VipFlag
 from tests.bpf.world import (
     CLIENT,
     CLIENT_PORT,
@@ -171,6 +172,30 @@ def test_a_port_whose_owner_is_only_resting_is_not(world: World) -> None:
     world.age(ESTABLISHED_S - 10)
     packet = world.arrive(from_client(client=CLIENT_TWO)).packet
     assert Ether(packet)[TCP].sport != CLIENT_PORT
+
+
+def test_two_cpus_never_give_one_port_to_two_clients(world: World) -> None:
+    program = world.state.program(ProgramKind.UPLINK)
+    clients = [str(IPv4Address("198.18.0.0") + number) for number in range(1200)]
+    packets = [bytes(from_client(client=client)) for client in clients]
+
+    def arrive_all(mine: list[bytes]) -> None:
+        for packet in mine:
+            program.run(packet, ifindex=world.uplink)
+
+    # Both walk the same clients, from either end: they race for ports, and for flows as well.
+    threads = [threading.Thread(target=arrive_all, args=(w,)) for w in (packets, packets[::-1])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    flows, replies = world.flows(), world.replies()
+    assert {key[0] for key in flows} <= set(clients)
+    ports = [flow["source_port"] for flow in flows.values()]
+    assert len(set(ports)) == len(ports)
+    for (client, port, _, _), flow in flows.items():
+        reply = replies[str(WEB.address), WEB.port, SERVICE_ADDRESS, flow["source_port"]]
+        assert (str(IPv4Address(reply["client_addr"])), reply["client_port"]) == (client, port)
 
 
 def test_policy_local_cannot_change_the_port_and_says_so(world: World) -> None:
