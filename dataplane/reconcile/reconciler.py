@@ -187,6 +187,9 @@ class Reconciler:
         self._forget(name, desired, actual)
         decision = decide(desired, actual, self._troubles[name], now, prune=prune)
         counts[name] = replace(counts[name], held=len(decision.held))
+        for key in decision.held:
+            # An outage of the table may have put another reason there meanwhile.
+            self._show(name, key, now)
         if decision.take_back:
             self._take_back(table, decision.take_back, now, counts)
         written = {key for key, _ in decision.upserts}
@@ -291,9 +294,11 @@ class Reconciler:
         due = now + self._backoff.delay(failure, attempts)
         self._again[name] = Trouble(None, failure, attempts, due)
         counts[name] = replace(counts[name], error=reason)
-        for key in desired:
+        for key, value in desired.items():
             trouble = self._troubles[name].get(key)
-            if trouble is None or not trouble.failure.quarantine:
+            shown = self._statuses[name].get(key)
+            known = trouble is not None and trouble.concerns(value)
+            if not (known and shown is not None and shown.quarantined):
                 self._set_status(name, key, Status(State.PENDING, reason, now, attempts))
         for key in set(self._statuses[name]) - set(desired):
             if self._statuses[name][key].state is not State.ERROR:
@@ -306,13 +311,18 @@ class Reconciler:
             attempts = before.attempts + 1
         due = now + self._backoff.delay(failure, attempts)
         self._troubles[name][key] = Trouble(wanted, failure, attempts, due)
+        self._show(name, key, now)
+
+    def _show(self, name: str, key: Key, now: float) -> None:
+        """Set a row's status to what its trouble says."""
+        trouble = self._troubles[name][key]
+        failure = trouble.failure
         reason = failure.reason
-        if wanted is ABSENT:
+        if trouble.wanted is ABSENT:
             reason = f"cannot be removed: {reason}"
         state = State.PENDING if failure.waiting else State.ERROR
-        self._set_status(
-            name, key, Status(state, reason, now, attempts, quarantined=failure.quarantine)
-        )
+        status = Status(state, reason, now, trouble.attempts, quarantined=failure.quarantine)
+        self._set_status(name, key, status)
 
     def _succeed(self, name: str, key: Key, value: object, now: float, *, written: bool) -> None:
         trouble = self._troubles[name].get(key)
