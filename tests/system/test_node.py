@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,21 @@ def test_every_read_has_json_and_the_status_is_converged(lab: Lab, millrace: Mil
     status = lab.node.ask("status")
     assert status["converged"] is True
     assert status["problems"] == []
+
+
+def test_what_perf_measures_is_what_is_attached(lab: Lab) -> None:
+    said = lab.namespace.run(
+        sys.executable, "-m", "controller.cli.main", "perf", "xdp", "--json", "--runs", "1",
+        "--repeat", "10000", "--bpf-root", f"/sys/fs/bpf/millrace/{lab.node.name}",
+    )  # fmt: skip
+    report = json.loads(said)
+    assert report["maps"].endswith(lab.node.name)
+    attached = {each["name"]: each["tag"] for each in report["attached"]}
+    measured = {each["name"]: each["tag"] for each in report["measured"]}
+    print(attached)
+    assert len(attached) == 2
+    assert attached.items() <= measured.items()
+    assert traffic.http(lab.client, topology.VIP_VM, 80, 5).all_ok
 
 
 def test_the_nodes_own_address_answers_while_pods_come_and_go(lab: Lab) -> None:
