@@ -43,6 +43,7 @@ from controller.vswitchd import (
     seen,
     version_of,
 )
+from dataplane.drivers import ovsjson
 from dataplane.drivers.addresses import AddressesTable
 from dataplane.drivers.bpfmaps import (
     BackendTable,
@@ -370,6 +371,7 @@ def main(config_path: Path) -> int:
         ConfigProblems: the node's file is wrong.
         DataplaneError: the kernel or the BPF objects cannot do what is needed.
     """
+    ovsjson.install()
     source = config_files.load_node(config_path)
     problems = check_machine(source, machine_facts())
     if problems:
