@@ -2,7 +2,8 @@
 
 One composition root of two (the node daemon is the other): it marries the watchers of OVN's
 databases, the pure translation, and the reconciler. It holds nothing in memory that it would miss:
-what was given out before is read from the rows themselves, so it may be killed at any moment.
+what was given out before is read from the rows themselves, so it may be killed at any moment. Of
+several, the holder of an OVSDB lock works and the others stand by.
 
 Nothing is written before both databases are in sync, or while one of them is away.
 """
@@ -27,7 +28,8 @@ from controller.ovn.tables import tables
 from controller.server import Args, serve
 from controller.translate.central import northbound
 from controller.translate.nbrows import NbPlan
-from controller.translate.ovn import SbSnapshot
+from controller.translate.ovn import NbSnapshot, SbSnapshot
+from dataplane.drivers.idl import Replica
 from dataplane.model.config import ClusterConfig
 from dataplane.ports import DataplaneError
 from dataplane.reconcile.backoff import Backoff
@@ -50,6 +52,12 @@ TABLES = (
     "policies",
 )
 SOCKET_MODE = 0o660
+
+LOCK = "millrace_central"
+"""OVSDB's lock (RFC 7047, 4.1.8) that the one writer holds; others stand by until it is gone.
+
+An <id>, so without a hyphen: the server refuses others, and the library says nothing of it.
+"""
 
 
 @dataclass(slots=True)
@@ -83,6 +91,7 @@ class Central:
         self.applied = Applied()
         self.plan = NbPlan()
         self.config_problem = ""
+        self.active = False
         self._nb_seen = False
         self._sb: SbSnapshot | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -195,7 +204,12 @@ class Central:
         our own last writes would give the same addresses out again.
         """
         started = time.monotonic()
-        nb = self._nb.read(nb_database.snapshot, READ_TIMEOUT_S)
+        nb = self._nb.read(_locked_snapshot, READ_TIMEOUT_S)
+        if (nb is not None) != self.active:
+            self.active = nb is not None
+            log.info("active=%s", self.active)
+        if nb is None:
+            return None  # gaining the lock counts as a change and wakes us
         plan = northbound(cluster, nb, sb)
         report = self._reconciler.apply({name: getattr(plan, name) for name in TABLES}, started)
         if plan.problems != self.plan.problems:
@@ -229,6 +243,7 @@ class Central:
             "config_problem": self.config_problem,
             "connected": {"nb": self._nb.connected, "sb": self._sb_client.connected},
             "in_sync": self.in_sync,
+            "active": self.active,
             "applied": asdict(self.applied),
             "rows": {name: len(getattr(self.plan, name)) for name in TABLES},
             "problems": [asdict(problem) for problem in self.plan.problems],
@@ -244,6 +259,16 @@ class Central:
                 if status.state is not State.DONE
             ],
         }
+
+
+def _locked_snapshot(replica: Replica) -> NbSnapshot | None:
+    """The northbound database, in the database's thread; None while another process writes it.
+
+    Two writers would each make a row of the same name: OVN keeps names of routers not unique.
+    """
+    if replica.lock_name is None:
+        replica.set_lock(LOCK)
+    return nb_database.snapshot(replica) if replica.has_lock else None
 
 
 async def _until(stop: asyncio.Event, work: Coroutine[None, None, None]) -> None:

@@ -41,11 +41,11 @@ raise SystemExit(main(Path(sys.argv[1]), Path(sys.argv[2])))
 class Controller:
     """The cluster controller as a process of its own."""
 
-    def __init__(self, ovn: OvnSandbox) -> None:
+    def __init__(self, ovn: OvnSandbox, name: str = "central") -> None:
         self.ovn = ovn
         self.path = ovn.directory / "cluster.toml"
-        self.socket = ovn.directory / "central.sock"
-        self.log = ovn.directory / "central.log"
+        self.socket = ovn.directory / f"{name}.sock"
+        self.log = ovn.directory / f"{name}.log"
         self.process: subprocess.Popen[bytes] | None = None
 
     def configure(self, *gateways: str, pool: str = "100.64.255.0/24") -> None:
@@ -85,6 +85,7 @@ class Controller:
                 and applied["rounds"] > before
                 and applied["last_writes"] == 0
                 and found["in_sync"] is True
+                and found["active"] is True
             )
 
         wait_until("the cluster controller has settled", done)
@@ -297,6 +298,12 @@ def test_what_somebody_changes_in_our_rows_is_put_right(
     wait_until("our rows are as they were", lambda: strip_uuids(dump(ovn)) == strip_uuids(before))
 
 
+def lose_a_route(ovn: OvnSandbox) -> None:
+    """Somebody removes a route of ours; wait until a controller has put it back."""
+    ovn.nbctl("lr-route-del", "vpc0", "100.64.255.1/32")
+    wait_until("it is back", lambda: "100.64.255.1" in ovn.nbctl("lr-route-list", "vpc0"))
+
+
 def strip_uuids(rows: dict[str, list[str]]) -> dict[str, list[str]]:
     def bare(value: object) -> object:
         if isinstance(value, list):
@@ -345,8 +352,7 @@ def test_a_restart_of_a_database_is_survived(
     central.settled()
     assert central.count("writes") == writes
     assert dump(ovn) == before
-    ovn.nbctl("lr-route-del", "vpc0", "100.64.255.1/32")
-    wait_until("it works on", lambda: "100.64.255.1" in ovn.nbctl("lr-route-list", "vpc0"))
+    lose_a_route(ovn)
 
 
 def test_an_empty_southbound_database_takes_no_gateway_away(
@@ -392,3 +398,26 @@ def test_a_row_of_somebody_elses_with_our_name_is_reported_and_left(
     assert "0a:00:00:00:00:33" in ovn.nbctl("list", "Logical_Router_Port", "millrace-ext-n2")
     # And the other gateway works.
     assert "millrace-ext-n1" in ovn.nbctl("lrp-list", "GR_n1")
+
+
+def test_of_two_controllers_one_works_and_the_other_takes_over(
+    ovn: OvnSandbox, central: Controller
+) -> None:
+    central.start()
+    central.settled()
+    second = Controller(ovn, "second")
+    try:
+        second.start()
+        wait_until("the second is in sync", lambda: second.status().get("in_sync"))
+        assert central.status()["active"] is True
+        assert second.status()["active"] is False
+        lose_a_route(ovn)
+        before = dump(ovn)
+        central.end(signal.SIGKILL)
+        wait_until("the second is active", lambda: second.status().get("active"))
+        second.settled()
+        assert second.count("writes") == 0
+        assert dump(ovn) == before
+        lose_a_route(ovn)
+    finally:
+        second.end(signal.SIGKILL)
