@@ -16,7 +16,7 @@ from typing import Protocol, Self
 
 from bpf import abi
 from dataplane.drivers.libbpf import Map, MapInfo
-from dataplane.drivers.libbpf_programs import Object, Program, ProgramInfo, loaded
+from dataplane.drivers.libbpf_programs import Object, Program, ProgramInfo, loaded, read_image
 from dataplane.model.rows import ProgramKind
 from dataplane.ports import AbiMismatch, CapabilityMissing
 
@@ -85,6 +85,9 @@ class BpfState:
         self._objects = objects
         self._open = ExitStack()
         self.maps: dict[str, Map] = {}
+        # Read once: a file replaced under a running daemon is the next start's business. Else what
+        # is attached would never have the tag that was read here, and be swapped without end.
+        self._images = {kind: read_image(self._path(kind)) for kind in FUNCTIONS}
         self._programs: dict[ProgramKind, Program] = {}
         self._infos: dict[ProgramKind, ProgramInfo] = {}
         self._make_directory(Path(bpf_root))
@@ -143,7 +146,7 @@ class BpfState:
     def _loaded(self, kind: ProgramKind, **reused: Map) -> AbstractContextManager[Object]:
         if TX_PORTS in self.maps:
             reused[TX_PORTS] = self.maps[TX_PORTS]
-        return loaded(self._path(kind), pin_root=self.directory, **reused)
+        return loaded(self._path(kind), pin_root=self.directory, image=self._images[kind], **reused)
 
     def _open_tx_ports(self) -> None:
         """Libbpf cannot reuse a pinned device map by itself (see maps.h)."""

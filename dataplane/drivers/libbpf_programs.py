@@ -96,16 +96,26 @@ class Program(Descriptor):
 
 
 class Object:
-    """A compiled object; maps to be reused are named before `load`."""
+    """A compiled object; maps to be reused are named before `load`.
 
-    def __init__(self, path: Path, *, pin_root: Path | None = None) -> None:
+    `image` is the file's content, if it was read before: who loads one object several times must
+    get the same program each time, also when the file is replaced meanwhile.
+    """
+
+    def __init__(
+        self, path: Path, *, pin_root: Path | None = None, image: bytes | None = None
+    ) -> None:
         options = t.OpenOptions(
             sz=c.sizeof(t.OpenOptions),
+            object_name=path.name.partition(".")[0].encode(),
             pin_root_path=os.fsencode(pin_root) if pin_root else None,
         )
         forget_log()
         self.path = path
-        self._object = library().bpf_object__open_file(os.fsencode(path), c.byref(options))
+        self._image = read_image(path) if image is None else image  # libbpf reads it until `load`
+        self._object = library().bpf_object__open_mem(
+            self._image, len(self._image), c.byref(options)
+        )
         if not self._object:
             what = f"open {path} (made by `make bpf`)"
             raise LibbpfError(what, c.get_errno())
@@ -159,10 +169,25 @@ class Object:
         return Program(os.dup(call(f"program {name}", "bpf_program__fd", found)))
 
 
+def read_image(path: Path) -> bytes:
+    """The content of a compiled object.
+
+    Raises:
+        LibbpfError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        what = f"open {path} (made by `make bpf`)"
+        raise LibbpfError(what, error.errno or errno.EIO) from error
+
+
 @contextmanager
-def loaded(path: Path, *, pin_root: Path | None = None, **reused: Map) -> Iterator[Object]:
+def loaded(
+    path: Path, *, pin_root: Path | None = None, image: bytes | None = None, **reused: Map
+) -> Iterator[Object]:
     """An object, loaded with these maps of others in place of its own, closed afterwards."""
-    with Object(path, pin_root=pin_root) as made:
+    with Object(path, pin_root=pin_root, image=image) as made:
         for name, used in reused.items():
             made.reuse(name, used)
         made.load()

@@ -204,7 +204,7 @@ _INTEGERS = {
 }
 
 _POINTERS = {
-    "bpf_object__open_file": (_STR, _PTR),
+    "bpf_object__open_mem": (_STR, c.c_size_t, _PTR),
     "bpf_object__find_map_by_name": (_PTR, _STR),
     "bpf_object__find_program_by_name": (_PTR, _STR),
 }

@@ -180,6 +180,22 @@ def test_an_upgrade_is_the_same_swap(bpf_root: str, ovs_object: Path, other_vers
             table.delete(["up0", "svc0"])
 
 
+def test_objects_replaced_under_a_running_daemon_wait_for_its_restart(
+    bpf_root: str, ovs_object: Path, other_version: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(abi.OBJECT_DIRECTORY, tmp_path / "live")
+    ifindex = socket.if_nametoindex("up0")
+    with (
+        standin.attached(ovs_object, ifindex, XDP_FLAGS_DRV_MODE, "standin"),
+        BpfState(bpf_root, tmp_path / "live") as state,
+    ):
+        shutil.copytree(other_version, tmp_path / "live", dirs_exist_ok=True)
+        table = ProgramTable(state)
+        assert table.upsert([("up0", UPLINK)]) == {}
+        assert table.observe() == {"up0": UPLINK}
+        table.delete(["up0"])
+
+
 def test_another_nodes_programs_are_not_ours(
     bpf_root: str, bpffs: Path, table: ProgramTable
 ) -> None:
