@@ -218,6 +218,40 @@ def test_no_story_gives_an_address_out_twice_or_fails_to_settle(
     assert {f"GR_{g.chassis}" for g in story[-1].gateways} == set(found.routers)
 
 
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_whatever_somebody_did_to_our_rows_no_address_is_given_out_twice(
+    data: st.DataObject,
+) -> None:
+    """Service addresses and networks of our rows swapped, spoilt, or rows removed at will."""
+    lab = world()
+    nb = walk(lab, B)
+    addresses = st.sampled_from(["100.64.255.1", "100.64.255.2", "100.64.255.9", "junk", "::1"])
+    networks = st.sampled_from(
+        ["100.64.0.1/24", "100.64.0.2/24", "100.64.0.7/16", "100.64.0.0/24", "172.18.0.9/24", ""]
+    )
+    routers, ports = dict(nb.routers), dict(nb.router_ports)
+    for uuid, router in nb.routers.items():
+        if router.external_ids.get("owner") == "millrace" and data.draw(st.booleans()):
+            ids = {**router.external_ids, "millrace:service-address": data.draw(addresses)}
+            routers[uuid] = replace(router, external_ids=ids)
+    for uuid, port in nb.router_ports.items():
+        if port.external_ids.get("owner") == "millrace":
+            fate = data.draw(st.sampled_from(["kept", "changed", "removed"]))
+            if fate == "changed":
+                ports[uuid] = replace(port, networks=(data.draw(networks),))
+            elif fate == "removed":
+                del ports[uuid]
+    found = northbound(B, replace(nb, routers=routers, router_ports=ports), lab.sb)
+    services_given = [dict(row.external_ids) for row in found.routers.values()]
+    given_out = [row["millrace:service-address"] for row in services_given]
+    assert len(set(given_out)) == len(found.routers) == 2
+    given_networks = [network for row in found.router_ports.values() for network in row.networks]
+    assert len(set(given_networks)) == len(given_networks) == 5
+    settled = applied(nb, found)
+    assert owned(applied(settled, northbound(B, settled, lab.sb))) == bare(found)
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     vips=st.dictionaries(
