@@ -27,7 +27,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from controller.pmd_text import PmdThread
+from dataplane.drivers.ovstext import PmdThread
 from dataplane.model.addr import L4Addr
 
 log = logging.getLogger(__name__)

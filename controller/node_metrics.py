@@ -16,9 +16,9 @@ from controller.metrics import (
     ServiceFigures,
     TableFigures,
 )
-from controller.pmd_text import PmdThread, pmd_threads
 from controller.vswitchd import control_socket
 from dataplane.drivers.bpfmaps import counters, held_ids, service_stats
+from dataplane.drivers.ovstext import PmdThread, pmd_threads
 from dataplane.drivers.unixctl import UnixctlClient
 from dataplane.ports import DataplaneError
 from dataplane.reconcile.status import State

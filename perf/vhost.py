@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dataplane.drivers import processes
-from dataplane.drivers.pmdcounters import PmdCounters, pmd_counters
+from dataplane.drivers.ovstext import PmdCounters, pmd_counters
 from dataplane.model.config import DpdkConfig
 from perf.vhostlab import VhostLab
 

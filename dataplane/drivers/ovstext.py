@@ -1,57 +1,90 @@
-"""What vswitchd answers in text, as values: PMD threads, megaflows, coverage counters.
+"""What vswitchd answers in text, as values: PMD threads, megaflows, coverage counters. Pure.
 
 The formats differ between versions of OVS, so the parsers are tolerant: a line that they do not
-know is left out, a value that is missing is 0 or None. Sources: dpif-netdev-perf.c, dpctl.c,
-odp-util.c, coverage.c of OVS 3.1.
+know is left out, a value that is missing is 0 or None. Sources: dpif-netdev-perf.c, dpif-netdev.c,
+dpctl.c, odp-util.c, coverage.c of OVS 2.17 to 3.7.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-_PMD = re.compile(r"^pmd thread numa_id (-?\d+) core_id (\d+):")
-_COUNTER = re.compile(r"^\s+(?:- )?([A-Za-z][A-Za-z ()-]*?):\s+(\d+)(?:\s+\((.*)\))?\s*$")
-_CYCLES = re.compile(r"([\d.]+) cycles/pkt")
-_PASSES = re.compile(r"([\d.]+) passes/pkt")
-_LOOKUPS = re.compile(r"([\d.]+) subtbl lookups/hit")
-_DURATION = re.compile(r"^Measurement duration: ([\d.]+) s", re.MULTILINE)
-_COVERAGE = re.compile(
-    r"^(\S+)\s+([\d.]+)/sec\s+([\d.]+)/sec\s+([\d.]+)/sec\s+total: (\d+)", re.MULTILINE
+_THREAD = re.compile(r"^(?:pmd thread numa_id (-?\d+) core_id (\d+)|main thread):")
+# A whole number: averages, which have a fraction, are no counters.
+_COUNTER = re.compile(r"^\s+(?:- )?([A-Za-z][\w ()-]*):\s+(\d+)(?![\d.])(.*)")
+_RATIO = re.compile(r"(\d+(?:\.\d+)?) ([a-z ]+/[a-z]+)")
+_RXQ = re.compile(
+    r"^\s+port:\s+(\S+)\s+queue-id:\s+(\d+)\s+\((enabled|disabled)\)\s+pmd usage:\s+(\d+|NOT AVAIL)"
 )
+_ISOLATED = re.compile(r"^\s+isolated\s*:\s*(true|false)", re.MULTILINE)
+_OVERHEAD = re.compile(r"^\s+overhead:\s+(\d+)", re.MULTILINE)
+_DURATION = re.compile(r"^Measurement duration: (\d+(?:\.\d+)?) s", re.MULTILINE)
+_COVERAGE = re.compile(r"^(\S+)" + 3 * r"\s+(\d+(?:\.\d+)?)/sec" + r"\s+total: (\d+)", re.MULTILINE)
 _UFID = re.compile(r"^ufid:([0-9a-f-]{36}),\s*")
 _PMD_OF_FLOWS = re.compile(r"^flow-dump from (?:pmd on cpu core: (\d+)|the (main) thread)")
 
 
 @dataclass(frozen=True, slots=True)
-class PmdPerf:
-    """One PMD thread, since its start or `pmd-stats-clear` (`dpif-netdev/pmd-perf-show`).
+class Rxq:
+    """One receive queue. `usage` is its share of the thread's cycles [%]; None: not known yet."""
 
-    `used_cycles` are TSC cycles, idle ones included; `cycles_per_packet` counts busy ones only.
+    interface: str
+    queue: int
+    enabled: bool
+    usage: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PmdThread:
+    """One PMD thread, since its start or `pmd-stats-clear`.
+
+    `counters` are by OVS's own words ("Rx packets", "idle iterations"), `ratios` by its units
+    ("cycles/pkt", which counts busy cycles only). `overhead` is in percent of its cycles.
     """
 
     numa: int
-    core: int
-    iterations: int
-    idle_iterations: int
-    busy_iterations: int
-    sleep_iterations: int
-    used_cycles: int
+    cpu: int
+    counters: Mapping[str, int] = field(default_factory=dict)
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    isolated: bool | None = None
+    overhead: int | None = None
+    rxqs: tuple[Rxq, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PmdCounters:
+    """Sums over threads since their start (or `pmd-stats-clear`).
+
+    Cycles are TSC cycles: at low rates they are those of cold caches and of a PMD that was
+    preempted in the middle, and say nothing about the path.
+    """
+
     rx_packets: int
-    passes: int
-    cycles_per_packet: float
-    passes_per_packet: float
-    phwol_hits: int
-    simple_match_hits: int
-    emc_hits: int
-    smc_hits: int
-    megaflow_hits: int
-    lookups_per_hit: float
-    upcalls: int
-    lost_upcalls: int
-    tx_packets: int
-    tx_batches: int
+    recirculations: int
+    busy_cycles: int
+    failed_upcalls: int
+
+    def since(self, before: PmdCounters) -> PmdCounters:
+        """The difference to an earlier answer."""
+        return PmdCounters(
+            self.rx_packets - before.rx_packets,
+            self.recirculations - before.recirculations,
+            self.busy_cycles - before.busy_cycles,
+            self.failed_upcalls - before.failed_upcalls,
+        )
+
+    @property
+    def passes_per_packet(self) -> float:
+        """How often a packet went through the datapath."""
+        return (self.rx_packets + self.recirculations) / max(self.rx_packets, 1)
+
+    @property
+    def cycles_per_packet(self) -> float:
+        """TSC cycles that a packet cost."""
+        return self.busy_cycles / max(self.rx_packets, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +121,38 @@ class Coverage:
     rate_hour: float
 
 
-def parse_pmd_perf(text: str) -> tuple[PmdPerf, ...]:
-    """Every PMD thread of `dpif-netdev/pmd-perf-show`; the main thread is left out."""
-    return tuple(_pmd(numa, core, block) for numa, core, block in _pmd_blocks(text))
+def pmd_threads(counted: str, queues: str = "") -> tuple[PmdThread, ...]:
+    """The threads that either text names, by core; the main thread is none of them.
+
+    Args:
+        counted: of `dpif-netdev/pmd-perf-show`, or of `pmd-stats-show` (gone in OVS 4.0).
+        queues: of `dpif-netdev/pmd-rxq-show`: which receive queues a thread polls.
+    """
+    counters, polled = dict(_blocks(counted)), dict(_blocks(queues))
+    found = {where for where in (*counters, *polled) if where is not None}
+    return tuple(
+        _thread(where, counters.get(where, []), polled.get(where, []))
+        for where in sorted(found, key=lambda where: (where[1], where[0]))
+    )
+
+
+def pmd_counters(text: str, *, main_thread: bool = False) -> PmdCounters:
+    """The sums over all PMD threads of `dpif-netdev/pmd-stats-show`.
+
+    Chosen over `pmd-perf-show` because it prints cycles as whole numbers: differences of two
+    answers are exact. `main_thread` adds the main thread's, which serves ports of type system; it
+    counts no cycles.
+    """
+    sums: Counter[str] = Counter()
+    for where, lines in _blocks(text):
+        if where is not None or main_thread:
+            sums.update(_counters(lines))
+    return PmdCounters(
+        sums["packets received"],
+        sums["packet recirculations"],
+        sums["processing cycles"],
+        sums["miss with failed upcall"],
+    )
 
 
 def measured_seconds(text: str) -> float:
@@ -99,63 +161,48 @@ def measured_seconds(text: str) -> float:
     return float(found[1]) if found else 0.0
 
 
-def _pmd_blocks(text: str) -> Iterator[tuple[int, int, dict[str, tuple[int, str]]]]:
-    current: tuple[int, int, dict[str, tuple[int, str]]] | None = None
+def _blocks(text: str) -> list[tuple[tuple[int, int] | None, list[str]]]:
+    """The lines below each thread's header, by NUMA node and core; None: the main thread's."""
+    blocks: list[tuple[tuple[int, int] | None, list[str]]] = []
+    lines: list[str] = []
     for line in text.splitlines():
-        head = _PMD.match(line)
-        if head is not None:
-            if current is not None:
-                yield current
-            current = (int(head[1]), int(head[2]), {})
-        elif line and not line.startswith(" "):
-            if current is not None:
-                yield current
-            current = None
-        elif current is not None and (found := _COUNTER.match(line)):
-            current[2][found[1].strip().lower()] = (int(found[2]), found[3] or "")
-    if current is not None:
-        yield current
+        if not line or line[0].isspace():
+            lines.append(line)
+            continue
+        lines = []
+        if found := _THREAD.match(line):
+            blocks.append(((int(found[1]), int(found[2])) if found[1] else None, lines))
+    return blocks
 
 
-def _pmd(numa: int, core: int, block: Mapping[str, tuple[int, str]]) -> PmdPerf:
-    def count(name: str) -> int:
-        return block.get(name, (0, ""))[0]
-
-    def ratio(name: str, pattern: re.Pattern[str]) -> float:
-        found = pattern.search(block.get(name, (0, ""))[1])
-        return float(found[1]) if found else 0.0
-
-    return PmdPerf(
-        numa=numa,
-        core=core,
-        iterations=count("iterations"),
-        idle_iterations=count("idle iterations"),
-        busy_iterations=count("busy iterations"),
-        sleep_iterations=count("sleep iterations"),
-        used_cycles=count("used tsc cycles"),
-        rx_packets=count("rx packets"),
-        passes=count("datapath passes"),
-        cycles_per_packet=ratio("rx packets", _CYCLES),
-        passes_per_packet=ratio("datapath passes", _PASSES),
-        phwol_hits=count("phwol hits"),
-        simple_match_hits=count("simple match hits"),
-        emc_hits=count("emc hits"),
-        smc_hits=count("smc hits"),
-        megaflow_hits=count("megaflow hits"),
-        lookups_per_hit=ratio("megaflow hits", _LOOKUPS),
-        upcalls=count("upcalls"),
-        lost_upcalls=count("lost upcalls"),
-        tx_packets=count("tx packets"),
-        tx_batches=count("tx batches"),
+def _thread(where: tuple[int, int], counted: list[str], queues: list[str]) -> PmdThread:
+    polled = "\n".join(queues)
+    isolated, overhead = _ISOLATED.search(polled), _OVERHEAD.search(polled)
+    return PmdThread(
+        numa=where[0],
+        cpu=where[1],
+        counters=_counters(counted),
+        ratios=_ratios(counted),
+        isolated=isolated[1] == "true" if isolated else None,
+        overhead=int(overhead[1]) if overhead else None,
+        rxqs=tuple(_rxqs(queues)),
     )
 
 
-def parse_pmd_stats(text: str) -> Mapping[int, Mapping[str, int]]:
-    """Core -> counter name -> value, of `dpif-netdev/pmd-stats-show` (gone in OVS 4.0)."""
-    return {
-        core: {name: value for name, (value, _) in block.items()}
-        for _, core, block in _pmd_blocks(text)
-    }
+def _counters(lines: list[str]) -> dict[str, int]:
+    return {found[1]: int(found[2]) for line in lines if (found := _COUNTER.match(line))}
+
+
+def _ratios(lines: list[str]) -> dict[str, float]:
+    behind = (found[3] for line in lines if (found := _COUNTER.match(line)))
+    return {unit: float(value) for rest in behind for value, unit in _RATIO.findall(rest)}
+
+
+def _rxqs(lines: list[str]) -> Iterator[Rxq]:
+    for line in lines:
+        if found := _RXQ.match(line):
+            usage = int(found[4]) if found[4].isdigit() else None
+            yield Rxq(found[1], int(found[2]), found[3] == "enabled", usage)
 
 
 def parse_megaflows(text: str) -> tuple[Megaflow, ...]:
@@ -191,7 +238,7 @@ def _megaflow(line: str, core: int | None) -> Megaflow | None:
         match=match,
         packets=_number(numbers.get("packets", "")),
         bytes=_number(numbers.get("bytes", "")),
-        used_s=float(used) if re.fullmatch(r"[\d.]+", used) else None,
+        used_s=float(used) if re.fullmatch(r"\d+(?:\.\d+)?", used) else None,
         actions=tail.partition(", dp-extra-info:")[0].strip(),
     )
 

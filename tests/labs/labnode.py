@@ -12,7 +12,7 @@ from typing import Any
 from cni.wire import RemoteError, WireError, call
 from controller import embedded
 from dataplane.drivers import processes
-from dataplane.drivers.pmdcounters import PmdCounters, pmd_counters
+from dataplane.drivers.ovstext import PmdCounters, pmd_counters
 from tests.labs.netns import Namespace
 from tests.labs.nodefile import NodeFile
 

@@ -12,8 +12,8 @@ from dataplane.drivers.ovstext import (
     measured_seconds,
     parse_coverage,
     parse_megaflows,
-    parse_pmd_perf,
-    parse_pmd_stats,
+    pmd_counters,
+    pmd_threads,
 )
 from dataplane.drivers.unixctl import UnixctlClient, UnixctlError, process_ended
 from dataplane.ports import ObserveError
@@ -68,23 +68,28 @@ def test_counters_of_real_pmd_threads_are_read_and_cleared(sandbox: Sandbox) -> 
     client = UnixctlClient(str(sandbox.unixctl))
 
     def received() -> int:
-        threads = parse_pmd_perf(client.call("dpif-netdev/pmd-perf-show"))
-        return sum(thread.rx_packets for thread in threads)
+        threads = pmd_threads(client.call("dpif-netdev/pmd-perf-show"))
+        return sum(thread.counters["Rx packets"] for thread in threads)
 
     for _ in range(5):
         client.call("netdev-dummy/receive", "p1", PACKET)
     wait_until(lambda: received() == 5, "the PMD threads have seen them")
     text = client.call("dpif-netdev/pmd-perf-show")
     assert measured_seconds(text) > 0
-    (busy,) = [thread for thread in parse_pmd_perf(text) if thread.rx_packets]
-    assert busy.passes == 5
-    assert busy.passes_per_packet == 1.0
-    assert busy.upcalls + busy.megaflow_hits + busy.emc_hits + busy.simple_match_hits == 5
-    assert busy.cycles_per_packet > 0
-    stats = parse_pmd_stats(client.call("dpif-netdev/pmd-stats-show"))
-    assert stats[busy.core]["packets received"] == 5
+    (busy,) = [thread for thread in pmd_threads(text) if thread.counters["Rx packets"]]
+    assert busy.counters["Datapath passes"] == 5
+    assert busy.ratios["passes/pkt"] == 1.0
+    ways = ("Upcalls", "Megaflow hits", "EMC hits", "Simple Match hits")
+    assert sum(busy.counters[way] for way in ways) == 5
+    assert busy.ratios["cycles/pkt"] > 0
+    shown = client.call("dpif-netdev/pmd-stats-show")
+    stats = {thread.cpu: thread.counters for thread in pmd_threads(shown)}
+    assert stats[busy.cpu]["packets received"] == 5
+    summed = pmd_counters(shown)
+    assert (summed.rx_packets, summed.passes_per_packet) == (5, 1.0)
+    assert summed.cycles_per_packet > 0
     flows = parse_megaflows(client.call("dpctl/dump-flows", "-m", "--names"))
-    assert any("in_port(p1)" in flow.match and flow.core == busy.core for flow in flows)
+    assert any("in_port(p1)" in flow.match and flow.core == busy.cpu for flow in flows)
     assert not any(flow.tracks_connections for flow in flows)
     client.clear_pmd_stats()
     wait_until(lambda: received() == 0, "each PMD thread has started anew")

@@ -6,6 +6,7 @@ import socket
 import urllib.request
 from dataclasses import replace
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -22,48 +23,10 @@ from controller.metrics import (
     TableFigures,
     serve_metrics,
 )
-from controller.pmd_text import PmdThread, Rxq, pmd_threads
+from dataplane.drivers.ovstext import PmdThread, pmd_threads
 from dataplane.model.addr import L4Addr, Protocol
 
-PERF = """
-Time: 02:33:26.062
-Measurement duration: 3.058 s
-
-main thread:
-
-  Iterations:                    7
-pmd thread numa_id 0 core_id 1:
-
-  Iterations:               834175  (9489105399.95 us/it)
-  - Used TSC cycles:    7915574497  (258848086886.9 % of total cycles)
-  - idle iterations:        834100  ( 99.9 % of used cycles)
-  - busy iterations:            75  (  0.1 % of used cycles)
-  - sleep iterations:            0  (  0.0 % of iterations)
-  Sleep time (us):              12  (  0 us/iteration avg.)
-  Rx packets:                 2400  (0 Kpps, 379 cycles/pkt)
-  Datapath passes:            2500  (1.04 passes/pkt)
-  - PHWOL hits:                  0  (  0.0 %)
-  - MFEX Opt hits:               0  (  0.0 %)
-  - Simple Match hits:           0  (  0.0 %)
-  - EMC hits:                 2300  ( 92.0 %)
-  - SMC hits:                    0  (  0.0 %)
-  - Megaflow hits:             190  (  7.6 %, 1.00 subtbl lookups/hit)
-  - Upcalls:                    10  (  0.4 %, 12.3 us/upcall)
-  - Lost upcalls:                1  (  0.0 %)
-  Tx packets:                 2399  (0 Kpps)
-  Tx batches:                  100  (23.99 pkts/batch)
-"""
-
-RXQ = """Displaying last 60 seconds pmd usage %
-pmd thread numa_id 0 core_id 1:
-  isolated : false
-  port: up0               queue-id:  0 (enabled)   pmd usage: 12 %
-  port: vhu0              queue-id:  1 (disabled)  pmd usage: NOT AVAIL
-  overhead:  5 %
-pmd thread numa_id 1 core_id 9:
-  isolated : true
-  overhead: NOT AVAIL
-"""
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 VIP = L4Addr(Protocol.TCP, IPv4Address("172.18.0.200"), 80)
 
@@ -77,7 +40,10 @@ SNAPSHOT = MetricsSnapshot(
     vswitchd_restarts=1,
     started_at=900.0,
     tables={"ports": TableFigures(rows=5, errors=1, pending=2, quarantined=1)},
-    pmds=pmd_threads(PERF, RXQ),
+    pmds=pmd_threads(
+        (GOLDEN / "pmd-perf-show.txt").read_text(encoding="utf-8"),
+        (GOLDEN / "pmd-rxq-show.txt").read_text(encoding="utf-8"),
+    ),
     interfaces=(
         InterfaceFigures(
             "up0", "br-ex", "afxdp", "up", "up", 1500, {"rx_packets": 7, "rx_missed_errors": 3}
@@ -111,22 +77,6 @@ def samples(
             assert key not in found, f"{key} twice"
             found[key] = sample.value
     return found
-
-
-def test_the_two_texts_of_vswitchd_become_threads() -> None:
-    first, second = pmd_threads(PERF, RXQ)
-    assert (first.numa, first.cpu) == (0, 1)
-    assert first.counters["Rx packets"] == 2400
-    assert first.counters["idle iterations"] == 834100
-    assert first.counters["Sleep time (us)"] == 12
-    assert first.rxqs == (Rxq("up0", 0, enabled=True, usage=12), Rxq("vhu0", 1, False, None))
-    assert (first.isolated, first.overhead) == (False, 5)
-    assert second == PmdThread(1, 9, {}, isolated=True, overhead=None)
-
-
-@pytest.mark.parametrize("text", ["", "\n", "pmd thread numa_id x core_id 1:\n  Rx packets: 1\n"])
-def test_text_that_says_nothing_is_no_threads(text: str) -> None:
-    assert pmd_threads(text, text) == ()
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dataplane.drivers.ovstext import (
+    PmdCounters,
+    PmdThread,
+    Rxq,
     measured_seconds,
     parse_coverage,
     parse_megaflows,
-    parse_pmd_perf,
-    parse_pmd_stats,
+    pmd_counters,
+    pmd_threads,
 )
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 PERF = """
 Time: 02:34:17.887
@@ -62,24 +70,59 @@ main thread:
 
 
 def test_pmd_threads_of_ovs_3_1() -> None:
-    first, second = parse_pmd_perf(PERF)
-    assert (first.numa, first.core, second.numa, second.core) == (0, 1, 1, 3)
-    assert (first.rx_packets, first.cycles_per_packet) == (1000, 379.0)
-    assert (first.passes, first.passes_per_packet) == (3000, 3.0)
-    assert (first.emc_hits, first.smc_hits, first.megaflow_hits) == (10, 2, 2980)
-    assert (first.simple_match_hits, first.lookups_per_hit) == (7, 1.5)
-    assert (first.upcalls, first.lost_upcalls) == (1, 4)
-    assert (first.iterations, first.idle_iterations, first.busy_iterations) == (13384, 13379, 5)
-    assert (first.sleep_iterations, first.used_cycles) == (3, 210387190)
-    assert (first.tx_packets, first.tx_batches) == (990, 33)
-    assert (second.rx_packets, second.cycles_per_packet) == (0, 0.0)
+    first, second = pmd_threads(PERF)
+    assert (first.numa, first.cpu, second.numa, second.cpu) == (0, 1, 1, 3)
+    assert first.counters == {
+        "Iterations": 13384,
+        "Used TSC cycles": 210387190,
+        "idle iterations": 13379,
+        "busy iterations": 5,
+        "sleep iterations": 3,
+        "Sleep time (us)": 0,
+        "Rx packets": 1000,
+        "Datapath passes": 3000,
+        "PHWOL hits": 0,
+        "MFEX Opt hits": 0,
+        "Simple Match hits": 7,
+        "EMC hits": 10,
+        "SMC hits": 2,
+        "Megaflow hits": 2980,
+        "Upcalls": 1,
+        "Lost upcalls": 4,
+        "Tx packets": 990,
+        "Tx batches": 33,
+    }
+    assert (first.ratios["cycles/pkt"], first.ratios["passes/pkt"]) == (379.0, 3.0)
+    assert first.ratios["subtbl lookups/hit"] == 1.5
+    assert second.counters == {"Iterations": 0, "Used TSC cycles": 0, "Rx packets": 0}
+    assert "cycles/pkt" not in second.ratios
     assert measured_seconds(PERF) == 12.094
 
 
 def test_other_versions_are_read_as_far_as_they_go() -> None:
-    (only,) = parse_pmd_perf(OTHER)
-    assert (only.numa, only.core, only.rx_packets, only.idle_iterations) == (-1, 12, 5, 4)
-    assert only.passes == 0
+    (only,) = pmd_threads(OTHER)
+    assert (only.numa, only.cpu) == (-1, 12)
+    assert (only.counters["Rx packets"], only.counters["idle iterations"]) == (5, 4)
+    assert "Datapath passes" not in only.counters
+
+
+def test_the_two_texts_of_vswitchd_become_threads() -> None:
+    first, second = pmd_threads(
+        (GOLDEN / "pmd-perf-show.txt").read_text(encoding="utf-8"),
+        (GOLDEN / "pmd-rxq-show.txt").read_text(encoding="utf-8"),
+    )
+    assert (first.numa, first.cpu) == (0, 1)
+    assert first.counters["Rx packets"] == 2400
+    assert first.counters["idle iterations"] == 834100
+    assert first.counters["Sleep time (us)"] == 12
+    assert first.rxqs == (Rxq("up0", 0, enabled=True, usage=12), Rxq("vhu0", 1, False, None))
+    assert (first.isolated, first.overhead) == (False, 5)
+    assert second == PmdThread(1, 9, isolated=True, overhead=None)
+
+
+@pytest.mark.parametrize("text", ["", "\n", "pmd thread numa_id x core_id 1:\n  Rx packets: 1\n"])
+def test_text_that_says_nothing_is_no_threads(text: str) -> None:
+    assert pmd_threads(text, text) == ()
 
 
 STATS = """pmd thread numa_id 0 core_id 1:
@@ -96,7 +139,7 @@ main thread:
 
 
 def test_pmd_stats() -> None:
-    assert parse_pmd_stats(STATS) == {
+    assert {thread.cpu: thread.counters for thread in pmd_threads(STATS)} == {
         1: {
             "packets received": 5,
             "packet recirculations": 2,
@@ -105,6 +148,51 @@ def test_pmd_stats() -> None:
             "processing cycles": 13720564,
         }
     }
+
+
+TWO_THREADS = """pmd thread numa_id 0 core_id 1:
+  packets received: 1000
+  packet recirculations: 500
+  avg. datapath passes per packet: 1.50
+  phwol hits: 0
+  emc hits: 900
+  avg. subtable lookups per megaflow hit: 1.00
+  miss with success upcall: 3
+  miss with failed upcall: 1
+  avg. packets per output batch: 20.00
+  idle cycles: 10000000 (90.00%)
+  processing cycles: 400000 (10.00%)
+  avg cycles per packet: 10400.00 (10400000/1000)
+  avg processing cycles per packet: 400.00 (400000/1000)
+pmd thread numa_id 0 core_id 2:
+  packets received: 1000
+  packet recirculations: 0
+  miss with failed upcall: 0
+  processing cycles: 100000 (10.00%)
+main thread:
+  packets received: 77
+  packet recirculations: 7
+"""
+
+
+def test_the_main_thread_counts_only_if_asked() -> None:
+    assert pmd_counters(TWO_THREADS, main_thread=True) == PmdCounters(2077, 507, 500_000, 1)
+
+
+def test_threads_are_added_up() -> None:
+    counters = pmd_counters(TWO_THREADS)
+    assert counters == PmdCounters(2000, 500, 500_000, 1)
+    assert counters.passes_per_packet == 1.25
+    assert counters.cycles_per_packet == 250.0
+
+
+def test_a_difference_is_what_happened_in_between() -> None:
+    before, after = PmdCounters(10, 1, 100, 0), PmdCounters(110, 1, 30_100, 2)
+    assert after.since(before) == PmdCounters(100, 0, 30_000, 2)
+
+
+def test_no_pmd_yet_is_nothing_done() -> None:
+    assert pmd_counters("main thread:\n  packets received: 0\n").passes_per_packet == 0.0
 
 
 # Lines of vswitchd are as long as they are.
@@ -143,10 +231,15 @@ def test_coverage() -> None:
 
 
 @pytest.mark.parametrize(
-    "parse", [parse_pmd_perf, parse_pmd_stats, parse_megaflows, parse_coverage, measured_seconds]
+    "parse", [pmd_threads, pmd_counters, parse_megaflows, parse_coverage, measured_seconds]
 )
 @given(
     text=st.text(max_size=200) | st.text(st.sampled_from("pmd thread_:-()0123\n ,"), max_size=99)
 )
-def test_no_text_breaks_a_parser(parse, text: str) -> None:
+def test_no_text_breaks_a_parser(parse: Callable[[str], object], text: str) -> None:
     parse(text)
+
+
+@given(text=st.text(max_size=200))
+def test_no_text_of_queues_breaks_their_parser(text: str) -> None:
+    pmd_threads("", "pmd thread numa_id 0 core_id 1:\n " + text)
