@@ -21,9 +21,7 @@ def test_ids_are_unique_in_range_and_complete(held: dict[str, int], wanted: list
 
 
 @given(st.permutations(range(1, 21)), KEYS, KEYS)
-def test_what_is_held_is_kept(
-    numbers: list[int], first: list[str], second: list[str]
-) -> None:
+def test_what_is_held_is_kept(numbers: list[int], first: list[str], second: list[str]) -> None:
     held = dict(zip(dict.fromkeys(first), numbers, strict=False))
     result = allocate(held, second, 64)
     assert all(result[key] == held[key] for key in result if key in held)
