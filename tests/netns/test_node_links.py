@@ -212,9 +212,9 @@ def test_the_monitor_hears_of_links_addresses_and_programs_and_coalesces() -> No
             ["link", "set", "up0", "up"],
             ["link", "del", "up0"],
         ):
-            before = len(calls)
+            calls.clear()
             ip(*change)
-            wait_until(lambda seen=before: len(calls) > seen, " ".join(change))
+            wait_until(lambda: bool(calls), " ".join(change))
     finally:
         monitor.stop()
     assert not [t for t in threading.enumerate() if t.name == "link-monitor"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,10 +37,10 @@ def client(box: Sandbox, **kwargs: object) -> DatabaseClient[frozenset[str]]:
     return DatabaseClient(box.remote, "Open_vSwitch", TABLES, names, **kwargs)  # type: ignore[arg-type]
 
 
-def add_bridge(name: str):
-    def build(replica: Replica, txn: object) -> str:
+def add_bridge(name: str) -> Callable[[Replica, Any], str]:
+    def build(replica: Replica, txn: Any) -> str:
         root = replica.rows("Open_vSwitch")[0]
-        row = txn.insert(replica.tables["Bridge"])  # type: ignore[attr-defined]
+        row = txn.insert(replica.tables["Bridge"])
         write(row, "name", name)
         root.addvalue("bridges", row)
         return name
@@ -133,7 +135,7 @@ def test_it_reconnects_and_says_so(database_only: Sandbox) -> None:
         assert ups[:3] == [True, False, True]
 
 
-def test_without_a_server_it_times_out_by_name_and_stops_at_once(tmp_path) -> None:
+def test_without_a_server_it_times_out_by_name_and_stops_at_once(tmp_path: Path) -> None:
     db = DatabaseClient(f"unix:{tmp_path}/none.sock", "Open_vSwitch", TABLES, names)
     db.start()
     with pytest.raises(DatabaseTimeoutError, match=r"none\.sock.*not connected"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,7 @@ def test_the_leader_of_a_cluster_and_a_dead_remote_before_it(cluster: str, tmp_p
     ) as db:
         db.wait_synced(20)
         for number in range(20):
-            db.transact(lambda r, txn, n=number: put(r, txn, str(n)), 10)
+            db.transact(partial(put, number=str(number)), 10)
             assert db.read(ids, 10) == {"n": str(number)}
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,8 @@ from dataplane.reconcile.backoff import Backoff
 from dataplane.reconcile.reconciler import Reconciler
 from dataplane.reconcile.status import State
 from tests.labs.sandbox import Sandbox, wait_until
+
+Desired = Mapping[str, Mapping[Any, Any]]
 
 EX = Bridge("netdev", "standalone", Mac("0a:59:00:00:00:01"))
 INT = Bridge("netdev", "secure", None)
@@ -43,7 +46,7 @@ def reconciler(ovs: Ovs) -> Reconciler:
     return Reconciler([SettingsTable(ovs), BridgesTable(ovs), PortsTable(ovs)], Backoff())
 
 
-DESIRED = {
+DESIRED: Desired = {
     "ovs": {
         ("other_config", "max-idle"): OvsSetting("5000"),
         ("external_ids", "system-id"): OvsSetting("node 1"),
@@ -74,7 +77,7 @@ def test_everything_is_made_and_a_restarted_daemon_writes_nothing(
         assert other.apply(DESIRED, 0).writes == 0
         assert {s.state for s in other.statuses().values()} == {State.DONE}
         # What the plan drops is removed, keys of the shared row included.
-        smaller = {
+        smaller: Desired = {
             "ovs": {("other_config", "max-idle"): OvsSetting("6000")},
             "bridges": {"br-int": INT},
             "ports": {},
@@ -275,7 +278,7 @@ def test_a_port_follows_its_device_and_waits_while_there_is_none(
     table = PortsTable(ovs, devices.get)
     one = Reconciler([BridgesTable(ovs), table], Backoff())
     port = Port("br-ex", "system", (), (), None, None)
-    desired = {"bridges": {"br-ex": EX}, "ports": {"pod0": port}}
+    desired: Desired = {"bridges": {"br-ex": EX}, "ports": {"pod0": port}}
     one.apply(desired, 0)
     status = one.statuses()["ports", "pod0"]
     assert (status.state, status.reason) == (State.PENDING, "device pod0 is not there yet")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +60,10 @@ BAD = {
 }  # fmt: skip
 
 
+def planned(ports: Mapping[str, Port]) -> dict[str, Mapping[Any, Any]]:
+    return {"ovs": SETTINGS, "bridges": BRIDGES, "ports": ports}
+
+
 class Node:
     """OVS-DPDK in a namespace of its own with two NICs, up0 and up1."""
 
@@ -72,8 +77,9 @@ class Node:
         self.reconciler = self.another()
 
     def another(self) -> Reconciler:
-        tables = [SettingsTable(self.ovs), BridgesTable(self.ovs), self.ports()]
-        return Reconciler(tables, Backoff())
+        return Reconciler(
+            [SettingsTable(self.ovs), BridgesTable(self.ovs), self.ports()], Backoff()
+        )
 
     def ports(self) -> PortsTable:
         return PortsTable(self.ovs, self.ifindex)
@@ -89,8 +95,7 @@ class Node:
 
     def apply(self, ports: dict[str, Port], later: float = 0.0) -> int:
         self.now += later
-        desired = {"ovs": SETTINGS, "bridges": BRIDGES, "ports": ports}
-        return self.reconciler.apply(desired, self.now).writes
+        return self.reconciler.apply(planned(ports), self.now).writes
 
     def state(self, port: str) -> State:
         return self.reconciler.statuses()["ports", port].state
@@ -127,8 +132,7 @@ def test_an_af_xdp_port_is_made_and_a_restarted_daemon_writes_nothing(node: Node
     assert node.state("up0") is State.DONE
     assert node.ovs.state().dpdk_initialized
     again = node.another()
-    desired = {"ovs": SETTINGS, "bridges": BRIDGES, "ports": {"up0": GOOD}}
-    assert again.apply(desired, 0).writes == 0
+    assert again.apply(planned({"up0": GOOD}), 0).writes == 0
 
 
 @pytest.mark.parametrize("kind", BAD)
