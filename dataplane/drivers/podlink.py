@@ -21,15 +21,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection
 from ipaddress import IPv4Interface
 from typing import Any
 
-from pyroute2 import IPRoute, NetlinkError
+from pyroute2 import NetlinkError
 
 from dataplane.drivers import netns
 from dataplane.drivers.ethtool import set_tx_checksum, tx_checksum
+from dataplane.drivers.rtnl import LinkState, find_link, links, route_socket
 from dataplane.model.devices import is_pod_link
 from dataplane.model.names import LINK_ALIAS_PREFIX
 from dataplane.model.state import Attachment
@@ -39,27 +39,12 @@ ALIAS_PREFIX = f"{LINK_ALIAS_PREFIX}pod:"
 MAX_ALIAS_SIZE = 255
 """Bytes; IFALIASZ less its NUL (linux/if.h)."""
 
-_IFF_UP = 1
 _RTNH_F_ONLINK = 4
 _RT_TABLE_MAIN = 254
 
 
 class LinkError(DataplaneError):
-    """A pod's link could not be made, read or removed."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Link:
-    """What the kernel says of one link. `peer_index` is in the peer's namespace."""
-
-    index: int
-    name: str
-    kind: str
-    alias: str
-    mac: str
-    mtu: int
-    up: bool
-    peer_index: int
+    """A pod's link could not be made, configured or removed."""
 
 
 def ensure(attachment: Attachment) -> None:
@@ -69,6 +54,7 @@ def ensure(attachment: Attachment) -> None:
 
     Raises:
         LinkError: the kernel refused, or a name is taken by somebody else.
+        ObserveError: the kernel could not be asked.
         NetnsError: the namespace is not there.
         OffloadError: checksum offload could not be turned off.
     """
@@ -77,7 +63,7 @@ def ensure(attachment: Attachment) -> None:
         configure(attachment)
     except BaseException:
         if made:
-            with contextlib.suppress(LinkError):
+            with contextlib.suppress(DataplaneError):
                 remove(attachment.device)
         raise
 
@@ -89,10 +75,10 @@ def create(attachment: Attachment) -> bool:
     time as OVS takes it.
 
     Raises:
-        LinkError, NetnsError, OffloadError: as `ensure`.
+        LinkError, ObserveError, NetnsError, OffloadError: as `ensure`.
     """
-    with netns.opened(attachment.netns) as fd, _route_socket() as ipr:
-        link = _find(ipr, attachment.device)
+    with netns.opened(attachment.netns) as fd, route_socket() as ipr:
+        link = find_link(ipr, attachment.device)
         if link is not None:
             _refuse_foreign(link)
             if _is_pair(attachment, fd, link):
@@ -105,7 +91,7 @@ def create(attachment: Attachment) -> bool:
             for index in ipr.link_lookup(ifname=attachment.device):
                 _name_and_raise(ipr, index, attachment)
         except BaseException:
-            with contextlib.suppress(LinkError):
+            with contextlib.suppress(DataplaneError):
                 remove(attachment.device)
             raise
         return True
@@ -115,7 +101,7 @@ def configure(attachment: Attachment) -> None:
     """Set the pod's end: MAC, MTU, addresses, default route, offload.
 
     Raises:
-        LinkError, NetnsError, OffloadError: as `ensure`.
+        LinkError, ObserveError, NetnsError, OffloadError: as `ensure`.
     """
     with netns.opened(attachment.netns) as fd:
         netns.inside(fd, attachment.netns, lambda: _configure_inside(attachment))
@@ -125,10 +111,10 @@ def check(attachment: Attachment) -> list[str]:
     """What is not as the attachment says, in words; empty if all is right.
 
     Raises:
-        LinkError, OffloadError: the kernel could not be asked.
+        LinkError, ObserveError, OffloadError: the kernel could not be asked.
     """
-    with _route_socket() as ipr:
-        link = _find(ipr, attachment.device)
+    with route_socket() as ipr:
+        link = find_link(ipr, attachment.device)
     if link is None:
         return [f"the node's link {attachment.device} is missing"]
     problems: list[str] = []
@@ -155,9 +141,10 @@ def remove(device: str) -> None:
 
     Raises:
         LinkError: the kernel refused, or the link is not ours.
+        ObserveError: the kernel could not be asked.
     """
-    with _route_socket() as ipr:
-        link = _find(ipr, device)
+    with route_socket() as ipr:
+        link = find_link(ipr, device)
         if link is not None:
             _refuse_foreign(link)
             _delete(ipr, link)
@@ -167,73 +154,30 @@ def orphans(known: Collection[str]) -> list[str]:
     """Host ends of pod links of ours that are not in `known`, by name.
 
     Raises:
-        LinkError: the kernel could not be asked.
+        ObserveError: the kernel could not be asked.
     """
-    with _route_socket() as ipr:
-        try:
-            links = [_link(message) for message in ipr.get_links()]
-        except NetlinkError as error:
-            msg = f"the node's links cannot be read: {error}"
-            raise LinkError(msg) from error
-    return sorted(link.name for link in links if _is_ours(link) and link.name not in known)
+    with route_socket() as ipr:
+        present = links(ipr)
+    return sorted(link.name for link in present if _is_ours(link) and link.name not in known)
 
 
 def _alias(attachment: Attachment) -> str:
     return (ALIAS_PREFIX + attachment.container_id)[:MAX_ALIAS_SIZE]
 
 
-def _is_ours(link: _Link) -> bool:
+def _is_ours(link: LinkState) -> bool:
     if link.kind != "veth":
         return False
     return link.alias.startswith(ALIAS_PREFIX) or (not link.alias and is_pod_link(link.name))
 
 
-def _refuse_foreign(link: _Link) -> None:
+def _refuse_foreign(link: LinkState) -> None:
     if not _is_ours(link):
         msg = (
             f"link {link.name} is there but not ours (kind {link.kind or 'unknown'!r}, alias "
             f"{link.alias!r}); rename or delete it"
         )
         raise LinkError(msg)
-
-
-@contextlib.contextmanager
-def _route_socket() -> Iterator[Any]:
-    """A netlink socket of the calling thread's namespace."""
-    try:
-        ipr = IPRoute()
-    except OSError as error:
-        msg = f"no netlink socket: {error}"
-        raise LinkError(msg) from error
-    try:
-        yield ipr
-    finally:
-        ipr.close()
-
-
-def _link(message: Any) -> _Link:
-    info = message.get_attr("IFLA_LINKINFO")
-    return _Link(
-        index=message["index"],
-        name=message.get_attr("IFLA_IFNAME"),
-        kind=(info.get_attr("IFLA_INFO_KIND") if info is not None else None) or "",
-        alias=message.get_attr("IFLA_IFALIAS") or "",
-        mac=message.get_attr("IFLA_ADDRESS") or "",
-        mtu=message.get_attr("IFLA_MTU"),
-        up=bool(message["flags"] & _IFF_UP),
-        peer_index=message.get_attr("IFLA_LINK") or 0,
-    )
-
-
-def _find(ipr: Any, name: str) -> _Link | None:
-    try:
-        for message in ipr.link("get", ifname=name):
-            return _link(message)
-    except NetlinkError as error:
-        if error.code != errno.ENODEV:
-            msg = f"link {name} cannot be read: {error}"
-            raise LinkError(msg) from error
-    return None
 
 
 def _add(ipr: Any, fd: int, attachment: Attachment) -> None:
@@ -270,7 +214,7 @@ def _name_and_raise(ipr: Any, index: int, attachment: Attachment) -> None:
         raise LinkError(msg) from error
 
 
-def _delete(ipr: Any, link: _Link) -> None:
+def _delete(ipr: Any, link: LinkState) -> None:
     try:
         ipr.link("del", index=link.index)
     except NetlinkError as error:
@@ -279,18 +223,18 @@ def _delete(ipr: Any, link: _Link) -> None:
             raise LinkError(msg) from error
 
 
-def _is_pair(attachment: Attachment, fd: int, host: _Link) -> bool:
+def _is_pair(attachment: Attachment, fd: int, host: LinkState) -> bool:
     """Whether the host end's other end is the pod's interface in this namespace."""
 
-    def look() -> _Link | None:
-        with _route_socket() as ipr:
-            return _find(ipr, attachment.ifname)
+    def look() -> LinkState | None:
+        with route_socket() as ipr:
+            return find_link(ipr, attachment.ifname)
 
     pod = netns.inside(fd, attachment.netns, look)
     return pod is not None and _are_ends(pod, host)
 
 
-def _are_ends(pod: _Link, host: _Link) -> bool:
+def _are_ends(pod: LinkState, host: LinkState) -> bool:
     # Indices are per namespace and repeat, so both directions have to agree.
     return (
         pod.kind == host.kind == "veth"
@@ -300,8 +244,8 @@ def _are_ends(pod: _Link, host: _Link) -> bool:
 
 
 def _configure_inside(attachment: Attachment) -> None:
-    with _route_socket() as ipr:
-        link = _find(ipr, attachment.ifname)
+    with route_socket() as ipr:
+        link = find_link(ipr, attachment.ifname)
         if link is None:
             msg = f"{attachment.ifname} is missing in {attachment.netns}; it was there a moment ago"
             raise LinkError(msg)
@@ -367,10 +311,10 @@ def _set_default_route(ipr: Any, index: int, attachment: Attachment) -> None:
     )
 
 
-def _problems_inside(attachment: Attachment, host: _Link) -> list[str]:
+def _problems_inside(attachment: Attachment, host: LinkState) -> list[str]:
     name, where = attachment.ifname, attachment.netns
-    with _route_socket() as ipr:
-        link = _find(ipr, name)
+    with route_socket() as ipr:
+        link = find_link(ipr, name)
         if link is None:
             return [f"{name} is missing in {where}"]
         try:
