@@ -220,11 +220,7 @@ class Reconciler:
         now: float,
         counts: dict[str, TableReport],
     ) -> None:
-        failed = self._effect(table.name, "delete", table.delete, keys, keys)
-        count = counts[table.name]
-        counts[table.name] = replace(
-            count, deletes=count.deletes + len(keys), failed=count.failed + len(failed)
-        )
+        failed = self._delete(table, keys, counts)
         for key in keys:
             if key in failed:
                 self._fail(table.name, key, ABSENT, failed[key], now)
@@ -240,11 +236,7 @@ class Reconciler:
         counts: dict[str, TableReport],
     ) -> None:
         """Remove quarantined rows; their status stays that of the quarantine."""
-        failed = self._effect(table.name, "delete", table.delete, keys, keys)
-        count = counts[table.name]
-        counts[table.name] = replace(
-            count, deletes=count.deletes + len(keys), failed=count.failed + len(failed)
-        )
+        failed = self._delete(table, keys, counts)
         for key, failure in failed.items():
             log.error(
                 "row_not_taken_back",
@@ -255,6 +247,16 @@ class Reconciler:
                 # Tried again soon: `decide` takes it back in every round anyway.
                 soon = now + self._backoff.waiting.first
                 self._again[table.name] = Trouble(None, failure, 1, soon)
+
+    def _delete(
+        self, table: AnyTable, keys: Sequence[Key], counts: dict[str, TableReport]
+    ) -> Mapping[Key, Failure]:
+        failed = self._effect(table.name, "delete", table.delete, keys, keys)
+        count = counts[table.name]
+        counts[table.name] = replace(
+            count, deletes=count.deletes + len(keys), failed=count.failed + len(failed)
+        )
+        return failed
 
     def _effect(
         self,
