@@ -1,0 +1,51 @@
+"""One lab for the whole soak, its length, and the table at its end."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.labs.lab import Lab
+from tests.soak.verdicts import Verdicts
+
+USUAL_MINUTES = 15.0
+"""How long the loops take together at a scale of 1, the building of the lab included."""
+
+_VERDICTS = pytest.StashKey[Verdicts]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_VERDICTS] = Verdicts()
+
+
+@pytest.fixture(scope="session")
+def verdicts(pytestconfig: pytest.Config) -> Verdicts:
+    return pytestconfig.stash.setdefault(_VERDICTS, Verdicts())
+
+
+@pytest.fixture(scope="session")
+def scale() -> float:
+    """How much of the usual length: MILLRACE_SOAK_MINUTES."""
+    return float(os.environ.get("MILLRACE_SOAK_MINUTES", USUAL_MINUTES)) / USUAL_MINUTES
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    began = time.monotonic()
+    with Lab(
+        "mrsoak", lambda line: print(f"[{time.monotonic() - began:6.1f} s] {line}", flush=True)
+    ) as built:
+        yield built
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    verdicts = terminalreporter.config.stash.get(_VERDICTS, None)
+    if verdicts is not None and verdicts.rows:
+        terminalreporter.section("what the soak found")
+        terminalreporter.write_line(verdicts.table())
+        load = " ".join(f"{one:.1f}" for one in os.getloadavg())
+        terminalreporter.write_line(f"load average at the end: {load}")
