@@ -13,13 +13,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from bpf import abi
 from dataplane.drivers import bpfmaps
 from dataplane.drivers.bpfstate import FUNCTIONS, TX_PORTS, version_directory
-from dataplane.drivers.libbpf import LibbpfError, Map
+from dataplane.drivers.libbpf import Closing, LibbpfError, Map
 from dataplane.drivers.libbpf_programs import Object, Program, ProgramInfo
 from dataplane.model.addr import IPAddress, L4Addr, Mac, Protocol
 from dataplane.model.rows import (
@@ -59,7 +57,7 @@ class Timing:
     maximum: float
 
 
-class Bench:
+class Bench(Closing):
     """Both programs and the wrapper, loaded; `maps` as the drivers of tables want them.
 
     Attributes:
@@ -86,15 +84,8 @@ class Bench:
             self._open.close()
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Forget the flows that were made, then let go of every descriptor."""
         try:
             self.forget_flows()
         finally:

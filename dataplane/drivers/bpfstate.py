@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from bpf import abi
-from dataplane.drivers.libbpf import Map, MapInfo
+from dataplane.drivers.libbpf import Closing, Map, MapInfo
 from dataplane.drivers.libbpf_programs import Object, Program, ProgramInfo, loaded, read_image
 from dataplane.model.rows import ProgramKind
 from dataplane.ports import AbiMismatch, CapabilityMissing
@@ -63,7 +62,7 @@ class MapOwner(Protocol):
         ...
 
 
-class BpfState:
+class BpfState(Closing):
     """Maps and programs of one node. Opening is idempotent: what is pinned already is taken.
 
     Attributes:
@@ -102,17 +101,6 @@ class BpfState:
         except BaseException:
             self._open.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of every descriptor. Pins, links and attached programs stay."""

@@ -98,17 +98,12 @@ def possible_cpus() -> int:
     return call("count CPUs", "libbpf_num_possible_cpus")
 
 
-class Descriptor:
-    """An owned file descriptor of a map, a program or a link."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
+class Closing:
+    """What is closed at the end of its `with` block."""
 
     def close(self) -> None:
-        """Close it; a second time is nothing."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        """Let go of what is held; a second time is nothing."""
+        raise NotImplementedError
 
     def __enter__(self) -> Self:
         return self
@@ -120,6 +115,19 @@ class Descriptor:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class Descriptor(Closing):
+    """An owned file descriptor of a map, a program or a link."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def close(self) -> None:
+        """Close it; a second time is nothing."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
     def pin(self, path: Path) -> None:
         """Pin it, so that it outlives us."""

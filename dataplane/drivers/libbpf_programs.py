@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from dataplane.drivers import libbpf_types as t
 from dataplane.drivers.libbpf import (
+    Closing,
     Descriptor,
     LibbpfError,
     Map,
@@ -95,7 +95,7 @@ class Program(Descriptor):
         return RunResult(options.retval, room.raw[: options.data_size_out], options.duration)
 
 
-class Object:
+class Object(Closing):
     """A compiled object; maps to be reused are named before `load`.
 
     `image` is the file's content, if it was read before: who loads one object several times must
@@ -119,17 +119,6 @@ class Object:
         if not self._object:
             what = f"open {path} (made by `make bpf`)"
             raise LibbpfError(what, c.get_errno())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of everything that is neither pinned nor attached."""
