@@ -78,6 +78,7 @@ class Lab:
     prefix: str
     progress: Callable[[str], None] = lambda _line: None
     guests: bool = True
+    mode: str = "af_xdp"
     client: Namespace = field(init=False)
     namespace: Namespace = field(init=False)
     node: LabNode = field(init=False)
@@ -95,6 +96,7 @@ class Lab:
                 name=f"{self.prefix}-node1",
                 uplinks=(("up0", "br-ex", True), ("phy0", "br-phy", False)),
                 tunnel=f"{TUNNEL_ADDRESS}/24",
+                mode=self.mode,
             ),
             config_path=self.dir / "node.toml",
             cluster_path=self.dir / "cluster.toml",

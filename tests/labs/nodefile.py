@@ -17,6 +17,7 @@ class NodeFile:
     hugepages: int = 1024
     socket_mem_mib: int = 512
     statedir: str | None = None
+    mode: str = "af_xdp"
 
     def text(self) -> str:
         """The file."""
@@ -39,7 +40,7 @@ class NodeFile:
         ]
         for device, bridge, services in self.uplinks:
             parts.append(
-                f'[[uplink]]\ndevice = "{device}"\nbridge = "{bridge}"\nmode = "af_xdp"\n'
+                f'[[uplink]]\ndevice = "{device}"\nbridge = "{bridge}"\nmode = "{self.mode}"\n'
                 f'queues = 1\nxdp_mode = "native"\nservices = {str(services).lower()}\n'
             )
         if self.tunnel is not None:
