@@ -83,6 +83,7 @@ class Reconciler:
         self._statuses: dict[str, dict[Key, Status]] = {name: {} for name in names}
         # Whole tables to look at again: unobserved, or with a row that was not taken back.
         self._again: dict[str, Trouble] = {}
+        self._retries: set[tuple[str, Key]] = set()
 
     def apply(
         self,
@@ -103,6 +104,9 @@ class Reconciler:
             if table.name in desired and (only is None or table.name in only)
         }
         chosen = [table for table in self._tables if table.name in counts]
+        while self._retries:
+            name, key = self._retries.pop()
+            self._troubles[name].pop(key, None)
         for table in chosen:
             self._note_rejected(table, desired[table.name], now)
         removals: list[tuple[AnyTable, Sequence[Key]]] = []
@@ -134,12 +138,17 @@ class Reconciler:
         return {
             (table, key): status
             for table, rows in self._statuses.items()
-            for key, status in rows.items()
+            # A copy, made in one step: another thread may ask in the middle of a round.
+            for key, status in rows.copy().items()
         }
 
     def retry(self, table: str, key: Key) -> bool:
         """Forget a row's failures, so that the next round tries it; whether there were any."""
-        return self._troubles.get(table, {}).pop(key, None) is not None
+        known = key in self._troubles.get(table, {}) and (table, key) not in self._retries
+        if known:
+            # Not taken out here: another thread may be in the middle of a round.
+            self._retries.add((table, key))
+        return known
 
     # -- one table --------------------------------------------------------------------------
 

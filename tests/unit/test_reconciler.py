@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import pytest
 
 from dataplane.ports import Failure
@@ -123,6 +125,27 @@ def test_the_operator_can_ask_for_a_retry() -> None:
     assert not reconciler.retry("backends", "a")
     assert not reconciler.retry("no such table", "a")
     assert reconciler.apply({"backends": {"a": 1}}, now=1).writes == 1
+
+
+class Interrupted(FakeTable[str, int]):
+    """Calls `meanwhile` between its observation and what is decided of it."""
+
+    meanwhile: Callable[[], object] = staticmethod(lambda: None)
+
+    def observe(self) -> Mapping[str, int]:
+        rows = super().observe()
+        self.meanwhile()
+        return rows
+
+
+def test_a_retry_that_comes_in_the_middle_of_a_round_counts_for_the_next() -> None:
+    table = Interrupted("t", upsert_failures={"a": Failure("refused", quarantine=True)})
+    reconciler = Reconciler([table], Backoff())
+    reconciler.apply({"t": {"a": 1}}, now=0)
+    table.upsert_failures.clear()
+    table.meanwhile = lambda: reconciler.retry("t", "a")
+    assert reconciler.apply({"t": {"a": 1}}, now=1).writes == 0
+    assert reconciler.apply({"t": {"a": 1}}, now=1).writes == 1
 
 
 def test_a_removal_that_fails_is_shown_and_retried() -> None:
