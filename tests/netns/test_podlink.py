@@ -18,6 +18,7 @@ from dataplane.drivers import ethtool, netns, podlink
 from dataplane.model.addr import Mac
 from dataplane.model.devices import device_name, peer_name
 from dataplane.model.state import Attachment, PortKind
+from tests.labs.attachments import WEB
 
 pytestmark = pytest.mark.netns
 
@@ -28,23 +29,12 @@ NetnsMaker = Callable[[str], str]
 def pod(new_netns: NetnsMaker, tmp_path: Path) -> Iterator[Attachment]:
     # The container's id is the test's own directory, so that runs side by side do not meet.
     container = tmp_path.name + f"-{os.getpid()}"
-    attachment = Attachment(
+    attachment = replace(
+        WEB,
         container_id=container,
-        ifname="eth0",
-        kind=PortKind.VETH,
         netns=new_netns("pod"),
-        iface_id="web-0.shop",
         device=device_name(PortKind.VETH, container, "eth0"),
         peer=peer_name(PortKind.VETH, container, "eth0"),
-        mac=Mac("0a:58:0a:00:00:05"),
-        addresses=(IPv4Interface("10.0.0.5/24"),),
-        gateway=IPv4Address("10.0.0.1"),
-        mtu=1442,
-        socket="",
-        queues=1,
-        pod="web-0",
-        namespace="shop",
-        pod_uid="u-1",
     )
     yield attachment
     with IPRoute() as ipr:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Interface
 from pathlib import Path
 
 import pytest
@@ -16,26 +16,8 @@ from controller.attachments import AttachmentStore
 from dataplane.model.addr import Mac
 from dataplane.model.devices import device_name, is_pod_link, peer_name
 from dataplane.model.state import Attachment, PortKind
+from tests.labs.attachments import WEB
 
-WEB = Attachment(
-    container_id="c0ffee",
-    ifname="eth0",
-    kind=PortKind.VETH,
-    netns="/run/netns/web",
-    iface_id="web-0.shop",
-    device="mrp000000000001",
-    peer="mrq000000000001",
-    mac=Mac("0a:58:0a:00:00:05"),
-    addresses=(IPv4Interface("10.0.0.5/24"),),
-    gateway=IPv4Address("10.0.0.1"),
-    mtu=1442,
-    socket="",
-    queues=1,
-    pod="web-0",
-    namespace="shop",
-    pod_uid="u-1",
-    network="mill",
-)
 VM = replace(WEB, device="vhu000000000002", kind=PortKind.VHOST_USER, gateway=None, addresses=())
 
 TEXT = st.text(max_size=20)
