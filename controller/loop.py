@@ -67,10 +67,9 @@ class ApplyLoop:
             self._scope.clear()
             self._all = False
             self._running = True
-            try:
-                retry = await self._apply(scope)
-            finally:
-                self._running = False
+            retry = await self._apply(scope)
             async with self._finished:
+                # Both at once: the round that is over must not pass for the next one.
+                self._running = False
                 self._round += 1
                 self._finished.notify_all()

@@ -209,6 +209,8 @@ class NodeDaemon:
                     ]
                     log.info("node_started name=%s pid=%d", self.config.name, os.getpid())
                     await stop.wait()
+                    # First the calls: what is under way is undone by rounds of the loop.
+                    await stack.aclose()
                     for task in work:
                         task.cancel()
         finally:
