@@ -19,6 +19,8 @@ _PROGRAMS = (
     "dpdk-testpmd",
     "qemu-system",
     "millrace",
+    "controller.cli.main",  # a daemon of an embedded node is `python3 -m controller.cli.main`
+    "answerd",
     "tcpdump",
     "iperf3",
 )
