@@ -160,7 +160,8 @@ class CniServer:
         async with self._serial(f"container {request.container_id}"):
             attachment = self._host.attachment(request.container_id, request.ifname)
             if attachment is None:
-                await finish(self._delete_unrecorded(request))
+                async with self._serial(f"port {request.iface_id}"):
+                    await finish(self._delete_unrecorded(request))
                 return {}
             async with self._serial(f"port {attachment.iface_id}", f"device {attachment.device}"):
                 await finish(self._take_down(attachment))
@@ -354,7 +355,9 @@ class CniServer:
         try:
             await self._host.detach(request.container_id, request.ifname)
             await in_thread(podlink.remove, device)
-            await in_thread(self._dirs.remove, request.directory, request.ifname, last=False)
+            # The directory is the pod's: its next sandbox may be in it by now.
+            if all(_directory(one) != request.directory for one in self._host.attachments()):
+                await in_thread(self._dirs.remove, request.directory, request.ifname, last=False)
         except (DataplaneError, OSError) as error:
             msg = f"{request.ifname} of container {request.container_id} is not all gone: {error}"
             raise RemoteError(spec.TRY_AGAIN_LATER, msg) from error

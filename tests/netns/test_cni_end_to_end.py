@@ -565,6 +565,23 @@ def test_the_life_of_a_vhost_user_port(tmp_path: Path) -> None:
     run(main)
 
 
+def test_a_late_del_of_an_old_sandbox_leaves_the_next_ones_socket(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with node(tmp_path) as n:
+            for container in ("01d", "beef"):
+                status, _ = await n.run("ADD", "", mode="vhost-user", container=container)
+                assert status == 0
+            # The second sandbox's guest listens, in the directory that the pod always has.
+            socket = n.rundir / "vhost" / "u-1" / "eth0.sock"
+            socket.touch()
+            assert await n.run("DEL", "", mode="vhost-user", container="01d") == (0, {})
+            assert socket.exists()
+            assert await n.run("DEL", "", mode="vhost-user", container="beef") == (0, {})
+            assert n.left() == []
+
+    run(main)
+
+
 def test_a_socket_path_too_long_is_refused(tmp_path: Path) -> None:
     async def main() -> None:
         async with node(tmp_path) as n:
