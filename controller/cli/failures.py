@@ -54,6 +54,10 @@ def guarded(run: Callable[[], int]) -> int:
         # The reader of our output left (`millrace services | head`); nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except OSError as error:
+        # A socket that somebody else answers on, a port that is taken, a full disk.
+        say(str(error))
+        return FAILED
     except KeyboardInterrupt:
         say("interrupted")
         return 130
