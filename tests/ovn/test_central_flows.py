@@ -96,6 +96,20 @@ def settled(ovn: OvnSandbox, *arguments: str, until: str) -> str:
     return seen
 
 
+def reply_actions(ovn: OvnSandbox, address: str, mac: str) -> str:
+    """What OVS does to vm1's reply to an address; it leaves n1's gateway router for this MAC."""
+    reply = settled(
+        ovn, "br-int", "vm1",
+        "tcp,dl_src=0a:00:00:00:00:11,dl_dst=0a:00:00:00:00:01,nw_src=10.1.0.11,"
+        f"nw_dst={address},nw_ttl=64,tp_src=80,tp_dst=40000",
+        until=f"Datapath actions: set\\(eth\\(src=0a:58:ac:12:00:6f,dst={mac}\\)\\)",
+    )  # fmt: skip
+    actions = datapath_actions(reply)
+    assert "ct(" not in actions
+    assert "recirc" not in actions
+    return actions
+
+
 def test_service_packets_cross_ovn_in_one_pass_without_conntrack(flows: OvnSandbox) -> None:
     """The life of a service packet between the uplink's program and svc0's, in OVS's words."""
     forward = settled(
@@ -115,15 +129,7 @@ def test_service_packets_cross_ovn_in_one_pass_without_conntrack(flows: OvnSandb
     )
     address = json.loads(service)
     mac = "0a:58:" + ":".join(f"{int(octet):02x}" for octet in address.split("."))
-    reply = settled(
-        flows, "br-int", "vm1",
-        "tcp,dl_src=0a:00:00:00:00:11,dl_dst=0a:00:00:00:00:01,nw_src=10.1.0.11,"
-        f"nw_dst={address},nw_ttl=64,tp_src=80,tp_dst=40000",
-        until=f"Datapath actions: set\\(eth\\(src=0a:58:ac:12:00:6f,dst={mac}\\)\\)",
-    )  # fmt: skip
-    actions = datapath_actions(reply)
-    assert "ct(" not in actions
-    assert "recirc" not in actions
+    actions = reply_actions(flows, address, mac)
     assert "userspace" not in actions, "an ARP request instead of the packet"
     assert "tnl_push" not in actions
 
@@ -143,15 +149,7 @@ def test_a_reply_that_keeps_the_clients_address_leaves_on_its_own_chassis(
         "create", "MAC_Binding", "logical_port=millrace-ext-n1", f"ip={CLIENT}",
         f'mac="{CLIENT_MAC}"', f"datapath={datapath}",
     )  # fmt: skip
-    reply = settled(
-        flows, "br-int", "vm1",
-        "tcp,dl_src=0a:00:00:00:00:11,dl_dst=0a:00:00:00:00:01,nw_src=10.1.0.11,"
-        f"nw_dst={CLIENT},nw_ttl=64,tp_src=80,tp_dst=40000",
-        until=f"Datapath actions: set\\(eth\\(src=0a:58:ac:12:00:6f,dst={CLIENT_MAC}\\)\\)",
-    )  # fmt: skip
-    actions = datapath_actions(reply)
-    assert "ct(" not in actions
-    assert "recirc" not in actions
+    reply_actions(flows, CLIENT, CLIENT_MAC)
 
 
 def test_nobody_warns(flows: OvnSandbox) -> None:
