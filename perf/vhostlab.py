@@ -16,7 +16,7 @@ from dataplane.drivers import machine, ovsprocess, processes
 from dataplane.drivers.ovsprocess import Instance
 from dataplane.drivers.processes import Daemon
 from dataplane.model.config import DpdkConfig
-from dataplane.plan.ovs import cpu_mask
+from dataplane.plan.ovs import dpdk_settings
 
 PREFIX = "mrperf-"
 PORTS = ("pa", "pb")
@@ -81,13 +81,7 @@ class VhostLab:
         ovsprocess.set_open_vswitch(
             self.instance,
             self.database,
-            other_config={
-                "dpdk-init": "true",
-                "dpdk-socket-mem": str(self.dpdk.socket_mem_mib),
-                "dpdk-lcore-mask": cpu_mask(self.dpdk.lcore),
-                "pmd-cpu-mask": cpu_mask(self.dpdk.pmd),
-                "dpdk-extra": " ".join((*self.dpdk.extra, f"--file-prefix={self.name}")),
-            },
+            other_config=dpdk_settings(self.dpdk, self.name),
             external_ids={
                 "system-id": self.name,
                 "hostname": self.name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dataplane.model.config import NodeConfig
+from dataplane.model.config import DpdkConfig, NodeConfig
 from dataplane.model.names import INTEGRATION_BRIDGE
 from dataplane.model.rows import OvsSetting
 
@@ -19,19 +19,24 @@ def cpu_mask(cores: Iterable[int]) -> str:
     return hex(sum(1 << core for core in set(cores)))
 
 
-def ovs_settings(config: NodeConfig) -> dict[OvsKey, OvsSetting]:
-    """Keys (column, key) of the one Open_vSwitch row, with the values of this node."""
-    extra = list(config.dpdk.extra)
+def dpdk_settings(dpdk: DpdkConfig, file_prefix: str) -> dict[str, str]:
+    """Keys of Open_vSwitch's other_config. `file_prefix` holds where `extra` has none."""
+    extra = list(dpdk.extra)
     if not any(word.startswith("--file-prefix") for word in extra):
         # Two DPDK processes on one machine must not share EAL's run-time files.
-        extra.append(f"--file-prefix=millrace-{config.name}")
-    other = {
+        extra.append(f"--file-prefix={file_prefix}")
+    return {
         "dpdk-init": "true",
-        "dpdk-socket-mem": str(config.dpdk.socket_mem_mib),
-        "dpdk-lcore-mask": cpu_mask(config.dpdk.lcore),
-        "pmd-cpu-mask": cpu_mask(config.dpdk.pmd),
+        "dpdk-socket-mem": str(dpdk.socket_mem_mib),
+        "dpdk-lcore-mask": cpu_mask(dpdk.lcore),
+        "pmd-cpu-mask": cpu_mask(dpdk.pmd),
         "dpdk-extra": " ".join(extra),
     }
+
+
+def ovs_settings(config: NodeConfig) -> dict[OvsKey, OvsSetting]:
+    """Keys (column, key) of the one Open_vSwitch row, with the values of this node."""
+    other = dpdk_settings(config.dpdk, f"millrace-{config.name}")
     ids = {
         "system-id": config.name,
         "hostname": config.name,
