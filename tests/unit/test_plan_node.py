@@ -26,6 +26,9 @@ from tests.labs.planned import (
 )
 
 
+NEAR_AND_FAR = (backend("10.1.0.11:8080"), backend("10.1.0.12:8080", Place.REMOTE))
+
+
 def test_tables_put_backends_before_vips_before_programs() -> None:
     order = {name: place for place, name in enumerate(TABLE_ORDER)}
     assert order["bridges"] < order["ports"] < order["flows"]
@@ -74,15 +77,7 @@ def test_vfio_has_no_hook_and_so_no_fast_path() -> None:
 
 
 def test_cluster_policy_uses_snat_and_every_backend() -> None:
-    rows = plan(
-        state(
-            service(
-                "10.96.0.10:80",
-                backend("10.1.0.11:8080"),
-                backend("10.1.0.12:8080", Place.REMOTE),
-            )
-        )
-    )
+    rows = plan(state(service("10.96.0.10:80", *NEAR_AND_FAR)))
     entry = rows.vips[l4("10.96.0.10:80")]
     assert entry.flags == VipFlag.SNAT
     assert {b.target for b in rows.backends.values()} == {
@@ -93,16 +88,7 @@ def test_cluster_policy_uses_snat_and_every_backend() -> None:
 
 
 def test_local_policy_keeps_the_client_and_leads_replies_to_svc0() -> None:
-    rows = plan(
-        state(
-            service(
-                "10.96.0.10:80",
-                backend("10.1.0.11:8080"),
-                backend("10.1.0.12:8080", Place.REMOTE),
-                policy=TrafficPolicy.LOCAL,
-            )
-        )
-    )
+    rows = plan(state(service("10.96.0.10:80", *NEAR_AND_FAR, policy=TrafficPolicy.LOCAL)))
     assert rows.vips[l4("10.96.0.10:80")].flags == VipFlag(0)
     assert [b.target for b in rows.backends.values()] == [l4("10.1.0.11:8080")]
     key = FlowKey(
