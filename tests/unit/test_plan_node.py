@@ -25,7 +25,6 @@ from tests.labs.planned import (
     state,
 )
 
-
 NEAR_AND_FAR = (backend("10.1.0.11:8080"), backend("10.1.0.12:8080", Place.REMOTE))
 
 
