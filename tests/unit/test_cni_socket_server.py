@@ -27,6 +27,13 @@ async def ask(path: Path, op: str, args: Args | None = None) -> Args:
     return await asyncio.to_thread(wire.call, str(path), op, args or {}, 30.0)
 
 
+async def sent(path: Path, op: str) -> asyncio.StreamWriter:
+    """A connection with a request on it, for whose answer nobody waits."""
+    _, writer = await asyncio.open_unix_connection(path)
+    writer.write(wire.encode(wire.request(op, {})))
+    return writer
+
+
 def run(main: Callable[[], Awaitable[None]]) -> None:
     async def bounded() -> None:
         async with asyncio.timeout(60):
@@ -178,8 +185,7 @@ def test_a_client_that_hangs_up_cancels_its_request(tmp_path: Path) -> None:
 
     async def main() -> None:
         async with await server.serve(path, 0o600, {"slow": slow}, ME):
-            _, writer = await asyncio.open_unix_connection(path)
-            writer.write(wire.encode(wire.request("slow", {})))
+            writer = await sent(path, "slow")
             await started.wait()
             writer.close()
             await undone.wait()
@@ -203,8 +209,7 @@ def test_close_cancels_and_waits_for_the_clean_up(tmp_path: Path) -> None:
 
     async def main() -> None:
         running = await server.serve(path, 0o600, {"slow": slow}, ME)
-        _, writer = await asyncio.open_unix_connection(path)
-        writer.write(wire.encode(wire.request("slow", {})))
+        writer = await sent(path, "slow")
         await started.wait()
         await running.close()
         assert undone == [True]
@@ -233,8 +238,7 @@ def test_close_waits_for_a_request_whose_client_is_gone_already(tmp_path: Path) 
 
     async def main() -> None:
         running = await server.serve(path, 0o600, {"slow": slow}, ME)
-        _, writer = await asyncio.open_unix_connection(path)
-        writer.write(wire.encode(wire.request("slow", {})))
+        writer = await sent(path, "slow")
         await started.wait()
         writer.close()
         await undoing.wait()
