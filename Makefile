@@ -80,14 +80,14 @@ test: setup lint type arch ## everything: every level of test, and nothing of ou
 	$(PYTEST) --whole
 
 .PHONY: bench
-bench: setup ## the benchmarks, JSON to bench/results (root, hugepages)
-	@mkdir -p bench/results
-	$(VENV)/millrace perf xdp --json | tee bench/results/xdp.json
-	$(VENV)/millrace perf vhost --json | tee bench/results/vhost.json
+bench: setup ## every benchmark, then verdicts; BENCH="control xdp" for some (root, hugepages)
+	@if [ "$$(id -u)" != 0 ]; then echo "make bench: needs root" >&2; exit 1; fi
+	$(PYTHON) -m perf.bench --results bench/results $(if $(BENCH),--only $(BENCH))
 
 .PHONY: soak
-soak: setup ## the long loops (root)
-	$(PYTEST) -m soak --timeout 7200
+soak: setup ## the long loops, then verdicts; MINUTES=15 is the usual length (root, hugepages)
+	@if [ "$$(id -u)" != 0 ]; then echo "make soak: needs root" >&2; exit 1; fi
+	MILLRACE_SOAK_MINUTES=$(or $(MINUTES),15) $(PYTEST) -m soak --timeout 14400
 
 .PHONY: lock
 lock: ## resolve the dependencies anew into requirements.lock (network)

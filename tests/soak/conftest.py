@@ -9,10 +9,14 @@ from collections.abc import Iterator
 import pytest
 
 from tests.labs.lab import Lab
+from tests.leftovers import settle, snapshot
 from tests.soak.verdicts import Verdicts
 
-USUAL_MINUTES = 15.0
+PREFIX = "mrsoak"
+USUAL_MINUTES = 10.0
 """How long the loops take together at a scale of 1, the building of the lab included."""
+
+DEFAULT_MINUTES = 15.0
 
 _VERDICTS = pytest.StashKey[Verdicts]()
 
@@ -29,16 +33,21 @@ def verdicts(pytestconfig: pytest.Config) -> Verdicts:
 @pytest.fixture(scope="session")
 def scale() -> float:
     """How much of the usual length: MILLRACE_SOAK_MINUTES."""
-    return float(os.environ.get("MILLRACE_SOAK_MINUTES", USUAL_MINUTES)) / USUAL_MINUTES
+    return float(os.environ.get("MILLRACE_SOAK_MINUTES", DEFAULT_MINUTES)) / USUAL_MINUTES
 
 
 @pytest.fixture(scope="session")
-def lab() -> Iterator[Lab]:
+def lab(verdicts: Verdicts) -> Iterator[Lab]:
+    before = snapshot()
     began = time.monotonic()
     with Lab(
-        "mrsoak", lambda line: print(f"[{time.monotonic() - began:6.1f} s] {line}", flush=True)
+        PREFIX, lambda line: print(f"[{time.monotonic() - began:6.1f} s] {line}", flush=True)
     ) as built:
         yield built
+    # Others may work on this machine: only what bears our prefix is ours.
+    left = [item for item in settle(before, timeout_s=15) if PREFIX in item]
+    nothing = "no namespace, mount, pin, link or process left"
+    assert verdicts.note("the lab is gone", "; ".join(left) or nothing, holds=not left)
 
 
 @pytest.hookimpl(trylast=True)

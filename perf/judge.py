@@ -1,0 +1,166 @@
+"""From the JSON of each benchmark to verdicts: which ratios have bounds, and why these. Pure.
+
+A bound is not what was measured once, but what the design promises, with room for the machine:
+where the measured ratio is 1.2, it may be 2. Samples of a ratio are the samples measured, each by
+the median of the baseline.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+from perf.verdicts import Verdict, ratios
+
+Json = Any
+Judge = Callable[[Json], list[Verdict]]
+
+
+def judged(judge: Judge, text: str) -> list[Verdict] | str:
+    """The verdicts, or why what a benchmark printed cannot be judged."""
+    try:
+        return judge(json.loads(text))
+    except (KeyError, IndexError, StopIteration, ValueError, TypeError) as error:
+        return f"its JSON is not as expected: {error!r}"
+
+
+def xdp(result: Json) -> list[Verdict]:
+    """Each row less the wrapper's own cost, by the row of a packet that is of no service."""
+    rows = {(row["name"], row["flows"]): row for row in result["rows"]}
+    bare = next(row for row in result["rows"] if row["program"] == "wrapper")["raw_ns"]["median"]
+
+    def net(name: str, flows: int | None = None) -> list[float]:
+        found = next(r for (n, f), r in rows.items() if n == name and flows in (None, f))
+        return [sample - bare for sample in found["samples_ns"]]
+
+    known = net("established TCP, DNAT+SNAT", 1)
+    stranger = net("of no service, to OVS")
+    many = max(flows for name, flows in rows if name == "established TCP, DNAT+SNAT")
+    beside = "XDP, packet of no service"
+    return [
+        Verdict("XDP, established TCP, one flow", ratios(known, stranger), 2.0, beside),
+        Verdict("XDP, reply reversed", ratios(net("reply, reversed"), stranger), 3.0, beside),
+        Verdict(
+            f"XDP, established TCP, {many:,} flows",
+            ratios(net("established TCP, DNAT+SNAT", many), known),
+            8.0,
+            "one flow, all of it in the caches",
+        ),
+        Verdict(
+            "XDP, a new flow with each packet",
+            ratios(net("a new flow with each packet"), known),
+            60.0,
+            "an established flow; the table is full, so one is evicted each time",
+        ),
+    ]
+
+
+def vhost(result: Json) -> list[Verdict]:
+    """OVN's pipeline may cost cycles, but no second pass through the datapath."""
+    trials = {one["name"]: one["trials"] for one in result["scenarios"]}
+    flows, ovn = trials["port-to-port flows"], trials["OVN logical switch"]
+
+    def of(rows: Json, field: str) -> list[float]:
+        return [float(row[field]) for row in rows]
+
+    cycles = "cycles_per_packet"
+    return [
+        Verdict(
+            "vhost-user, OVN switch, cycles/packet",
+            ratios(of(ovn, cycles), of(flows, cycles)),
+            1.5,
+            "two OpenFlow rules from port to port",
+        ),
+        Verdict(
+            "vhost-user, OVN switch, passes/packet",
+            tuple(of(ovn, "passes_per_packet")),
+            1.05,
+            "one: no recirculation, no conntrack",
+        ),
+    ]
+
+
+def control(result: Json) -> list[Verdict]:
+    """The largest cluster against the smallest, and against what OVN itself takes."""
+    sizes = sorted(result["sizes"], key=lambda size: int(size["ports"]))
+    small, large = sizes[0], sizes[-1]
+    times = large["ports"] / small["ports"]
+
+    def cpu(size: Json, kind: str) -> list[float]:
+        return [float(start["cpu_s"]) for start in size[kind]]
+
+    at, less = f"{large['ports']:,} ports", f"{small['ports']:,} ports"
+    northd = statistics.median(c["northd_ms"] for c in large["changes"])
+    return [
+        Verdict(
+            f"control, {at}: rows that a restart writes",
+            tuple(float(start["writes"]) for start in large["restarts"]),
+            0.0,
+            "none",
+        ),
+        Verdict(
+            f"control, {at}: restart, CPU",
+            ratios(cpu(large, "restarts"), cpu(large, "starts")),
+            1.5,
+            "a start with empty maps",
+        ),
+        Verdict(
+            f"control, {at}: start, CPU",
+            ratios(cpu(large, "starts"), cpu(small, "starts")),
+            times / 4,
+            f"{less}; linear would be {times:g}",
+        ),
+        Verdict(
+            f"control, {at}: change to BPF map, time",
+            tuple(c["map_ms"] / northd for c in large["changes"]),
+            1.0,
+            "ovn-northd done with the same change",
+        ),
+        Verdict(
+            f"control, {at}: change, CPU",
+            (large["change_cpu_ms"] / small["change_cpu_ms"],),
+            times,
+            f"{less}; linear is {times:g}",
+        ),
+        Verdict(
+            f"control, {at}: idle, CPU",
+            (large["idle_cpu_percent"] / small["idle_cpu_percent"],),
+            times / 4,
+            f"{less}; linear would be {times:g}",
+        ),
+        Verdict(
+            f"control, {at}: memory",
+            (large["rss_mib"] / small["rss_mib"],),
+            max(2.0, times / 20),
+            f"{less}; linear would be {times:g}",
+        ),
+    ]
+
+
+def ovsjson(result: Json) -> list[Verdict]:
+    """Our reader of OVSDB's JSON against the library's two."""
+    verdicts = []
+    for parser, bound in (("python", 0.2), ("c", 1.0)):
+        if parser in result["ratio"]:
+            slower = result["ratio"][parser]
+            samples = tuple(1 / slower[key] for key in ("min", "median", "max"))
+            claim = f"OVSDB, {result['ports']:,} ports read with our parser"
+            verdicts.append(Verdict(claim, samples, bound, f"the library's in {parser.title()}"))
+    return verdicts
+
+
+def cni_start(result: Json) -> list[Verdict]:
+    """The plugin's start, paid by every pod, against an interpreter that does nothing."""
+    rows = {row["name"]: row for row in result}
+    floor = rows["pass"]["median_ms"]
+    return [
+        Verdict(
+            f"CNI plugin, {name}",
+            tuple(rows[name][key] / floor for key in ("min_ms", "median_ms")),
+            3.0,
+            "python3 -c pass",
+        )
+        for name in ("version", "status-isolated")
+    ]
