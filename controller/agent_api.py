@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cni.wire import RemoteError
+from cni.wire import CODE_TRY_AGAIN, RemoteError
 from controller import config as config_files
 from controller import views
 from controller.completion import in_thread
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 CODE_CONFIG = 110
 """Refusal of `apply`: the file is wrong; `details` has every problem with its line."""
+
+APPLY_TIMEOUT_S = 30.0
+"""How long an order waits for the round that carries it out; a slow vswitchd takes seconds."""
 
 FIXED = ("name", "rundir", "statedir", "bpf_root", "ovs_remote", "ovs_rundir", "nb_remote",
          "sb_remote", "metrics_listen", "embedded_ovs", "embedded_ovn")  # fmt: skip
@@ -68,7 +71,7 @@ class AgentApi:
         statuses = daemon.reconciler.statuses()
         now, clock = time.time(), time.monotonic()
         applied, vswitchd, ovs = daemon.applied, daemon.vswitchd, daemon.ovs.latest
-        view = daemon.sources.view(daemon.config.name)
+        view = daemon.sources.view(daemon.config)
         found = problems(daemon.sources.nb, daemon.config.name) if daemon.sources.nb else ()
         return {
             "node": daemon.config.name,
@@ -116,7 +119,7 @@ class AgentApi:
     async def services(self, _: Args) -> Args:
         """Every VIP, what serves it, and what XDP counted of it."""
         daemon = self._daemon
-        view = daemon.sources.view(daemon.config.name)
+        view = daemon.sources.view(daemon.config)
         if view is None:
             return views.services_view((), {})
         return views.services_view(view.services, await in_thread(_traffic, daemon))
@@ -179,11 +182,13 @@ class AgentApi:
             if key[1] in RESTART_KEYS and settings[0].get(key) != settings[1].get(key)
         ]
         daemon.take_config(after)
-        await daemon.loop.applied()
+        await _applied(daemon)
         return {
             "changed": changed,
             "restart_pending": pending,
             "writes": daemon.applied.last_writes,
+            "problem": daemon.applied.problem,
+            "restart_reads": str(daemon.path),
         }
 
     async def retry(self, args: Args) -> Args:
@@ -198,13 +203,22 @@ class AgentApi:
             and daemon.reconciler.retry(table, key)
         ]
         daemon.loop.invalidate()
-        await asyncio.wait_for(daemon.loop.applied(), 30)
+        await _applied(daemon)
         return {"retried": tried}
 
 
 def key_text(key: object) -> str:
     """A row's key as `millrace status` shows it."""
     return " ".join(str(part) for part in key) if isinstance(key, tuple) else str(key)
+
+
+async def _applied(daemon: NodeDaemon) -> None:
+    """Wait for the round that carries an order out."""
+    try:
+        await asyncio.wait_for(daemon.loop.applied(), APPLY_TIMEOUT_S)
+    except TimeoutError as error:
+        claim = f"no round has ended within {APPLY_TIMEOUT_S:g} s; it goes on"
+        raise RemoteError(CODE_TRY_AGAIN, claim, "see the daemon's log") from error
 
 
 def _refused(path: Path, details: str) -> RemoteError:

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from controller import config
-from controller.loop import ApplyLoop, Scope
+from controller.loop import ApplyLoop, RoundFailed, Scope
 from controller.ovn import nb as nb_database
 from controller.ovn import sb as sb_database
 from controller.ovn.tables import tables
@@ -185,7 +185,11 @@ class Central:
         )
 
     async def _apply(self, _: Scope) -> float | None:
-        """One round: plan from what is there at this moment, and make it so."""
+        """One round: plan from what is there at this moment, and make it so.
+
+        Raises:
+            RoundFailed: a database could not be read, or somebody else's rows were too odd.
+        """
         if self._sb is None or not self.in_sync:
             return None
         try:
@@ -195,7 +199,7 @@ class Central:
         except Exception:
             # The boundary: rows that somebody else wrote must not end the controller.
             log.exception("round_failed")
-        return RETRY_S
+        raise RoundFailed(RETRY_S)
 
     def _round(self, cluster: ClusterConfig, sb: SbSnapshot) -> float | None:
         """In a thread of its own, one at a time: it waits for the database.

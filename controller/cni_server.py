@@ -117,7 +117,7 @@ class CniServer:
     ) -> None:
         self._host = host
         self._dirs = VhostDirs(rundir)
-        self._default_mtu = default_mtu
+        self.default_mtu = default_mtu
         self._patience = patience
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -268,7 +268,7 @@ class CniServer:
         socket = ""
         if request.kind is PortKind.VHOST_USER:
             socket = self._dirs.socket(request.directory, request.ifname)
-        return cni_request.attachment_of(request, port, self._default_mtu, socket)
+        return cni_request.attachment_of(request, port, self.default_mtu, socket)
 
     async def _make_way(self, attachment: Attachment) -> None:
         """Detach what stands where this attachment will be."""

@@ -10,7 +10,8 @@ from controller.cni_server import AttachError
 from controller.completion import in_thread
 from controller.translate.node import logical_port
 from dataplane.drivers.idl import DatabaseTimeoutError
-from dataplane.model.state import Attachment, LogicalPort
+from dataplane.model.devices import device_name
+from dataplane.model.state import Attachment, LogicalPort, PortKind
 
 if TYPE_CHECKING:
     from controller.node import NodeDaemon
@@ -28,7 +29,7 @@ class NodeHost:
     def logical_port(self, name: str) -> LogicalPort | None:
         """The port as OVN's databases have it now."""
         sources = self._daemon.sources
-        view = sources.view(self._daemon.config.name)
+        view = sources.view(self._daemon.config)
         if view is None or sources.nb is None or sources.sb is None:
             return None
         return logical_port(sources.nb, sources.sb, name, view.index)
@@ -76,11 +77,12 @@ class NodeHost:
         """Take the OVS port away, then the record; nothing there is success."""
         daemon = self._daemon
         attachment = daemon.attachments.pop((container_id, ifname), None)
-        if attachment is None:
-            return
-        daemon.loop.invalidate("ports")
-        await daemon.loop.applied()
-        await in_thread(daemon.store.delete, attachment.device)
+        if attachment is not None:
+            daemon.loop.invalidate("ports")
+            await daemon.loop.applied()
+        # Also without an attachment in memory: an earlier call may have failed on the disk.
+        for kind in PortKind:
+            await in_thread(daemon.store.delete, device_name(kind, container_id, ifname))
 
     async def wait_installed(self, device: str, timeout: float) -> bool:
         """Whether ovn-controller says `ovn-installed` of the interface within `timeout` seconds."""

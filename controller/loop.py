@@ -23,8 +23,22 @@ PERIOD_S = 10.0
 """Longest time between two comparisons of everything."""
 
 
+class RoundFailed(Exception):
+    """A round did not look at all it was told to; it counts as over, and is tried again.
+
+    `retry_s` is how long to wait for that, unless an event comes earlier.
+    """
+
+    def __init__(self, retry_s: float) -> None:
+        super().__init__(retry_s)
+        self.retry_s = retry_s
+
+
 class ApplyLoop:
-    """Calls `apply(scope)` until cancelled; `apply` returns seconds until its next retry."""
+    """Calls `apply(scope)` until cancelled; `apply` returns seconds until its next retry.
+
+    If it raises `RoundFailed`, its scope joins that of the next round.
+    """
 
     def __init__(self, apply: Callable[[Scope], Awaitable[float | None]]) -> None:
         self._apply = apply
@@ -67,7 +81,12 @@ class ApplyLoop:
             self._scope.clear()
             self._all = False
             self._running = True
-            retry = await self._apply(scope)
+            try:
+                retry = await self._apply(scope)
+            except RoundFailed as failed:
+                retry = failed.retry_s
+                self._all |= scope is None
+                self._scope.update(scope or ())
             async with self._finished:
                 # Both at once: the round that is over must not pass for the next one.
                 self._running = False

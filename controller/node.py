@@ -18,23 +18,24 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from controller import config as config_files
 from controller.agent_api import AgentApi
+from controller.applied import Applied
 from controller.attachments import AttachmentStore
 from controller.cni_server import CniServer
 from controller.completion import in_thread
 from controller.config_machine import check_machine
 from controller.host import NodeHost
-from controller.loop import ApplyLoop, Scope
+from controller.loop import ApplyLoop, RoundFailed, Scope
 from controller.metrics import serve_metrics
 from controller.node_metrics import NodeMetrics
 from controller.ovn import nb as nb_database
 from controller.ovn import sb as sb_database
 from controller.server import serve
-from controller.sources import CONFIG_TABLES, Sources
+from controller.sources import EARLY_TABLES, Sources
 from controller.vswitchd import (
     Vswitchd,
     control_socket,
@@ -66,12 +67,13 @@ from dataplane.drivers.programs import ProgramTable
 from dataplane.drivers.unixctl import UnixctlClient
 from dataplane.model.config import NodeConfig
 from dataplane.model.devices import is_pod_link
+from dataplane.model.rows import Hugepages
 from dataplane.model.state import Attachment, HeldIds, Nic
 from dataplane.plan.ids import OutOfIds
 from dataplane.plan.node import NodePlan, plan
 from dataplane.ports import DataplaneError
 from dataplane.reconcile.backoff import Backoff
-from dataplane.reconcile.reconciler import Reconciler, Report
+from dataplane.reconcile.reconciler import Reconciler
 from dataplane.reconcile.status import State
 
 log = logging.getLogger(__name__)
@@ -93,26 +95,6 @@ RETRY_S = 1.0
 
 AGENT_MODE = 0o660
 CNI_MODE = 0o600
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """What the rounds so far did. `last_*` is the last whole round; times since the epoch [s]."""
-
-    rounds: int = 0
-    writes: int = 0
-    last_at: float = 0.0
-    last_ms: float = 0.0
-    last_writes: int = 0
-    first_writes: int | None = None
-    problem: str = ""
-
-    def add(self, report: Report, at: float, ms: float) -> Applied:
-        """With one more round."""
-        first = self.first_writes if self.first_writes is not None else report.writes
-        return Applied(
-            self.rounds + 1, self.writes + report.writes, at, ms, report.writes, first, ""
-        )
 
 
 class NodeDaemon:
@@ -152,7 +134,7 @@ class NodeDaemon:
         )
         self.reconciler = Reconciler(
             (
-                HugepagesTable(lambda: self.planned.hugepages if self.planned else {}),
+                HugepagesTable(lambda: self._wanted_pages),
                 SettingsTable(self.ovs),
                 LinksTable(),
                 BridgesTable(self.ovs),
@@ -173,6 +155,8 @@ class NodeDaemon:
         self._ofports: dict[str, tuple[str, int | None]] = {}
         self._held = HeldIds()
         self._whole = False
+        self.cni: CniServer | None = None
+        self._wanted_pages: Mapping[int, Hugepages] = {}
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="apply")
 
     # -- life ---------------------------------------------------------------------------------
@@ -195,7 +179,7 @@ class NodeDaemon:
                 await stack.enter_async_context(
                     await serve(rundir / "agent.sock", AGENT_MODE, api.handlers(), uids)
                 )
-                cni = CniServer(host, self.config.rundir, self.config.port_mtu)
+                cni = self.cni = CniServer(host, self.config.rundir, self.config.port_mtu)
                 await cni.sweep()
                 await stack.enter_async_context(
                     await serve(rundir / "cni.sock", CNI_MODE, cni.handlers(), uids)
@@ -282,8 +266,6 @@ class NodeDaemon:
 
     async def _apply(self, scope: Scope) -> float | None:
         """Compute the plan and make the node equal to it; seconds until the next retry."""
-        if not self.ovs.connected:
-            return RETRY_S
         in_sync = self.sources.in_sync
         assert self._event_loop is not None
         try:
@@ -302,7 +284,7 @@ class NodeDaemon:
             # The boundary: what somebody else wrote into a database must not end the daemon.
             log.exception("round_failed")
             self.applied = replace(self.applied, problem=repr(error))
-        return RETRY_S
+        raise RoundFailed(RETRY_S)
 
     def _round(
         self,
@@ -314,7 +296,7 @@ class NodeDaemon:
         """In the worker thread."""
         started = time.monotonic()
         if not self._whole:
-            scope = None if in_sync else CONFIG_TABLES
+            scope = None if in_sync else EARLY_TABLES
         if scope is None or "links" in scope:
             self.sources.saw_nics(_nics_of(config))
         if scope is None:
@@ -323,10 +305,11 @@ class NodeDaemon:
         self._held = planned.holding(self._held)
         if scope is not None and in_sync:
             scope |= planned.differences(self.planned)
-        self.planned = planned
+        self._wanted_pages = planned.hugepages
         report = self.reconciler.apply(planned.tables(), started, only=scope, prune=in_sync)
+        self.planned = planned
         ms = (time.monotonic() - started) * 1000
-        self.applied = self.applied.add(report, time.time(), ms)
+        self.applied = self.applied.add(report, time.time(), ms, whole=scope is None)
         if report.writes:
             written = {
                 name: table.upserts + table.deletes
@@ -346,10 +329,17 @@ class NodeDaemon:
         return max(report.next_retry_at - time.monotonic(), 0.0)
 
     def converged(self) -> bool:
-        """Every planned row is as planned, quarantined ones aside."""
-        return self._whole and all(
-            status.state is State.DONE or status.quarantined
-            for status in self.reconciler.statuses().values()
+        """Every planned row is as planned, quarantined ones aside, and nothing is out of sight."""
+        return (
+            self._whole
+            and not self.applied.problem
+            and not self.reconciler.unobserved
+            and self.ovs.connected
+            and self.vswitchd.pid is not None
+            and all(
+                status.state is State.DONE or status.quarantined
+                for status in self.reconciler.statuses().values()
+            )
         )
 
     # -- the operator's orders ----------------------------------------------------------------
@@ -357,6 +347,8 @@ class NodeDaemon:
     def take_config(self, config: NodeConfig) -> None:
         """Use another configuration from the next round on."""
         self.config = config
+        if self.cni is not None:
+            self.cni.default_mtu = config.port_mtu
         self.loop.invalidate()
 
 

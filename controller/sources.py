@@ -9,12 +9,20 @@ from ipaddress import IPv4Address
 from controller.translate.index import Index
 from controller.translate.node import gateway, services
 from controller.translate.ovn import NbSnapshot, SbSnapshot
+from controller.translate.served import as_served
 from dataplane.model.config import NodeConfig
 from dataplane.model.service import Service
 from dataplane.model.state import Attachment, Gateway, HeldIds, Nic, NodeState
 
-CONFIG_TABLES = frozenset({"hugepages", "ovs", "bridges", "addresses"})
-"""Tables whose rows follow from the configuration alone: they need no word from OVN."""
+EARLY_TABLES = frozenset(
+    {"hugepages", "ovs", "bridges", "ports", "addresses", "local_addresses", "programs"}
+)
+"""Tables with rows that follow from the configuration, the kernel and the recorded attachments.
+
+They need no word from OVN, and must not wait for one: OVS attaches its own program to an uplink
+as soon as it starts, which cuts the node's own address off, and OVN may be behind that address.
+Until OVN has spoken they are applied without removing anything.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +41,7 @@ class Sources:
     nb: NbSnapshot | None = None
     sb: SbSnapshot | None = None
     nics: Mapping[str, Nic] | None = None
-    _view: OvnView | None = field(default=None, repr=False)
-    _viewed: tuple[object, ...] = field(default=(), repr=False)
+    _view: tuple[tuple[object, ...], OvnView] | None = field(default=None, repr=False)
 
     def saw_nics(self, nics: Mapping[str, Nic]) -> None:
         """Take what the kernel says; the same word again changes nothing."""
@@ -43,38 +50,37 @@ class Sources:
 
     @property
     def in_sync(self) -> bool:
-        """Every source has spoken; until then only CONFIG_TABLES may be applied."""
+        """Every source has spoken; until then only EARLY_TABLES may be applied."""
         return self.nb is not None and self.sb is not None and self.nics is not None
 
-    def view(self, chassis: str) -> OvnView | None:
+    def view(self, config: NodeConfig) -> OvnView | None:
         """OVN's word translated; computed anew only after one of its sources changed."""
-        if self.nb is None or self.sb is None:
+        nb, sb, nics, held = self.nb, self.sb, self.nics, self._view
+        if nb is None or sb is None:
             return None
         # Snapshots are frozen, so the same objects give the same view.
-        current = (self.nb, self.sb, self.nics, chassis)
-        if self._view is None or any(
-            a is not b for a, b in zip(current, self._viewed, strict=True)
-        ):
-            index = Index(self.nb, self.sb)
-            own = {
-                address
-                for nic in (self.nics or {}).values()
-                for address in nic.addresses
-                if isinstance(address, IPv4Address)
-            }
-            self._view = OvnView(
-                index,
-                services(self.nb, self.sb, chassis, own, index),
-                gateway(self.nb, chassis, index),
-            )
-            self._viewed = current
-        return self._view
+        current = (nb, sb, nics, config)
+        if held is not None and all(a is b for a, b in zip(current, held[0], strict=True)):
+            return held[1]
+        index = Index(nb, sb)
+        own = {
+            address
+            for nic in (nics or {}).values()
+            for address in nic.addresses
+            if isinstance(address, IPv4Address)
+        }
+        found = gateway(nb, config.name, index)
+        view = OvnView(
+            index, as_served(services(nb, sb, config.name, own, index), found, config), found
+        )
+        self._view = current, view  # in one store: two threads may be here
+        return view
 
     def state(
         self, config: NodeConfig, attachments: tuple[Attachment, ...], held: HeldIds
     ) -> NodeState:
         """The frozen state that the plan is computed from."""
-        view = self.view(config.name)
+        view = self.view(config)
         return NodeState(
             config=config,
             gateway=view.gateway if view else None,

@@ -51,6 +51,9 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+SNAPSHOT_RETRY_S = 1.0
+"""After a snapshot that failed; a change of the database comes earlier."""
+
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -260,13 +263,15 @@ class DatabaseClient(Generic[S]):
         if now < self._publish_after:
             return
         self._publish_after = now + self.coalesce_s
-        self._published = replica.change_seqno
+        seqno = replica.change_seqno
         try:
             self.on_change(self.snapshot(replica))
         except Exception:
             # The connection and everybody's transactions must not die with one bad snapshot.
             log.exception("snapshot_failed", extra={"database": self.database})
+            self._publish_after = now + SNAPSHOT_RETRY_S
             return
+        self._published = seqno
         self._synced.set()
 
     def _work(self, replica: Replica) -> None:

@@ -118,12 +118,13 @@ def _programs(config: NodeConfig, *, with_service_link: bool) -> dict[str, Progr
     return rows
 
 
-def _service_gateway(state: NodeState, uplink: UplinkConfig | None) -> Gateway | None:
+def service_gateway(gateway: Gateway | None, config: NodeConfig) -> Gateway | None:
     """The gateway, if its provider network is the one that the service uplink is on."""
-    if uplink is None or state.gateway is None:
+    uplink = service_uplink(config)
+    if uplink is None or gateway is None:
         return None
-    physnets = {b.name: b.physnet for b in state.config.bridges}
-    return state.gateway if physnets.get(uplink.bridge) == state.gateway.physnet else None
+    physnets = {bridge.name: bridge.physnet for bridge in config.bridges}
+    return gateway if physnets.get(uplink.bridge) == gateway.physnet else None
 
 
 def plan(state: NodeState) -> NodePlan:
@@ -134,7 +135,7 @@ def plan(state: NodeState) -> NodePlan:
     """
     config = state.config
     uplink = service_uplink(config)
-    gateway = _service_gateway(state, uplink)
+    gateway = service_gateway(state.gateway, config)
     ports = {uplink_port_name(u): uplink_port(u) for u in config.uplinks}
     ports.update({a.device: attachment_port(a) for a in state.attachments})
     links: dict[str, Link] = {}

@@ -142,6 +142,11 @@ class Reconciler:
             for key, status in rows.copy().items()
         }
 
+    @property
+    def unobserved(self) -> frozenset[str]:
+        """Tables that could not be looked at, or have a row that could not be taken back."""
+        return frozenset(self._again)
+
     def retry(self, table: str, key: Key) -> bool:
         """Forget a row's failures, so that the next round tries it; whether there were any."""
         known = key in self._troubles.get(table, {}) and (table, key) not in self._retries

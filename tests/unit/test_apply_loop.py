@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
-from controller.loop import ApplyLoop, Scope
+from controller.loop import ApplyLoop, RoundFailed, Scope
 
 
 async def _with_loop(
@@ -93,3 +93,24 @@ def test_a_retry_comes_without_an_event() -> None:
 
     asyncio.run(_with_loop(apply, story))
     assert rounds >= 4
+
+
+def test_what_a_failed_round_was_to_look_at_is_looked_at_by_the_next() -> None:
+    scopes: list[Scope] = []
+
+    async def apply(scope: Scope) -> float | None:
+        scopes.append(scope)
+        if len(scopes) in (1, 3):
+            raise RoundFailed(5.0)
+        return None
+
+    async def story(loop: ApplyLoop) -> None:
+        loop.invalidate("links")  # an event before the retry is due
+        await loop.applied()
+        loop.invalidate("ports")
+        await loop.applied()
+        loop.invalidate("links")
+        await loop.applied()
+
+    asyncio.run(_with_loop(apply, story))
+    assert scopes == [None, None, frozenset({"ports"}), frozenset({"ports", "links"})]
