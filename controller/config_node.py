@@ -50,8 +50,8 @@ def node_config(root: TableReader) -> NodeConfig:
     """The configuration in a document; faults are in its notes, stand-ins in their places."""
     node = root.table("node")
     name, rundir = node_identity(node)
-    statedir = values.path(node, "statedir", f"/var/lib/millrace/{name}")
-    bpf_root = values.path(node, "bpf_root", f"/sys/fs/bpf/millrace/{name}")
+    statedir = values.node_directory(node, "statedir", "/var/lib", name)
+    bpf_root = values.node_directory(node, "bpf_root", "/sys/fs/bpf", name)
     port_mtu = node.integer("port_mtu", 576, 9216, default=1442)
     service_link = node.text(
         "service_link",
@@ -113,7 +113,7 @@ def node_config(root: TableReader) -> NodeConfig:
 def node_identity(node: TableReader) -> tuple[str, str]:
     """The node's name and its run directory: all that is needed to find its daemon."""
     name = values.node_name(node, "name")
-    rundir = values.path(node, "rundir", f"/run/millrace/{name}")
+    rundir = values.node_directory(node, "rundir", "/run", name)
     if len((rundir + LONGEST_SOCKET).encode()) > SOCKET_PATH_SIZE:
         node.fault(
             "rundir" if node.has("rundir") else "name",

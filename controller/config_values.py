@@ -12,7 +12,7 @@ SOME_INTERFACE = IPv4Interface("192.0.2.1/24")
 
 _NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _PHYSNET = re.compile(r"[A-Za-z0-9_.-]{1,63}")
-_ABSOLUTE = re.compile(r"(/[^/\0\s]+)+")
+_ABSOLUTE = re.compile(r"(/(?!\.{1,2}(/|$))[^/\0\s]+)+")
 _REMOTE_ONE = r"(unix:/[^\s,]+|(tcp|ssl):(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):[0-9]{1,5})"
 _REMOTE = re.compile(rf"{_REMOTE_ONE}(,{_REMOTE_ONE})*")
 
@@ -44,8 +44,25 @@ def path(table: TableReader, key: str, default: str) -> str:
         default=default,
         example=default,
         pattern=_ABSOLUTE,
-        rule="it has to be an absolute path without blanks or a slash at its end",
+        rule="it has to be an absolute path without blanks, . or .., or a slash at its end",
     )
+
+
+def node_directory(table: TableReader, key: str, above: str, name: str) -> str:
+    """A directory that is one node's alone: `down` removes it with everything in it.
+
+    So it cannot be the directory of anybody else, whatever is written: its end is given.
+    """
+    found = path(table, key, f"{above}/millrace/{name}")
+    # What a name was read to be may be a stand-in; the fault is noted already.
+    if table.sound(key) and table.sound("name") and not found.endswith(f"/millrace/{name}"):
+        table.fault(
+            key,
+            f"{table.name(key)} = {shown(found)}",
+            f"`millrace down` removes it, so it has to end in /millrace/{name}",
+            f'write {key} = "{above}/millrace/{name}"',
+        )
+    return found
 
 
 def remote(table: TableReader, key: str, default: str | None) -> str:

@@ -9,7 +9,6 @@ and touches nothing that runs; `down` works on whatever is left, in any state.
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cni.wire import RemoteError, WireError, call
+from controller import node_dirs
 from controller.config import parse_node
-from dataplane.drivers import machine, ovsprocess, processes
+from dataplane.drivers import bpfstate, machine, ovsprocess, processes
+from dataplane.drivers.machinefacts import filesystem_of
 from dataplane.drivers.ovsprocess import Instance
 from dataplane.drivers.processes import Daemon, ProcessError
 from dataplane.model.config import NodeConfig, UplinkMode
@@ -81,8 +82,8 @@ def up(config_path: Path, cluster_path: Path | None, netns: str | None, progress
         ConfigProblems: the configuration is refused.
     """
     node = _load(config_path, cluster_path, netns)
-    for directory in (node.rundir, node.statedir):
-        directory.mkdir(parents=True, exist_ok=True, mode=0o750)
+    node_dirs.make(node.rundir, node.config.name, node_dirs.RUN_MODE)
+    node_dirs.make(node.statedir, node.config.name, node_dirs.STATE_MODE)
     _write_undo(node)
     prepare_machine(node, progress)
     if node.config.embedded_ovs:
@@ -109,13 +110,10 @@ def down(config_path: Path, progress: Progress) -> None:
     stop_ovs_and_ovn(node, progress)
     _remove_links(node, progress)
     _remove_pins(node, progress)
-    for directory in (node.rundir, node.statedir):
-        if directory.is_dir():
-            _remove_tree(directory)
-            progress(f"removed {directory}")
-    parent = node.statedir.parent
-    if parent.name == "millrace" and parent.is_dir() and not any(parent.iterdir()):
-        parent.rmdir()
+    for line in node_dirs.remove_run(node.rundir, node.config.name):
+        progress(line)
+    for line in node_dirs.remove_state(node.statedir, node.config.name):
+        progress(line)
     for line in machine.give_back(node.rundir):
         progress(line)
 
@@ -363,16 +361,12 @@ def _remove_links(node: Node, progress: Progress) -> None:
 
 def _remove_pins(node: Node, progress: Progress) -> None:
     root = Path(node.config.bpf_root)
-    if root.is_dir():
-        _remove_tree(root)
-        progress(f"removed pins under {root}")
-    if root.parent != machine.BPFFS and root.parent.is_dir() and not any(root.parent.iterdir()):
-        root.parent.rmdir()
-
-
-def _remove_tree(path: Path) -> None:
-    """Remove a directory of ours; a path that is too short to be one is refused."""
-    if len(path.parts) < 3:
-        msg = f"{path} is no directory of a node: not removed"
-        raise ProcessError(msg)
-    shutil.rmtree(path)
+    if not root.is_dir():
+        return
+    kind = filesystem_of(root)
+    if kind != "bpf":
+        progress(f"left {root}: it is on {kind}, not on a BPF filesystem, so it holds no pins")
+        return
+    bpfstate.remove_pins(str(root))
+    progress(f"removed pins under {root}")
+    node_dirs.remove_empty_parent(root)

@@ -40,7 +40,7 @@ NODE = """\
 [node]
 name = "{name}"
 rundir = "{rundir}"
-statedir = "{rundir}/state"
+statedir = "{rundir}/state/millrace/{name}"
 bpf_root = "{bpf_root}"
 [[bridge]]
 name = "br-ex"

@@ -89,8 +89,10 @@ class Daemon:
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    (tmp_path / "node.toml").write_text(f'[node]\nname = "node1"\nrundir = "{tmp_path}"\n')
-    found = Daemon(tmp_path / "agent.sock")
+    rundir = tmp_path / "millrace" / "node1"
+    rundir.mkdir(parents=True)
+    (rundir / "node.toml").write_text(f'[node]\nname = "node1"\nrundir = "{rundir}"\n')
+    found = Daemon(rundir / "agent.sock")
     yield found
     found.stop()
 
@@ -297,7 +299,8 @@ def test_up_refuses_what_the_machine_has_not(
 ) -> None:
     file = tmp_path / "node.toml"
     file.write_text(
-        f'[node]\nname = "n"\nrundir = "{tmp_path}/run"\nstatedir = "{tmp_path}/state"\n'
+        f'[node]\nname = "n"\nrundir = "{tmp_path}/run/millrace/n"\n'
+        f'statedir = "{tmp_path}/state/millrace/n"\n'
         '[dpdk]\nlcore = [0]\npmd = [1000]\n[[bridge]]\nname = "br-ex"\n'
         '[[uplink]]\ndevice = "nowhere0"\nbridge = "br-ex"\n[hugepages]\ncount = 4000000\n'
     )

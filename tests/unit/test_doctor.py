@@ -32,7 +32,8 @@ FACTS = MachineFacts(
 
 def site(rundir: Path, text: str = "", kernel: str = "6.1.0-13-amd64") -> doctor.Site:
     node = (
-        f'[node]\nname = "n"\nrundir = "{rundir}"\nbpf_root = "{rundir}/bpf"\n'
+        f'[node]\nname = "n"\nrundir = "{rundir}/millrace/n"\n'
+        f'bpf_root = "{rundir}/bpf/millrace/n"\n'
         '[[bridge]]\nname = "br-ex"\n[[uplink]]\ndevice = "up0"\nbridge = "br-ex"\n'
         "services = true\n"
     )
@@ -120,7 +121,9 @@ def _wide_guest(rundir: Path) -> Path:
 @pytest.mark.parametrize("open_up", [_wide_rundir, _wide_socket, _wide_guest])
 def test_permissions(tmp_path: Path, open_up: Callable[[Path], Path]) -> None:
     assert outcome("permissions", site(tmp_path)).state == "ok"
-    path = open_up(tmp_path)
+    rundir = tmp_path / "millrace" / "n"
+    rundir.mkdir(parents=True)
+    path = open_up(rundir)
     found = outcome("permissions", site(tmp_path))
     assert found.state == "fail"
     assert str(path) in found.cause
@@ -151,7 +154,7 @@ def test_the_command_exits_with_4_where_no_node_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "node.toml"
-    file.write_text(f'[node]\nname = "n"\nrundir = "{tmp_path}"\n')
+    file.write_text(f'[node]\nname = "n"\nrundir = "{tmp_path}/millrace/n"\n')
     assert main(["doctor", "--json", "--config", str(file)]) == 4
     states = {row["name"]: row["state"] for row in json.loads(capsys.readouterr().out)}
     assert states["daemon"] == "fail"
