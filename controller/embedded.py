@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cni.wire import RemoteError, WireError, call
-from controller import node_dirs
+from controller import node_dirs, remains
 from controller.config import parse_node
-from dataplane.drivers import bpfstate, machine, ovsprocess, processes
-from dataplane.drivers.machinefacts import filesystem_of
+from dataplane.drivers import machine, ovsprocess, processes
+from dataplane.drivers.netns import is_there
 from dataplane.drivers.ovsprocess import Instance
 from dataplane.drivers.processes import Daemon, ProcessError
-from dataplane.model.config import NodeConfig, UplinkMode
-from dataplane.model.names import INTEGRATION_BRIDGE, LINK_ALIAS_PREFIX
+from dataplane.model.config import NodeConfig
+from dataplane.model.names import INTEGRATION_BRIDGE
 from dataplane.plan.ovs import ovs_settings
 
 Progress = Callable[[str], None]
@@ -108,8 +108,8 @@ def down(config_path: Path, progress: Progress) -> None:
         if processes.stop(daemon):
             progress(f"stopped {daemon.name}")
     stop_ovs_and_ovn(node, progress)
-    _remove_links(node, progress)
-    _remove_pins(node, progress)
+    for line in remains.remove(node.config, node.netns):
+        progress(line)
     for line in node_dirs.remove_run(node.rundir, node.config.name):
         progress(line)
     for line in node_dirs.remove_state(node.statedir, node.config.name):
@@ -238,7 +238,7 @@ def stop_ovs_and_ovn(node: Node, progress: Progress) -> None:
         pages = node.config.hugepages
         mount = Path(pages.mount) if pages else DEFAULT_HUGEPAGE_MOUNT
         ovsprocess.remove_hugepage_files(mount, prefix)
-    if node.config.embedded_ovs and _netns_is_there(node):
+    if node.config.embedded_ovs and is_there(node.netns):
         bridges = ["ovs-netdev", INTEGRATION_BRIDGE, *(b.name for b in node.config.bridges)]
         for tap in ovsprocess.remove_taps(instance, bridges):
             progress(f"removed tap {tap}")
@@ -327,46 +327,3 @@ def _timed(progress: Progress, what: str, start: Callable[[], bool]) -> None:
     began = time.monotonic()
     if start():
         progress(f"{what} up in {time.monotonic() - began:.1f} s")
-
-
-def _netns_is_there(node: Node) -> bool:
-    if node.netns is None:
-        return True
-    path = Path(node.netns) if "/" in node.netns else processes.NETNS_DIR / node.netns
-    return path.exists()
-
-
-def _remove_links(node: Node, progress: Progress) -> None:
-    """Veth pairs of ours, recognised by their alias, and XDP programs left on uplinks."""
-    if not _netns_is_there(node):
-        return
-    listed = json.loads(
-        processes.run(["ip", "-j", "-d", "link", "show"], netns=node.netns, check=False) or "[]"
-    )
-    for link in listed:
-        name = str(link.get("ifname", ""))
-        if str(link.get("ifalias", "")).startswith(LINK_ALIAS_PREFIX):
-            processes.run(["ip", "link", "del", name], netns=node.netns, check=False)
-            progress(f"removed link {name}")
-    for uplink in node.config.uplinks:
-        if uplink.mode is UplinkMode.VFIO:
-            continue
-        for hook in ("xdp", "xdpgeneric", "xdpdrv"):
-            processes.run(
-                ["ip", "link", "set", "dev", uplink.device, hook, "off"],
-                netns=node.netns,
-                check=False,
-            )
-
-
-def _remove_pins(node: Node, progress: Progress) -> None:
-    root = Path(node.config.bpf_root)
-    if not root.is_dir():
-        return
-    kind = filesystem_of(root)
-    if kind != "bpf":
-        progress(f"left {root}: it is on {kind}, not on a BPF filesystem, so it holds no pins")
-        return
-    bpfstate.remove_pins(str(root))
-    progress(f"removed pins under {root}")
-    node_dirs.remove_empty_parent(root)

@@ -5,20 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
 
 from controller import doctor as clinic
 from controller import embedded
 from controller.cli import failures
 from controller.cli.render import has_colour, table
 from controller.config import load_node
-from dataplane.drivers import netns, processes
+from dataplane.drivers import netns
 from dataplane.drivers.machinefacts import machine_facts
-
-T = TypeVar("T")
 
 
 def doctor(arguments: argparse.Namespace) -> int:
@@ -30,7 +26,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     def examine() -> list[clinic.Finding]:
         return clinic.examine(clinic.Site(config, machine_facts(), clinic.kernel_release()))
 
-    findings = _in_namespace(name, examine)
+    findings = netns.inside_named(name, examine)
     if arguments.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
@@ -45,11 +41,3 @@ def findings_text(findings: list[clinic.Finding], *, colour: bool) -> str:
     lines = [table(("CHECK", "STATE", "CAUSE"), rows, colour=colour)]
     steps = [f"  {f.name}: {f.next_step}" for f in findings if f.next_step]
     return "\n".join([*lines, *(["", "next:", *steps] if steps else [])])
-
-
-def _in_namespace(name: str | None, work: Callable[[], T]) -> T:
-    if name is None:
-        return work()
-    path = name if "/" in name else str(processes.NETNS_DIR / name)
-    with netns.opened(path) as fd:
-        return netns.inside(fd, path, work)

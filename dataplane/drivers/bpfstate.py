@@ -186,6 +186,19 @@ class BpfState(Closing):
         return self.maps["counters"].info.id in info.map_ids
 
 
+def counters_ids(bpf_root: str) -> frozenset[int]:
+    """Ids of the pinned maps of counters of every ABI version; none when the pins are gone.
+
+    Raises:
+        LibbpfError: the kernel refused to open one.
+    """
+    found = set()
+    for path in Path(bpf_root).glob("v*/counters"):
+        with Map.at(path) as counters:
+            found.add(counters.info.id)
+    return frozenset(found)
+
+
 def remove_pins(bpf_root: str) -> None:
     """Remove every pin of ours below `bpf_root`: links are detached, maps are freed.
 

@@ -11,8 +11,10 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Generic, TypeVar
 
+from dataplane.drivers.processes import NETNS_DIR
 from dataplane.ports import DataplaneError
 
 T = TypeVar("T")
@@ -78,6 +80,29 @@ def inside(fd: int, path: str, work: Callable[[], T]) -> T:
     visit.start()
     visit.join()
     return visit.outcome()
+
+
+def inside_named(name: str | None, work: Callable[[], T]) -> T:
+    """What `work` returns in the namespace of that name or path; None is this thread's own.
+
+    Raises:
+        NetnsError: nothing is there, or it is this thread's own by another name.
+        Exception: whatever `work` raises.
+    """
+    if name is None:
+        return work()
+    path = str(_path_of(name))
+    with opened(path) as fd:
+        return inside(fd, path, work)
+
+
+def is_there(name: str | None) -> bool:
+    """Whether the namespace of that name or path exists; None is this thread's own."""
+    return name is None or _path_of(name).exists()
+
+
+def _path_of(name: str) -> Path:
+    return Path(name) if "/" in name else NETNS_DIR / name
 
 
 class _Visit(threading.Thread, Generic[T]):

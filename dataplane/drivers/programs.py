@@ -16,16 +16,23 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from dataplane.drivers import xdphook
-from dataplane.drivers.bpfstate import BpfState
+from dataplane.drivers.bpfstate import FUNCTIONS, BpfState
 from dataplane.drivers.libbpf import MAP_TYPE_XSKMAP, LibbpfError, Map, pinned
 from dataplane.drivers.libbpf_programs import Program, ProgramInfo
 from dataplane.model.rows import Program as Row
 from dataplane.model.rows import ProgramKind
 from dataplane.ports import Failure, ObserveError
+
+OVS_PROGRAM = "xsk_def_prog"
+"""libxdp's default program, which OVS attaches to an AF_XDP port (libxdp, xsk_def_xdp_prog.c)."""
+
+_LINK_GOES_S = 2.0
+"""A link whose pin was just removed is let go by a kernel worker, within milliseconds."""
 
 
 def _ifindex(device: str) -> int | None:
@@ -47,6 +54,40 @@ def program_info(device: str) -> ProgramInfo | None:
         return None
     with Program.by_id(held.prog_id) as program:
         return program.info()
+
+
+def take_off(device: str, counters: Collection[int]) -> str | None:
+    """For `down`: take our program or OVS's off a device; None, or the name of what was left there.
+
+    `counters` are the ids of the node's pinned maps of counters. Without any, the pins are gone,
+    and a program that bears our name on this node's device is taken for this node's.
+
+    Raises:
+        LibbpfError: the kernel refused.
+    """
+    ifindex = _ifindex(device)
+    deadline = time.monotonic() + _LINK_GOES_S
+    while ifindex is not None and (held := xdphook.attached(ifindex)) is not None:
+        try:
+            with Program.by_id(held.prog_id) as program:
+                info = program.info()
+                if not _may_go(info, counters):
+                    return info.name or f"number {info.id}"
+                xdphook.detach(ifindex, program, held.mode)
+        except LibbpfError as error:
+            if error.errno not in (errno.EBUSY, errno.ENOENT) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+    return None
+
+
+def _may_go(info: ProgramInfo, counters: Collection[int]) -> bool:
+    if info.name in FUNCTIONS.values():
+        return not counters or not set(counters).isdisjoint(info.map_ids)
+    sockets = _xsks_map(info) if info.name.startswith(OVS_PROGRAM) else None
+    if sockets is not None:
+        sockets.close()
+    return sockets is not None
 
 
 class ProgramTable:

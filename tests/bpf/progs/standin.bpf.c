@@ -17,6 +17,12 @@ int standin(struct xdp_md *ctx)
 }
 
 SEC("xdp")
+int xsk_def_prog(struct xdp_md *ctx)	/* as libxdp calls its own */
+{
+	return bpf_redirect_map(&xsks_map, ctx->rx_queue_index, XDP_PASS);
+}
+
+SEC("xdp")
 int stranger(struct xdp_md *ctx)
 {
 	return ctx->data == ctx->data_end ? XDP_DROP : XDP_PASS;

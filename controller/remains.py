@@ -1,0 +1,65 @@
+"""What is left in the kernel of a node whose processes are gone: links, XDP programs, pins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from controller import node_dirs
+from dataplane.drivers import bpfstate, netns, processes, programs
+from dataplane.drivers.machinefacts import filesystem_of
+from dataplane.model.config import NodeConfig, UplinkMode
+from dataplane.model.names import LINK_ALIAS_PREFIX
+from dataplane.ports import DataplaneError
+
+
+def remove(config: NodeConfig, namespace: str | None) -> Iterator[str]:
+    """Remove it; what was done and what was left, in words."""
+    there = netns.is_there(namespace)
+    if there:
+        yield from _remove_links(namespace)
+    root = Path(config.bpf_root)
+    counters: Collection[int] = ()
+    if root.is_dir():
+        kind = filesystem_of(root)
+        if kind == "bpf":
+            counters = bpfstate.counters_ids(str(root))
+            # Before the programs: a link that is pinned here cannot be taken off by netlink.
+            bpfstate.remove_pins(str(root))
+            yield f"removed pins under {root}"
+            node_dirs.remove_empty_parent(root)
+        else:
+            yield f"left {root}: it is on {kind}, not on a BPF filesystem, so it holds no pins"
+    if there:
+        devices = [u.device for u in config.uplinks if u.mode is not UplinkMode.VFIO]
+        yield from netns.inside_named(namespace, lambda: _take_programs_off(devices, counters))
+
+
+def _remove_links(namespace: str | None) -> Iterator[str]:
+    """Veth pairs of ours, recognised by their alias."""
+    listed = json.loads(
+        processes.run(["ip", "-j", "-d", "link", "show"], netns=namespace, check=False) or "[]"
+    )
+    for link in listed:
+        name = str(link.get("ifname", ""))
+        if str(link.get("ifalias", "")).startswith(LINK_ALIAS_PREFIX):
+            processes.run(["ip", "link", "del", name], netns=namespace, check=False)
+            yield f"removed link {name}"
+
+
+def _take_programs_off(devices: Collection[str], counters: Collection[int]) -> list[str]:
+    """XDP programs on uplinks, ours and OVS's; what was left alone, in words."""
+    said = []
+    for device in devices:
+        try:
+            left = programs.take_off(device, counters)
+        except DataplaneError as error:
+            said.append(f"left what is on the XDP hook of {device}: {error}")
+            continue
+        if left is not None:
+            said.append(
+                f"left XDP program {left} on {device}: neither this node nor its OVS attached it; "
+                f"`ip link set dev {device} xdp off` takes it off"
+            )
+    return said
