@@ -17,7 +17,7 @@ import errno
 import socket
 import struct
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from dataplane.drivers import xdphook
@@ -66,13 +66,19 @@ def take_off(device: str, counters: Collection[int]) -> str | None:
         LibbpfError: the kernel refused.
     """
     ifindex = _ifindex(device)
+    left = _detach(ifindex, lambda info: _may_go(info, counters)) if ifindex else None
+    return None if left is None else left.name or f"number {left.id}"
+
+
+def _detach(ifindex: int, may_go: Callable[[ProgramInfo], bool]) -> ProgramInfo | None:
+    """Take off what may go; what may not and is there, if anything."""
     deadline = time.monotonic() + _LINK_GOES_S
-    while ifindex is not None and (held := xdphook.attached(ifindex)) is not None:
+    while (held := xdphook.attached(ifindex)) is not None:
         try:
             with Program.by_id(held.prog_id) as program:
                 info = program.info()
-                if not _may_go(info, counters):
-                    return info.name or f"number {info.id}"
+                if not may_go(info):
+                    return info
                 xdphook.detach(ifindex, program, held.mode)
         except LibbpfError as error:
             if error.errno not in (errno.EBUSY, errno.ENOENT) or time.monotonic() > deadline:
@@ -196,11 +202,7 @@ class ProgramTable:
             ifindex = _ifindex(device)
             if ifindex is None:
                 return None
-            held = xdphook.attached(ifindex)
-            if held is not None:
-                with Program.by_id(held.prog_id) as program:
-                    if self._state.kind_of(program.info()) is not None:
-                        xdphook.detach(ifindex, program, held.mode)
+            _detach(ifindex, lambda info: self._state.kind_of(info) is not None)
             self._tx_ports.delete(_key(ifindex))
         except LibbpfError as error:
             return Failure(_explain(error, device))
