@@ -9,9 +9,11 @@ and touches nothing that runs; `down` works on whatever is left, in any state.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +76,20 @@ class Node:
         return Daemon("central", self.rundir / "central.pid", marker)
 
 
+@contextmanager
+def private_files() -> Iterator[None]:
+    """What is made inside, by children too, is nobody else's to read: logs, databases, records.
+
+    The run directory is open for passing through, so the files in it have to see to that.
+    """
+    before = os.umask(0o027)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@private_files()
 def up(config_path: Path, cluster_path: Path | None, netns: str | None, progress: Progress) -> None:
     """Start what is missing of an embedded node. Safe to repeat.
 
@@ -167,6 +183,7 @@ def start_vswitchd(node: Node, progress: Progress) -> None:
     )
 
 
+@private_files()
 def restart_vswitchd(config: NodeConfig, progress: Progress = lambda _line: None) -> None:
     """Stop vswitchd and start it again; everything else keeps running."""
     node = Node(config, Path(), None, _read_undo(Path(config.rundir)).get("netns"))

@@ -11,6 +11,7 @@ import contextlib
 import grp
 import os
 import shutil
+import stat
 from collections.abc import Collection
 from pathlib import Path
 
@@ -18,6 +19,8 @@ MODE = 0o770
 GROUP = "hugetlbfs"
 _PARENT_MODE = 0o711
 """Others may pass through to a directory that they can name, and list nothing."""
+
+_PASS = 0o011
 
 
 class VhostDirs:
@@ -38,12 +41,20 @@ class VhostDirs:
         """
         self.root.mkdir(parents=True, exist_ok=True)
         self.root.chmod(_PARENT_MODE)
+        self._open_the_way()
         path = self.root / name
         path.mkdir(mode=0o700, exist_ok=True)
         # No such group, or not ours to give: then only root's QEMU can use it.
         with contextlib.suppress(KeyError, PermissionError):
             os.chown(path, -1, grp.getgrnam(GROUP).gr_gid)
         path.chmod(MODE)
+
+    def _open_the_way(self) -> None:
+        """Let others pass through the run directory, whatever umask it was made with."""
+        rundir = self.root.parent
+        mode = stat.S_IMODE(rundir.stat().st_mode)
+        if mode & _PASS != _PASS:
+            rundir.chmod(mode | _PASS)
 
     def remove(self, name: str, ifname: str, *, last: bool) -> None:
         """Remove an interface's socket, and the pod's directory when it is empty or this the last.
