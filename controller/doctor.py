@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bpf import abi
 from cni.wire import RemoteError, WireError, call
+from controller.vswitchd import running_pid
 from dataplane.drivers import bpfstate, ethtool, processes
 from dataplane.drivers.libbpf import Map
 from dataplane.drivers.machinefacts import filesystem_of
@@ -24,6 +25,9 @@ from dataplane.ports import DataplaneError
 
 KERNEL_FLOOR = (6, 1)
 OVS_TIMEOUT_S = 10
+SKIP_DISPATCHER = b"LIBXDP_SKIP_DISPATCHER=1"
+"""Else libxdp's dispatcher is what runs on an AF_XDP port, and not the program to be replaced."""
+
 BTF = Path("/sys/kernel/btf/vmlinux")
 
 
@@ -183,6 +187,20 @@ def _ovs_dpdk(site: Site) -> Iterator[str]:
         yield "ovs-vswitchd runs without DPDK, or not at all"
 
 
+def _dispatcher(site: Site) -> Iterator[str]:
+    if not any(uplink.mode is UplinkMode.AF_XDP for uplink in site.service_uplinks()):
+        return
+    pid = running_pid(Path(site.config.ovs_rundir) / "ovs-vswitchd.pid")
+    if pid is None:
+        return  # the check of OVS says so
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return  # only root reads it
+    if SKIP_DISPATCHER not in environment:
+        yield f"ovs-vswitchd (process {pid}) runs without {SKIP_DISPATCHER.decode()}"
+
+
 def _integration_bridge(site: Site) -> Iterator[str]:
     found = _ovs(site, "get", "Bridge", INTEGRATION_BRIDGE, "datapath_type")
     if not found:
@@ -248,6 +266,11 @@ CHECKS = (
     Check("BPF objects", _objects, "make bpf"),
     Check("pinned maps", _pins, "`millrace down`, then `millrace up`: the maps are made anew"),
     Check("OVS with DPDK", _ovs_dpdk, "look at ovs-vswitchd.log in the run directory"),
+    Check(
+        "libxdp dispatcher",
+        _dispatcher,
+        "install deploy/systemd/ovs-vswitchd.service.d, systemctl daemon-reload, restart OVS",
+    ),
     Check("integration bridge", _integration_bridge, "start the daemon, which makes it"),
     Check("ovn-controller", _ovn_controller, "look at ovn-controller.log in the run directory"),
     Check("XDP programs", _programs, "`millrace status` says why they are not attached"),

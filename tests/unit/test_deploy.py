@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from cni import plugin
+from controller import doctor
 from controller.cli.main import parser
 from controller.config import load_cluster, load_node
 
@@ -54,3 +55,10 @@ def test_the_units_run_commands_that_parse() -> None:
         program, *words = read["Service"]["ExecStart"].split()
         assert program.endswith("/millrace")
         assert parser().parse_args(words).command == unit.stem.removeprefix("millrace-")
+
+
+def test_the_distributions_vswitchd_gets_what_the_doctor_asks_for() -> None:
+    (dropin,) = (DEPLOY / "systemd").glob("*.service.d/*.conf")
+    # Debian 12: openvswitch-switch.service is an empty wrapper, this unit starts the process.
+    assert dropin.parent.name == "ovs-vswitchd.service.d"
+    assert f"Environment={doctor.SKIP_DISPATCHER.decode()}" in dropin.read_text().splitlines()

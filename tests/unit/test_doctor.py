@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +94,29 @@ def test_ovs_out_of_reach_is_named(tmp_path: Path) -> None:
     found = outcome("OVS with DPDK", site(tmp_path))
     assert found.state == "fail"
     assert "db.sock" in found.cause
+
+
+@pytest.mark.parametrize(
+    ("environment", "state"),
+    [
+        ({}, "fail"),
+        ({"LIBXDP_SKIP_DISPATCHER": "1"}, "ok"),
+        ({"LIBXDP_SKIP_DISPATCHER": "0"}, "fail"),
+    ],
+)
+def test_a_vswitchd_that_would_attach_a_dispatcher(
+    tmp_path: Path, environment: dict[str, str], state: str
+) -> None:
+    where = site(tmp_path)
+    assert outcome("libxdp dispatcher", where).state == "ok"  # none runs
+    rundir = Path(where.config.ovs_rundir)
+    rundir.mkdir(parents=True)
+    with subprocess.Popen(["/usr/bin/sleep", "1000"], env=environment) as vswitchd:
+        (rundir / "ovs-vswitchd.pid").write_text(f"{vswitchd.pid}\n")
+        found = outcome("libxdp dispatcher", where)
+        vswitchd.kill()
+    assert found.state == state
+    assert (str(vswitchd.pid) in found.cause) == (state == "fail")
 
 
 def test_daemon_out_of_reach_is_named(tmp_path: Path) -> None:
