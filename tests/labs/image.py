@@ -104,13 +104,7 @@ def guest_image() -> Image:
 
 
 def _unpack_kernel(kernel: Path) -> None:
-    depends = processes.run(["apt-cache", "depends", META_PACKAGE])
-    package = next(
-        (line.split()[1] for line in depends.splitlines() if "Depends: linux-image-" in line), None
-    )
-    if package is None:
-        msg = f"{META_PACKAGE} names no kernel; run `apt-get update`"
-        raise ProcessError(msg)
+    package = _kernel_package()
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
         where = Path(scratch)
         processes.run(
@@ -132,6 +126,20 @@ def _unpack_kernel(kernel: Path) -> None:
         shutil.rmtree(CACHE / "modules", ignore_errors=True)
         modules.rename(CACHE / "modules")
         shutil.copy(next((where / "root/boot").glob("vmlinuz-*")), kernel)
+
+
+def _kernel_package() -> str:
+    """The package that the meta package stands for; apt's lists are fetched if they lack it."""
+    for lists_are_fresh in (False, True):
+        if lists_are_fresh:
+            processes.run(["apt-get", "-q", "update"], timeout_s=300)
+        # An unknown package is an exit code, one that is known by name only has no dependency.
+        depends = processes.run(["apt-cache", "depends", META_PACKAGE], check=False)
+        for line in depends.splitlines():
+            if "Depends: linux-image-" in line:
+                return line.split()[1]
+    msg = f"{META_PACKAGE} names no kernel, even after `apt-get update`; look at apt's sources"
+    raise ProcessError(msg)
 
 
 def _build_initramfs(initramfs: Path, server: Path) -> None:
