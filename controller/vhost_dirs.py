@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import grp
+import logging
 import os
 import shutil
 import stat
 from collections.abc import Collection
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 MODE = 0o770
 GROUP = "hugetlbfs"
@@ -87,16 +90,30 @@ class VhostDirs:
         return []
 
     def sweep(self, known: Collection[str]) -> list[str]:
-        """Remove directories whose names are not in `known`; the names removed.
+        """Remove what has a name that is not in `known`, files too; the names removed.
 
-        Raises:
-            OSError: the file system refused.
+        What cannot be removed stays, with a line in the log: it must not keep a daemon from
+        starting.
         """
         try:
             present = sorted(path.name for path in self.root.iterdir())
         except FileNotFoundError:
             return []
-        gone = [name for name in present if name not in known]
-        for name in gone:
-            shutil.rmtree(self.root / name)
+        except OSError as error:
+            log.warning("vhost_sweep_failed path=%s error=%s", self.root, error)
+            return []
+        gone = []
+        for name in present:
+            if name in known:
+                continue
+            path = self.root / name
+            try:
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("vhost_sweep_failed path=%s error=%s", path, error)
+            else:
+                gone.append(name)
         return gone
