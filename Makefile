@@ -87,7 +87,7 @@ bench: setup ## every benchmark, then verdicts; BENCH="control xdp" for some (ro
 .PHONY: soak
 soak: setup ## the long loops, then verdicts; MINUTES=15 is the usual length (root, hugepages)
 	@if [ "$$(id -u)" != 0 ]; then echo "make soak: needs root" >&2; exit 1; fi
-	MILLRACE_SOAK_MINUTES=$(or $(MINUTES),15) $(PYTEST) -m soak --timeout 14400
+	MILLRACE_SOAK_MINUTES=$(or $(MINUTES),15) $(PYTEST) -m soak --timeout 14400 -o faulthandler_timeout=0
 
 .PHONY: lock
 lock: ## resolve the dependencies anew into requirements.lock (network)
