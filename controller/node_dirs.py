@@ -54,6 +54,18 @@ def make(directory: Path, node: str, mode: int) -> None:
     Raises:
         ProcessError: something else is in its place.
     """
+    try:
+        _make(directory)
+    except FileExistsError:
+        if not directory.is_dir():
+            msg = f"{directory} is no directory; move it away"
+            raise ProcessError(msg) from None
+    else:
+        (directory / MARKER).write_text(f"{node}\n", encoding="utf-8")
+    directory.chmod(mode)
+
+
+def _make(directory: Path) -> None:
     for parent in reversed(directory.parents):
         if not parent.is_dir():
             # Another node's `up` may be as far at this moment.
@@ -62,13 +74,12 @@ def make(directory: Path, node: str, mode: int) -> None:
                 parent.chmod(_PARENT_MODE)
     try:
         directory.mkdir(mode=0o700)
-    except FileExistsError:
-        if not directory.is_dir():
-            msg = f"{directory} is no directory; move it away"
-            raise ProcessError(msg) from None
-    else:
-        (directory / MARKER).write_text(f"{node}\n", encoding="utf-8")
-    directory.chmod(mode)
+    except FileNotFoundError:
+        # Another node's `down` took the empty parent away; it does so once.
+        with contextlib.suppress(FileExistsError):
+            directory.parent.mkdir(mode=_PARENT_MODE)
+            directory.parent.chmod(_PARENT_MODE)
+        directory.mkdir(mode=0o700)
 
 
 def owned(directory: Path, node: str) -> bool:

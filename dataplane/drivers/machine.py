@@ -9,9 +9,11 @@ gone no longer counts, so a node that was removed by hand does not hold the mach
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
-import shutil
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -92,13 +94,24 @@ def give_back(user: Path) -> list[str]:
                 _set_pages(int(size), before)
                 did.append(f"hugepages of {size} KiB back to {before}")
         for made in reversed(record.directories_made):
-            Path(made).rmdir()
+            try:
+                Path(made).rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                did.append(f"left {made}, which `millrace up` made: {error.strerror}")
         (STATE_DIR / "machine.json").unlink(missing_ok=True)
-    shutil.rmtree(STATE_DIR / ".machine", ignore_errors=True)
-    # Other nodes' directories may be there; then the directory stays.
-    if STATE_DIR.is_dir() and not any(STATE_DIR.iterdir()):
-        STATE_DIR.rmdir()
+        # With the lock held: whoever waits for it looks whether its file is still the one there.
+        (STATE_DIR / ".machine" / "lock").unlink(missing_ok=True)
+        _remove_if_empty(STATE_DIR / ".machine")
+    _remove_if_empty(STATE_DIR)
     return did
+
+
+def _remove_if_empty(directory: Path) -> None:
+    # Other nodes' directories may be there, or a waiter's new lock; then the directory stays.
+    with contextlib.suppress(OSError):
+        directory.rmdir()
 
 
 def _present(record: Record) -> dict[str, tuple[str, int]]:
@@ -114,25 +127,69 @@ def _wanted(record: Record, size: str) -> int:
 
 @contextmanager
 def _record() -> Iterator[Record]:
-    """The record, under a lock that goes with this process."""
-    lock_dir = STATE_DIR / ".machine"
-    lock_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
-    with (lock_dir / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    """The record, under a lock that goes with this process.
+
+    Raises:
+        ProcessError: the record is not one.
+    """
+    with _locked():
         yield _load()
 
 
-def _load() -> Record:
+@contextmanager
+def _locked() -> Iterator[None]:
+    """The one lock of the machine. The last to leave removes its file, so it is looked at again."""
+    path = STATE_DIR / ".machine" / "lock"
+    while True:
+        try:
+            if not STATE_DIR.is_dir():
+                STATE_DIR.mkdir(mode=0o755, parents=True, exist_ok=True)
+                STATE_DIR.chmod(0o755)
+            path.parent.mkdir(exist_ok=True, mode=0o750)
+            lock = path.open("w")
+        except FileNotFoundError:
+            continue  # the last one to leave removed a directory in between
+        except FileExistsError:
+            if _is_in_the_way(STATE_DIR) or _is_in_the_way(path.parent):
+                raise
+            continue  # likewise, while mkdir looked at what was in its way
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                is_current = path.stat().st_ino == os.fstat(lock.fileno()).st_ino
+            except FileNotFoundError:
+                is_current = False
+            if not is_current:
+                continue
+            yield
+            return
+
+
+def _is_in_the_way(path: Path) -> bool:
     try:
-        raw = json.loads((STATE_DIR / "machine.json").read_text(encoding="utf-8"))
+        return not stat.S_ISDIR(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _load() -> Record:
+    path = STATE_DIR / "machine.json"
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        return Record(
+            users={str(k): (str(v[0]), int(v[1])) for k, v in raw["users"].items()},
+            hugepages_before={str(k): int(v) for k, v in raw["hugepages_before"].items()},
+            mounts_made=[str(one) for one in raw["mounts_made"]],
+            directories_made=[str(one) for one in raw["directories_made"]],
+        )
     except FileNotFoundError:
         return Record()
-    return Record(
-        users={str(k): (str(v[0]), int(v[1])) for k, v in raw["users"].items()},
-        hugepages_before={str(k): int(v) for k, v in raw["hugepages_before"].items()},
-        mounts_made=[str(one) for one in raw["mounts_made"]],
-        directories_made=[str(one) for one in raw["directories_made"]],
-    )
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        msg = (
+            f"{path}, the record of what nodes changed on this machine, cannot be read "
+            f"({error!r}); mend it, or remove it: hugepages and mounts then stay as they are now"
+        )
+        raise ProcessError(msg) from error
 
 
 def _save(record: Record) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,56 @@ def test_more_pages_than_memory_is_an_error_and_undone(
         machine.borrow(users[0], size_kib=SIZE_KIB, count=10_000_000, mount=tmp_path / "huge")
     machine.give_back(users[0])
     assert pages() == before
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"users": {"/x": 1}}', "\xff\x00"])
+def test_a_record_that_cannot_be_read_is_named_with_the_next_step(
+    users: tuple[Path, Path], tmp_path: Path, text: str
+) -> None:
+    machine.STATE_DIR.mkdir()
+    (machine.STATE_DIR / "machine.json").write_text(text, encoding="latin-1")
+    with pytest.raises(processes.ProcessError, match=r"machine\.json, the record of .* remove it"):
+        machine.give_back(users[0])
+    with pytest.raises(processes.ProcessError, match=r"machine\.json"):
+        machine.borrow(users[0], size_kib=SIZE_KIB, count=1, mount=tmp_path / "huge")
+
+
+def test_a_directory_that_somebody_uses_by_now_stays(
+    users: tuple[Path, Path], tmp_path: Path
+) -> None:
+    before, mount = pages(), tmp_path / "huge"
+    machine.borrow(users[0], size_kib=SIZE_KIB, count=1, mount=mount)
+    processes.run(["umount", str(mount)])
+    (mount / "precious").touch()
+    said = machine.give_back(users[0])
+    assert f"left {mount}, which `millrace up` made: Directory not empty" in said
+    assert pages() == before
+    assert not machine.STATE_DIR.exists()
+
+
+def test_the_last_to_leave_and_the_next_to_come_keep_one_lock(
+    users: tuple[Path, Path], tmp_path: Path
+) -> None:
+    inside: list[str] = []
+    errors: list[BaseException] = []
+
+    def visit(user: str) -> None:
+        try:
+            for _ in range(200):
+                with machine._locked():
+                    inside.append(user)
+                    assert inside == [user]
+                    inside.remove(user)
+                    # As `give_back` of the last one does.
+                    (machine.STATE_DIR / ".machine" / "lock").unlink()
+                    machine._remove_if_empty(machine.STATE_DIR / ".machine")
+                    machine._remove_if_empty(machine.STATE_DIR)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=visit, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
