@@ -26,6 +26,12 @@ _PROGRAMS = (
 )
 """Beginnings of the names of the programs that our tests start."""
 
+_OURS = (Path("/run/millrace"), Path("/run/millrace-labs"), Path("/var/lib/millrace"))
+"""Where nodes and labs keep their files; the last to leave takes the directory away."""
+
+_EAL = Path("/run/dpdk")
+"""Where DPDK's processes keep theirs, one directory for each --file-prefix."""
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -37,26 +43,28 @@ class Snapshot:
     links: frozenset[str]
     processes: frozenset[str]
     hugepages: frozenset[str]
+    files: frozenset[str]
 
 
 def snapshot() -> Snapshot:
     """The machine as it is now."""
+    mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     return Snapshot(
         namespaces=frozenset(_names(Path("/run/netns"))),
-        mounts=frozenset(
-            line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()
-        ),
-        pins=frozenset(
-            os.path.join(folder, name)  # noqa: PTH118 - os.walk speaks strings
-            for folder, folders, files in os.walk("/sys/fs/bpf")
-            for name in folders + files
-        ),
+        mounts=frozenset(mount[4] for mount in mounts),
+        pins=frozenset(_below(Path("/sys/fs/bpf"))),
         links=frozenset(_names(Path("/sys/class/net"))),
         processes=frozenset(_processes()),
         hugepages=frozenset(
             f"{pool.name}: {(pool / 'nr_hugepages').read_text().strip()} pages"
             for pool in Path("/sys/kernel/mm/hugepages").iterdir()
         ),
+        files=frozenset(
+            path
+            for folder in (*_OURS, _EAL, *_of_type("hugetlbfs", mounts))
+            for path in _below(folder)
+        )
+        | {str(folder) for folder in _OURS if folder.is_dir()},
     )
 
 
@@ -79,6 +87,19 @@ def settle(before: Snapshot, timeout_s: float) -> list[str]:
 
 def _names(folder: Path) -> list[str]:
     return [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+
+
+def _below(folder: Path) -> list[str]:
+    return [
+        os.path.join(parent, name)  # noqa: PTH118 - os.walk speaks strings
+        for parent, folders, files in os.walk(folder)
+        for name in folders + files
+    ]
+
+
+def _of_type(kind: str, mounts: list[list[str]]) -> list[Path]:
+    """Where file systems of one type are mounted (proc_pid_mountinfo(5))."""
+    return [Path(mount[4]) for mount in mounts if mount[mount.index("-") + 1] == kind]
 
 
 def _processes() -> list[str]:

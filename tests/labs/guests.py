@@ -14,6 +14,13 @@ from dataplane.drivers.processes import Daemon, ProcessError
 from tests.labs import image
 
 HUGEPAGE_MIB = 256
+
+
+def file_prefix(rundir: Path, name: str) -> str:
+    """EAL's name for a guest's testpmd: what it leaves in /run/dpdk is found by it."""
+    return f"{rundir.name}-{name}"
+
+
 """Hugepage memory of one guest, real or not."""
 
 
@@ -53,6 +60,7 @@ class TestpmdGuest:
                 # Both of testpmd's threads on one core, so that OVS's PMD keeps the other.
                 "--lcores", f"0@{self.core},1@{self.core}",
                 "--no-pci", "--in-memory", "--single-file-segments",
+                f"--file-prefix={file_prefix(self.rundir, self.name)}",
                 "--socket-mem", str(HUGEPAGE_MIB),
                 f"--vdev=net_virtio_user0,path={self.socket},server=1,queues=1,mac={self.mac}",
                 "--", "--no-mlockall", "--total-num-mbufs=16384",

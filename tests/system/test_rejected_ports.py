@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dataplane.drivers import machine, netns
+from dataplane.drivers import machine, netns, ovsprocess
 from dataplane.drivers.nics import LinkMonitor
 from dataplane.drivers.ovsdb import Ovs
 from dataplane.drivers.ovsports import PortsTable
@@ -123,6 +123,7 @@ def node() -> Iterator[Node]:
                 made.ovs.stop()
     finally:
         space.delete()
+        ovsprocess.remove_hugepage_files(Path("/dev/hugepages"), "mro-ports")
         user.rmdir()
         machine.give_back(user)
 
