@@ -50,6 +50,11 @@ class LabNode:
         return Path("/run/millrace") / self.name
 
     @property
+    def statedir(self) -> Path:
+        """Where the node keeps its databases and the attachments' records."""
+        return Path("/var/lib/millrace") / self.name
+
+    @property
     def cni_socket(self) -> Path:
         """The daemon's socket for the plugin."""
         return self.rundir / "cni.sock"
