@@ -67,7 +67,8 @@ static void serve(int fd, const struct sockaddr_in *peer)
 		request[have] = 0;
 	} while (!strstr(request, "\r\n\r\n") && have < sizeof(request) - 1);
 	if (!strncmp(request, "GET /echo", 9)) {
-		snprintf(head, sizeof(head), "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+		snprintf(head, sizeof(head),
+			 "HTTP/1.1 200 OK\r\nConnection: close\r\nServer: %s\r\n\r\n", name);
 		send_all(fd, head, strlen(head));
 		while ((n = recv(fd, block, sizeof(block), 0)) > 0)
 			send_all(fd, block, (size_t)n);

@@ -19,6 +19,7 @@ import time
 from collections import Counter
 
 TIMEOUT_S = 5.0
+SILENCE_S = 0.1
 stopped = False
 
 
@@ -84,17 +85,23 @@ def many(kind: str, address: str, port: int, count: int, pause_ms: float) -> dic
 
 
 def echo(address: str, port: int, seconds: float) -> dict[str, object]:
-    """One long stream: the lines that came back, and the longest silence."""
-    silence, lines = 0.0, 0
-    error = ""
+    """One long stream: the lines that came back, who sent them, and when it was silent.
+
+    Who it is goes to standard error at once: the stream lasts while the test acts on it.
+    """
+    longest, lines = 0.0, 0
+    silences: list[tuple[float, float]] = []
+    error = server = ""
     begin = time.monotonic()
     try:
         with socket.create_connection((address, port), timeout=60) as conn:
             conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             conn.sendall(b"GET /echo HTTP/1.1\r\n\r\n")
             reader = conn.makefile("rb")
-            while reader.readline().strip():
-                pass
+            while header := reader.readline().decode().strip():
+                if header.startswith("Server: "):
+                    server = header.partition(" ")[2]
+            print(f"served by {server}", file=sys.stderr, flush=True)
             while not stopped and (not seconds or time.monotonic() - begin < seconds):
                 at = time.monotonic()
                 line = b"line %d\n" % lines
@@ -103,11 +110,21 @@ def echo(address: str, port: int, seconds: float) -> dict[str, object]:
                     error = f"line {lines} did not come back"
                     break
                 lines += 1
-                silence = max(silence, time.monotonic() - at)
+                silence = time.monotonic() - at
+                longest = max(longest, silence)
+                if silence >= SILENCE_S:
+                    silences.append((round(at - begin, 3), round(silence * 1000, 1)))
                 time.sleep(0.05)
     except OSError as failed:
         error = f"{type(failed).__name__} {failed}"
-    return {"lines": lines, "error": error, "longest_silence_ms": round(silence * 1000, 1)}
+    return {
+        "server": server,
+        "lines": lines,
+        "error": error,
+        "longest_silence_ms": round(longest * 1000, 1),
+        # When each began, in seconds, and how long it was, in ms.
+        "silences": silences,
+    }
 
 
 def rate(address: str, port: int, seconds: float) -> dict[str, object]:

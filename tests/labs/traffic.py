@@ -97,6 +97,13 @@ class Running:
             raise AssertionError(msg)
         self.result = json.loads(out)
 
+    def server(self) -> str:
+        """The name of who answers an `echo` client; returns once the stream is open."""
+        assert self.process.stderr is not None
+        line = self.process.stderr.readline()
+        assert line.startswith("served by "), f"the stream did not open: {line}"
+        return line.split()[-1]
+
     @property
     def answers(self) -> Answers:
         """The result of `http` and `udp` clients."""
