@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -22,12 +23,28 @@ def test_killing_a_daemon_fails_no_request(lab: Lab, victim: str) -> None:
     ):
         time.sleep(0.5)
         lab.node.kill(victim)
+        log = lab.node.rundir / f"{victim}.log"
+        size = log.stat().st_size
         time.sleep(1)
         lab.node.up()
         time.sleep(1)
     print(f"{victim}: {loop.result}")
     assert loop.answers.all_ok, loop.answers.failures
     assert stream.result["error"] == ""
+    if victim == "central":
+        _central_wrote_nothing(log, size)
+
+
+def _central_wrote_nothing(log: Path, size: int) -> None:
+    """What the cluster controller logs from `size` on: it has taken over, and changed nothing."""
+
+    def said() -> str:
+        return log.read_bytes()[size:].decode()
+
+    wait_until(lambda: "active=True" in said(), "the cluster controller has the lock")
+    time.sleep(1)
+    assert "applied writes=" not in said(), said()
+    assert "round_failed" not in said(), said()
 
 
 def test_a_restarted_daemon_writes_nothing(lab: Lab) -> None:
