@@ -164,9 +164,17 @@ class Lab:
 
     def build(self) -> None:
         """Everything, from whatever a crashed run left."""
+        self.prepare()
+        self.start()
+
+    def prepare(self) -> None:
+        """The namespaces and files, in which nothing of Millrace runs yet."""
         self.remove()
         self._namespaces()
         self._files()
+
+    def start(self) -> None:
+        """The node, its network in OVN, and every workload on it."""
         self.node.up()
         logical.declare(self.nb, NETWORK)
         self.progress("OVN: switches sw0 sw1, router vpc0, five load balancers declared")
