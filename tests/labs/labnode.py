@@ -68,6 +68,10 @@ class LabNode:
         if self.config_path.exists():
             embedded.down(self.config_path, self.progress)
 
+    def start_agent(self) -> None:
+        """Only the daemon, whatever else is missing."""
+        embedded.start_agent(embedded.load(self.config_path), self.progress)
+
     def kill(self, name: str) -> None:
         """`kill -9` of one daemon: node, central, ovs-vswitchd, ovn-controller, ..."""
         node = embedded.load(self.config_path)

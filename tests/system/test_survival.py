@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dataplane.drivers import processes
 from dataplane.drivers.processes import wait_until
 from tests.labs import lab as topology
 from tests.labs import traffic
@@ -115,3 +117,67 @@ def test_a_killed_vswitchd_heals_once_it_is_started(lab: Lab) -> None:
         lab.node.up()
 
     _resumes(lab, killed, "kill -9")
+
+
+PINNED = ("vips", "backends", "maglev", "node", "local_addresses")
+"""Maps whose entries the daemon makes; the others are written by the packets."""
+
+
+def test_without_ovns_databases_a_restarted_node_keeps_its_address(lab: Lab) -> None:
+    bound = lab.node.program("up0").tag
+    before = _made(lab)
+    with traffic.beside(lab.client, "echo", topology.NODE_ADDRESS, topology.PORT, 0) as stream:
+        stream.server()
+        try:
+            for database in ("nb", "sb"):
+                lab.node.kill(database)
+            lab.node.kill("node")
+            lab.node.start_agent()
+            _reachable(lab, "after the daemon's restart")
+            assert lab.node.program("up0").tag == bound
+
+            lab.node.restart_vswitchd()
+            _reachable(lab, "after vswitchd's restart")
+            wait_until(
+                lambda: lab.node.program("up0").tag == bound, "our program is in OVS's place again"
+            )
+            status = lab.node.ask("status")
+            print(status["last_apply"])
+            assert status["ovn"] == {"nb": False, "sb": False}
+            assert _made(lab) == before
+        finally:
+            lab.node.up()
+        lab.node.wait_served(topology.FAST_VIPS)
+        assert _made(lab) == before
+        wait_until(
+            lambda: traffic.ping(lab.client, topology.QEMU[1], 1)[0] == 1,
+            "client -> guest",
+            timeout_s=60,
+        )
+        for vip in (topology.VIP_VM, topology.VIP_WEB):
+            assert traffic.http(lab.client, vip, 80, 5).all_ok
+    print(f"own address: {stream.result}")
+    assert stream.result["error"] == ""
+
+
+def _reachable(lab: Lab, when: str) -> None:
+    took = wait_until(
+        lambda: traffic.ping(lab.client, topology.NODE_ADDRESS, 1)[0] == 1,
+        f"the node's own address answers {when}",
+        timeout_s=60,
+    )
+    print(f"{when}: own address answers {took:.2f} s later")
+
+
+def _made(lab: Lab) -> dict[str, object]:
+    """What the daemon has made and may not take away: ports in OVS, entries of maps, links."""
+    pins = Path("/sys/fs/bpf/millrace") / lab.node.name / "v1"
+    listed = json.loads(lab.namespace.run("ip", "-j", "link", "show"))
+    dump = ["bpftool", "-j", "map", "dump", "pinned"]
+    maps = {name: json.loads(processes.run([*dump, str(pins / name)])) for name in PINNED}
+    return {
+        "ports": sorted(lab.node.vsctl("--columns=name", "--format=csv", "list", "Port").split()),
+        "links": sorted(str(link["ifname"]) for link in listed),
+        "pins": sorted(str(pin) for pin in pins.rglob("*")),
+        **{name: sorted(json.dumps(entry) for entry in entries) for name, entries in maps.items()},
+    }
