@@ -51,7 +51,7 @@ TABLES = (
     "routes",
     "policies",
 )
-SOCKET_MODE = 0o660
+SOCKET_MODE = 0o600
 
 LOCK = "millrace_central"
 """OVSDB's lock (RFC 7047, 4.1.8) that the one writer holds; others stand by until it is gone.

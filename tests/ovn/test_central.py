@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,14 +30,6 @@ TABLES = (
     "Load_Balancer",
 )
 
-PROGRAM = """
-import logging, sys
-from pathlib import Path
-from controller.central import main
-logging.basicConfig(level=logging.INFO, filename=sys.argv[3])
-raise SystemExit(main(Path(sys.argv[1]), Path(sys.argv[2])))
-"""
-
 
 class Controller:
     """The cluster controller as a process of its own."""
@@ -53,9 +46,13 @@ class Controller:
         self.path.write_text(text + "".join(gateways))
 
     def start(self) -> None:
-        command = [sys.executable, "-c", PROGRAM, str(self.path), str(self.socket), str(self.log)]
+        command = [sys.executable, "-m", "controller.cli.main", "central"]
+        command += ["--cluster", str(self.path), "--socket", str(self.socket)]
         root = Path(__file__).parents[2]
-        self.process = subprocess.Popen(command, cwd=root, env={**os.environ, "PYTHONPATH": "."})
+        with self.log.open("a", encoding="utf-8") as log:
+            self.process = subprocess.Popen(
+                command, cwd=root, env={**os.environ, "PYTHONPATH": "."}, stderr=log
+            )
 
     def end(self, number: int = signal.SIGTERM) -> int:
         assert self.process is not None
@@ -171,6 +168,12 @@ def test_makes_rows_that_northd_takes_without_a_warning(
     )
     macs = ovn.sbctl("--bare", "--columns=ip,mac", "list", "Static_MAC_Binding")
     assert "100.64.255.1\n0a:58:64:40:ff:01" in macs
+
+
+def test_its_socket_is_for_root_and_its_own_user_alone(central: Controller) -> None:
+    central.start()
+    central.settle()
+    assert stat.S_IMODE(central.socket.stat().st_mode) == 0o600
 
 
 def test_a_packet_from_the_provider_network_reaches_a_vm_without_conntrack(
