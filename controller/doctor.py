@@ -239,7 +239,12 @@ def _daemon(site: Site) -> Iterator[str]:
 
 def _permissions(site: Site) -> Iterator[str]:
     rundir = Path(site.config.rundir)
-    allowed = {rundir: 0o755, rundir / "agent.sock": 0o660, rundir / "cni.sock": 0o600}
+    allowed = {
+        rundir: 0o755,
+        rundir / "agent.sock": 0o660,
+        rundir / "cni.sock": 0o600,
+        rundir / "central.sock": 0o600,
+    }
     for path, most in allowed.items():
         try:
             mode = stat.S_IMODE(path.stat().st_mode)

@@ -235,10 +235,12 @@ def start_agent(node: Node, progress: Progress) -> None:
 
 
 def start_central(node: Node, progress: Progress) -> None:
-    """The cluster controller."""
+    """The cluster controller; its socket beside the daemon's is for `millrace status`."""
+    socket = node.rundir / "central.sock"
 
     def start() -> bool:
-        return _spawn(node, node.central, ["central", "--cluster", str(node.cluster_path)])
+        words = ["central", "--cluster", str(node.cluster_path), "--socket", str(socket)]
+        return _spawn(node, node.central, words)
 
     _timed(progress, "cluster controller", start)
 

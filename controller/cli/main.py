@@ -87,6 +87,7 @@ def _central(parser: Parser) -> None:
     parser.add_argument(
         "--cluster", metavar="FILE", default=DEFAULT_CLUSTER, help="its file (%(default)s)"
     )
+    parser.add_argument("--socket", metavar="PATH", help="answer `status` there (default: nowhere)")
 
 
 def _perf(parser: Parser) -> None:

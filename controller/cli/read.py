@@ -7,13 +7,16 @@ import json
 import sys
 from pathlib import Path
 
-from cni.wire import RemoteError, call
+from cni.wire import RemoteError, WireError, call
 from controller.cli import failures
 from controller.cli.main import DEFAULT_CONFIG
 from controller.cli.render import Json, child, children, duration, has_colour, table
 from controller.config import load_node, rundir_of
 
 TIMEOUT_S = 10.0
+CENTRAL_TIMEOUT_S = 2.0
+"""Its line is an extra: a cluster controller that hangs must not keep the node's status back."""
+
 APPLY_TIMEOUT_S = 60.0
 
 CODE_CONFIG = 110
@@ -38,8 +41,19 @@ def _print(arguments: argparse.Namespace, answer: Json, text: str) -> None:
 def status(arguments: argparse.Namespace) -> int:
     """`millrace status`: 0 if everything is as planned, 4 if not."""
     answer = _ask(arguments, "status", all=arguments.all)
+    central = _central(Path(_socket(arguments)).with_name("central.sock"))
+    if central:
+        answer["central"] = central
     _print(arguments, answer, status_text(answer, colour=has_colour(sys.stdout)))
     return failures.DEGRADED if faults_of(answer) else failures.OK
+
+
+def _central(socket: Path) -> Json:
+    """What the cluster controller beside the daemon says; empty where none runs."""
+    try:
+        return call(str(socket), "status", {}, CENTRAL_TIMEOUT_S)
+    except (WireError, RemoteError):
+        return {}
 
 
 def faults_of(answer: Json) -> list[str]:
@@ -88,6 +102,8 @@ def status_text(answer: Json, *, colour: bool) -> str:
          f"{gateway.get('router')}, {' '.join(map(str, _list(gateway.get('addresses'))))},"
          f" on {gateway.get('physnet')}, services from {gateway.get('service_address')}"),
     ]  # fmt: skip
+    if central := child(answer, "central"):
+        head.append(("central", _central_text(central)))
     blocks = ["\n".join(f"{name:<11} {text}" for name, text in head)]
     blocks.append(
         table(
@@ -136,6 +152,24 @@ def _apply_text(apply_: Json) -> str:
     took = apply_.get("ms")
     ms = f"{took:.1f}" if isinstance(took, int | float) else "?"
     return f"{apply_.get('writes', '?')} writes in {ms} ms, at {apply_.get('at', '?')}"
+
+
+def _central_text(central: Json) -> str:
+    if central.get("in_sync") is not True:
+        state = "not in sync with OVN's databases"
+    elif central.get("active") is not True:
+        state = "stands by for another"
+    else:
+        state = "active"
+    rows = sum(count for count in child(central, "rows").values() if isinstance(count, int))
+    text = f"pid {central.get('pid', '?')}, {state}, {rows} rows in OVN"
+    for key in ("unfinished", "problems"):
+        if count := len(children(central, key)):
+            text += f", {count} {key}"
+    if problem := central.get("config_problem"):
+        # One line: the rest is in --json.
+        text += f", its file is refused: {str(problem).splitlines()[0]}"
+    return text
 
 
 def _ovs_text(ovs: Json) -> str:

@@ -46,11 +46,12 @@ def node(arguments: argparse.Namespace) -> int:
 
 def central(arguments: argparse.Namespace) -> int:
     """`millrace central`: returns when it was told to stop."""
-    return _run("controller.central", Path(arguments.cluster))
+    socket = Path(arguments.socket).absolute() if arguments.socket else None
+    return _run("controller.central", Path(arguments.cluster), socket)
 
 
-def _run(module: str, path: Path) -> int:
+def _run(module: str, *arguments: Path | None) -> int:
     set_up_logging()
     # Imported by name: the two composition roots are siblings of this command, and each brings
     # every driver that it constructs; running one must not load the other.
-    return int(importlib.import_module(module).main(path) or 0)
+    return int(importlib.import_module(module).main(*arguments) or 0)

@@ -125,6 +125,56 @@ def test_status_of_a_converged_node(
     assert daemon.asked == [("status", {"all": False})]
 
 
+CENTRAL: dict[str, Any] = {
+    "pid": 18,
+    "config_problem": "",
+    "in_sync": True,
+    "active": True,
+    "rows": {"switches": 2, "routers": 1},
+    "problems": [],
+    "unfinished": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, "pid 18, active, 3 rows in OVN"),
+        ({"active": False}, "pid 18, stands by for another, 3 rows in OVN"),
+        ({"in_sync": False}, "pid 18, not in sync with OVN's databases, 3 rows in OVN"),
+        ({"problems": [{}], "unfinished": [{}, {}]}, "OVN, 2 unfinished, 1 problems"),
+        ({"config_problem": "c.toml:1: a\nc.toml:2: b"}, "its file is refused: c.toml:1: a"),
+    ],
+)
+def test_status_has_a_line_for_the_cluster_controller_beside_the_daemon(
+    daemon: Daemon,
+    config: list[str],
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, Any],
+    words: str,
+) -> None:
+    daemon.answers["status"] = STATUS
+    central = Daemon(daemon.path.with_name("central.sock"))
+    central.answers["status"] = {**CENTRAL, **change}
+    try:
+        assert main(["status", *config]) == 0
+        (line,) = [ln for ln in capsys.readouterr().out.splitlines() if ln.startswith("central")]
+        assert line.endswith(words)
+        assert main(["status", "--json", *config]) == 0
+        assert json.loads(capsys.readouterr().out)["central"] == {**CENTRAL, **change}
+    finally:
+        central.stop()
+
+
+def test_a_cluster_controller_that_does_not_answer_is_no_line(
+    daemon: Daemon, config: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    daemon.answers["status"] = STATUS
+    daemon.path.with_name("central.sock").touch()
+    assert main(["status", *config]) == 0
+    assert "central" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
