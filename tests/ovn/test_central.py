@@ -172,7 +172,7 @@ def test_makes_rows_that_northd_takes_without_a_warning(
 
 def test_its_socket_is_for_root_and_its_own_user_alone(central: Controller) -> None:
     central.start()
-    central.settle()
+    central.settled()
     assert stat.S_IMODE(central.socket.stat().st_mode) == 0o600
 
 
