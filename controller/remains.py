@@ -24,7 +24,12 @@ def remove(config: NodeConfig, namespace: str | None) -> Iterator[str]:
     if root.is_dir():
         kind = filesystem_of(root)
         if kind == "bpf":
-            counters = bpfstate.counters_ids(str(root))
+            try:
+                counters = bpfstate.counters_ids(str(root))
+            except DataplaneError as error:
+                # Whose the programs are cannot be told then, and theirs must stay.
+                yield f"left XDP programs on uplinks as they are: {error}"
+                there = False
             # Before the programs: a link that is pinned here cannot be taken off by netlink.
             bpfstate.remove_pins(str(root))
             yield f"removed pins under {root}"

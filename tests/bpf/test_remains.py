@@ -10,7 +10,7 @@ import pytest
 
 from controller import remains
 from controller.config import parse_node
-from dataplane.drivers.bpfstate import BpfState, remove_pins
+from dataplane.drivers.bpfstate import BpfState, remove_pins, version_directory
 from dataplane.drivers.libbpf import XDP_FLAGS_DRV_MODE
 from dataplane.drivers.programs import ProgramTable, program_info
 from dataplane.model.config import NodeConfig
@@ -110,4 +110,16 @@ def test_another_nodes_program_stays(
         ProgramTable(state).upsert([("up0", Program(ProgramKind.UPLINK, swap=True))])
     said = list(remains.remove(config, None))
     assert said[-1].startswith("left XDP program millrace_uplink on up0: ")
+    assert on_up0() == "millrace_uplink"
+
+
+def test_without_a_look_at_the_pins_no_program_is_touched(
+    config: NodeConfig, ovs_object: Path, ifindex: int
+) -> None:
+    swap_ours_in(config, ovs_object, ifindex)
+    (version_directory(config.bpf_root) / "counters").unlink()
+    (version_directory(config.bpf_root) / "counters").mkdir()
+    first, second = remains.remove(config, None)
+    assert first.startswith("left XDP programs on uplinks as they are: ")
+    assert second.startswith("removed pins")
     assert on_up0() == "millrace_uplink"
