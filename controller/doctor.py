@@ -241,7 +241,7 @@ def _permissions(site: Site) -> Iterator[str]:
     rundir = Path(site.config.rundir)
     allowed = {
         rundir: 0o755,
-        rundir / "agent.sock": 0o660,
+        rundir / "agent.sock": 0o600,
         rundir / "cni.sock": 0o600,
         rundir / "central.sock": 0o600,
     }

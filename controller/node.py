@@ -93,7 +93,7 @@ OVS_TABLES = ("ports", "bridges", "addresses", "flows", "programs")
 RETRY_S = 1.0
 """After a round that could not read one of its surfaces."""
 
-AGENT_MODE = 0o660
+AGENT_MODE = 0o600
 CNI_MODE = 0o600
 
 
