@@ -99,6 +99,10 @@ class LabNode:
         """One operation of the daemon's control socket."""
         return call(str(self.rundir / "agent.sock"), op, args, 30.0)
 
+    def ask_central(self) -> dict[str, Any]:
+        """The cluster controller's status."""
+        return call(str(self.rundir / "central.sock"), "status", {}, 30.0)
+
     def vsctl(self, *argv: str) -> str:
         """ovs-vsctl on the node's database."""
         return processes.run(
