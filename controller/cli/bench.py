@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from importlib.metadata import EntryPoint, entry_points
 
 from controller.cli import failures
@@ -15,13 +16,23 @@ def benchmarks() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
+def _claim(point: EntryPoint) -> str:
+    """The first line of the benchmark's own description, after its name."""
+    try:
+        words = inspect.getdoc(inspect.getmodule(point.load())) or ""
+    except (ImportError, AttributeError) as error:
+        return f"cannot be loaded: {error}"
+    line = words.partition("\n")[0]
+    return line.partition("`: ")[2] or line
+
+
 def perf(arguments: argparse.Namespace) -> int:
     """`millrace perf NAME ...`: the benchmark's exit code."""
     found = benchmarks()
     if arguments.benchmark in ("list", "-h", "--help"):
         print("usage: millrace perf BENCHMARK [--help] [ARGUMENT ...]")
         for name, point in sorted(found.items()):
-            print(f"  {name:<10} {point.value}")
+            print(f"  {name:<10} {_claim(point)}")
         return failures.OK
     if arguments.benchmark not in found:
         names = ", ".join(sorted(found)) or "none; is the distribution installed (`make setup`)?"
