@@ -28,6 +28,8 @@ def test_undo_leaves_nothing(progress: Callable[[str], None]) -> None:
         lab.remove()
     # What is compared below is there to be seen while the node lives.
     assert {item.partition(":")[0] for item in made} >= MADE
-    assert settle(before, timeout_s=15) == []
+    left = settle(before, timeout_s=15)
+    assert not left, "\n".join(left)
     lab.remove()
-    assert settle(before, timeout_s=15) == []
+    left = settle(before, timeout_s=15)
+    assert not left, "\n".join(left)
