@@ -9,11 +9,25 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 
-def stays(database: Path, port: str) -> list[float]:
-    """How long each Port row of this name was in the database [s]; infinite while it is."""
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """One row's time in the database: its commits [s since the epoch], infinity while it is in."""
+
+    added: float
+    gone: float
+
+    @property
+    def seconds(self) -> float:
+        """How long it was there."""
+        return self.gone - self.added
+
+
+def stays(database: Path, port: str) -> list[Stay]:
+    """Every Port row of this name, in the order in which they were added."""
     added: dict[str, float] = {}
     gone: dict[str, float] = {}
     for line in database.read_text(encoding="utf-8").splitlines():
@@ -26,4 +40,4 @@ def stays(database: Path, port: str) -> list[float]:
                 gone[uuid] = at
             elif row.get("name") == port:
                 added[uuid] = at
-    return [gone.get(uuid, math.inf) - at for uuid, at in added.items()]
+    return [Stay(at, gone.get(uuid, math.inf)) for uuid, at in added.items()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from datetime import datetime
 from pathlib import Path
 
 from dataplane.drivers.processes import wait_until
@@ -16,6 +17,11 @@ def about(log: Path, ports: Collection[str]) -> list[str]:
     """The lines that name one of these ports."""
     lines = log.read_text(errors="replace").splitlines()
     return [line for line in lines if any(port in line for port in ports)]
+
+
+def when(line: str) -> float:
+    """The time at which a line was written [s since the epoch]."""
+    return datetime.fromisoformat(line.partition("|")[0]).timestamp()
 
 
 def fallen_silent(log: Path, ports: Collection[str]) -> list[str]:

@@ -168,7 +168,11 @@ def test_a_bad_file_is_refused_whole_and_the_node_keeps_its_state(
 
 
 REJECTED = ("one0", "one1", "one2")
-"""Several, for the median: two cores are shared with a PMD, two guests and all of OVN."""
+"""Several, for the median: two cores are shared with a PMD, two guests and all of OVN.
+
+Nearly all of the time is vswitchd's own, until it has refused: a quarter of a second, and more than a
+second once for the first port, on a machine with other work to do. The rest is some milliseconds.
+"""
 
 
 def test_a_port_that_ovs_rejects_is_taken_back_and_named(lab: Lab, millrace: Millrace) -> None:
@@ -200,11 +204,17 @@ def test_a_port_that_ovs_rejects_is_taken_back_and_named(lab: Lab, millrace: Mil
             assert "Invalid argument" in shown[0]["reason"]
         assert traffic.http(lab.client, topology.VIP_WEB, 80, 3).all_ok
         database = lab.node.statedir / "conf.db"
-        stays = [stay for name in REJECTED for stay in ovsdblog.stays(database, name)]
-        print(f"in OVS's database for {', '.join(f'{stay * 1000:.0f} ms' for stay in stays)}")
-        assert len(stays) >= len(REJECTED)
+        # The first stay of each: half a minute later it is tried again.
+        stays = [ovsdblog.stays(database, name)[0] for name in REJECTED]
+        for name, stay in zip(REJECTED, stays, strict=True):
+            refused = next(line for line in lines if f"could not add network device {name}" in line)
+            took = vswitchdlog.when(refused) - stay.added
+            print(
+                f"{name}: in OVS's database for {stay.seconds * 1000:.0f} ms, of which vswitchd "
+                f"took {took * 1000:.0f} ms to refuse it"
+            )
         # The one bound in time of these tests: it is what the node promises.
-        assert median(stays) < 1.0
+        assert median(stay.seconds for stay in stays) < 1.0
     finally:
         lab.node.config_path.write_text(kept)
         millrace("apply", "--config", str(lab.node.config_path))
