@@ -170,8 +170,8 @@ def test_a_bad_file_is_refused_whole_and_the_node_keeps_its_state(
 REJECTED = ("one0", "one1", "one2")
 """Several, for the median: two cores are shared with a PMD, two guests and all of OVN.
 
-Nearly all of the time is vswitchd's own, until it has refused: a quarter of a second, and more than a
-second once for the first port, on a machine with other work to do. The rest is some milliseconds.
+Nearly all of the time is vswitchd's own, until it has refused: a quarter of a second, and once more
+than a second for the first port, on a machine with other work. The rest is some milliseconds.
 """
 
 
