@@ -61,12 +61,17 @@ def _failure(error: LibbpfError, info: Map) -> Failure:
 
 
 class _MapTable(ABC, Generic[K, V]):
-    """A table whose rows are the entries of one hash map."""
+    """A table whose rows are the entries of one hash map.
+
+    Of ten thousand entries few change between two looks, and making the rows costs much more than
+    reading the octets: those seen before are kept by their octets.
+    """
 
     name: str
 
     def __init__(self, state: MapOwner) -> None:
         self._map = state.maps[self.name]
+        self._seen: dict[tuple[bytes, bytes], tuple[K, V]] = {}
 
     @abstractmethod
     def _encode_key(self, key: K) -> bytes: ...
@@ -80,7 +85,10 @@ class _MapTable(ABC, Generic[K, V]):
     def observe(self) -> Mapping[K, V]:
         """Every entry of the map."""
         try:
-            return dict(self._decode(key, value) for key, value in self._map.items())
+            seen, self._seen = self._seen, {}
+            for entry in self._map.items():
+                self._seen[entry] = seen.get(entry) or self._decode(*entry)
+            return dict(self._seen.values())
         except LibbpfError as error:
             raise ObserveError(str(error)) from error
         except ValueError as error:
