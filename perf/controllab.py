@@ -24,6 +24,7 @@ from bpf import abi
 from cni.wire import RemoteError, WireError, call
 from dataplane.drivers import machine, ovsprocess, processes
 from dataplane.drivers.bpfstate import remove_pins, version_directory
+from dataplane.drivers.netns import delete_named
 from dataplane.drivers.ovsprocess import Instance
 from dataplane.drivers.processes import Daemon
 from dataplane.model.addr import Protocol, mac_of_address
@@ -178,7 +179,7 @@ class ControlLab:
             processes.stop(self.instance.daemon(name))
         self.forget_maps()
         # The kernel removes the namespace's links and taps with it.
-        processes.run(["ip", "netns", "del", self.name], check=False)
+        delete_named(self.name)
         shutil.rmtree(self.rundir, ignore_errors=True)
         machine.give_back(self.rundir)
 

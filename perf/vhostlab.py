@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dataplane.drivers import machine, ovsprocess, processes
+from dataplane.drivers.netns import delete_named
 from dataplane.drivers.ovsprocess import Instance
 from dataplane.drivers.processes import Daemon
 from dataplane.model.config import DpdkConfig
@@ -98,8 +99,9 @@ class VhostLab:
         self.stop_guests()
         for name in ("ovn-controller", "ovn-northd", "sb", "nb", "ovs-vswitchd", "db"):
             processes.stop(self.instance.daemon(name))
-        ovsprocess.remove_hugepage_files(Path("/dev/hugepages"), self.name)
-        processes.run(["ip", "netns", "del", self.name], check=False)
+        for prefix in (self.name, f"{self.name}-guests"):
+            ovsprocess.remove_hugepage_files(Path("/dev/hugepages"), prefix)
+        delete_named(self.name)
         shutil.rmtree(self.rundir, ignore_errors=True)
         machine.give_back(self.rundir)
 
@@ -163,7 +165,8 @@ class VhostLab:
         processes.spawn(
             [
                 "dpdk-testpmd", "--lcores", f"0@{core},1@{core}", "--no-pci", "--in-memory",
-                "--single-file-segments", "--socket-mem", "256", *devices,
+                f"--file-prefix={self.name}-guests", "--single-file-segments",
+                "--socket-mem", "256", *devices,
                 "--", "--no-mlockall", "--total-num-mbufs=16384",
                 "--forward-mode=macswap", "--port-topology=loop", "--tx-first",
                 f"--burst={BURST}", f"--eth-peer=0,{MACS[1]}", f"--eth-peer=1,{MACS[0]}",

@@ -24,21 +24,28 @@ class HugepagesTable:
     """Table `hugepages`: size [KiB] -> Hugepages.
 
     `wanted` gives the planned rows: a row counts as equal when the machine has at least its
-    pages, and which they are only the plan knows. `sysfs` is another directory in tests.
+    pages, and which they are only the plan knows. `sysfs` and `mountinfo` are other files in
+    tests.
     """
 
     name = "hugepages"
 
-    def __init__(self, wanted: Callable[[], Mapping[int, Hugepages]], sysfs: Path = SYSFS) -> None:
+    def __init__(
+        self,
+        wanted: Callable[[], Mapping[int, Hugepages]],
+        sysfs: Path = SYSFS,
+        mountinfo: Path = MOUNTINFO,
+    ) -> None:
         self._wanted = wanted
         self._sysfs = sysfs
+        self._mountinfo = mountinfo
 
     def observe(self) -> Mapping[int, Hugepages]:
         """The planned row where it is fulfilled, else what there is."""
         rows: dict[int, Hugepages] = {}
         for size_kib, wanted in self._wanted().items():
             count = self._pages(size_kib)
-            mounted = _mounted(wanted.mount)
+            mounted = self._mounted(wanted.mount)
             if count is not None:
                 rows[size_kib] = Hugepages(
                     count=min(wanted.count, count),
@@ -73,7 +80,7 @@ class HugepagesTable:
                 f"the kernel made {count} of {wanted.count} hugepages of {size_kib} KiB: memory "
                 "is short or in pieces; free some, or reserve them at boot (hugepages=)"
             )
-        if not _mounted(wanted.mount):
+        if not self._mounted(wanted.mount):
             mount = Path(wanted.mount)
             try:
                 mount.mkdir(parents=True, exist_ok=True)
@@ -96,12 +103,11 @@ class HugepagesTable:
             msg = f"{self._file(size_kib)} cannot be read: {error}"
             raise ObserveError(msg) from error
 
-
-def _mounted(mount: str) -> bool:
-    """Whether a hugetlbfs is mounted exactly there (proc_pid_mountinfo(5))."""
-    kind = ""
-    for line in MOUNTINFO.read_text(encoding="utf-8").splitlines():
-        left, _, right = line.partition(" - ")
-        if left.split()[4] == mount.rstrip("/"):
-            kind = right.split()[0]
-    return kind == "hugetlbfs"
+    def _mounted(self, mount: str) -> bool:
+        """Whether a hugetlbfs is mounted exactly there (proc_pid_mountinfo(5))."""
+        kind = ""
+        for line in self._mountinfo.read_text(encoding="utf-8").splitlines():
+            left, _, right = line.partition(" - ")
+            if left.split()[4] == mount.rstrip("/"):
+                kind = right.split()[0]
+        return kind == "hugetlbfs"

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from dataplane.drivers import processes
 from dataplane.drivers.processes import NETNS_DIR
 from dataplane.ports import DataplaneError
 
@@ -54,6 +55,19 @@ def opened(path: str) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def delete_named(name: str) -> None:
+    """Remove the namespace that `ip netns add` made under this name; none there is success.
+
+    The first such namespace of a machine has NETNS_DIR mounted on itself (ip-netns(8)). The last
+    to go takes that mount along: iproute2 would leave it for ever.
+    """
+    processes.run(["ip", "netns", "del", name], check=False)
+    mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    if any(line.split()[4] == str(NETNS_DIR) for line in mounts) and not any(NETNS_DIR.iterdir()):
+        # Somebody may have made one since: then it is busy, and stays.
+        processes.run(["umount", str(NETNS_DIR)], check=False)
 
 
 def _require_network_kind(fd: int, path: str) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataplane.drivers import processes
+from dataplane.drivers.netns import delete_named
 from dataplane.drivers.processes import NETNS_DIR
 
 
@@ -62,7 +63,7 @@ class Namespace:
                 )
             except processes.ProcessError:
                 continue
-        processes.run(["ip", "netns", "del", self.name], check=False)
+        delete_named(self.name)
 
     def quiet(self) -> None:
         """No IPv6 in it: router solicitations and duplicate address detection spoil counts."""

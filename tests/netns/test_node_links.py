@@ -15,6 +15,7 @@ import pytest
 from dataplane.drivers.addresses import AddressesTable
 from dataplane.drivers.ethtool import tx_checksum
 from dataplane.drivers.links import LinksTable
+from dataplane.drivers.netns import delete_named
 from dataplane.drivers.nics import LinkMonitor, read_nics
 from dataplane.model.addr import Mac, mac_of_address
 from dataplane.model.rows import DeviceAddress, Link
@@ -55,7 +56,7 @@ def namespace() -> Iterator[str]:
     finally:
         ctypes.CDLL(None).setns(own, 0x40000000)
         os.close(own)
-        ip("netns", "del", name)
+        delete_named(name)
 
 
 def links() -> Reconciler:
