@@ -17,7 +17,7 @@ from controller.completion import in_thread
 from controller.config_machine import check_machine
 from controller.server import Args, Handler
 from controller.translate.node import problems
-from dataplane.drivers.bpfmaps import held_ids, service_stats
+from dataplane.drivers.bpfmaps import stats_by_vip
 from dataplane.drivers.idl import DatabaseTimeoutError
 from dataplane.drivers.libbpf import LibbpfError
 from dataplane.drivers.machinefacts import machine_facts
@@ -275,9 +275,7 @@ def _programs(daemon: NodeDaemon) -> list[Args]:
 
 
 def _traffic(daemon: NodeDaemon) -> dict[L4Addr, views.Traffic]:
-    counted = service_stats(daemon.bpf)
     return {
-        vip: views.Traffic(counted[number].forward.packets, counted[number].forward.octets)
-        for vip, number in held_ids(daemon.bpf).services.items()
-        if number in counted
+        vip: views.Traffic(stats.forward.packets, stats.forward.octets)
+        for vip, stats in stats_by_vip(daemon.bpf).items()
     }

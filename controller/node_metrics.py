@@ -17,7 +17,7 @@ from controller.metrics import (
     TableFigures,
 )
 from controller.vswitchd import control_socket
-from dataplane.drivers.bpfmaps import counters, held_ids, service_stats
+from dataplane.drivers.bpfmaps import counters, stats_by_vip
 from dataplane.drivers.ovstext import PmdThread, pmd_threads
 from dataplane.drivers.unixctl import UnixctlClient
 from dataplane.ports import DataplaneError
@@ -125,7 +125,6 @@ class NodeMetrics:
         )
 
     def _services(self) -> tuple[ServiceFigures, ...]:
-        counted = service_stats(self._daemon.bpf)
         return tuple(
             ServiceFigures(
                 vip,
@@ -133,6 +132,5 @@ class NodeMetrics:
                 Counted(stats.reply.packets, stats.reply.octets),
                 stats.new_flows,
             )
-            for vip, number in held_ids(self._daemon.bpf).services.items()
-            if (stats := counted.get(number)) is not None
+            for vip, stats in stats_by_vip(self._daemon.bpf).items()
         )

@@ -405,3 +405,17 @@ def service_stats(state: MapOwner) -> Mapping[int, ServiceStats]:
                 Count(forward, forward_octets), Count(reply, reply_octets), new
             )
     return found
+
+
+def stats_by_vip(state: MapOwner) -> Mapping[L4Addr, ServiceStats]:
+    """Traffic of the VIPs that the maps hold, of those that have any.
+
+    Raises:
+        ObserveError: the table of VIPs cannot be read.
+    """
+    counted = service_stats(state)
+    return {
+        vip: counted[entry.service_id]
+        for vip, entry in VipTable(state).observe().items()
+        if entry.service_id in counted
+    }
