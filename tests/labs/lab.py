@@ -18,11 +18,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from dataplane.drivers import ovsprocess, processes
 from tests.labs import logical, netns
+from tests.labs.built import Built
 from tests.labs.guests import QemuGuest, TestpmdGuest, file_prefix
 from tests.labs.labnode import LabNode
 from tests.labs.logical import Network, Service, Switch
@@ -73,7 +72,7 @@ NETWORK = Network(
 
 
 @dataclass(slots=True)
-class Lab:
+class Lab(Built):
     """One node and its surroundings; a context manager, or `build` and `remove`."""
 
     prefix: str
@@ -145,22 +144,6 @@ class Lab:
         return TestpmdGuest(TESTPMD[0], work.socket, work.mac, self.dir)
 
     # -- life ----------------------------------------------------------------------------------
-
-    def __enter__(self) -> Self:
-        try:
-            self.build()
-        except BaseException:
-            self.remove()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        self.remove()
 
     def build(self) -> None:
         """Everything, from whatever a crashed run left."""

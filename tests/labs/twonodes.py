@@ -13,11 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from dataplane.drivers import processes
 from tests.labs import logical, netns
+from tests.labs.built import Built
 from tests.labs.guests import QemuGuest
 from tests.labs.lab import (
     CLIENT_ADDRESS,
@@ -49,7 +48,7 @@ NETWORK = Network(
 
 
 @dataclass(slots=True)
-class TwoNodeLab:
+class TwoNodeLab(Built):
     """Both nodes and their surroundings; a context manager."""
 
     prefix: str
@@ -114,22 +113,6 @@ class TwoNodeLab:
         return QemuGuest(
             name, self.guest.socket, self.guest.mac, f"{address}/24", "10.1.0.1", PORT, self.dir
         )
-
-    def __enter__(self) -> Self:
-        try:
-            self.build()
-        except BaseException:
-            self.remove()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        self.remove()
 
     def build(self) -> None:
         """Everything, from whatever a crashed run left."""
