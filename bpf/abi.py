@@ -25,25 +25,41 @@ class Limit(IntEnum):
     Equal numbers make aliases: iterate over `__members__`.
     """
 
-    ABI_VERSION = 1
-    MAGLEV_SIZE = 4093
+    ABI_VERSION = 2
+    CT_WAYS = 8
+    REPLY_WAYS = 7
+    PICK_SLOTS = 65536
+    LIST_MAX = 128
+    FILTER_BITS = 2097152
+    LOCAL4_INLINE = 8
     MAX_SERVICES = 16384
     MAX_VIPS = 65536
-    MAX_BACKENDS = 65536
-    MAX_FLOWS = 131072
-    MAX_LOCAL_ADDRESSES = 4096
+    MAX_BACKENDS = 131072
+    MAX_MEMBERS = 524288
+    MAX_TABLES = 8
+    MAX_FLOW_SLOTS = 262144
+    MAX_AFFINITIES = 65536
+    MAX_SOURCE_RANGES = 16384
+    MAX_FRAGMENTS = 8192
+    MAX_KNOWN_ADDRESSES = 65536
     MAX_TX_PORTS = 256
     MAX_XSK_QUEUES = 64
-    MAX_REASONS = 64
-    HASH_SEED = 0x6D72F10E
-    PERF_HEAD = 64
+    MAX_REASONS = 128
+    PICK_SEED = 0x6D72F10E
+    PERF_HEAD = 80
 
 
 class VipFlag(IntFlag):
     """`enum vip_flag`."""
 
     VIP_SNAT = 1
-    VIP_NO_BACKEND = 2
+    VIP_LOCAL = 2
+    VIP_INNER_LOCAL = 4
+    VIP_REJECT = 8
+    VIP_SOURCE_RANGES = 16
+    VIP_AFFINITY = 32
+    VIP_DSR = 64
+    VIP_INNER_SNAT = 128
 
 
 class Place(IntEnum):
@@ -55,11 +71,58 @@ class Place(IntEnum):
     PLACE_HOST = 3
 
 
-class CtFlag(IntFlag):
-    """`enum ct_flag`."""
+class SetMode(IntEnum):
+    """`enum set_mode`."""
 
-    CT_ESTABLISHED = 1
-    CT_CLOSING = 2
+    SET_EMPTY = 0
+    SET_LIST = 1
+    SET_WEIGHTED = 2
+    SET_TABLE = 3
+
+
+class AddressFlag(IntFlag):
+    """`enum address_flag`."""
+
+    ADDRESS_LOCAL = 1
+    ADDRESS_OWNED = 2
+    ADDRESS_VIP = 4
+
+
+class CtState(IntEnum):
+    """`enum ct_state`: the state of a flow, the index of `node.timeouts`."""
+
+    CT_SYN = 0
+    CT_SYN_ACK = 1
+    CT_MIDDLE = 2
+    CT_ESTABLISHED = 3
+    CT_FIN = 4
+    CT_TIME_WAIT = 5
+    CT_RESET = 6
+    CT_UDP_ONE_WAY = 7
+    CT_UDP = 8
+    CT_SCTP_NEW = 9
+    CT_SCTP = 10
+    CT_SCTP_SHUTDOWN = 11
+    CT_STATES = 16
+
+
+class FlowFlag(IntFlag):
+    """`enum flow_flag`."""
+
+    FLOW_DSR = 1
+    FLOW_INNER = 2
+    FLOW_CLIENT_FIN = 4
+    FLOW_BACKEND_FIN = 8
+    FLOW_NO_SNAT = 16
+
+
+class NodeFlag(IntFlag):
+    """`enum node_flag`."""
+
+    NODE_VALID4 = 1
+    NODE_VALID6 = 2
+    NODE_MORE_LOCAL4 = 4
+    NODE_FIXED_CLOCK = 8
 
 
 class Reason(IntEnum):
@@ -98,6 +161,28 @@ class Reason(IntEnum):
     DROP_SVC_MULTICAST = 30
     DROP_SVC_MALFORMED = 31
     DROP_SVC_FRAGMENT = 32
+    VIP_DIRECT = 33
+    VIP_FRAGMENT = 34
+    UPLINK_ICMP_ERROR = 35
+    SVC_ICMP_ERROR = 36
+    SVC_FRAGMENT = 37
+    SVC_FORWARD = 38
+    SVC_NEW = 39
+    ANSWER_ARP = 40
+    ANSWER_ND = 41
+    ANSWER_ECHO = 42
+    ANSWER_RST = 43
+    ANSWER_UNREACHABLE = 44
+    ANSWER_TOO_BIG = 45
+    ANSWER_TTL = 46
+    DROP_SOURCE_RANGE = 47
+    DROP_NO_LOCAL = 48
+    DROP_FRAGMENT_MISS = 49
+    DROP_CT_BUSY = 50
+    DROP_VIP_PORT = 51
+    DROP_EXTENSION = 52
+    SVC_PASS_ND = 53
+    PASS_VLAN = 54
 
 
 class Fields(dict[str, Any]):
@@ -163,70 +248,199 @@ class Layout:
         )
 
 
-VIP_KEY = Layout("vip_key", (("addr", "be32"), ("port", "be16"), ("proto", "B"), ("pad", "B")))
-VIP = Layout("vip", (("service_id", "I"), ("flags", "I")))
-BACKEND = Layout("backend", (("addr", "be32"), ("port", "be16"), ("proto", "B"), ("place", "B")))
-MAGLEV_TABLE = Layout("maglev_table", (("slots", f"{4 * Limit.MAGLEV_SIZE}s"),))
-FLOW_KEY = Layout(
-    "flow_key",
+VIP_KEY = Layout(
+    "vip_key",
     (
-        ("saddr", "be32"),
-        ("daddr", "be32"),
-        ("sport", "be16"),
-        ("dport", "be16"),
+        ("addr", "16s"),
+        ("port", "be16"),
+        ("proto", "B"),
+        ("pad", "B"),
+    ),
+)
+VIP = Layout(
+    "vip",
+    (
+        ("service_id", "I"),
+        ("flags", "I"),
+        ("affinity_ticks", "I"),
+        ("pad", "I"),
+    ),
+)
+SET = Layout(
+    "set",
+    (
+        ("first", "I"),
+        ("count", "H"),
+        ("mode", "B"),
+        ("pad", "B"),
+    ),
+)
+MEMBER = Layout(
+    "member",
+    (
+        ("backend_id", "I"),
+        ("key", "I"),
+    ),
+)
+BACKEND = Layout(
+    "backend",
+    (
+        ("addr", "16s"),
+        ("port", "be16"),
+        ("proto", "B"),
+        ("place", "B"),
+        ("mtu", "H"),
+        ("mac", "6s"),
+        ("pad", "I"),
+    ),
+)
+SOURCE_RANGE = Layout(
+    "source_range",
+    (
+        ("prefix_length", "I"),
+        ("service_id", "I"),
+        ("addr", "16s"),
+    ),
+)
+AFFINITY_KEY = Layout(
+    "affinity_key",
+    (
+        ("service_id", "I"),
+        ("client", "16s"),
+    ),
+)
+AFFINITY = Layout(
+    "affinity",
+    (
+        ("backend_id", "I"),
+        ("seen", "I"),
+    ),
+)
+TAG_BUCKET = Layout(
+    "tag_bucket",
+    (
+        ("lock", "I"),
+        ("tags", f"{4 * Limit.CT_WAYS}s"),
+        ("pad", "28s"),
+    ),
+)
+REPLY_BUCKET = Layout(
+    "reply_bucket",
+    (
+        ("lock", "I"),
+        ("pad", "I"),
+        ("words", f"{8 * Limit.REPLY_WAYS}s"),
+    ),
+)
+FLOW4 = Layout(
+    "flow4",
+    (
+        ("life", "I"),
+        ("seen", "I"),
+        ("client", "be32"),
+        ("vip", "be32"),
+        ("client_port", "be16"),
+        ("vip_port", "be16"),
+        ("proto", "B"),
+        ("state", "B"),
+        ("flags", "B"),
+        ("pad", "B"),
+        ("backend", "be32"),
+        ("source", "be32"),
+        ("backend_port", "be16"),
+        ("source_port", "be16"),
+        ("ip_delta", "H"),
+        ("l4_delta", "H"),
+        ("service_id", "I"),
+        ("mtu", "H"),
+        ("ifindex", "H"),
+        ("client_mac", "6s"),
+        ("vip_mac", "6s"),
+        ("vlan", "4s"),
+    ),
+)
+FLOW6 = Layout(
+    "flow6",
+    (
+        ("life", "I"),
+        ("seen", "I"),
+        ("client", "16s"),
+        ("vip", "16s"),
+        ("client_port", "be16"),
+        ("vip_port", "be16"),
+        ("proto", "B"),
+        ("state", "B"),
+        ("flags", "B"),
+        ("pad", "B"),
+        ("backend", "16s"),
+        ("source", "16s"),
+        ("backend_port", "be16"),
+        ("source_port", "be16"),
+        ("pad2", "H"),
+        ("l4_delta", "H"),
+        ("service_id", "I"),
+        ("mtu", "H"),
+        ("ifindex", "H"),
+        ("client_mac", "6s"),
+        ("vip_mac", "6s"),
+        ("vlan", "4s"),
+        ("pad3", "16s"),
+    ),
+)
+FRAGMENT_KEY = Layout(
+    "fragment_key",
+    (
+        ("saddr", "16s"),
+        ("daddr", "16s"),
+        ("id", "I"),
         ("proto", "B"),
         ("pad", "3s"),
     ),
 )
-FLOW_FORWARD = Layout(
-    "flow_forward",
+FRAGMENT = Layout(
+    "fragment",
     (
-        ("backend_addr", "be32"),
-        ("source_addr", "be32"),
-        ("backend_port", "be16"),
-        ("source_port", "be16"),
-        ("backend_id", "I"),
-        ("flags", "I"),
-        ("ip_delta", "H"),
-        ("l4_delta", "H"),
-        ("tick", "I"),
-        ("pad", "I"),
-        ("seen_ns", "Q"),
+        ("flow", "I"),
+        ("life", "I"),
+        ("seen", "I"),
+        ("reply", "B"),
+        ("pad", "3s"),
     ),
 )
-FLOW_REPLY = Layout(
-    "flow_reply",
-    (
-        ("client_addr", "be32"),
-        ("vip_addr", "be32"),
-        ("client_port", "be16"),
-        ("vip_port", "be16"),
-        ("service_id", "I"),
-        ("ifindex", "I"),
-        ("flags", "I"),
-        ("ip_delta", "H"),
-        ("l4_delta", "H"),
-        ("client_mac", "6s"),
-        ("vip_mac", "6s"),
-        ("tick", "I"),
-        ("pad", "I"),
-        ("seen_ns", "Q"),
-    ),
+KNOWN_ADDRESS = Layout(
+    "known_address",
+    (("octets", "16s"),),
 )
-LOCAL_ADDRESS = Layout("local_address", (("octets", "16s"),))
 NODE = Layout(
     "node",
     (
-        ("service_addr", "be32"),
+        ("flags", "I"),
+        ("tick", "I"),
+        ("ct_seed", "I"),
+        ("pick_seed", "I"),
+        ("ct4_mask", "I"),
+        ("ct4_reply_mask", "I"),
+        ("ct6_mask", "I"),
+        ("ct6_reply_mask", "I"),
+        ("service_addr4", "be32"),
         ("uplink_ifindex", "I"),
+        ("svc_ifindex", "I"),
         ("service_mac", "6s"),
         ("gateway_mac", "6s"),
         ("uplink_mac", "6s"),
-        ("valid", "B"),
-        ("pad", "5s"),
+        ("pad", "2s"),
+        ("service_addr6", "16s"),
+        ("local4", f"{4 * Limit.LOCAL4_INLINE}s"),
+        ("timeouts", f"{4 * CtState.CT_STATES}s"),
     ),
 )
-COUNTER = Layout("counter", (("packets", "Q"), ("bytes", "Q")))
+COUNTER = Layout(
+    "counter",
+    (
+        ("packets", "Q"),
+        ("bytes", "Q"),
+    ),
+)
 SERVICE_STATS = Layout(
     "service_stats",
     (
@@ -237,25 +451,39 @@ SERVICE_STATS = Layout(
         ("new_flows", "Q"),
     ),
 )
-PERF_PLAN = Layout("perf_plan", (("head", f"{Limit.PERF_HEAD}s"), ("flows", "I"), ("next", "I")))
+PERF_PLAN = Layout(
+    "perf_plan",
+    (
+        ("head", f"{Limit.PERF_HEAD}s"),
+        ("flows", "I"),
+        ("next", "I"),
+    ),
+)
 
 LAYOUTS = (
     VIP_KEY,
     VIP,
+    SET,
+    MEMBER,
     BACKEND,
-    MAGLEV_TABLE,
-    FLOW_KEY,
-    FLOW_FORWARD,
-    FLOW_REPLY,
-    LOCAL_ADDRESS,
+    SOURCE_RANGE,
+    AFFINITY_KEY,
+    AFFINITY,
+    TAG_BUCKET,
+    REPLY_BUCKET,
+    FLOW4,
+    FLOW6,
+    FRAGMENT_KEY,
+    FRAGMENT,
+    KNOWN_ADDRESS,
     NODE,
     COUNTER,
     SERVICE_STATS,
     PERF_PLAN,
 )
 
-U32 = 4
-"""Size of a key or value that is a plain number [bytes]."""
+U32, U64 = 4, 8
+"""Sizes of keys and values that are plain numbers [bytes]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,21 +496,34 @@ class MapShape:
     max_entries: int
 
 
-_HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH, _ARRAY_OF_MAPS, _DEVMAP_HASH = 1, 2, 6, 9, 12, 25
+_HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH, _LPM_TRIE, _DEVMAP_HASH = 1, 2, 6, 9, 11, 25
+
+_BUCKETS = Limit.MAX_FLOW_SLOTS // Limit.CT_WAYS
+_REPLY_BUCKETS = Limit.MAX_FLOW_SLOTS // 2
 
 MAPS = {
     "vips": MapShape(_HASH, VIP_KEY.size, VIP.size, Limit.MAX_VIPS),
-    "maglev": MapShape(_ARRAY_OF_MAPS, U32, U32, Limit.MAX_SERVICES),
-    "backends": MapShape(_HASH, U32, BACKEND.size, Limit.MAX_BACKENDS),
-    "ct_forward": MapShape(_LRU_HASH, FLOW_KEY.size, FLOW_FORWARD.size, Limit.MAX_FLOWS),
-    "ct_reply": MapShape(_LRU_HASH, FLOW_KEY.size, FLOW_REPLY.size, Limit.MAX_FLOWS),
-    "local_addresses": MapShape(_HASH, LOCAL_ADDRESS.size, U32, Limit.MAX_LOCAL_ADDRESSES),
+    "vip_filter": MapShape(_ARRAY, U32, U64, Limit.FILTER_BITS // 64),
+    "sets": MapShape(_ARRAY, U32, SET.size, 2 * Limit.MAX_SERVICES),
+    "members": MapShape(_ARRAY, U32, MEMBER.size, Limit.MAX_MEMBERS),
+    "tables": MapShape(_ARRAY, U32, U32, Limit.MAX_TABLES * Limit.PICK_SLOTS),
+    "backends": MapShape(_ARRAY, U32, BACKEND.size, Limit.MAX_BACKENDS),
+    "source_ranges": MapShape(_LPM_TRIE, SOURCE_RANGE.size, U32, Limit.MAX_SOURCE_RANGES),
+    "affinities": MapShape(_LRU_HASH, AFFINITY_KEY.size, AFFINITY.size, Limit.MAX_AFFINITIES),
+    "ct4": MapShape(_ARRAY, U32, FLOW4.size, Limit.MAX_FLOW_SLOTS),
+    "ct4_tags": MapShape(_ARRAY, U32, TAG_BUCKET.size, _BUCKETS),
+    "ct4_replies": MapShape(_ARRAY, U32, REPLY_BUCKET.size, _REPLY_BUCKETS),
+    "ct6": MapShape(_ARRAY, U32, FLOW6.size, Limit.MAX_FLOW_SLOTS),
+    "ct6_tags": MapShape(_ARRAY, U32, TAG_BUCKET.size, _BUCKETS),
+    "ct6_replies": MapShape(_ARRAY, U32, REPLY_BUCKET.size, _REPLY_BUCKETS),
+    "fragments": MapShape(_LRU_HASH, FRAGMENT_KEY.size, FRAGMENT.size, Limit.MAX_FRAGMENTS),
+    "known_addresses": MapShape(_HASH, KNOWN_ADDRESS.size, U32, Limit.MAX_KNOWN_ADDRESSES),
     "node": MapShape(_ARRAY, U32, NODE.size, 1),
     "counters": MapShape(_PERCPU_ARRAY, U32, COUNTER.size, Limit.MAX_REASONS),
     "service_stats": MapShape(_PERCPU_ARRAY, U32, SERVICE_STATS.size, Limit.MAX_SERVICES),
     "tx_ports": MapShape(_DEVMAP_HASH, U32, U32, Limit.MAX_TX_PORTS),
 }
-"""The pinned maps of bpf/include/maps.h."""
+"""The pinned maps of bpf/include/maps.h, with their default sizes."""
 
 _WORD = 0xFFFFFFFF
 
@@ -315,9 +556,3 @@ def flow_hash(saddr: int, sport: int, daddr: int, dport: int, protocol: int, see
     a = ((a ^ c) - _rotate(c, 4)) & _WORD
     b = ((b ^ a) - _rotate(a, 14)) & _WORD
     return ((c ^ b) - _rotate(b, 24)) & _WORD
-
-
-def maglev_slot(saddr: int, sport: int, daddr: int, dport: int, protocol: int) -> int:
-    """The slot of the Maglev table that a new flow takes."""
-    digest = flow_hash(saddr, sport, daddr, dport, protocol, Limit.HASH_SEED)
-    return digest * Limit.MAGLEV_SIZE >> 32

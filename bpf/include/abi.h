@@ -13,23 +13,40 @@
 #include <linux/types.h>
 
 enum limit {
-	ABI_VERSION = 1,
-	MAGLEV_SIZE = 4093,	/* slots of a table; prime (Eisenbud et al., NSDI 2016) */
+	ABI_VERSION = 2,
+	CT_WAYS = 8,		/* flows of a bucket of conntrack */
+	REPLY_WAYS = 7,		/* words of a bucket of the index of replies */
+	PICK_SLOTS = 65536,	/* what a flow's hash is reduced to when a backend is picked */
+	LIST_MAX = 128,		/* a set with more members has a table of PICK_SLOTS */
+	FILTER_BITS = 2097152,	/* of vip_filter */
+	LOCAL4_INLINE = 8,	/* addresses of this node that are kept in `node` itself */
+	/* The sizes of maps by default; configuration sets others, always powers of two. */
 	MAX_SERVICES = 16384,
 	MAX_VIPS = 65536,
-	MAX_BACKENDS = 65536,
-	MAX_FLOWS = 131072,	/* of each of the two conntrack maps */
-	MAX_LOCAL_ADDRESSES = 4096,
+	MAX_BACKENDS = 131072,
+	MAX_MEMBERS = 524288,
+	MAX_TABLES = 8,
+	MAX_FLOW_SLOTS = 262144,	/* of each family: twice the flows that it is meant for */
+	MAX_AFFINITIES = 65536,
+	MAX_SOURCE_RANGES = 16384,
+	MAX_FRAGMENTS = 8192,
+	MAX_KNOWN_ADDRESSES = 65536,
 	MAX_TX_PORTS = 256,
 	MAX_XSK_QUEUES = 64,	/* of a private xsks_map; OVS's has its own size */
-	MAX_REASONS = 64,	/* capacity of counters: new reasons change no map */
-	HASH_SEED = 0x6d72f10e,	/* of the Maglev pick; one for all nodes */
-	PERF_HEAD = 64,		/* bytes that the perf wrapper puts back before each run */
+	MAX_REASONS = 128,	/* capacity of counters: new reasons change no map */
+	PICK_SEED = 0x6d72f10e,	/* one for all nodes */
+	PERF_HEAD = 80,		/* bytes that the perf wrapper puts back before each run */
 };
 
 enum vip_flag {
-	VIP_SNAT = 1,		/* traffic policy "cluster": the backend sees svc0's address */
-	VIP_NO_BACKEND = 2,	/* nothing to send new flows to: drop */
+	VIP_SNAT = 1,		/* the backend sees svc0's address */
+	VIP_LOCAL = 2,		/* clients outside: the set of this node's backends (policy Local) */
+	VIP_INNER_LOCAL = 4,	/* clients inside (svc0, sockets): the same for them */
+	VIP_REJECT = 8,		/* an empty cluster-wide set: TCP RST or port unreachable, not silence */
+	VIP_SOURCE_RANGES = 16,	/* clients outside have to be in source_ranges */
+	VIP_AFFINITY = 32,	/* affinity_ticks counts */
+	VIP_DSR = 64,		/* remote backends: handed to their node as it is */
+	VIP_INNER_SNAT = 128,	/* clients inside: SNAT too (hairpin and host clients need none) */
 };
 
 enum place {
@@ -39,9 +56,50 @@ enum place {
 	PLACE_HOST = 3,
 };
 
-enum ct_flag {
-	CT_ESTABLISHED = 1,	/* TCP: the client has sent something after its SYN */
-	CT_CLOSING = 2,		/* TCP: a FIN or a RST was seen from either side */
+/* How the members of a set are kept (struct set). */
+enum set_mode {
+	SET_EMPTY = 0,
+	SET_LIST = 1,		/* `count` members from `first` */
+	SET_WEIGHTED = 2,	/* the same, each member followed by its weight in the next word */
+	SET_TABLE = 3,		/* tables[first * PICK_SLOTS + slot] */
+};
+
+enum address_flag {
+	ADDRESS_LOCAL = 1,	/* this node's kernel has it */
+	ADDRESS_OWNED = 2,	/* a VIP's, answered by this node: ARP, ND, echo */
+	ADDRESS_VIP = 4,	/* a VIP's: a port of it without service is rejected */
+};
+
+/* The state of a flow; the index of node.timeouts. Weak states may be evicted by new flows. */
+enum ct_state {
+	CT_SYN = 0,		/* TCP, weak: a SYN was seen */
+	CT_SYN_ACK = 1,		/* TCP, weak: answered */
+	CT_MIDDLE = 2,		/* TCP, weak: met in the middle, no reply seen yet */
+	CT_ESTABLISHED = 3,
+	CT_FIN = 4,		/* TCP: one side has closed */
+	CT_TIME_WAIT = 5,	/* TCP, weak: both have */
+	CT_RESET = 6,		/* TCP, weak */
+	CT_UDP_ONE_WAY = 7,	/* UDP, weak: no reply seen yet */
+	CT_UDP = 8,
+	CT_SCTP_NEW = 9,	/* SCTP, weak: INIT seen */
+	CT_SCTP = 10,
+	CT_SCTP_SHUTDOWN = 11,	/* SCTP, weak */
+	CT_STATES = 16,		/* capacity */
+};
+
+enum flow_flag {
+	FLOW_DSR = 1,		/* not rewritten: only the MACs change, no reply comes here */
+	FLOW_INNER = 2,		/* the client is behind OVN: came in by svc0, leaves by it */
+	FLOW_CLIENT_FIN = 4,
+	FLOW_BACKEND_FIN = 8,
+	FLOW_NO_SNAT = 16,
+};
+
+enum node_flag {
+	NODE_VALID4 = 1,	/* svc0's IPv4 address and the gateway's MAC are known */
+	NODE_VALID6 = 2,
+	NODE_MORE_LOCAL4 = 4,	/* local4 is not all: known_addresses has the others */
+	NODE_FIXED_CLOCK = 8,	/* `tick` is the time, and not the kernel's (tests) */
 };
 
 /* Why a packet went where it went; the index of `counters`. Exactly one per packet. */
@@ -84,106 +142,234 @@ enum reason {
 	DROP_SVC_MULTICAST = 30,
 	DROP_SVC_MALFORMED = 31,
 	DROP_SVC_FRAGMENT = 32,
+	/* a packet of a served VIP, continued */
+	VIP_DIRECT = 33,	/* handed to the backend's node as it is */
+	VIP_FRAGMENT = 34,	/* a later fragment, translated as its first one was */
+	UPLINK_ICMP_ERROR = 35,	/* about a translated flow, translated */
+	SVC_ICMP_ERROR = 36,
+	SVC_FRAGMENT = 37,
+	SVC_FORWARD = 38,	/* a client behind OVN: translated, flow known */
+	SVC_NEW = 39,
+	/* answered by the program itself */
+	ANSWER_ARP = 40,
+	ANSWER_ND = 41,
+	ANSWER_ECHO = 42,
+	ANSWER_RST = 43,	/* no endpoint at all: refused as kube-proxy does */
+	ANSWER_UNREACHABLE = 44,
+	ANSWER_TOO_BIG = 45,	/* the backend's path does not carry it */
+	ANSWER_TTL = 46,
+	/* refused */
+	DROP_SOURCE_RANGE = 47,
+	DROP_NO_LOCAL = 48,	/* policy Local and no backend on this node */
+	DROP_FRAGMENT_MISS = 49,	/* a later fragment whose first one was not seen */
+	DROP_CT_BUSY = 50,	/* another CPU held the bucket for too long */
+	DROP_VIP_PORT = 51,	/* a VIP's address, a port without service, not worth an answer */
+	DROP_EXTENSION = 52,	/* IPv6 extension headers that cannot be followed */
+	SVC_PASS_ND = 53,
+	PASS_VLAN = 54,		/* tagged, and for this node's kernel */
 	REASON_END		/* not a reason */
 };
 
-/* vips: key. */
+/* vips: key. IPv4 as ::ffff:a.b.c.d, here and in every `addr[16]`. */
 struct vip_key {
-	__be32 addr;
+	__u8 addr[16];
 	__be16 port;
 	__u8 proto;
 	__u8 pad;
 };
-_Static_assert(sizeof(struct vip_key) == 8, "vip_key");
+_Static_assert(sizeof(struct vip_key) == 20, "vip_key");
 
-/* vips: value. */
+/*
+ * vips: value. A service port, whatever its addresses, is one service_id: the index of
+ * service_stats and the key of affinities; its sets are sets[2 * service_id] (all backends) and
+ * sets[2 * service_id + 1] (those of this node).
+ */
 struct vip {
-	__u32 service_id;	/* index of maglev and service_stats */
+	__u32 service_id;
 	__u32 flags;		/* enum vip_flag */
+	__u32 affinity_ticks;
+	__u32 pad;
 };
-_Static_assert(sizeof(struct vip) == 8, "vip");
+_Static_assert(sizeof(struct vip) == 16, "vip");
 
-/* backends: value; the key is the backend id, from 1. */
+/* sets: value; one aligned word, so that it changes at one stroke. */
+struct set {
+	__u32 first;		/* into members, or the number of a table */
+	__u16 count;
+	__u8 mode;		/* enum set_mode */
+	__u8 pad;
+};
+_Static_assert(sizeof(struct set) == 8, "set");
+
+/*
+ * members: value. Of a list, ordered by key; `key` is a hash of the backend's address, protocol
+ * and port, and so the same on every node. After a member of SET_WEIGHTED: { 0, weight }.
+ */
+struct member {
+	__u32 backend_id;
+	__u32 key;
+};
+_Static_assert(sizeof(struct member) == 8, "member");
+
+/* backends: value; the key is the backend id, from 1. proto 0: there is none. */
 struct backend {
-	__be32 addr;
+	__u8 addr[16];
 	__be16 port;
 	__u8 proto;
 	__u8 place;		/* enum place */
+	__u16 mtu;		/* of the path to it, IP header included; 0: not known */
+	__u8 mac[6];		/* of its node's gateway router, for DSR; 0: none */
+	__u32 pad;
 };
-_Static_assert(sizeof(struct backend) == 8, "backend");
+_Static_assert(sizeof(struct backend) == 32, "backend");
 
-/* The only value of a service's inner map of maglev: backend ids, 0 for none. */
-struct maglev_table {
-	__u32 slots[MAGLEV_SIZE];
+/* source_ranges: key (LPM; prefix_length counts the 32 bits of service_id too); value unused. */
+struct source_range {
+	__u32 prefix_length;
+	__u32 service_id;
+	__u8 addr[16];
 };
-_Static_assert(sizeof(struct maglev_table) == 16372, "maglev_table");
+_Static_assert(sizeof(struct source_range) == 24, "source_range");
 
-/* ct_forward and ct_reply: key, as the packet comes in (client to VIP, backend to us). */
-struct flow_key {
-	__be32 saddr;
-	__be32 daddr;
-	__be16 sport;
-	__be16 dport;
+/* affinities: key and value. */
+struct affinity_key {
+	__u32 service_id;
+	__u8 client[16];
+};
+_Static_assert(sizeof(struct affinity_key) == 20, "affinity_key");
+
+struct affinity {
+	__u32 backend_id;
+	__u32 seen;		/* ticks */
+};
+_Static_assert(sizeof(struct affinity) == 8, "affinity");
+
+/*
+ * Conntrack. A flow is one record, found from both sides: by the client's tuple in ct4_tags (the
+ * record's number is bucket * CT_WAYS + way), and by the backend's in ct4_replies, whose words
+ * name the record. So the two halves of a translation live and die together. ct6_* likewise.
+ */
+struct tag_bucket {
+	__u32 lock;		/* 0: free. Whoever adds a flow whose first bucket this is holds it */
+	__u32 tags[CT_WAYS];	/* of the records of this bucket; whether one lives says the record */
+	__u32 pad[7];
+};
+_Static_assert(sizeof(struct tag_bucket) == 64, "tag_bucket");
+
+struct reply_bucket {
+	__u32 lock;
+	__u32 pad;
+	__u64 words[REPLY_WAYS];	/* tag << 32 | number of the record */
+};
+_Static_assert(sizeof(struct reply_bucket) == 64, "reply_bucket");
+
+/*
+ * ct4: value, one cache line. `life` is odd while the record is a flow, and changes with each
+ * birth and death: what was read is good if it is still the same afterwards. The deltas are what
+ * the rewrite adds to the IPv4 and the transport checksum (RFC 1624); a reply's are their
+ * complements.
+ */
+struct flow4 {
+	__u32 life;
+	__u32 seen;		/* ticks: the last packet of either side */
+	__be32 client;
+	__be32 vip;
+	__be16 client_port;
+	__be16 vip_port;
+	__u8 proto;
+	__u8 state;		/* enum ct_state */
+	__u8 flags;		/* enum flow_flag */
+	__u8 pad;
+	__be32 backend;
+	__be32 source;		/* svc0's, or the client's own */
+	__be16 backend_port;
+	__be16 source_port;
+	__u16 ip_delta;
+	__u16 l4_delta;
+	__u32 service_id;
+	__u16 mtu;		/* of the backend's path; 0: not known */
+	__u16 ifindex;		/* of the uplink that the client is behind: an index of tx_ports */
+	__u8 client_mac[6];
+	__u8 vip_mac[6];	/* the MAC that the client sends to; of a DSR flow the backend's node's */
+	__be16 vlan[2];		/* the client's tags, outer first, 0: none; two tags: the outer is 802.1ad's */
+};
+_Static_assert(sizeof(struct flow4) == 64, "flow4");
+
+/* ct6: value, two cache lines. */
+struct flow6 {
+	__u32 life;
+	__u32 seen;
+	__u8 client[16];
+	__u8 vip[16];
+	__be16 client_port;
+	__be16 vip_port;
+	__u8 proto;
+	__u8 state;
+	__u8 flags;
+	__u8 pad;
+	__u8 backend[16];
+	__u8 source[16];
+	__be16 backend_port;
+	__be16 source_port;
+	__u16 pad2;
+	__u16 l4_delta;
+	__u32 service_id;
+	__u16 mtu;
+	__u16 ifindex;
+	__u8 client_mac[6];
+	__u8 vip_mac[6];
+	__be16 vlan[2];
+	__u8 pad3[16];
+};
+_Static_assert(sizeof(struct flow6) == 128, "flow6");
+
+/* fragments: key (addresses as the packet has them) and value. */
+struct fragment_key {
+	__u8 saddr[16];
+	__u8 daddr[16];
+	__u32 id;
 	__u8 proto;
 	__u8 pad[3];
 };
-_Static_assert(sizeof(struct flow_key) == 16, "flow_key");
+_Static_assert(sizeof(struct fragment_key) == 40, "fragment_key");
 
-/*
- * ct_forward: value. The two checksum deltas are what the rewrite adds to the IPv4 and the TCP or
- * UDP checksum (RFC 1624, as one folded sum): they are the same for every packet of the flow.
- */
-struct flow_forward {
-	__be32 backend_addr;
-	__be32 source_addr;	/* svc0's, or the client's own when there is no SNAT */
-	__be16 backend_port;
-	__be16 source_port;
-	__u32 backend_id;
-	__u32 flags;		/* enum ct_flag */
-	__u16 ip_delta;
-	__u16 l4_delta;
-	__u32 tick;		/* jiffies at seen_ns, low bits: what the fast path compares */
-	__u32 pad;
-	__u64 seen_ns;		/* CLOCK_MONOTONIC_COARSE, renewed every TOUCH_TICKS at most */
+struct fragment {
+	__u32 flow;		/* number of the record */
+	__u32 life;		/* and its life at that time */
+	__u32 seen;
+	__u8 reply;		/* 1: the fragments come from the backend */
+	__u8 pad[3];
 };
-_Static_assert(sizeof(struct flow_forward) == 40, "flow_forward");
+_Static_assert(sizeof(struct fragment) == 16, "fragment");
 
-/* ct_reply: value. */
-struct flow_reply {
-	__be32 client_addr;
-	__be32 vip_addr;
-	__be16 client_port;
-	__be16 vip_port;
-	__u32 service_id;
-	__u32 ifindex;		/* the uplink that the client's packets come in by */
-	__u32 flags;		/* enum ct_flag */
-	__u16 ip_delta;
-	__u16 l4_delta;
-	__u8 client_mac[6];
-	__u8 vip_mac[6];	/* the MAC that the client sends to */
-	__u32 tick;
-	__u32 pad;
-	__u64 seen_ns;
-};
-_Static_assert(sizeof(struct flow_reply) == 56, "flow_reply");
-
-/* local_addresses: key; IPv4 as ::ffff:a.b.c.d. The value is unused. */
-struct local_address {
+/* known_addresses: key; the value is enum address_flag. */
+struct known_address {
 	__u8 octets[16];
 };
-_Static_assert(sizeof(struct local_address) == 16, "local_address");
+_Static_assert(sizeof(struct known_address) == 16, "known_address");
 
-/* node: the only value. */
+/* node: the only value. Masks are numbers of buckets less one. Times are in jiffies ("ticks"). */
 struct node {
-	__be32 service_addr;	/* svc0's */
+	__u32 flags;		/* enum node_flag */
+	__u32 tick;		/* the time, under NODE_FIXED_CLOCK */
+	__u32 ct_seed;		/* of conntrack's hash: random, kept as long as the maps */
+	__u32 pick_seed;	/* PICK_SEED, but for tests */
+	__u32 ct4_mask;
+	__u32 ct4_reply_mask;
+	__u32 ct6_mask;
+	__u32 ct6_reply_mask;
+	__be32 service_addr4;	/* svc0's */
 	__u32 uplink_ifindex;
+	__u32 svc_ifindex;
 	__u8 service_mac[6];
 	__u8 gateway_mac[6];	/* the gateway router's external port */
 	__u8 uplink_mac[6];
-	__u8 valid;		/* 0: nothing is known yet */
-	__u8 pad[5];
+	__u8 pad[2];
+	__u8 service_addr6[16];
+	__be32 local4[LOCAL4_INLINE];
+	__u32 timeouts[CT_STATES];	/* ticks */
 };
-_Static_assert(sizeof(struct node) == 32, "node");
+_Static_assert(sizeof(struct node) == 176, "node");
 
 /* counters: value, by reason. */
 struct counter {
@@ -208,6 +394,6 @@ struct perf_plan {
 	__u32 flows;		/* how many 5-tuples to take in turn; 1: the head as it is */
 	__u32 next;
 };
-_Static_assert(sizeof(struct perf_plan) == 72, "perf_plan");
+_Static_assert(sizeof(struct perf_plan) == 88, "perf_plan");
 
 #endif

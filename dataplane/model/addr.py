@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import IntEnum
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
@@ -17,6 +18,7 @@ class Protocol(IntEnum):
 
     TCP = 6
     UDP = 17
+    SCTP = 132
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -53,7 +55,7 @@ def mac_of_address(address: IPv4Address) -> Mac:
     return Mac(":".join(f"{octet:02x}" for octet in b"\x0a\x58" + address.packed))
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class L4Addr:
     """Where a service or a backend listens: protocol, address, port (host order).
 
@@ -62,7 +64,7 @@ class L4Addr:
     """
 
     protocol: Protocol
-    address: IPv4Address
+    address: IPAddress
     port: int
 
     def __post_init__(self) -> None:
@@ -71,4 +73,12 @@ class L4Addr:
             raise ValueError(msg)
 
     def __str__(self) -> str:
-        return f"{self.address}:{self.port}/{self.protocol.name.lower()}"
+        host = self.address if self.address.version == 4 else f"[{self.address}]"
+        return f"{host}:{self.port}/{self.protocol.name.lower()}"
+
+    def __lt__(self, other: L4Addr) -> bool:
+        """By protocol, family, address and port: the families do not compare by themselves."""
+        return self._order() < other._order()
+
+    def _order(self) -> tuple[int, int, bytes, int]:
+        return self.protocol, self.address.version, self.address.packed, self.port

@@ -8,8 +8,8 @@ classes, so that desired and actual are compared by value.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import IntFlag, StrEnum
-from ipaddress import IPv4Address, IPv4Interface
+from enum import IntEnum, IntFlag, StrEnum
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 
 from dataplane.model.addr import L4Addr, Mac
 from dataplane.model.service import Place
@@ -100,46 +100,96 @@ class VipFlag(IntFlag):
     """Bits of a VIP entry; the numbers are those of bpf/include/abi.h (the abi tests compare)."""
 
     SNAT = 1
-    NO_BACKEND = 2
+    LOCAL = 2
+    INNER_LOCAL = 4
+    REJECT = 8
+    SOURCE_RANGES = 16
+    AFFINITY = 32
+    DSR = 64
+    INNER_SNAT = 128
 
 
 @dataclass(frozen=True, slots=True)
 class VipEntry:
-    """Table `vips`: key L4Addr."""
+    """Table `vips`: key L4Addr. `affinity_s` is 0 without affinity."""
 
     service_id: int
     flags: VipFlag
+    affinity_s: int = 0
+
+
+class SetScope(IntEnum):
+    """Which set of a service port's backends: all, or those of this node."""
+
+    CLUSTER = 0
+    LOCAL = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SetEntry:
+    """Table `sets`: key (service id, SetScope). Never empty: an empty set has no row.
+
+    `members` are (backend id, member key, weight), ordered by key (bpf/pick.py). Where in the maps
+    `members` and `tables` they are kept is the driver's own affair.
+    """
+
+    members: tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class BackendEntry:
-    """Table `backends`: key backend id (1..)."""
+    """Table `backends`: key backend id (1..).
+
+    `mtu`: of the path to it [bytes, IP header included], 0 if not known. `mac`: of its node's
+    gateway router, where packets are handed over to it as they are (DSR).
+    """
 
     target: L4Addr
     place: Place
+    mtu: int = 0
+    mac: Mac | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class MaglevTable:
-    """Table `maglev`: key service id. `slots`: uint32[MAGLEV_SIZE] backend ids, host byte order."""
+class SourceRange:
+    """Table `source_ranges`: key (service id, network): clients that a service admits."""
 
-    slots: bytes = field(repr=False)
+
+class AddressFlag(IntFlag):
+    """Bits of a known address; the numbers are those of bpf/include/abi.h."""
+
+    LOCAL = 1
+    OWNED = 2
+    VIP = 4
 
 
 @dataclass(frozen=True, slots=True)
-class LocalAddress:
-    """Table `local_addresses`: key IPAddress that stays with the kernel on the uplinks."""
+class KnownAddress:
+    """Table `known_addresses`: key IPAddress.
+
+    LOCAL: this node's kernel has it. OWNED: a VIP's, this node answers ARP, ND and echo for it.
+    VIP: a VIP's: what comes to a port of it without service is refused.
+    """
+
+    flags: AddressFlag
 
 
 @dataclass(frozen=True, slots=True)
 class NodeEntry:
-    """Table `node`: key 0. What both programs need to know of this node."""
+    """Table `node`: key 0. What the programs need to know of this node.
 
-    service_address: IPv4Address
+    `local` are IPv4 addresses of the node's own, the ones used most first; the driver keeps as
+    many as fit beside the entry and leaves the rest to `known_addresses`.
+    """
+
+    service_address: IPv4Address | None
+    service_address6: IPv6Address | None
     service_mac: Mac
     gateway_mac: Mac
     uplink_ifindex: int
     uplink_mac: Mac
+    service_ifindex: int
+    local: tuple[IPv4Address, ...] = ()
 
 
 class ProgramKind(StrEnum):
