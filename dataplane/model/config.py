@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv6Interface
 
 
 class UplinkMode(StrEnum):
@@ -112,7 +112,7 @@ class GatewayConfig:
     """The external side of one chassis's gateway router.
 
     `address` is the router's own address on the provider network, `next_hop` the network's
-    router (None: no default route).
+    router (None: no default route); `address6` and `next_hop6` are the same for IPv6.
     """
 
     chassis: str
@@ -120,14 +120,23 @@ class GatewayConfig:
     address: IPv4Interface
     next_hop: str | None
     routers: tuple[str, ...]
+    address6: IPv6Interface | None = None
+    next_hop6: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterConfig:
-    """What the cluster controller is told: address ranges and gateways."""
+    """What the cluster controller is told: address ranges and gateways.
+
+    `join6` and `service_pool6` are both networks, or both empty: no IPv6. `heartbeat_s`: how often
+    the chassis are asked for a sign of life; 0: never.
+    """
 
     nb_remote: str
     sb_remote: str
     join: str
     service_pool: str
     gateways: tuple[GatewayConfig, ...]
+    join6: str = ""
+    service_pool6: str = ""
+    heartbeat_s: float = 0.0

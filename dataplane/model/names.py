@@ -18,6 +18,13 @@ TRAFFIC_POLICY_KEY = "millrace:traffic-policy"
 SERVICE_ADDRESS_KEY = "millrace:service-address"
 """NB Logical_Router external_ids: the address of svc0 on that gateway router's chassis."""
 
+SERVICE_ADDRESS6_KEY = "millrace:service-address6"
+"""The same for svc0's IPv6 address; a router without it serves IPv4 alone."""
+
+DOWN_KEY = "millrace:down"
+"""NB Logical_Router external_ids of a gateway router: "true" while its chassis gives no sign of
+life; no VIP is announced by it then."""
+
 INTEGRATION_BRIDGE = "br-int"
 ISOLATED_VLAN = 4094
 """Access VLAN of svc0's OVS port: NORMAL never floods to it, explicit output still reaches it."""

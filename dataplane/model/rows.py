@@ -175,6 +175,17 @@ class KnownAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class Announcement:
+    """Table `announcements`: key IPAddress. A VIP that the wire is told is at this device's MAC.
+
+    Only said, never kept: what was said is known to the process that said it.
+    """
+
+    device: str
+    mac: Mac
+
+
+@dataclass(frozen=True, slots=True)
 class NodeEntry:
     """Table `node`: key 0. What the programs need to know of this node.
 

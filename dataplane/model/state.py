@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 from dataplane.model.addr import IPAddress, L4Addr, Mac
 from dataplane.model.config import NodeConfig
@@ -67,16 +67,18 @@ class Gateway:
     """This node's gateway router, found in OVN's northbound database.
 
     `mac` is its external port's, the destination of every translated packet. `service_address`
-    is svc0's. `localnet_port` names the localnet port of the external switch, and so
-    ovn-controller's patch port on the provider bridge.
+    is svc0's, `service_address6` its second, where the cluster has IPv6. `localnet_port` names
+    the localnet port of the external switch, and so ovn-controller's patch port on the provider
+    bridge.
     """
 
     router: str
     mac: Mac
-    addresses: tuple[IPv4Interface, ...]
+    addresses: tuple[IPv4Interface | IPv6Interface, ...]
     service_address: IPv4Address
     physnet: str
     localnet_port: str
+    service_address6: IPv6Address | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,10 @@ class HeldIds:
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """All inputs of `dataplane.plan.node.plan`, each in sync, at one moment."""
+    """All inputs of `dataplane.plan.node.plan`, each in sync, at one moment.
+
+    `announcers`: the chassis that may own VIPs of the gateway's provider network, this one too.
+    """
 
     config: NodeConfig
     gateway: Gateway | None
@@ -108,3 +113,4 @@ class NodeState:
     attachments: tuple[Attachment, ...]
     nics: Mapping[str, Nic]
     held: HeldIds
+    announcers: frozenset[str] = frozenset()
