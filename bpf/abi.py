@@ -116,6 +116,26 @@ class FlowFlag(IntFlag):
     FLOW_NO_SNAT = 16
 
 
+class SweepSide(IntFlag):
+    """`enum sweep_side`: what of a flow a sweep looks up."""
+
+    SWEEP_VIP = 1
+    SWEEP_VIP_ADDRESS = 2
+    SWEEP_BACKEND = 4
+    SWEEP_BACKEND_ADDRESS = 8
+    SWEEP_SERVICE_BACKEND = 16
+    SWEEP_CLIENT = 32
+    SWEEP_CLIENT_ADDRESS = 64
+    SWEEP_RECORD = 128
+
+
+class SweepFlag(IntFlag):
+    """`enum sweep_flag`."""
+
+    SWEEP_END = 1
+    SWEEP_EVERY_SIDE = 2
+
+
 class NodeFlag(IntFlag):
     """`enum node_flag`."""
 
@@ -449,6 +469,35 @@ SERVICE_STATS = Layout(
         ("reply_packets", "Q"),
         ("reply_bytes", "Q"),
         ("new_flows", "Q"),
+        ("drops_no_backend", "Q"),
+        ("drops_source_range", "Q"),
+        ("drops_no_port", "Q"),
+        ("drops_full", "Q"),
+        ("drops_other", "Q"),
+    ),
+)
+SWEEP_KEY = Layout(
+    "sweep_key",
+    (
+        ("addr", "16s"),
+        ("service_id", "I"),
+        ("port", "be16"),
+        ("proto", "B"),
+        ("side", "B"),
+    ),
+)
+SWEEP = Layout(
+    "sweep",
+    (
+        ("first", "I"),
+        ("count", "I"),
+        ("flags", "I"),
+        ("sides", "I"),
+        ("states", "I"),
+        ("proto", "I"),
+        ("tick", "I"),
+        ("ended", "I"),
+        ("live", f"{4 * CtState.CT_STATES}s"),
     ),
 )
 PERF_PLAN = Layout(
@@ -479,6 +528,8 @@ LAYOUTS = (
     NODE,
     COUNTER,
     SERVICE_STATS,
+    SWEEP_KEY,
+    SWEEP,
     PERF_PLAN,
 )
 

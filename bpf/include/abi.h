@@ -378,15 +378,61 @@ struct counter {
 };
 _Static_assert(sizeof(struct counter) == 16, "counter");
 
-/* service_stats: value, by service id. */
+/* service_stats: value, by service id. The drops are packets, by the reason of their verdict. */
 struct service_stats {
 	__u64 forward_packets;
 	__u64 forward_bytes;
 	__u64 reply_packets;
 	__u64 reply_bytes;
 	__u64 new_flows;
+	__u64 drops_no_backend;	/* no endpoint: DROP_NO_BACKEND, DROP_NO_LOCAL, and those refused */
+	__u64 drops_source_range;
+	__u64 drops_no_port;
+	__u64 drops_full;	/* DROP_CT_FULL, DROP_CT_BUSY */
+	__u64 drops_other;
 };
-_Static_assert(sizeof(struct service_stats) == 40, "service_stats");
+_Static_assert(sizeof(struct service_stats) == 80, "service_stats");
+
+/* What of a flow is looked up in sweep_ends: bits of sweep.sides, and sweep_key.side. */
+enum sweep_side {
+	SWEEP_VIP = 1,			/* address, port, protocol */
+	SWEEP_VIP_ADDRESS = 2,
+	SWEEP_BACKEND = 4,		/* address, port, protocol */
+	SWEEP_BACKEND_ADDRESS = 8,
+	SWEEP_SERVICE_BACKEND = 16,	/* the same of one service id */
+	SWEEP_CLIENT = 32,		/* address, port, protocol */
+	SWEEP_CLIENT_ADDRESS = 64,
+	SWEEP_RECORD = 128,		/* service_id: the record's number; the address begins with its life */
+};
+
+enum sweep_flag {
+	SWEEP_END = 1,		/* end what matches; else only count it */
+	SWEEP_EVERY_SIDE = 2,	/* all of `sides` have to be found; else one of them is enough */
+};
+
+/* sweep_ends: key; what the side does not name is zero. The value is a mask of 1 << enum ct_state. */
+struct sweep_key {
+	__u8 addr[16];
+	__u32 service_id;
+	__be16 port;
+	__u8 proto;
+	__u8 side;		/* enum sweep_side */
+};
+_Static_assert(sizeof(struct sweep_key) == 24, "sweep_key");
+
+/* The argument of a sweep of conntrack, in and out. */
+struct sweep {
+	__u32 first;		/* number of a record */
+	__u32 count;
+	__u32 flags;		/* enum sweep_flag */
+	__u32 sides;		/* enum sweep_side; 0: every flow */
+	__u32 states;		/* a mask of 1 << enum ct_state */
+	__u32 proto;		/* 0: any */
+	__u32 tick;		/* out: the time */
+	__u32 ended;		/* out */
+	__u32 live[CT_STATES];	/* out: flows that match, those that were ended included */
+};
+_Static_assert(sizeof(struct sweep) == 96, "sweep");
 
 /* perf_plan, of perf_wrapper.bpf.c only: the only value. */
 struct perf_plan {
