@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Interface, IPv6Interface
 
+from dataplane.model.addr import IPNetwork
+
 
 class UplinkMode(StrEnum):
     """How a NIC joins its bridge."""
@@ -79,6 +81,26 @@ class DpdkConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ServicesConfig:
+    """What the service fast path is told.
+
+    `zone` is this node's topology zone, "" for none. `flows` (of each family), `services` (service
+    ports) and `backends` are capacities, powers of two. `nodeport_addresses`: the networks whose
+    addresses of this node serve node ports; empty: all addresses of the service uplinks.
+    `connect`: absolute paths of the cgroups whose sockets are translated at connect time.
+    `announce`: this node answers ARP and ND for the VIPs it owns, and tells the wire of them.
+    """
+
+    zone: str = ""
+    flows: int = 131072
+    services: int = 16384
+    backends: int = 131072
+    nodeport_addresses: tuple[IPNetwork, ...] = ()
+    connect: tuple[str, ...] = ()
+    announce: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class NodeConfig:
     """One node, whole.
 
@@ -105,6 +127,7 @@ class NodeConfig:
     service_link: str
     port_mtu: int
     extra_external_ids: tuple[tuple[str, str], ...] = ()
+    services: ServicesConfig = ServicesConfig()
 
 
 @dataclass(frozen=True, slots=True)
