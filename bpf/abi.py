@@ -45,6 +45,7 @@ class Limit(IntEnum):
     MAX_TX_PORTS = 256
     MAX_XSK_QUEUES = 64
     MAX_REASONS = 128
+    MAX_SWEEP_ENDS = 65536
     PICK_SEED = 0x6D72F10E
     PERF_HEAD = 80
 

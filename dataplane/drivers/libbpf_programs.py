@@ -94,6 +94,17 @@ class Program(Descriptor):
         call("run a program", "bpf_prog_test_run_opts", self.fd, c.byref(options))
         return RunResult(options.retval, room.raw[: options.data_size_out], options.duration)
 
+    def call(self, argument: bytes) -> bytes:
+        """Run a program that user space calls (SEC("syscall")); the argument as it left it."""
+        context = c.create_string_buffer(argument, len(argument))
+        options = t.TestRunOptions(
+            sz=c.sizeof(t.TestRunOptions),
+            ctx_in=c.cast(context, c.c_void_p),
+            ctx_size_in=len(argument),
+        )
+        call("run a program", "bpf_prog_test_run_opts", self.fd, c.byref(options))
+        return context.raw
+
 
 class Object(Closing):
     """A compiled object; maps to be reused are named before `load`.
