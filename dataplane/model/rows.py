@@ -220,3 +220,8 @@ class Program:
 
     kind: ProgramKind
     swap: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveOffloads:
+    """Table `offloads`: key device name. What changes frames before XDP sees them is off there."""
