@@ -13,6 +13,7 @@ from uuid import UUID
 from controller.ovn.rows import committed
 from controller.translate.nbrows import (
     PORT_PREFIXES,
+    ROUTER_KEYS,
     MacKey,
     MacRow,
     PolicyKey,
@@ -24,7 +25,7 @@ from controller.translate.nbrows import (
     SwitchPortRow,
     SwitchRow,
 )
-from dataplane.drivers.idl import Replica, Row, Transaction, references, write
+from dataplane.drivers.idl import Replica, Row, Transaction, read, references, write
 from dataplane.model.names import OWNER, OWNER_KEY
 
 _SWITCH, _SWITCH_PORT = "Logical_Switch", "Logical_Switch_Port"
@@ -139,6 +140,9 @@ def put_router(batch: Batch, name: str, value: RouterRow) -> None:
     write(row, "options", dict(value.options))
     for key, text in value.external_ids:
         row.setkey("external_ids", key, text)
+    wanted = dict(value.external_ids).keys()
+    for key in (ROUTER_KEYS - wanted) & read(row, "external_ids").keys():
+        row.delkey("external_ids", key)
 
 
 def drop_router(batch: Batch, name: str) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from ipaddress import IPv4Address, IPv4Network
+
+from dataplane.model.addr import IPAddress, IPNetwork
 
 
 def allocate(
-    network: IPv4Network,
+    network: IPNetwork,
     names: Collection[str],
-    held: Mapping[str, IPv4Address],
-    taken: Collection[IPv4Address] = (),
-) -> dict[str, IPv4Address]:
+    held: Mapping[str, IPAddress],
+    taken: Collection[IPAddress] = (),
+) -> dict[str, IPAddress]:
     """An address of `network` for each name, as far as they reach.
 
     A name keeps what it holds if that is a host address of the network, not `taken`, and held by
@@ -19,7 +20,7 @@ def allocate(
     holds that is not asked for is free only once it holds it no longer: new rows are made before
     old ones go.
     """
-    given: dict[str, IPv4Address] = {}
+    given: dict[str, IPAddress] = {}
     used = {*taken, *(address for name, address in held.items() if name not in names)}
     for name in sorted(names):
         address = held.get(name)
@@ -28,17 +29,18 @@ def allocate(
             used.add(address)
     free = (address for address in network.hosts() if address not in used)
     for name in sorted(set(names) - given.keys()):
-        address = next(free, None)
-        if address is not None:
-            given[name] = address
+        following = next(free, None)
+        if following is not None:
+            given[name] = following
     return given
 
 
-def _is_host(network: IPv4Network, address: IPv4Address) -> bool:
-    if address not in network:
+def _is_host(network: IPNetwork, address: IPAddress) -> bool:
+    if address.version != network.version or address not in network:
         return False
-    # RFC 3021: a /31 has no network or broadcast address; a /32 is one host.
-    return network.prefixlen >= 31 or address not in {
-        network.network_address,
-        network.broadcast_address,
-    }
+    # RFC 3021, RFC 6164: a /31 or /127 has two hosts; a /32 or /128 is one. IPv6 knows no
+    # broadcast, but its first address is every router's (RFC 4291, 2.6.1).
+    if network.max_prefixlen - network.prefixlen <= 1:
+        return True
+    last = network.broadcast_address if network.version == 4 else None
+    return address not in {network.network_address, last}

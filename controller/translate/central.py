@@ -2,9 +2,10 @@
 
 For a chassis with a [[gateway]]: GR_<chassis>, pinned there, with one port on ext_<chassis> (whose
 localnet port leads to the provider network) and one on the join switch, where the VPC routers named
-in the file have a port too. svc0's address of each chassis is routed to its gateway router from
+in the file have a port too. svc0's addresses of each chassis are routed to its gateway router from
 every such VPC, and out of its external port to a MAC that nobody has to ask for. No NAT and no load
-balancer is made: nothing on this path costs conntrack.
+balancer is made: nothing on this path costs conntrack. IPv4 is always there; IPv6 is beside it if
+the cluster file has both of its networks.
 
 The rows of a gateway whose chassis left the southbound database stay, so that a node's restart or
 a southbound database made anew takes no address away; only the cluster file takes rows away.
@@ -12,13 +13,12 @@ a southbound database made anew takes no address away; only the cluster file tak
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from collections.abc import Collection
 
 from controller.translate.addresses import allocate
-from controller.translate.gatewayrows import GatewayRows
-from controller.translate.index import ipv4_interfaces
+from controller.translate.families import Family, families, interfaces, is_default
+from controller.translate.gatewayrows import Addresses, GatewayRows
 from controller.translate.nbrows import (
-    DEFAULT_ROUTE,
     JOIN_SWITCH,
     MAIN_PRIORITY,
     NbPlan,
@@ -33,30 +33,36 @@ from controller.translate.nbrows import (
     join_port,
 )
 from controller.translate.ovn import LogicalRouter, NbSnapshot, Problem, SbSnapshot, is_ours
+from dataplane.model.addr import IPAddress, IPNetwork
 from dataplane.model.config import ClusterConfig, GatewayConfig
 from dataplane.model.names import SERVICE_ADDRESS_KEY
 
 
-def northbound(cluster: ClusterConfig, nb: NbSnapshot, sb: SbSnapshot) -> NbPlan:
+def northbound(
+    cluster: ClusterConfig, nb: NbSnapshot, sb: SbSnapshot, down: Collection[str] = ()
+) -> NbPlan:
     """Every row that we own in the northbound database, and what keeps the rest from being made.
 
-    Addresses of the join network and of svc0 that rows of ours hold are kept; the others are the
-    smallest free ones, given out in the order of names.
+    Addresses of the join networks and of svc0 that rows of ours hold are kept; the others are the
+    smallest free ones, given out in the order of names. `down`: chassis that give no sign of life.
     """
-    return _Draft(cluster, nb, sb).plan()
+    return _Draft(cluster, nb, sb, frozenset(down)).plan()
 
 
 class _Draft:
     """One plan being made: the inputs, and the tables filled so far."""
 
-    def __init__(self, cluster: ClusterConfig, nb: NbSnapshot, sb: SbSnapshot) -> None:
+    def __init__(
+        self, cluster: ClusterConfig, nb: NbSnapshot, sb: SbSnapshot, down: frozenset[str]
+    ) -> None:
         self.cluster, self.nb = cluster, nb
-        self.join_network = IPv4Network(cluster.join)
+        self.families = families(cluster)
+        self.alive = {chassis.name for chassis in sb.chassis.values()} - down
         self.chassis = {chassis.name for chassis in sb.chassis.values()}
         self.problems: list[Problem] = []
         self.rows = GatewayRows()
         # The same for every gateway of a provider network, and there may be hundreds.
-        self._inner_networks: dict[tuple[str, IPv4Network], tuple[str, ...]] = {}
+        self._inner_networks: dict[tuple[str, IPNetwork], tuple[IPNetwork, ...]] = {}
         self.routers: dict[str, list[LogicalRouter]] = {}
         for _, router in sorted(nb.routers.items()):
             self.routers.setdefault(router.name, []).append(router)
@@ -66,28 +72,39 @@ class _Draft:
         if gateways and not self._name_is_free(JOIN_SWITCH, "switch"):
             gateways = []
         vpcs = self._vpcs(gateways)
-        join = self._join_addresses(gateways, vpcs)
-        services = self._service_addresses(gateways)
+        join = {f: self._join_addresses(f, gateways, vpcs) for f in self.families}
+        services = {f: self._service_addresses(f, gateways) for f in self.families}
+        # IPv4 decides what is made; what IPv6 has no room for has IPv4 alone.
+        four = self.families[0]
         gateways = [
-            g for g in gateways if g.chassis in services and gateway_router(g.chassis) in join
+            g
+            for g in gateways
+            if g.chassis in services[four] and gateway_router(g.chassis) in join[four]
         ]
         named = {name for gateway in gateways for name in gateway.routers}
-        vpcs = {name: vpcs[name] for name in vpcs if name in join and name in named}
+        vpcs = {name: vpcs[name] for name in vpcs if name in join[four] and name in named}
         if gateways:
             self.rows.switches[JOIN_SWITCH] = SwitchRow()
         for name in sorted({*vpcs, *(gateway_router(g.chassis) for g in gateways)}):
-            self.rows.join_port(name, join[name], self.join_network.prefixlen)
+            self.rows.join_port(name, _column(join, name))
         for gateway in gateways:
+            chassis = gateway.chassis
             mine = [name for name in gateway.routers if name in vpcs]
-            self.rows.gateway(gateway, services[gateway.chassis])
-            self._routes_of_gateway(gateway, {name: vpcs[name] for name in mine}, join)
+            service = _column(services, chassis)
+            self.rows.gateway(gateway, service, down=chassis not in self.alive)
+            for family in self.families:
+                self._routes_of_gateway(family, gateway, {n: vpcs[n] for n in mine}, join[family])
+            at = _column(join, gateway_router(chassis))
             for name in mine:
-                self.rows.neighbours(gateway_router(gateway.chassis), name, join)
-                self.rows.routes[RouteKey(name, f"{services[gateway.chassis]}/32")] = RouteRow(
-                    str(join[gateway_router(gateway.chassis)])
-                )
+                self.rows.neighbours(gateway_router(chassis), at, name, _column(join, name))
+                for family in service.keys() & at.keys() & _column(join, name).keys():
+                    key = RouteKey(name, family.host_route(service[family]))
+                    self.rows.routes[key] = RouteRow(str(at[family]))
         for name, router in vpcs.items():
-            self._way_out(router, [g for g in gateways if name in g.routers], join)
+            for family in self.families:
+                if name in join[family]:
+                    ways = [g for g in gateways if name in g.routers]
+                    self._way_out(family, router, ways, join[family])
         return self.rows.plan(tuple(sorted(set(self.problems))))
 
     def _problem(self, name: str, cause: str, next_step: str) -> None:
@@ -164,81 +181,97 @@ class _Draft:
                     "take it out of [[gateway]] routers in the cluster file",
                 )
                 continue
-            clash = next(
-                (n for n in self._networks(routers[0]) if n.overlaps(self.join_network)), None
-            )
-            if clash:
-                self._problem(
-                    f"router {name}",
-                    f"its network {clash} overlaps the join network {self.join_network}",
-                    "choose another join in the cluster file",
-                )
+            if self._clashes(self.families[0], routers[0]):
                 continue
             found[name] = routers[0]
         return found
 
-    def _networks(self, router: LogicalRouter) -> list[IPv4Network]:
-        """The IPv4 networks of a router's own ports, sorted."""
-        networks = {
+    def _clashes(self, family: Family, router: LogicalRouter) -> bool:
+        """Whether a VPC has addresses of the join network itself; it is a problem then."""
+        clash = next(
+            (n for n in self._networks(router) if _overlap(n, family.join)),
+            None,
+        )
+        if clash is not None:
+            self._problem(
+                f"router {router.name}",
+                f"its network {clash} overlaps the join network {family.join}",
+                f"choose another {family.join_key} in the cluster file",
+            )
+        return clash is not None
+
+    def _networks(self, router: LogicalRouter) -> list[IPNetwork]:
+        """The networks of a router's own ports, sorted; not the link-local ones."""
+        networks: set[IPNetwork] = {
             interface.network
             for ref in router.ports
             if (port := self.nb.router_ports.get(ref)) and not is_ours(port.external_ids)
-            for interface in ipv4_interfaces(port.networks)
+            for interface in interfaces(port.networks)
+            if not interface.is_link_local
         }
-        return sorted(networks)
+        return sorted(networks, key=lambda n: (n.version, n.network_address.packed, n.prefixlen))
 
-    def _inner(self, vpc: LogicalRouter, provider: IPv4Network) -> tuple[str, ...]:
+    def _inner(self, vpc: LogicalRouter, provider: IPNetwork) -> tuple[IPNetwork, ...]:
         """The VPC's networks, but not what is of the provider network: gateways are on that."""
         key = (vpc.name, provider)
         if key not in self._inner_networks:
             self._inner_networks[key] = tuple(
-                str(network) for network in self._networks(vpc) if not network.subnet_of(provider)
+                network for network in self._networks(vpc) if not _within(network, provider)
             )
         return self._inner_networks[key]
 
     # -- addresses ----------------------------------------------------------------------------
 
     def _join_addresses(
-        self, gateways: list[GatewayConfig], vpcs: dict[str, LogicalRouter]
-    ) -> dict[str, IPv4Address]:
-        names = {*vpcs, *(gateway_router(gateway.chassis) for gateway in gateways)}
+        self, family: Family, gateways: list[GatewayConfig], vpcs: dict[str, LogicalRouter]
+    ) -> dict[str, IPAddress]:
+        names = {gateway_router(gateway.chassis) for gateway in gateways}
+        names |= {
+            name
+            for name, router in vpcs.items()
+            # Of IPv4 it was asked before: such a VPC is not connected at all.
+            if family.version == 4 or not self._clashes(family, router)
+        }
         ports = {join_port(name): name for name in names}
-        held: dict[str, IPv4Address] = {}
-        foreign: set[IPv4Address] = set()
+        held: dict[str, IPAddress] = {}
+        foreign: set[IPAddress] = set()
         for port in sorted(self.nb.router_ports.values(), key=lambda port: port.name):
-            for interface in ipv4_interfaces(port.networks):
+            for interface in interfaces(port.networks):
+                if interface.version != family.version:
+                    continue
                 if is_ours(port.external_ids):
                     held.setdefault(ports.get(port.name, port.name), interface.ip)
                 else:
                     foreign.add(interface.ip)
-        return self._allocated("join", self.join_network, names, held, foreign)
+        return self._allocated(family.join_key, family.join, names, held, foreign)
 
-    def _service_addresses(self, gateways: list[GatewayConfig]) -> dict[str, IPv4Address]:
-        held: dict[str, IPv4Address] = {}
-        foreign: set[IPv4Address] = set()
+    def _service_addresses(
+        self, family: Family, gateways: list[GatewayConfig]
+    ) -> dict[str, IPAddress]:
+        held: dict[str, IPAddress] = {}
+        foreign: set[IPAddress] = set()
         chassis_of = {gateway_router(gateway.chassis): gateway.chassis for gateway in gateways}
         for router in (router for routers in self.routers.values() for router in routers):
-            try:
-                address = IPv4Address(router.external_ids[SERVICE_ADDRESS_KEY])
-            except (KeyError, ValueError):
+            text = router.external_ids.get(family.service_key, "")
+            addresses = [interface.ip for interface in interfaces((text,))]
+            if not addresses or "/" in text:
                 continue
             if is_ours(router.external_ids):
                 # By name, not by options:chassis, which somebody may have changed.
-                held[chassis_of.get(router.name, router.name)] = address
+                held[chassis_of.get(router.name, router.name)] = addresses[0]
             else:
-                foreign.add(address)
+                foreign.add(addresses[0])
         names = {gateway.chassis for gateway in gateways}
-        pool = IPv4Network(self.cluster.service_pool)
-        return self._allocated("service_pool", pool, names, held, foreign)
+        return self._allocated(family.pool_key, family.pool, names, held, foreign)
 
     def _allocated(
         self,
         what: str,
-        network: IPv4Network,
+        network: IPNetwork,
         names: set[str],
-        held: dict[str, IPv4Address],
-        foreign: set[IPv4Address],
-    ) -> dict[str, IPv4Address]:
+        held: dict[str, IPAddress],
+        foreign: set[IPAddress],
+    ) -> dict[str, IPAddress]:
         given = allocate(network, names, held, foreign)
         for name in sorted(names - given.keys()):
             self._problem(
@@ -252,14 +285,18 @@ class _Draft:
 
     def _routes_of_gateway(
         self,
+        family: Family,
         gateway: GatewayConfig,
         vpcs: dict[str, LogicalRouter],
-        join: dict[str, IPv4Address],
+        join: dict[str, IPAddress],
     ) -> None:
         """A route to each network of each VPC, the file's order of routers deciding a clash."""
-        router, owners = gateway_router(gateway.chassis), dict[str, str]()
+        router, owners = gateway_router(gateway.chassis), dict[IPNetwork, str]()
+        outside = family.of_gateway(gateway)[0] or gateway.address
         for name, vpc in vpcs.items():
-            for network in self._inner(vpc, gateway.address.network):
+            for network in self._inner(vpc, outside.network):
+                if network.version != family.version or name not in join:
+                    continue
                 first = owners.setdefault(network, name)
                 if first != name:
                     self._problem(
@@ -268,13 +305,14 @@ class _Draft:
                         "give the two VPCs different gateways, or different networks",
                     )
                     continue
-                self.rows.routes[RouteKey(router, network)] = RouteRow(str(join[name]))
+                self.rows.routes[RouteKey(router, str(network))] = RouteRow(str(join[name]))
 
     def _way_out(
         self,
+        family: Family,
         vpc: LogicalRouter,
         gateways: list[GatewayConfig],
-        join: dict[str, IPv4Address],
+        join: dict[str, IPAddress],
     ) -> None:
         """The VPC's default route, and on each gateway's chassis the way through its own one.
 
@@ -286,7 +324,7 @@ class _Draft:
             for ref in vpc.static_routes
             if (route := self.nb.static_routes.get(ref))
             and not is_ours(route.external_ids)
-            and _is_default(route.ip_prefix)
+            and is_default(route.ip_prefix, family.version)
             and not route.route_table
             and route.policy != "src-ip"
         )
@@ -300,21 +338,19 @@ class _Draft:
             )
             return
         port = join_port(vpc.name)
-        live = [gateway for gateway in gateways if gateway.chassis in self.chassis]
+        gateways = [g for g in gateways if gateway_router(g.chassis) in join]
+        live = [gateway for gateway in gateways if gateway.chassis in self.alive]
         for gateway in (live or gateways)[:1]:
             nexthop = join[gateway_router(gateway.chassis)]
-            self.rows.routes[RouteKey(vpc.name, DEFAULT_ROUTE)] = RouteRow(str(nexthop))
+            self.rows.routes[RouteKey(vpc.name, family.default_route)] = RouteRow(str(nexthop))
         # What is routed to one gateway router in particular goes there, wherever it starts.
         # Told apart by priority, not by "!=", which would cost a flow for every bit of the masks.
-        named = " || ".join(
-            f"ip4.dst == {network}"
-            for network in (self.join_network, IPv4Network(self.cluster.service_pool))
-        )
+        named = " || ".join(f"{family.ip}.dst == {n}" for n in (family.join, family.pool))
         match = f'outport == "{port}" && ({named})'
         self.rows.policies[PolicyKey(vpc.name, MAIN_PRIORITY + 1, match)] = PolicyRow("allow")
         for gateway in gateways:
             match = (
-                f'outport == "{port}" && ip4 && '
+                f'outport == "{port}" && {family.ip} && '
                 f'is_chassis_resident("{external_port(gateway.chassis)}")'
             )
             nexthop = join[gateway_router(gateway.chassis)]
@@ -323,8 +359,14 @@ class _Draft:
             )
 
 
-def _is_default(prefix: str) -> bool:
-    try:
-        return IPv4Interface(prefix).network.prefixlen == 0
-    except ValueError:
-        return False
+def _column(table: dict[Family, dict[str, IPAddress]], name: str) -> Addresses:
+    """What each family has for one name."""
+    return {family: given[name] for family, given in table.items() if name in given}
+
+
+def _overlap(one: IPNetwork, other: IPNetwork) -> bool:
+    return one.network_address in other or other.network_address in one
+
+
+def _within(inner: IPNetwork, outer: IPNetwork) -> bool:
+    return inner.network_address in outer and inner.prefixlen >= outer.prefixlen

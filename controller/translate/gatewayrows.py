@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import IPv4Address
 
+from controller.translate.families import Family
 from controller.translate.nbrows import (
-    DEFAULT_ROUTE,
     JOIN_SWITCH,
     MAIN_PRIORITY,
     MacKey,
@@ -28,9 +27,12 @@ from controller.translate.nbrows import (
     switch_side,
 )
 from controller.translate.ovn import Problem
-from dataplane.model.addr import mac_of_address
+from dataplane.model.addr import IPAddress, Mac, mac_of_address
 from dataplane.model.config import GatewayConfig
-from dataplane.model.names import SERVICE_ADDRESS_KEY
+from dataplane.model.names import DOWN_KEY
+
+Addresses = Mapping[Family, IPAddress]
+"""The addresses of one thing by family; IPv4's is always there, and gives the MAC."""
 
 
 class GatewayRows:
@@ -58,22 +60,22 @@ class GatewayRows:
             problems=problems,
         )
 
-    def join_port(self, router: str, address: IPv4Address, prefix_length: int) -> None:
+    def join_port(self, router: str, addresses: Addresses) -> None:
         """A router's port on the join switch."""
-        network = f"{address}/{prefix_length}"
-        self._router_port(router, join_port(router), JOIN_SWITCH, address, network)
+        networks = tuple(f"{a}/{family.join.prefixlen}" for family, a in addresses.items())
+        self._router_port(router, join_port(router), JOIN_SWITCH, mac_of(addresses), networks)
 
     def _router_port(
-        self, router: str, port: str, switch: str, address: IPv4Address, network: str
+        self, router: str, port: str, switch: str, mac: Mac, networks: tuple[str, ...]
     ) -> None:
         """A router port and the switch port that it is plugged into."""
-        self.router_ports[port] = RouterPortRow(router, str(mac_of_address(address)), (network,))
+        self.router_ports[port] = RouterPortRow(router, str(mac), tuple(sorted(networks)))
         self.switch_ports[switch_side(port)] = SwitchPortRow(
             switch, "router", ("router",), (("router-port", port),)
         )
 
-    def gateway(self, gateway: GatewayConfig, service: IPv4Address) -> None:
-        """The gateway router, its external switch, and the two ends of svc0's address."""
+    def gateway(self, gateway: GatewayConfig, service: Addresses, *, down: bool) -> None:
+        """The gateway router, its external switch, and the two ends of svc0's addresses."""
         chassis, router = gateway.chassis, gateway_router(gateway.chassis)
         switch, port = external_switch(chassis), external_port(chassis)
         self.routers[router] = RouterRow(
@@ -86,29 +88,49 @@ class GatewayRows:
                 # them with n chassis. Those that it speaks to are in Static_MAC_Binding.
                 ("dynamic_neigh_routers", "true"),
             ),
-            external_ids=((SERVICE_ADDRESS_KEY, str(service)),),
+            external_ids=tuple(
+                sorted(
+                    [
+                        *(
+                            (family.service_key, str(address))
+                            for family, address in service.items()
+                        ),
+                        *([(DOWN_KEY, "true")] if down else []),
+                    ]
+                )
+            ),
         )
         self.switches[switch] = SwitchRow()
         self.switch_ports[localnet_port(chassis)] = SwitchPortRow(
             switch, "localnet", ("unknown",), (("network_name", gateway.physnet),)
         )
-        self._router_port(router, port, switch, gateway.address.ip, str(gateway.address))
+        outside = [str(a) for a in (gateway.address, gateway.address6) if a is not None]
+        mac = mac_of_address(gateway.address.ip)
+        self._router_port(router, port, switch, mac, tuple(outside))
         # svc0 is on no network of the router's; northd honours an explicit output port then, and
         # resolves the address itself (northd.c, find_static_route_outport).
-        self.routes[RouteKey(router, f"{service}/32")] = RouteRow(str(service), port)
-        self.static_macs[MacKey(port, str(service))] = MacRow(
-            str(mac_of_address(service)), override=True
-        )
-        if gateway.next_hop:
-            self.routes[RouteKey(router, DEFAULT_ROUTE)] = RouteRow(gateway.next_hop)
+        for family, address in service.items():
+            self.routes[RouteKey(router, family.host_route(address))] = RouteRow(str(address), port)
+            self.static_macs[MacKey(port, str(address))] = MacRow(
+                str(mac_of(service)), override=True
+            )
+            next_hop = family.of_gateway(gateway)[1]
+            if next_hop:
+                self.routes[RouteKey(router, family.default_route)] = RouteRow(next_hop)
         # VPCs are separate from each other; the gateway router must not join them.
         own = join_port(router)
         match = f'inport == "{own}" && outport == "{own}"'
         self.policies[PolicyKey(router, MAIN_PRIORITY, match)] = PolicyRow("drop")
 
-    def neighbours(self, gateway: str, vpc: str, join: Mapping[str, IPv4Address]) -> None:
-        """Each tells the other's MAC, so that no first packet waits for an ARP answer."""
-        for here, there in ((gateway, vpc), (vpc, gateway)):
-            self.static_macs[MacKey(join_port(here), str(join[there]))] = MacRow(
-                str(mac_of_address(join[there])), override=True
-            )
+    def neighbours(self, gateway: str, at: Addresses, vpc: str, there: Addresses) -> None:
+        """Each tells the other's MAC, so that no first packet waits for an answer to a question."""
+        for here, peer in ((gateway, there), (vpc, at)):
+            for family in at.keys() & there.keys():
+                self.static_macs[MacKey(join_port(here), str(peer[family]))] = MacRow(
+                    str(mac_of(peer)), override=True
+                )
+
+
+def mac_of(addresses: Addresses) -> Mac:
+    """The MAC of a thing that has these addresses: its IPv4 address's."""
+    return next(mac_of_address(a) for a in addresses.values() if a.version == 4)

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from controller.translate.ovn import Problem
+from dataplane.model.names import DOWN_KEY, SERVICE_ADDRESS6_KEY, SERVICE_ADDRESS_KEY
 from dataplane.model.rows import Pairs
 
 JOIN_SWITCH = "millrace-join"
@@ -24,7 +25,9 @@ EXTERNAL_PORT_PREFIX = "millrace-ext-"
 JOIN_PORT_PREFIX = "millrace-join-"
 PORT_PREFIXES = (EXTERNAL_PORT_PREFIX, JOIN_PORT_PREFIX)
 
-DEFAULT_ROUTE = "0.0.0.0/0"
+ROUTER_KEYS = frozenset({SERVICE_ADDRESS_KEY, SERVICE_ADDRESS6_KEY, DOWN_KEY})
+"""Keys of a router's external_ids that are ours beside the owner."""
+
 MAIN_PRIORITY = 20000
 """Priority of our router policies: one number to look for among a foreign router's own."""
 

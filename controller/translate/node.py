@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address
 
+from controller.translate.families import IPInterface, interfaces
 from controller.translate.index import Index, address_words, ipv4_interfaces
 from controller.translate.ovn import (
     LoadBalancer,
@@ -18,7 +19,7 @@ from controller.translate.ovn import (
 )
 from controller.translate.vips import Vip, is_marked, policy_of, problems_of, vips
 from dataplane.model.addr import L4Addr, Mac
-from dataplane.model.names import FAST_PATH_KEY, SERVICE_ADDRESS_KEY
+from dataplane.model.names import FAST_PATH_KEY, SERVICE_ADDRESS6_KEY, SERVICE_ADDRESS_KEY
 from dataplane.model.service import Backend, Place, ServedBy, Service
 from dataplane.model.state import Gateway, LogicalPort
 
@@ -169,16 +170,23 @@ def _service_address(router: LogicalRouter) -> IPv4Address | None:
         return None
 
 
+def _service_address6(router: LogicalRouter) -> IPv6Address | None:
+    try:
+        return IPv6Address(router.external_ids[SERVICE_ADDRESS6_KEY])
+    except (KeyError, ValueError):
+        return None
+
+
 def _external_ports(
     index: Index, router: LogicalRouter
-) -> Iterator[tuple[Mac, tuple[IPv4Interface, ...], LogicalSwitchPort]]:
+) -> Iterator[tuple[Mac, tuple[IPInterface, ...], LogicalSwitchPort]]:
     """The router's ports on switches with a localnet port: MAC, addresses, localnet port."""
     ports = [index.nb.router_ports[ref] for ref in router.ports if ref in index.nb.router_ports]
     for port in sorted(ports, key=lambda port: port.name):
         switch = index.switch_of_router_port.get(port.name)
         localnet = index.localnet_of(switch) if switch else None
-        addresses = ipv4_interfaces(port.networks)
-        if localnet and addresses and "network_name" in localnet.options:
+        addresses = interfaces(port.networks)
+        if localnet and ipv4_interfaces(port.networks) and "network_name" in localnet.options:
             try:
                 yield Mac(port.mac), addresses, localnet
             except ValueError:
@@ -195,6 +203,7 @@ def _gateway(index: Index, router: LogicalRouter) -> Gateway | None:
             mac=mac,
             addresses=addresses,
             service_address=address,
+            service_address6=_service_address6(router),
             physnet=localnet.options["network_name"],
             localnet_port=localnet.name,
         )

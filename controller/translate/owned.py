@@ -7,6 +7,7 @@ from typing import Protocol
 
 from controller.translate.nbrows import (
     PORT_PREFIXES,
+    ROUTER_KEYS,
     MacKey,
     MacRow,
     NbPlan,
@@ -20,7 +21,6 @@ from controller.translate.nbrows import (
     SwitchRow,
 )
 from controller.translate.ovn import LogicalRouter, NbSnapshot, Refs, is_ours
-from dataplane.model.names import SERVICE_ADDRESS_KEY
 from dataplane.model.rows import Pairs
 
 
@@ -49,7 +49,7 @@ def owned(nb: NbSnapshot) -> NbPlan:
             router.name: RouterRow(
                 options=_pairs(router.options),
                 external_ids=_pairs(
-                    {k: v for k, v in router.external_ids.items() if k == SERVICE_ADDRESS_KEY}
+                    {k: v for k, v in router.external_ids.items() if k in ROUTER_KEYS}
                 ),
             )
             for router in nb.routers.values()

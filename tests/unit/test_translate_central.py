@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import IPv6Interface
 
 import pytest
 
@@ -144,7 +145,12 @@ def test_a_chassis_that_left_keeps_its_rows_but_not_the_default_route() -> None:
     first = plan(TWO, lab)
     nb = applied(lab.nb, first)
     gone = northbound(TWO, nb, lab.without_chassis("n1").sb)
-    assert gone.routers == first.routers
+    assert dict(gone.routers["GR_n1"].external_ids) == {
+        "millrace:service-address": "100.64.255.1",
+        "millrace:down": "true",
+    }
+    assert gone.routers["GR_n1"].options == first.routers["GR_n1"].options
+    assert gone.routers["GR_n2"] == first.routers["GR_n2"]
     assert gone.problems == ()
     assert first.routes[RouteKey("vpc0", "0.0.0.0/0")] == RouteRow("100.64.0.1")
     assert gone.routes[RouteKey("vpc0", "0.0.0.0/0")] == RouteRow("100.64.0.2")
@@ -303,3 +309,119 @@ def test_a_chassis_that_somebody_changed_in_our_router_costs_nobody_an_address(n
         for uuid, router in nb.routers.items()
     }
     assert northbound(TWO, replace(nb, routers=tampered), lab.sb) == first
+
+
+SIX = replace(
+    cluster_config(
+        replace(
+            gateway_config("n1", 111),
+            address6=IPv6Interface("2001:db8:18::111/64"),
+            next_hop6="2001:db8:18::1",
+        ),
+        gateway_config("n2", 112),
+    ),
+    join6="fd00:64::/64",
+    service_pool6="fd00:64:ff::/64",
+)
+
+
+def vpc_lab6() -> Lab:
+    lab = vpc_lab()
+    return lab.router_port(
+        "vpc0", "sw0", "vpc0-sw6", "0a:00:00:00:00:06", "fd00:10:1::1/64", "fe80::6/64"
+    )
+
+
+def test_both_families_are_routed_alike() -> None:
+    found = plan(SIX, vpc_lab6())
+    assert found.problems == ()
+    assert dict(found.routers["GR_n1"].external_ids) == {
+        "millrace:service-address": "100.64.255.1",
+        "millrace:service-address6": "fd00:64:ff::1",
+    }
+    ports = {name: row.networks for name, row in found.router_ports.items()}
+    assert ports == {
+        "millrace-ext-n1": ("172.18.0.111/24", "2001:db8:18::111/64"),
+        "millrace-ext-n2": ("172.18.0.112/24",),
+        "millrace-join-GR_n1": ("100.64.0.1/24", "fd00:64::1/64"),
+        "millrace-join-GR_n2": ("100.64.0.2/24", "fd00:64::2/64"),
+        "millrace-join-vpc0": ("100.64.0.3/24", "fd00:64::3/64"),
+    }
+    six = {k: v for k, v in found.routes.items() if ":" in k.prefix}
+    assert six == {
+        RouteKey("GR_n1", "fd00:10:1::/64"): RouteRow("fd00:64::3"),
+        RouteKey("GR_n1", "::/0"): RouteRow("2001:db8:18::1"),
+        RouteKey("GR_n1", "fd00:64:ff::1/128"): RouteRow("fd00:64:ff::1", "millrace-ext-n1"),
+        RouteKey("GR_n2", "fd00:10:1::/64"): RouteRow("fd00:64::3"),
+        RouteKey("GR_n2", "fd00:64:ff::2/128"): RouteRow("fd00:64:ff::2", "millrace-ext-n2"),
+        RouteKey("vpc0", "fd00:64:ff::1/128"): RouteRow("fd00:64::1"),
+        RouteKey("vpc0", "fd00:64:ff::2/128"): RouteRow("fd00:64::2"),
+        RouteKey("vpc0", "::/0"): RouteRow("fd00:64::1"),
+    }
+    macs = {k: v.mac for k, v in found.static_macs.items() if ":" in k.ip}
+    # Every MAC is the one of the IPv4 address beside it: svc0 and the ports have one each.
+    assert macs == {
+        MacKey("millrace-ext-n1", "fd00:64:ff::1"): "0a:58:64:40:ff:01",
+        MacKey("millrace-ext-n2", "fd00:64:ff::2"): "0a:58:64:40:ff:02",
+        MacKey("millrace-join-GR_n1", "fd00:64::3"): "0a:58:64:40:00:03",
+        MacKey("millrace-join-GR_n2", "fd00:64::3"): "0a:58:64:40:00:03",
+        MacKey("millrace-join-vpc0", "fd00:64::1"): "0a:58:64:40:00:01",
+        MacKey("millrace-join-vpc0", "fd00:64::2"): "0a:58:64:40:00:02",
+    }
+    join = 'outport == "millrace-join-vpc0"'
+    assert {
+        k.match: v.nexthop
+        for k, v in found.policies.items()
+        if k.router == "vpc0" and "6" in k.match
+    } == {
+        f"{join} && (ip4.dst == 100.64.0.0/24 || ip4.dst == 100.64.255.0/24)": None,
+        f"{join} && (ip6.dst == fd00:64::/64 || ip6.dst == fd00:64:ff::/64)": None,
+        f'{join} && ip6 && is_chassis_resident("millrace-ext-n1")': "fd00:64::1",
+        f'{join} && ip6 && is_chassis_resident("millrace-ext-n2")': "fd00:64::2",
+    }
+
+
+def test_ipv6_is_added_to_and_taken_from_a_cluster_without_touching_ipv4() -> None:
+    lab = vpc_lab6()
+    four = plan(TWO, lab)
+    nb = applied(lab.nb, four)
+    six = northbound(SIX, nb, lab.sb)
+    assert {k: v for k, v in six.routes.items() if ":" not in k.prefix} == four.routes
+    assert {k: v for k, v in six.static_macs.items() if ":" not in k.ip} == four.static_macs
+    nb = applied(nb, six)
+    assert owned(nb) == rows(six)
+    assert northbound(SIX, nb, lab.sb) == six
+    assert northbound(TWO, nb, lab.sb) == four
+
+
+def test_a_vpc_that_has_the_join_network_of_ipv6_itself_has_ipv4_alone() -> None:
+    lab = vpc_lab()
+    lab.router_port("vpc0", "sw0", "vpc0-sw6", "0a:00:00:00:00:06", "fd00:64::9/80")
+    found = plan(SIX, lab)
+    assert "overlaps the join network fd00:64::/64" in causes(found)
+    assert found.router_ports["millrace-join-vpc0"].networks == ("100.64.0.3/24",)
+    assert not any(":" in key.prefix for key in found.routes if key.router == "vpc0")
+
+
+def test_a_full_pool_of_ipv6_leaves_ipv4() -> None:
+    found = plan(replace(SIX, service_pool6="fd00:64:ff::/128"), vpc_lab6())
+    assert set(found.routers) == {"GR_n1", "GR_n2"}
+    assert dict(found.routers["GR_n2"].external_ids) == {"millrace:service-address": "100.64.255.2"}
+    assert "no address is left for n2" in causes(found)
+
+
+def test_a_foreign_default_route_of_one_family_keeps_only_that_one_out() -> None:
+    lab = vpc_lab6().route("vpc0", "::/0", "fd00:10:1::fe")
+    found = plan(SIX, lab)
+    assert RouteKey("vpc0", "::/0") not in found.routes
+    assert RouteKey("vpc0", "0.0.0.0/0") in found.routes
+    assert "default route of its own, to fd00:10:1::fe" in causes(found)
+
+
+def test_a_chassis_without_a_sign_of_life_is_marked_and_nobodys_default_route() -> None:
+    lab = vpc_lab()
+    first = plan(TWO, lab)
+    found = northbound(TWO, applied(lab.nb, first), lab.sb, down={"n1"})
+    assert ("millrace:down", "true") in found.routers["GR_n1"].external_ids
+    assert found.routes[RouteKey("vpc0", "0.0.0.0/0")] == RouteRow("100.64.0.2")
+    assert northbound(TWO, applied(lab.nb, found), lab.sb) == first
