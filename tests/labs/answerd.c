@@ -9,7 +9,10 @@
  *   GET /bytes/N     -> N bytes
  *   GET /echo        -> after the headers, every byte comes back until the client closes
  *   UDP              -> the same line as GET /, and the request after it
+ *
+ * One IPv6 socket serves both families.
  */
+#define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -23,15 +26,28 @@
 
 static const char *name;
 
-static void line_of(char *out, size_t size, const struct sockaddr_in *peer,
-		    const struct sockaddr_in *local)
+/* An IPv4 address in an IPv6 socket's words is written as IPv4, any other in brackets. */
+static const char *text_of(char *out, size_t size, const struct sockaddr_in6 *addr)
 {
-	char p[INET_ADDRSTRLEN], l[INET_ADDRSTRLEN];
+	char text[INET6_ADDRSTRLEN];
 
-	inet_ntop(AF_INET, &peer->sin_addr, p, sizeof(p));
-	inet_ntop(AF_INET, &local->sin_addr, l, sizeof(l));
-	snprintf(out, size, "name=%s peer=%s:%u local=%s:%u", name, p, ntohs(peer->sin_port), l,
-		 ntohs(local->sin_port));
+	if (IN6_IS_ADDR_V4MAPPED(&addr->sin6_addr)) {
+		inet_ntop(AF_INET, &addr->sin6_addr.s6_addr[12], text, sizeof(text));
+		snprintf(out, size, "%s", text);
+	} else {
+		inet_ntop(AF_INET6, &addr->sin6_addr, text, sizeof(text));
+		snprintf(out, size, "[%s]", text);
+	}
+	return out;
+}
+
+static void line_of(char *out, size_t size, const struct sockaddr_in6 *peer,
+		    const struct sockaddr_in6 *local)
+{
+	char p[INET6_ADDRSTRLEN + 2], l[INET6_ADDRSTRLEN + 2];
+
+	snprintf(out, size, "name=%s peer=%s:%u local=%s:%u", name, text_of(p, sizeof(p), peer),
+		 ntohs(peer->sin6_port), text_of(l, sizeof(l), local), ntohs(local->sin6_port));
 }
 
 static void send_all(int fd, const char *data, size_t size)
@@ -46,10 +62,10 @@ static void send_all(int fd, const char *data, size_t size)
 	}
 }
 
-static void serve(int fd, const struct sockaddr_in *peer)
+static void serve(int fd, const struct sockaddr_in6 *peer)
 {
 	static char block[65536];
-	struct sockaddr_in local = { 0 };
+	struct sockaddr_in6 local = { 0 };
 	socklen_t len = sizeof(local);
 	char request[2048], line[256], head[256];
 	size_t have = 0;
@@ -100,8 +116,9 @@ static void serve(int fd, const struct sockaddr_in *peer)
 
 static void answer_datagram(int fd, unsigned int port)
 {
-	struct sockaddr_in peer, local = { .sin_family = AF_INET };
-	char request[1024], line[1400], control[256];
+	struct sockaddr_in6 peer, local = { .sin6_family = AF_INET6 };
+	static char request[16384], line[17000];
+	char control[256];
 	struct iovec in = { request, sizeof(request) - 1 };
 	struct msghdr msg = { &peer, sizeof(peer), &in, 1, control, sizeof(control), 0 };
 	struct cmsghdr *c;
@@ -110,10 +127,10 @@ static void answer_datagram(int fd, unsigned int port)
 	if (n < 0)
 		return;
 	request[n] = 0;
-	local.sin_port = htons(port);
+	local.sin6_port = htons(port);
 	for (c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c))
-		if (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_PKTINFO)
-			local.sin_addr = ((struct in_pktinfo *)CMSG_DATA(c))->ipi_addr;
+		if (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_PKTINFO)
+			local.sin6_addr = ((struct in6_pktinfo *)CMSG_DATA(c))->ipi6_addr;
 	line_of(line, 256, &peer, &local);
 	strcat(line, " ");
 	strcat(line, request);
@@ -122,7 +139,7 @@ static void answer_datagram(int fd, unsigned int port)
 
 int main(int argc, char **argv)
 {
-	struct sockaddr_in any = { .sin_family = AF_INET };
+	struct sockaddr_in6 any = { .sin6_family = AF_INET6 };
 	struct pollfd fds[2];
 	unsigned int port;
 	int on = 1, tcp, udp;
@@ -133,12 +150,12 @@ int main(int argc, char **argv)
 	}
 	name = argv[1];
 	port = (unsigned int)atoi(argv[2]);
-	any.sin_port = htons(port);
+	any.sin6_port = htons(port);
 	signal(SIGCHLD, SIG_IGN);
-	tcp = socket(AF_INET, SOCK_STREAM, 0);
-	udp = socket(AF_INET, SOCK_DGRAM, 0);
+	tcp = socket(AF_INET6, SOCK_STREAM, 0);
+	udp = socket(AF_INET6, SOCK_DGRAM, 0);
 	setsockopt(tcp, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-	setsockopt(udp, IPPROTO_IP, IP_PKTINFO, &on, sizeof(on));
+	setsockopt(udp, IPPROTO_IPV6, IPV6_RECVPKTINFO, &on, sizeof(on));
 	if (bind(tcp, (struct sockaddr *)&any, sizeof(any)) || listen(tcp, 256) ||
 	    bind(udp, (struct sockaddr *)&any, sizeof(any))) {
 		perror("answerd");
@@ -152,7 +169,7 @@ int main(int argc, char **argv)
 		if (fds[1].revents & POLLIN)
 			answer_datagram(udp, port);
 		if (fds[0].revents & POLLIN) {
-			struct sockaddr_in peer;
+			struct sockaddr_in6 peer;
 			socklen_t len = sizeof(peer);
 			int fd = accept(tcp, (struct sockaddr *)&peer, &len);
 

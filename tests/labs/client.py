@@ -5,8 +5,9 @@
     client.py echo ADDRESS PORT SECONDS            one TCP stream, a line every 50 ms, echoed
     client.py rate ADDRESS PORT SECONDS            one TCP download, its rate
 
-`http` and `udp` with COUNT 0, and `echo` with SECONDS 0, go on until SIGTERM. Standard library
-only: it starts in the time of one ping.
+`http` and `udp` with COUNT 0, and `echo` with SECONDS 0, go on until SIGTERM. Words at the end:
+`from=ADDRESS` binds the client's address, `timeout=S` waits that long for an answer, `size=N` makes
+datagrams that long. Standard library only: it starts in the time of one ping.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 import time
 from collections import Counter
 
-TIMEOUT_S = 5.0
+OPTIONS = {"from": "", "timeout": "5", "size": "5"}
 SILENCE_S = 0.1
 stopped = False
 
@@ -28,10 +29,18 @@ def stop(_number: int, _frame: object) -> None:
     stopped = True
 
 
+def connected(address: str, port: int, timeout: float | None = None) -> socket.socket:
+    """A TCP connection, from the address in the options."""
+    source = (OPTIONS["from"], 0) if OPTIONS["from"] else None
+    return socket.create_connection(
+        (address, port), timeout=timeout or float(OPTIONS["timeout"]), source_address=source
+    )
+
+
 def http(address: str, port: int, path: str = "/") -> str:
     """The body of one answer."""
-    with socket.create_connection((address, port), timeout=TIMEOUT_S) as conn:
-        conn.sendall(f"GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n".encode())
+    with connected(address, port) as conn:
+        conn.sendall(f"GET {path} HTTP/1.1\r\nHost: lab\r\n\r\n".encode())
         chunks = []
         while chunk := conn.recv(65536):
             chunks.append(chunk)
@@ -44,11 +53,19 @@ def http(address: str, port: int, path: str = "/") -> str:
 
 def udp(address: str, port: int) -> str:
     """One datagram and its answer."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as conn:
-        conn.settimeout(TIMEOUT_S)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as conn:
+        conn.settimeout(float(OPTIONS["timeout"]))
+        if OPTIONS["from"]:
+            conn.bind((OPTIONS["from"], 0))
         conn.connect((address, port))
-        conn.send(b"hello")
-        return conn.recv(2048).decode()
+        sent = b"hello".ljust(int(OPTIONS["size"]), b".")
+        conn.send(sent)
+        answer = conn.recv(65536)
+        if not answer.endswith(sent):
+            msg = f"{len(answer)} octets came back, which do not end as the request did"
+            raise OSError(msg)
+        return answer.decode()
 
 
 def many(kind: str, address: str, port: int, count: int, pause_ms: float) -> dict[str, object]:
@@ -94,7 +111,7 @@ def echo(address: str, port: int, seconds: float) -> dict[str, object]:
     error = server = ""
     begin = time.monotonic()
     try:
-        with socket.create_connection((address, port), timeout=60) as conn:
+        with connected(address, port, 60) as conn:
             conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             conn.sendall(b"GET /echo HTTP/1.1\r\n\r\n")
             reader = conn.makefile("rb")
@@ -130,7 +147,7 @@ def echo(address: str, port: int, seconds: float) -> dict[str, object]:
 def rate(address: str, port: int, seconds: float) -> dict[str, object]:
     """How fast one TCP download runs."""
     got = 0
-    with socket.create_connection((address, port), timeout=TIMEOUT_S) as conn:
+    with connected(address, port) as conn:
         conn.sendall(b"GET /bytes/100000000000 HTTP/1.1\r\n\r\n")
         begin = time.monotonic()
         while time.monotonic() - begin < seconds:
@@ -145,7 +162,9 @@ def rate(address: str, port: int, seconds: float) -> dict[str, object]:
 def main() -> None:
     """Run the request in the arguments."""
     signal.signal(signal.SIGTERM, stop)
-    kind, address, port, number, *rest = sys.argv[1:]
+    words = [word for word in sys.argv[1:] if "=" not in word]
+    OPTIONS.update(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+    kind, address, port, number, *rest = words
     result: dict[str, object]
     if kind in {"http", "udp"}:
         pause = float(rest[0]) if rest else 0.0

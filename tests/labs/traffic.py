@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,14 +48,20 @@ def _answers(text: str) -> Answers:
     )  # fmt: skip
 
 
-def http(where: Namespace, address: str, port: int, count: int = 1) -> Answers:
-    """HTTP requests, one connection each."""
-    return _answers(where.run(*_argv("http", address, port, count), timeout_s=60 + 6 * count))
+def http(where: Namespace, address: str, port: int, count: int = 1, **options: object) -> Answers:
+    """HTTP requests, one connection each; options are the client's (source=, timeout=)."""
+    argv = [*_argv("http", address, port, count), *_words(options)]
+    return _answers(where.run(*argv, timeout_s=60 + 6 * count))
 
 
-def udp(where: Namespace, address: str, port: int, count: int = 1) -> Answers:
-    """UDP requests, one port each."""
-    return _answers(where.run(*_argv("udp", address, port, count), timeout_s=60 + 6 * count))
+def udp(where: Namespace, address: str, port: int, count: int = 1, **options: object) -> Answers:
+    """UDP requests, one port each; options are the client's (source=, timeout=, size=)."""
+    argv = [*_argv("udp", address, port, count), *_words(options)]
+    return _answers(where.run(*argv, timeout_s=60 + 6 * count))
+
+
+def _words(options: Mapping[str, object]) -> list[str]:
+    return [f"{'from' if key == 'source' else key}={value}" for key, value in options.items()]
 
 
 def rate_gbit_s(where: Namespace, address: str, port: int, seconds: float = 3) -> float:
