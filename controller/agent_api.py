@@ -16,7 +16,7 @@ from controller import views
 from controller.completion import in_thread
 from controller.config_machine import check_machine
 from controller.server import Args, Handler
-from controller.translate.node import problems
+from controller.translate.node import gateway_problems
 from dataplane.drivers.bpfmaps import stats_by_vip
 from dataplane.drivers.idl import DatabaseTimeoutError
 from dataplane.drivers.libbpf import LibbpfError
@@ -72,7 +72,10 @@ class AgentApi:
         now, clock = time.time(), time.monotonic()
         applied, vswitchd, ovs = daemon.applied, daemon.vswitchd, daemon.ovs.latest
         view = daemon.sources.view(daemon.config)
-        found = problems(daemon.sources.nb, daemon.config.name) if daemon.sources.nb else ()
+        found = [
+            *(gateway_problems(daemon.sources.nb, daemon.config.name) if daemon.sources.nb else ()),
+            *(view.claims.problems() if view else ()),
+        ]
         return {
             "node": daemon.config.name,
             "pid": os.getpid(),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
 
+from controller.translate.claims import Claims
 from controller.translate.index import Index
-from controller.translate.node import gateway, services
+from controller.translate.node import gateway
 from controller.translate.ovn import NbSnapshot, SbSnapshot
 from controller.translate.served import as_served
+from controller.translate.services import Vantage, claims
 from dataplane.model.config import NodeConfig
 from dataplane.model.service import Service
 from dataplane.model.state import Attachment, Gateway, HeldIds, Nic, NodeState
@@ -30,6 +31,7 @@ class OvnView:
     """What both OVN databases say together, for one node."""
 
     index: Index
+    claims: Claims
     services: tuple[Service, ...]
     gateway: Gateway | None
 
@@ -62,17 +64,11 @@ class Sources:
         current = (nb, sb, nics, config)
         if held is not None and all(a is b for a, b in zip(current, held[0], strict=True)):
             return held[1]
-        index = Index(nb, sb)
-        own = {
-            address
-            for nic in (nics or {}).values()
-            for address in nic.addresses
-            if isinstance(address, IPv4Address)
-        }
+        index = Index(nb, sb, held[1].index if held else None)
+        own = {address for nic in (nics or {}).values() for address in nic.addresses}
         found = gateway(nb, config.name, index)
-        view = OvnView(
-            index, as_served(services(nb, sb, config.name, own, index), found, config), found
-        )
+        rows = claims(nb, Vantage.of(config.name, index, own))
+        view = OvnView(index, rows, as_served(rows.services(), found, config), found)
         self._view = current, view  # in one store: two threads may be here
         return view
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Interface, IPv6Address, ip_address
 
 from controller.translate.ovn import (
     LogicalRouter,
@@ -20,6 +20,17 @@ from controller.translate.ovn import (
     Refs,
     SbSnapshot,
 )
+from dataplane.model.addr import IPAddress
+
+_SOURCES = {
+    "port_by_name": ("switch_ports",),
+    "switch_of_port": ("switches", "switch_ports"),
+    "router_port_by_name": ("router_ports",),
+    "owners": ("switch_ports",),
+    "attached_to": ("switches", "routers", "load_balancer_groups"),
+    "switch_of_router_port": ("switches", "switch_ports"),
+}
+"""The northbound tables that each look-up is made of."""
 
 
 def ipv4_interfaces(networks: tuple[str, ...]) -> tuple[IPv4Interface, ...]:
@@ -48,13 +59,34 @@ def address_words(port: LogicalSwitchPort) -> Iterator[list[str]]:
             yield words
 
 
+def _plain(text: str) -> str:
+    """An address as `str` of it has it: IPv6 has many spellings, IPv4 one."""
+    host = text.partition("/")[0]
+    if ":" not in host:
+        return host
+    try:
+        return str(IPv6Address(host))
+    except ValueError:
+        return host
+
+
 class Index:
     """Look-ups over one NB and one SB snapshot."""
 
-    def __init__(self, nb: NbSnapshot, sb: SbSnapshot) -> None:
-        """Nothing is computed yet."""
+    def __init__(self, nb: NbSnapshot, sb: SbSnapshot, before: Index | None = None) -> None:
+        """Nothing is computed yet, but what an earlier index has of tables that are the same."""
         self.nb = nb
         self.sb = sb
+        if before is None:
+            return
+        same = {
+            table
+            for table in {table for tables in _SOURCES.values() for table in tables}
+            if getattr(nb, table) == getattr(before.nb, table)
+        }
+        for name, tables in _SOURCES.items():
+            if name in vars(before) and same.issuperset(tables):
+                vars(self)[name] = vars(before)[name]
 
     @cached_property
     def port_by_name(self) -> dict[str, LogicalSwitchPort]:
@@ -79,25 +111,27 @@ class Index:
 
     @cached_property
     def owners(self) -> dict[str, list[LogicalSwitchPort]]:
-        """Workloads' ports by each IP address they hold, as text, sorted by name."""
+        """Workloads' ports by each IP address they hold, as plain text, sorted by name."""
         found: dict[str, list[LogicalSwitchPort]] = {}
         for port in self.nb.switch_ports.values():
             if port.type in {"", "virtual", "external"}:
                 for words in address_words(port):
                     for address in words[1:]:
-                        found.setdefault(address.partition("/")[0], []).append(port)
+                        found.setdefault(_plain(address), []).append(port)
         for ports in found.values():
             ports.sort(key=lambda port: port.name)
         return found
 
     @cached_property
-    def hosts(self) -> frozenset[IPv4Address]:
+    def hosts(self) -> frozenset[IPAddress]:
         """Encapsulation addresses of all chassis: addresses of hosts, not of workloads."""
-        return frozenset(
-            interface.ip
-            for chassis in self.sb.chassis.values()
-            for interface in ipv4_interfaces(chassis.encap_ips)
-        )
+        found: set[IPAddress] = set()
+        for text in {ip for chassis in self.sb.chassis.values() for ip in chassis.encap_ips}:
+            try:
+                found.add(ip_address(text))
+            except ValueError:  # ovn-controller's to complain about
+                continue
+        return frozenset(found)
 
     @cached_property
     def attached_to(self) -> dict[str, tuple[str, ...]]:

@@ -1,15 +1,13 @@
-"""What OVN says, seen from one node: its services, its gateway router, a workload's port."""
+"""What OVN says, seen from one node: its gateway router, a workload's port."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address
 
 from controller.translate.families import IPInterface, interfaces
 from controller.translate.index import Index, address_words, ipv4_interfaces
 from controller.translate.ovn import (
-    LoadBalancer,
     LogicalRouter,
     LogicalSwitch,
     LogicalSwitchPort,
@@ -17,126 +15,14 @@ from controller.translate.ovn import (
     Problem,
     SbSnapshot,
 )
-from controller.translate.vips import Vip, is_marked, policy_of, problems_of, vips
-from dataplane.model.addr import L4Addr, Mac
-from dataplane.model.names import FAST_PATH_KEY, SERVICE_ADDRESS6_KEY, SERVICE_ADDRESS_KEY
-from dataplane.model.service import Backend, Place, ServedBy, Service
+from dataplane.model.addr import Mac
+from dataplane.model.names import SERVICE_ADDRESS6_KEY, SERVICE_ADDRESS_KEY
 from dataplane.model.state import Gateway, LogicalPort
 
 
-def services(
-    nb: NbSnapshot,
-    sb: SbSnapshot,
-    chassis: str,
-    node_addresses: Collection[IPv4Address] = (),
-    index: Index | None = None,
-) -> tuple[Service, ...]:
-    """Every VIP of OVN that can be named, sorted, with the path that serves it and why.
-
-    `node_addresses`: addresses of this node's own links, backends there are in the host's network.
-    A VIP that two load balancers claim is listed for each; at most one of them has XDP.
-    """
-    index = index or Index(nb, sb)
-    hosts = index.hosts | frozenset(node_addresses)
-    served: dict[L4Addr, str] = {}
-    found: list[Service] = []
-    for ref, balancer in sorted(
-        nb.load_balancers.items(), key=lambda item: (item[1].name, item[0])
-    ):
-        for vip in vips(balancer):
-            backends = tuple(_backend(index, chassis, hosts, target) for target in vip.targets)
-            service = _service(balancer, vip, index.attached_to.get(ref, ()), backends)
-            if service.served_by is ServedBy.XDP:
-                first = served.get(vip.address)
-                if first is None:
-                    served[vip.address] = balancer.name
-                else:
-                    service = replace(
-                        service,
-                        served_by=ServedBy.NOBODY,
-                        reason=f"load balancer {first} has the same VIP and is served by XDP",
-                    )
-            found.append(service)
-    return tuple(sorted(found, key=lambda service: (service.vip, service.name, service.reason)))
-
-
-def _backend(index: Index, chassis: str, hosts: frozenset[IPv4Address], target: L4Addr) -> Backend:
-    """Place one backend: an address of a logical port before an address of a host."""
-    ports = index.owners.get(str(target.address), [])
-    # Two switches may hold the same address; the port that is bound somewhere is the live one.
-    bound = [port for port in ports if index.chassis_of(port.name)]
-    for port in (*bound, *ports):
-        where = index.chassis_of(port.name)
-        if where is None:
-            return Backend(target, Place.UNKNOWN, port.name)
-        return Backend(target, Place.LOCAL if where == chassis else Place.REMOTE, port.name)
-    return Backend(target, Place.HOST if target.address in hosts else Place.UNKNOWN, None)
-
-
-def _service(
-    balancer: LoadBalancer, vip: Vip, attached: tuple[str, ...], backends: tuple[Backend, ...]
-) -> Service:
-    served_by, reason = _verdict(balancer, vip, attached, backends)
-    return Service(
-        name=balancer.name,
-        vip=vip.address,
-        backends=backends,
-        policy=policy_of(balancer),
-        served_by=served_by,
-        reason=reason,
-    )
-
-
-def _verdict(
-    balancer: LoadBalancer, vip: Vip, attached: tuple[str, ...], backends: tuple[Backend, ...]
-) -> tuple[ServedBy, str]:
-    where = ", ".join(attached)
-    cost = f"attached to {where}, which costs conntrack on every IP packet there"
-    if not is_marked(balancer):
-        if attached:
-            return ServedBy.OVN, f"served by OVN, because {cost}"
-        return (
-            ServedBy.NOBODY,
-            f"not marked for the fast path and attached to nothing: set "
-            f"external_ids:{FAST_PATH_KEY}=true, or attach it to a switch or router",
-        )
-    hosts = [backend for backend in backends if backend.place is Place.HOST]
-    if backends and len(hosts) == len(backends):
-        if attached:
-            return (
-                ServedBy.OVN,
-                f"all backends are in hosts' networks; served by OVN, because {cost}",
-            )
-        return ServedBy.NOBODY, "all backends are in hosts' networks, which XDP does not serve yet"
-    words = ["served by XDP, because marked for the fast path"]
-    if attached:
-        words.append(f"warning: also {cost}; detach it")
-    if hosts:
-        words.append(
-            f"{len(hosts)} of {len(backends)} backends left out: in a host's network, "
-            f"which XDP does not serve yet"
-        )
-    if vip.ignored:
-        words.append(f"{vip.ignored} of its backends left out: not IPv4 address:port")
-    if not backends:
-        words.append("no backends: packets to it are dropped")
-    words += [
-        f"{key}={balancer.options[key]} is not kept by XDP"
-        for key in ("affinity_timeout",)
-        if balancer.options.get(key, "0") != "0"
-    ]
-    return ServedBy.XDP, "; ".join(words)
-
-
-def problems(nb: NbSnapshot, chassis: str | None = None) -> tuple[Problem, ...]:
-    """What an operator has to mend in the northbound database, sorted.
-
-    With `chassis`, also what keeps that chassis's gateway router from being used.
-    """
-    found = [p for balancer in nb.load_balancers.values() for p in problems_of(balancer)]
-    if chassis is not None:
-        found += _gateway_problems(Index(nb, SbSnapshot()), chassis)
-    return tuple(sorted(found))
+def gateway_problems(nb: NbSnapshot, chassis: str) -> tuple[Problem, ...]:
+    """What keeps that chassis's gateway router from being used, sorted."""
+    return tuple(sorted(_gateway_problems(Index(nb, SbSnapshot()), chassis)))
 
 
 def gateway(nb: NbSnapshot, chassis: str, index: Index | None = None) -> Gateway | None:

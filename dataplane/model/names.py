@@ -15,6 +15,38 @@ FAST_PATH_KEY = "millrace:fast-path"
 """NB Load_Balancer external_ids: "true" marks a load balancer for XDP."""
 
 TRAFFIC_POLICY_KEY = "millrace:traffic-policy"
+"""NB Load_Balancer external_ids, as all below: cluster or local, for clients outside."""
+
+INTERNAL_POLICY_KEY = "millrace:internal-traffic-policy"
+"""cluster or local, for clients inside; counts for cluster IPs only."""
+
+KIND_KEY = "millrace:kind"
+"""A `ServiceKind`."""
+
+SERVICE_KEY = "millrace:service"
+"""The service port's identity, "namespace/name:port", shared by its rows."""
+
+SOURCE_RANGES_KEY = "millrace:source-ranges"
+"""Networks of the clients outside that are admitted, with commas."""
+
+FORWARDING_KEY = "millrace:forwarding"
+"""A `Forwarding`."""
+
+HEALTH_PORT_KEY = "millrace:health-check-node-port"
+"""The port at which a node says whether it has ready endpoints."""
+
+NOT_READY_KEY = "millrace:publish-not-ready"
+""""true": endpoints count as ready whatever their state."""
+
+ENDPOINTS_KEY = "millrace:endpoints"
+"""JSON: what is known of single backends (`controller.translate.endpoints`)."""
+
+AFFINITY_OPTION = "affinity_timeout"
+"""NB Load_Balancer options: OVN's own, seconds of session affinity by client address."""
+
+REJECT_OPTION = "reject"
+"""NB Load_Balancer options: OVN's own; "false": without endpoints drop, and do not refuse."""
+
 SERVICE_ADDRESS_KEY = "millrace:service-address"
 """NB Logical_Router external_ids: the address of svc0 on that gateway router's chassis."""
 
