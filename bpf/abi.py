@@ -127,7 +127,7 @@ class SweepSide(IntFlag):
     SWEEP_SERVICE_BACKEND = 16
     SWEEP_CLIENT = 32
     SWEEP_CLIENT_ADDRESS = 64
-    SWEEP_RECORD = 128
+    SWEEP_SERVICE_VIP = 128
 
 
 class SweepFlag(IntFlag):

@@ -403,7 +403,7 @@ enum sweep_side {
 	SWEEP_SERVICE_BACKEND = 16,	/* the same of one service id */
 	SWEEP_CLIENT = 32,		/* address, port, protocol */
 	SWEEP_CLIENT_ADDRESS = 64,
-	SWEEP_RECORD = 128,		/* service_id: the record's number; the address begins with its life */
+	SWEEP_SERVICE_VIP = 128,	/* the VIP as one service id's */
 };
 
 enum sweep_flag {

@@ -65,7 +65,6 @@ struct walk {
 
 /* A flow of either family. */
 struct seen {
-	__u32 number;
 	__u32 life;
 	__u32 service_id;
 	__u8 proto;
@@ -113,6 +112,22 @@ static __always_inline __u32 find_end(const struct walk *walk, const struct seen
 	return found | find(walk, seen, &key);
 }
 
+static __always_inline __u32 find_of_service(const struct walk *walk, const struct seen *seen,
+					     const __u8 *addr, __be16 port, __u8 side)
+{
+	struct sweep_key key = {
+		.service_id = seen->service_id,
+		.port = port,
+		.proto = seen->proto,
+		.side = side,
+	};
+
+	if (!(walk->sides & side))
+		return 0;
+	__builtin_memcpy(key.addr, addr, sizeof(key.addr));
+	return find(walk, seen, &key);
+}
+
 static __always_inline bool matches(const struct walk *walk, const struct seen *seen)
 {
 	__u32 found;
@@ -128,23 +143,9 @@ static __always_inline bool matches(const struct walk *walk, const struct seen *
 			  SWEEP_BACKEND_ADDRESS);
 	found |= find_end(walk, seen, seen->client, seen->client_port, SWEEP_CLIENT,
 			  SWEEP_CLIENT_ADDRESS);
-	if (walk->sides & SWEEP_SERVICE_BACKEND) {
-		struct sweep_key key = {
-			.service_id = seen->service_id,
-			.port = seen->backend_port,
-			.proto = seen->proto,
-			.side = SWEEP_SERVICE_BACKEND,
-		};
-
-		__builtin_memcpy(key.addr, seen->backend, sizeof(key.addr));
-		found |= find(walk, seen, &key);
-	}
-	if (walk->sides & SWEEP_RECORD) {
-		struct sweep_key key = { .service_id = seen->number, .side = SWEEP_RECORD };
-
-		__builtin_memcpy(key.addr, &seen->life, sizeof(seen->life));
-		found |= find(walk, seen, &key);
-	}
+	found |= find_of_service(walk, seen, seen->vip, seen->vip_port, SWEEP_SERVICE_VIP);
+	found |= find_of_service(walk, seen, seen->backend, seen->backend_port,
+				 SWEEP_SERVICE_BACKEND);
 	return walk->flags & SWEEP_EVERY_SIDE ? found == walk->sides : found != 0;
 }
 
@@ -171,8 +172,9 @@ static __always_inline void judge(struct walk *walk, const struct seen *seen, __
 
 static long look4(__u32 index, struct walk *walk)
 {
-	struct seen seen = { .number = walk->first + index };
-	struct flow4 *flow = bpf_map_lookup_elem(&ct4, &seen.number);
+	__u32 number = walk->first + index;
+	struct flow4 *flow = bpf_map_lookup_elem(&ct4, &number);
+	struct seen seen;
 
 	if (!flow)
 		return 1;
@@ -194,8 +196,9 @@ static long look4(__u32 index, struct walk *walk)
 
 static long look6(__u32 index, struct walk *walk)
 {
-	struct seen seen = { .number = walk->first + index };
-	struct flow6 *flow = bpf_map_lookup_elem(&ct6, &seen.number);
+	__u32 number = walk->first + index;
+	struct flow6 *flow = bpf_map_lookup_elem(&ct6, &number);
+	struct seen seen;
 
 	if (!flow)
 		return 1;

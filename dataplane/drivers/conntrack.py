@@ -205,7 +205,7 @@ class Conntrack(Closing):
         """Carry out what a plan wants ended; how many flows were."""
         sides = (
             (SweepSide.SWEEP_VIP, EVERY_STATE, [(0, vip) for vip in endings.vips]),
-            (SweepSide.SWEEP_VIP, mask_of(ENDS_WITH_BACKEND), [(0, vip) for vip in endings.moved]),
+            (SweepSide.SWEEP_SERVICE_VIP, mask_of(ENDS_WITH_BACKEND), list(endings.moved)),
             (SweepSide.SWEEP_SERVICE_BACKEND, mask_of(ENDS_WITH_BACKEND), list(endings.backends)),
         )
         entries = [

@@ -21,7 +21,7 @@ from dataplane.drivers.libbpf_programs import Program, loaded
 from dataplane.model.addr import IPAddress
 from dataplane.model.conntrack import Endpoint, FlowState
 
-EVERY_STATE = (1 << abi.CtState.CT_STATES) - 1
+EVERY_STATE = (1 << len(FlowState)) - 1
 _PROGRAMS = {4: "millrace_swp4", 6: "millrace_swp6"}
 _CHUNK = 65_536
 """Records of one run of the program: some milliseconds, between which others get the processor."""

@@ -117,13 +117,14 @@ class Endings:
 
     Attributes:
         vips: VIPs that went: every flow of theirs.
-        moved: VIPs that are another service's now: flows in ENDS_WITH_BACKEND's states.
+        moved: (service id, VIP) of VIPs that are another service's now: the flows that they had as
+            that one's, those in ENDS_WITH_BACKEND's states.
         backends: (service id, backend) that take no new flows: those in the same states.
         affinities: (service id, backend id): clients are not bound to them any longer.
     """
 
     vips: frozenset[L4Addr] = frozenset()
-    moved: frozenset[L4Addr] = frozenset()
+    moved: frozenset[tuple[int, L4Addr]] = frozenset()
     backends: frozenset[tuple[int, L4Addr]] = frozenset()
     affinities: frozenset[tuple[int, int]] = frozenset()
 
@@ -132,5 +133,6 @@ class Endings:
 
     def versions(self) -> frozenset[int]:
         """The IP versions whose flows it can concern."""
-        ends: Iterable[L4Addr] = (*self.vips, *self.moved, *(target for _, target in self.backends))
+        of_services = (end for _, end in (*self.moved, *self.backends))
+        ends: Iterable[L4Addr] = (*self.vips, *of_services)
         return frozenset(end.address.version for end in ends)

@@ -59,14 +59,14 @@ def flows_to_end(before: ServiceRows, after: ServiceRows) -> Endings:
     no service costs nothing.
     """
     gone: set[L4Addr] = set()
-    moved: set[L4Addr] = set()
+    moved: set[tuple[int, L4Addr]] = set()
     if before.vips is not after.vips:
         for vip, row in before.vips.items():
             now = after.vips.get(vip)
             if now is None:
                 gone.add(vip)
             elif now.service_id != row.service_id:
-                moved.add(vip)
+                moved.add((row.service_id, vip))
     changed = set()
     if before.sets is not after.sets:
         changed = {
@@ -103,13 +103,13 @@ def flows_without_service(
         after: what is served now.
     """
     gone: set[L4Addr] = set()
-    moved: set[L4Addr] = set()
+    moved: set[tuple[int, L4Addr]] = set()
     for vip, service_id in vips:
         row = after.vips.get(vip)
         if row is None:
             gone.add(vip)
         elif row.service_id != service_id:
-            moved.add(vip)
+            moved.add((service_id, vip))
     serving: dict[int, set[L4Addr]] = {}
     pairs: set[tuple[int, L4Addr]] = set()
     for service_id, target in targets:
