@@ -35,6 +35,7 @@ class Benchmark:
 MILLRACE = str(Path(sys.executable).with_name("millrace"))
 BENCHMARKS = (
     Benchmark("xdp", (MILLRACE, "perf", "xdp", "--json"), judge.xdp),
+    Benchmark("peers", (MILLRACE, "perf", "peers", "--json"), judge.peers),
     Benchmark("vhost", (MILLRACE, "perf", "vhost", "--json"), judge.vhost),
     Benchmark("control", (MILLRACE, "perf", "control", "--json"), judge.control),
     Benchmark("ovsjson", (sys.executable, "-m", "perf.ovsjson", "--json"), judge.ovsjson),

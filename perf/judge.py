@@ -164,3 +164,30 @@ def cni_start(result: Json) -> list[Verdict]:
         )
         for name in ("version", "status-isolated")
     ]
+
+
+_PEERS = (
+    # sink, flows, peer, at how many services, our time at most so much of theirs
+    ("xsk", "256 established", "nftables", None, 1 / 3),
+    ("socket", "256 established", "nftables", None, 1 / 2),
+    ("xsk", "each a new flow", "nftables", None, 1 / 5),
+    ("socket", "each a new flow", "nftables", None, 1 / 5),
+    ("xsk", "each a new flow", "iptables", 10_000, 1 / 100),
+)
+
+
+def peers(result: Json) -> list[Verdict]:
+    """Ours by the peer's median, at the same number of services, in the same sink."""
+    rows = {(r["sink"], r["flows"], r["name"], r["services"]): r for r in result["rows"]}
+    verdicts = []
+    for sink, flows, peer, only, bound in _PEERS:
+        for at in sorted({services for *_, services in rows if services}):
+            ours, theirs = (
+                rows.get((sink, flows, "Millrace", at)),
+                rows.get((sink, flows, peer, at)),
+            )
+            if ours and theirs and only in {None, at}:
+                claim = f"{at:,} services, {flows}, into {sink}"
+                samples = ratios(ours["samples_ns"], theirs["samples_ns"])
+                verdicts.append(Verdict(claim, samples, bound, peer))
+    return verdicts

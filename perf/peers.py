@@ -1,0 +1,319 @@
+"""`millrace perf peers`: our program against nftables and iptables, the same packets in one run.
+
+One CPU; frames come in at the router's device, are translated there and end in the same sink: an
+AF_XDP socket, an XDP program on the backend's device, or an ordinary UDP socket whose buffer is
+full. Contestants take turns, so that a busy moment of the machine hits all alike. What counts are
+the ratios; the nanoseconds are processor time, the source's own and the sink's included, which are
+measured, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dataplane.drivers.libbpf_programs import Program
+from dataplane.drivers.netns import inside_named
+from dataplane.ports import DataplaneError
+from perf import judge, peerlab, verdicts
+from perf.peerends import Counted, Datagrams, End, OnDevice, Socketed
+from perf.peerlab import Trio
+from perf.peerprogs import FRAME_SIZE, Ours, PeersError, Source, request
+from perf.peerxsk import RING
+
+SCHEMA = "millrace.perf.peers/1"
+SERVICES = (1, 1_000, 10_000)
+SINKS = ("xsk", "xdp", "socket")
+FLOWS = 256
+"""Of established traffic."""
+
+NEW = 1 << 22
+"""So many 5-tuples that none comes twice in a run."""
+
+PACKETS = RING - 1024
+SLOW_PACKETS = 1024
+"""Of a run with a new flow each in iptables with many services: 0.1 ms each."""
+
+FEW = 64
+"""One batch."""
+
+LEAST_DELIVERED = 0.98
+ESTABLISHED, FRESH = f"{FLOWS} established", "each a new flow"
+OURS, ALONE, PLAIN = "Millrace", "source alone", "kernel, no netfilter"
+
+
+@dataclass
+class Row:
+    """ns of the processor per delivered packet, a sample a round; the least share delivered."""
+
+    sink: str
+    name: str
+    services: int
+    flows: str
+    samples_ns: list[float] = field(default_factory=list)
+    delivered: float = 1.0
+
+    @property
+    def median(self) -> float:
+        """Of the samples."""
+        return statistics.median(self.samples_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """One way to one service; `forget` empties its table of flows."""
+
+    row: Row
+    trio: Trio
+    head: bytes
+    program: Program
+    end: End
+    forget: Callable[[], None]
+
+    @property
+    def packets(self) -> int:
+        """How many a run sends."""
+        row = self.row
+        slow = row.name == "iptables" and row.services > 100 and row.flows == FRESH
+        return SLOW_PACKETS if slow else PACKETS
+
+
+class Peers:
+    """Everything that is built for one comparison; close it."""
+
+    def __init__(self, services: Sequence[int], progress: Callable[[str], None]) -> None:
+        self.services, self.progress = tuple(services), progress
+        (cpu,) = os.sched_getaffinity(0)
+        self._ksoftirqd = _kernel_thread(f"ksoftirqd/{cpu}")
+        self.load_s: dict[str, float] = {}
+        self.tag = ""
+        self._stack = ExitStack()
+        try:
+            self._build()
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def close(self) -> None:
+        """Remove every namespace, let go of every program."""
+        self._stack.close()
+
+    def _build(self) -> None:
+        peerlab.sweep()
+        self.source = self._stack.enter_context(Source())
+        self.plain = self._trio("plain")
+        self.filters: dict[tuple[str, int], Trio] = {}
+        for number in self.services:
+            for name, load in (("nftables", Trio.nftables), ("iptables", Trio.iptables)):
+                trio = self.filters[name, number] = self._trio(f"{name}{number}")
+                took = self.load_s[f"{name}, {number}"] = load(trio, number)
+                self.progress(f"{name}: {number} services loaded in {took:.1f} s")
+
+    def _softirqs(self) -> float:
+        """Processor time [s] of the kernel thread that takes over when there are too many."""
+        return int((self._ksoftirqd / "schedstat").read_text().split()[0]) / 1e9
+
+    def _trio(self, name: str) -> Trio:
+        made = peerlab.trio(name)
+        self._stack.callback(made.remove)
+        made.build()
+        return made
+
+    def run(self, sink: str, rounds: int) -> list[Row]:
+        """Every contestant into one sink, taking turns."""
+        with ExitStack() as stack:
+            found = list(self._contestants(stack, sink))
+            for number in range(rounds):
+                for one in found:
+                    self._sample(one)
+                self.progress(f"{sink}: round {number + 1} of {rounds}")
+            return [one.row for one in found]
+
+    def _end(self, stack: ExitStack, trio: Trio, sink: str) -> End:
+        if sink == "socket":
+            return stack.enter_context(Datagrams(trio))
+        if sink == "xdp":
+            return stack.enter_context(OnDevice(self.source, trio, self.source.sink))
+        return stack.enter_context(Socketed(self.source, trio, "b0"))
+
+    def _contestants(self, stack: ExitStack, sink: str) -> Iterator[Contestant]:
+        source, plain = self.source, self.plain
+        to_us = plain.mac("r")
+        direct = request(peerlab.backend(0, 0), to_us, peerlab.BACKEND_PORT)
+        end = self._end(stack, plain, sink)
+        for row, program, where in (
+            (Row(sink, ALONE, 0, ESTABLISHED), source.sink, Counted(source)),
+            (Row(sink, PLAIN, 0, ESTABLISHED), source.kernel, end),
+        ):
+            yield Contestant(row, plain, direct, program, where, _nothing)
+        ours_end, socket_fd = end, None
+        if sink == "xsk":
+            at_router = stack.enter_context(Socketed(source, plain, "r0"))
+            ours_end, socket_fd = at_router, at_router.receiver.fd
+        for number in self.services:
+            ours = stack.enter_context(
+                Ours(number, plain.mac("b"), socket_fd=socket_fd, ifindex=plain.ifindex("r1"))
+            )
+            self.tag = ours.tag
+            ways: list[tuple[str, Trio, Program, End, Callable[[], None]]] = [
+                (OURS, plain, ours.program, ours_end, ours.forget_flows)
+            ]
+            for name in ("nftables", "iptables"):
+                trio = self.filters[name, number]
+                its_end = self._end(stack, trio, sink)
+                ways.append((name, trio, source.kernel, its_end, trio.forget_flows))
+            for flows in (ESTABLISHED, FRESH):
+                for name, trio, program, where, forget in ways:
+                    head = request(peerlab.vip(number - 1), trio.mac("r"))
+                    row = Row(sink, name, number, flows)
+                    yield Contestant(row, trio, head, program, where, forget)
+
+    def _sample(self, one: Contestant) -> None:
+        row, source = one.row, self.source
+
+        def send(count: int) -> float:
+            ifindex = socket.if_nametoindex("r0")
+            return source.send(ifindex, one.head, count)
+
+        flows = FLOWS if row.flows == ESTABLISHED else NEW
+        one.forget()
+        one.end.choose()
+        source.aim(one.head, flows, one.program)
+        if flows == FLOWS:
+            inside_named(one.trio.router, partial(send, 4 * FLOWS))
+        # The least of the kernel's own work for a test, which is no packet's.
+        fixed = min(inside_named(one.trio.router, partial(send, FEW)) for _ in range(3))
+        before, count = _settled(one.end), one.packets
+        softirqs = self._softirqs()
+        took = inside_named(one.trio.router, partial(send, count + FEW)) - fixed
+        got = _settled(one.end) - before - FEW
+        took += self._softirqs() - softirqs
+        row.delivered = min(row.delivered, got / count)
+        if got < LEAST_DELIVERED * count:
+            what = f"{row.name}, {row.services} services, {row.flows}, into {row.sink}"
+            msg = f"{what}: {got} of {count} packets arrived"
+            raise PeersError(msg)
+        row.samples_ns.append(took / got * 1e9)
+
+
+def _kernel_thread(name: str) -> Path:
+    for comm in Path("/proc").glob("[0-9]*/comm"):
+        try:
+            if comm.read_text().strip() == name:
+                return comm.parent
+        except OSError:  # it has ended meanwhile
+            continue
+    msg = f"there is no kernel thread {name}; run this where the machine's processes can be seen"
+    raise PeersError(msg)
+
+
+def _nothing() -> None:
+    """No table of flows."""
+
+
+def _settled(end: End) -> int:
+    """The count once nothing more comes."""
+    last, now = -1, end.arrived()
+    while now != last:
+        time.sleep(0.002)
+        last, now = now, end.arrived()
+    return now
+
+
+def report(peers: Peers, rows: Sequence[Row]) -> dict[str, Any]:
+    """Everything that somebody needs who doubts the figures."""
+    return {
+        "schema": SCHEMA,
+        "kernel": platform.release(),
+        "cpus": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "frame_bytes": FRAME_SIZE,
+        "packets": PACKETS,
+        "program_tag": peers.tag,
+        "load_s": peers.load_s,
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows for people: ns per packet, and how many times ours."""
+    ours = {(r.sink, r.services, r.flows): r.median for r in rows if r.name == OURS}
+    lines: list[tuple[str, ...]] = [
+        ("sink", "contestant", "services", "flows", "min", "median", "max", "x ours")
+    ]
+    for row in rows:
+        base = ours.get((row.sink, row.services, row.flows))
+        times = f"{row.median / base:.2f}" if base else ""
+        figures = (min(row.samples_ns), row.median, max(row.samples_ns))
+        cells = (row.sink, row.name, f"{row.services:,}", row.flows)
+        lines.append((*cells, *(f"{f:.0f}" for f in figures), times))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column in {2, 4, 5, 6, 7} else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="millrace perf peers",
+        description="our program against nftables and iptables DNAT over veth, on one CPU",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, every sample included")
+    parser.add_argument("--rounds", type=int, default=9, help="samples of each row (default 9)")
+    parser.add_argument("--cpu", type=int, default=(os.cpu_count() or 1) - 1)
+    parser.add_argument(
+        "--services", type=int, nargs="+", default=list(SERVICES), help="default 1 1000 10000"
+    )
+    parser.add_argument("--sinks", nargs="+", choices=SINKS, default=list(SINKS))
+    return parser.parse_args(argv)
+
+
+def main_command(argv: Sequence[str]) -> int:
+    """Measure and print; exit code 0, or 1 when something could not be measured."""
+    arguments = _arguments(argv)
+    if os.geteuid() != 0:
+        print("millrace perf peers: needs root (namespaces, BPF)", file=sys.stderr)
+        return 1
+    began = time.monotonic()
+    os.sched_setaffinity(0, {arguments.cpu})
+
+    def progress(line: str) -> None:
+        print(f"[{time.monotonic() - began:6.1f} s] {line}", file=sys.stderr, flush=True)
+
+    try:
+        peers = Peers(arguments.services, progress)
+        try:
+            rows = [row for sink in arguments.sinks for row in peers.run(sink, arguments.rounds)]
+            result = report(peers, rows)
+        finally:
+            peers.close()
+    except DataplaneError as error:
+        print(f"millrace perf peers: {error}", file=sys.stderr)
+        return 1
+    if arguments.json:
+        print(json.dumps(result, indent=2))
+        return 0
+    print(table(rows))
+    print(f"\nns per packet of {FRAME_SIZE} octets; kernel {result['kernel']}, tag {peers.tag}")
+    print(f"\n{verdicts.table(judge.peers(result))}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main_command(sys.argv[1:]))
