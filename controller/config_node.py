@@ -8,6 +8,7 @@ from ipaddress import ip_address
 
 from controller import config_values as values
 from controller.config_reader import TableReader, shown
+from controller.config_services import services_config
 from dataplane.model.config import (
     BridgeConfig,
     DpdkConfig,
@@ -80,6 +81,7 @@ def node_config(root: TableReader) -> NodeConfig:
     hugepages = _hugepages(root)
     dpdk = _dpdk(root, hugepages, any(u.mode is UplinkMode.VFIO for u in uplinks))
     tunnel = _tunnel(root, {bridge.name for bridge in bridges})
+    services = services_config(root)
     for taken in (*(b.name for b in bridges), *(u.device for u in uplinks)):
         if taken in (service_link, f"{service_link}-ovs"):
             node.fault(
@@ -107,6 +109,7 @@ def node_config(root: TableReader) -> NodeConfig:
         tunnel=tunnel,
         service_link=service_link,
         port_mtu=port_mtu,
+        services=services,
     )
 
 

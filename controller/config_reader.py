@@ -202,6 +202,20 @@ class TableReader:
             return example
         return value
 
+    def number(self, key: str, low: float, high: float, *, default: float) -> float:
+        """A number of low..high, with a fraction or without."""
+        if not self.has(key):
+            return default
+        value = self._values[key]
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            what, why = f"is {kind(value)}", "it has to be a number"
+        elif not low <= value <= high:
+            what, why = f"= {shown(value)}", f"the range is {low:g}..{high:g}"
+        else:
+            return float(value)
+        self.fault(key, f"{self.name(key)} {what}", why, f"write {key} = {default:g}")
+        return default
+
     def boolean(self, key: str, *, default: bool) -> bool:
         """True or false."""
         value = self._take(key, bool, default, str(default).lower())

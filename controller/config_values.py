@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv6Address, IPv6Interface
 
 from controller.config_reader import TableReader, shown
 
 SOME_INTERFACE = IPv4Interface("192.0.2.1/24")
 """What stands in for an address that could not be read (RFC 5737, documentation)."""
+
+SOME_INTERFACE6 = IPv6Interface("2001:db8::1/64")
+"""The same for IPv6 (RFC 3849)."""
 
 _NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _PHYSNET = re.compile(r"[A-Za-z0-9_.-]{1,63}")
@@ -108,3 +111,44 @@ def interface(text: str) -> IPv4Interface:
         msg = "no host on a wire can have this address"
         raise ValueError(msg)
     return found
+
+
+def interface6(text: str) -> IPv6Interface:
+    """An IPv6 address that a host can have and others can be routed to, with its network's length.
+
+    Raises:
+        ValueError: it is none, in words for a message.
+    """
+    if "/" not in text:
+        msg = "the length of the network is missing, such as /64"
+        raise ValueError(msg)
+    if "%" in text:
+        msg = "an address with a zone means something on one host only"
+        raise ValueError(msg)
+    found = IPv6Interface(text)
+    address = found.ip
+    if (
+        address.is_multicast
+        or address.is_unspecified
+        or address.is_loopback
+        or address.is_link_local
+        or address.ipv4_mapped is not None
+    ):
+        msg = "nobody can route to this address"
+        raise ValueError(msg)
+    if found.network.prefixlen < 127 and address == found.network.network_address:
+        msg = f"it is the address of every router of {found.network} (RFC 4291, 2.6.1)"
+        raise ValueError(msg)
+    return found
+
+
+def neighbour6(text: str) -> IPv6Address:
+    """An IPv6 address on the same wire.
+
+    Raises:
+        ValueError: it is none, in words for a message.
+    """
+    if "%" in text:
+        msg = "an address with a zone means something on one host only"
+        raise ValueError(msg)
+    return IPv6Address(text)
