@@ -9,7 +9,7 @@ from controller.translate.claims import Claims
 from controller.translate.index import Index
 from controller.translate.node import gateway
 from controller.translate.ovn import NbSnapshot, SbSnapshot
-from controller.translate.served import as_served
+from controller.translate.served import as_served, means
 from controller.translate.services import Vantage, claims
 from dataplane.model.config import NodeConfig
 from dataplane.model.service import Service
@@ -68,7 +68,8 @@ class Sources:
         own = {address for nic in (nics or {}).values() for address in nic.addresses}
         found = gateway(nb, config.name, index)
         rows = claims(nb, Vantage.of(config.name, index, own))
-        view = OvnView(index, rows, as_served(rows.services(), found, config), found)
+        served = as_served(rows.rows(), means(found, config, own))
+        view = OvnView(index, rows, served, found)
         self._view = current, view  # in one store: two threads may be here
         return view
 

@@ -95,10 +95,13 @@ class Claims:
             concerned.update(ref for ref, _ in self._groups.get(key, ()))
         return frozenset(self._settle(concerned))
 
-    def of(self, ref: str) -> tuple[Service, ...]:
-        """The services of one row, by VIP; none of a row that is not there."""
-        row = self._settled.get(ref)
-        return row.services if row else ()
+    def row(self, ref: str) -> RowServices | None:
+        """What one row comes to beside the others; None if it is not there."""
+        return self._settled.get(ref)
+
+    def rows(self) -> tuple[RowServices, ...]:
+        """What all rows come to, in no order."""
+        return tuple(self._settled.values())
 
     def services(self) -> tuple[Service, ...]:
         """All services, by VIP."""
@@ -114,7 +117,8 @@ class Claims:
         for key, group in self._groups.items():
             if isinstance(key, _HealthPort):
                 for ref in {ref for ref, _ in group}:
-                    yield from (s for s in self.of(ref) if s.health_port == key.port)
+                    row = self._settled[ref]
+                    yield from (s for s in row.services if s.health_port == key.port)
 
     def _forget(self, ref: str) -> set[Hashable]:
         row = self._rows.pop(ref, None)

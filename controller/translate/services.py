@@ -58,7 +58,7 @@ def services_of_row(ref: str, balancer: LoadBalancer, vantage: Vantage) -> RowSe
     row = declared(balancer, ref)
     attached = vantage.index.attached_to.get(ref, ())
     services = tuple(_service(row, vip, attached, vantage) for vip in row.vips)
-    return RowServices(row.label, services, row.problems)
+    return RowServices(row.label, services, row.problems, attached)
 
 
 def services(
