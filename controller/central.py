@@ -28,9 +28,11 @@ from controller.ovn.tables import tables
 from controller.server import Args, serve
 from controller.translate.central import northbound
 from controller.translate.nbrows import NbPlan
-from controller.translate.ovn import NbSnapshot, SbSnapshot
+from controller.translate.ovn import NbSnapshot, SbSnapshot, is_ours
+from controller.vitals import Vitals
 from dataplane.drivers.idl import Replica
 from dataplane.model.config import ClusterConfig
+from dataplane.model.names import DOWN_KEY
 from dataplane.ports import DataplaneError
 from dataplane.reconcile.backoff import Backoff
 from dataplane.reconcile.reconciler import Reconciler, Report
@@ -92,6 +94,8 @@ class Central:
         self.plan = NbPlan()
         self.config_problem = ""
         self.active = False
+        self._vitals: Vitals | None = None
+        self._heartbeat_changed = asyncio.Event()
         self._nb_seen = False
         self._sb: SbSnapshot | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -127,11 +131,45 @@ class Central:
                     await stack.enter_async_context(
                         await serve(socket, SOCKET_MODE, handlers, allowed)
                     )
-                await _until(stop, self._apply_loop.run())
+                await _until(stop, self._work())
         finally:
             # First the clients: a round under way waits for them, and fails at once without.
             await asyncio.to_thread(self._stop_clients)
         log.info("central_stopped")
+
+    async def _work(self) -> None:
+        """Rounds, and the watch over the chassis beside them."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._apply_loop.run())
+            group.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        """Ask the chassis for signs of life, as often as the cluster file says at the moment."""
+        while True:
+            self._heartbeat_changed.clear()
+            every_s = self.cluster.heartbeat_s
+            if every_s > 0 and not self.in_sync:
+                await asyncio.sleep(RETRY_S)
+                continue
+            watching = None
+            if every_s > 0:
+                down = await asyncio.to_thread(self._nb.read, _marked_down, READ_TIMEOUT_S)
+                self._vitals = Vitals(
+                    self.cluster.nb_remote,
+                    self.cluster.sb_remote,
+                    every_s,
+                    down,
+                    lambda: self.active and self.in_sync,
+                    self._apply_loop.invalidate,
+                )
+                watching = asyncio.create_task(self._vitals.run())
+            try:
+                await self._heartbeat_changed.wait()
+            finally:
+                self._vitals = None
+                if watching is not None:
+                    watching.cancel()
+                    await asyncio.gather(watching, return_exceptions=True)
 
     def _from_thread(self, note: Callable[[], None]) -> None:
         """Hand something from a database's thread to the event loop."""
@@ -170,6 +208,8 @@ class Central:
             log.error("cluster_file_refused path=%s problems=%s", self.path, self.config_problem)
             return
         self.config_problem = ""
+        if cluster.heartbeat_s != self.cluster.heartbeat_s:
+            self._heartbeat_changed.set()
         self.cluster = cluster
         log.info("cluster_file_taken path=%s gateways=%d", self.path, len(cluster.gateways))
         self._apply_loop.invalidate()
@@ -193,7 +233,8 @@ class Central:
         if self._sb is None or not self.in_sync:
             return None
         try:
-            return await asyncio.to_thread(self._round, self.cluster, self._sb)
+            down = self._vitals.down if self._vitals is not None else frozenset[str]()
+            return await asyncio.to_thread(self._round, self.cluster, self._sb, down)
         except DataplaneError as error:
             log.warning("round_failed error=%s", error)
         except Exception:
@@ -201,7 +242,7 @@ class Central:
             log.exception("round_failed")
         raise RoundFailed(RETRY_S)
 
-    def _round(self, cluster: ClusterConfig, sb: SbSnapshot) -> float | None:
+    def _round(self, cluster: ClusterConfig, sb: SbSnapshot, down: frozenset[str]) -> float | None:
         """In a thread of its own, one at a time: it waits for the database.
 
         The northbound database is read here, not taken from the last notice: a plan from before
@@ -214,7 +255,7 @@ class Central:
             log.info("active=%s", self.active)
         if nb is None:
             return None  # gaining the lock counts as a change and wakes us
-        plan = northbound(cluster, nb, sb)
+        plan = northbound(cluster, nb, sb, down)
         report = self._reconciler.apply({name: getattr(plan, name) for name in TABLES}, started)
         if plan.problems != self.plan.problems:
             for problem in plan.problems:
@@ -248,6 +289,7 @@ class Central:
             "connected": {"nb": self._nb.connected, "sb": self._sb_client.connected},
             "in_sync": self.in_sync,
             "active": self.active,
+            "down": sorted(self._vitals.down) if self._vitals is not None else [],
             "applied": asdict(self.applied),
             "rows": {name: len(getattr(self.plan, name)) for name in TABLES},
             "problems": [asdict(problem) for problem in self.plan.problems],
@@ -273,6 +315,15 @@ def _locked_snapshot(replica: Replica) -> NbSnapshot | None:
     if replica.lock_name is None:
         replica.set_lock(LOCK)
     return nb_database.snapshot(replica) if replica.has_lock else None
+
+
+def _marked_down(replica: Replica) -> frozenset[str]:
+    """The chassis that our rows say are down."""
+    return frozenset(
+        router.options.get("chassis", "")
+        for router in nb_database.snapshot(replica).routers.values()
+        if is_ours(router.external_ids) and DOWN_KEY in router.external_ids
+    )
 
 
 async def _until(stop: asyncio.Event, work: Coroutine[None, None, None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import ip_address
 
 from controller.translate.families import Family
 from controller.translate.nbrows import (
@@ -116,7 +117,9 @@ class GatewayRows:
             )
             next_hop = family.of_gateway(gateway)[1]
             if next_hop:
-                self.routes[RouteKey(router, family.default_route)] = RouteRow(next_hop)
+                # A link-local neighbour is on no network that tells the port (ovn-nb(5)).
+                by = port if ip_address(next_hop).is_link_local else None
+                self.routes[RouteKey(router, family.default_route)] = RouteRow(next_hop, by)
         # VPCs are separate from each other; the gateway router must not join them.
         own = join_port(router)
         match = f'inport == "{own}" && outport == "{own}"'

@@ -41,8 +41,9 @@ class Controller:
         self.log = ovn.directory / f"{name}.log"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def configure(self, *gateways: str, pool: str = "100.64.255.0/24") -> None:
+    def configure(self, *gateways: str, pool: str = "100.64.255.0/24", cluster: str = "") -> None:
         text = f'[cluster]\nnb = "{self.ovn.nb}"\nsb = "{self.ovn.sb}"\nservice_pool = "{pool}"\n'
+        text += f"{cluster}\n"
         self.path.write_text(text + "".join(gateways))
 
     def start(self) -> None:
@@ -424,3 +425,51 @@ def test_of_two_controllers_one_works_and_the_other_takes_over(
         lose_a_route(ovn)
     finally:
         second.end(signal.SIGKILL)
+
+
+def answer(ovn: OvnSandbox, chassis: str) -> None:
+    """What ovn-controller does once its vswitchd has confirmed everything."""
+    asked = ovn.sbctl("get", "SB_Global", ".", "nb_cfg").strip()
+    ovn.sbctl("set", "Chassis_Private", chassis, f"nb_cfg={asked}")
+
+
+def test_a_chassis_that_owes_an_answer_is_marked_and_a_restart_keeps_the_mark(
+    ovn: OvnSandbox, central: Controller
+) -> None:
+    for chassis in ("n1", "n2"):
+        ovn.sbctl("create", "Chassis_Private", f"name={chassis}")
+    central.configure(gateway("n1", 111), gateway("n2", 112), cluster="heartbeat_s = 0.4")
+    central.start()
+    central.settled()
+
+    def down() -> object:
+        answer(ovn, "n1")
+        return central.status().get("down")
+
+    wait_until("n2 is down", lambda: down() == ["n2"])
+    wait_until("it is marked", lambda: "millrace:down=true" in router_ids(ovn, "GR_n2"))
+    assert "down" not in router_ids(ovn, "GR_n1")
+    wait_until(
+        "the default route leads to the other",
+        lambda: "100.64.0.1 dst-ip" in ovn.nbctl("lr-route-list", "vpc0").split("0.0.0.0/0")[1],
+    )
+    central.end()
+    central.start()
+    wait_until("it watches again", lambda: down() == ["n2"])
+    wait_until("n2 answers, and is up", lambda: (answer(ovn, "n2"), down())[1] == [])
+    wait_until(
+        "the mark is gone",
+        lambda: (down(), answer(ovn, "n2"), "down" not in router_ids(ovn, "GR_n2"))[2],
+    )
+
+
+def router_ids(ovn: OvnSandbox, router: str) -> str:
+    return ovn.nbctl("--bare", "--columns=external_ids", "list", "Logical_Router", router)
+
+
+def test_without_a_heartbeat_nobody_is_asked(ovn: OvnSandbox, central: Controller) -> None:
+    before = ovn.nbctl("get", "NB_Global", ".", "nb_cfg")
+    central.start()
+    central.settled()
+    assert ovn.nbctl("get", "NB_Global", ".", "nb_cfg") == before
+    assert central.status()["down"] == []
