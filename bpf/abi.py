@@ -46,6 +46,7 @@ class Limit(IntEnum):
     MAX_XSK_QUEUES = 64
     MAX_REASONS = 128
     MAX_SWEEP_ENDS = 65536
+    MAX_SOCK_REVERSE = 131072
     PICK_SEED = 0x6D72F10E
     PERF_HEAD = 80
 
@@ -137,6 +138,20 @@ class SweepFlag(IntFlag):
     SWEEP_EVERY_SIDE = 2
 
 
+class SockFlag(IntFlag):
+    """`enum sock_flag`."""
+
+    SOCK_CONNECTED = 1
+    SOCK_MORE = 2
+
+
+class SockSide(IntEnum):
+    """`enum sock_side`."""
+
+    SOCK_BY_VIP = 0
+    SOCK_BY_BACKEND = 1
+
+
 class NodeFlag(IntFlag):
     """`enum node_flag`."""
 
@@ -204,6 +219,12 @@ class Reason(IntEnum):
     DROP_EXTENSION = 52
     SVC_PASS_ND = 53
     PASS_VLAN = 54
+    SOCK_CONNECT = 55
+    SOCK_NEW = 56
+    SOCK_FORWARD = 57
+    SOCK_REPLY = 58
+    DROP_SOCK_NO_BACKEND = 59
+    DROP_SOCK_NO_LOCAL = 60
 
 
 class Fields(dict[str, Any]):
@@ -428,6 +449,30 @@ FRAGMENT = Layout(
         ("pad", "3s"),
     ),
 )
+SOCK_PEER = Layout(
+    "sock_peer",
+    (
+        ("vip", "16s"),
+        ("backend", "16s"),
+        ("vip_port", "be16"),
+        ("backend_port", "be16"),
+        ("backend_id", "I"),
+        ("service_id", "I"),
+        ("proto", "B"),
+        ("flags", "B"),
+        ("pad", "2s"),
+    ),
+)
+SOCK_KEY = Layout(
+    "sock_key",
+    (
+        ("cookie", "Q"),
+        ("addr", "16s"),
+        ("port", "be16"),
+        ("side", "B"),
+        ("pad", "5s"),
+    ),
+)
 KNOWN_ADDRESS = Layout(
     "known_address",
     (("octets", "16s"),),
@@ -525,6 +570,8 @@ LAYOUTS = (
     FLOW6,
     FRAGMENT_KEY,
     FRAGMENT,
+    SOCK_PEER,
+    SOCK_KEY,
     KNOWN_ADDRESS,
     NODE,
     COUNTER,

@@ -35,6 +35,7 @@ enum limit {
 	MAX_XSK_QUEUES = 64,	/* of a private xsks_map; OVS's has its own size */
 	MAX_REASONS = 128,	/* capacity of counters: new reasons change no map */
 	MAX_SWEEP_ENDS = 65536,
+	MAX_SOCK_REVERSE = 131072,
 	PICK_SEED = 0x6d72f10e,	/* one for all nodes */
 	PERF_HEAD = 80,		/* bytes that the perf wrapper puts back before each run */
 };
@@ -168,6 +169,13 @@ enum reason {
 	DROP_EXTENSION = 52,	/* IPv6 extension headers that cannot be followed */
 	SVC_PASS_ND = 53,
 	PASS_VLAN = 54,		/* tagged, and for this node's kernel */
+	/* the socket programs: one for each call; no octets are known there */
+	SOCK_CONNECT = 55,	/* connect() was given a backend */
+	SOCK_NEW = 56,		/* a datagram, the first that its socket sends to the VIP */
+	SOCK_FORWARD = 57,	/* a datagram, as the ones before it */
+	SOCK_REPLY = 58,	/* a datagram of a backend, its source the VIP again */
+	DROP_SOCK_NO_BACKEND = 59,
+	DROP_SOCK_NO_LOCAL = 60,
 	REASON_END		/* not a reason */
 };
 
@@ -342,6 +350,44 @@ struct fragment {
 	__u8 pad[3];
 };
 _Static_assert(sizeof(struct fragment) == 16, "fragment");
+
+enum sock_flag {
+	SOCK_CONNECTED = 1,	/* the socket's only peer, by connect() */
+	SOCK_MORE = 2,		/* the socket has other peers in sock_reverse */
+};
+
+/* What sock_key.addr and .port are. */
+enum sock_side {
+	SOCK_BY_VIP = 0,
+	SOCK_BY_BACKEND = 1,
+};
+
+/*
+ * A peer of a socket: what its program asked for, and what it was given. The value of sock_peers
+ * (one for each socket, gone with it) and of sock_reverse.
+ */
+struct sock_peer {
+	__u8 vip[16];
+	__u8 backend[16];
+	__be16 vip_port;
+	__be16 backend_port;
+	__u32 backend_id;
+	__u32 service_id;
+	__u8 proto;
+	__u8 flags;		/* enum sock_flag */
+	__u8 pad[2];
+};
+_Static_assert(sizeof(struct sock_peer) == 48, "sock_peer");
+
+/* sock_reverse: key. */
+struct sock_key {
+	__u64 cookie;		/* of the socket */
+	__u8 addr[16];
+	__be16 port;
+	__u8 side;		/* enum sock_side */
+	__u8 pad[5];
+};
+_Static_assert(sizeof(struct sock_key) == 32, "sock_key");
 
 /* known_addresses: key; the value is enum address_flag. */
 struct known_address {
