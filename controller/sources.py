@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from controller.translate.claims import Claims
 from controller.translate.index import Index
-from controller.translate.node import gateway
+from controller.translate.node import announcers, gateway
 from controller.translate.ovn import NbSnapshot, SbSnapshot
 from controller.translate.served import as_served, means
 from controller.translate.services import Vantage, claims
@@ -34,6 +34,7 @@ class OvnView:
     claims: Claims
     services: tuple[Service, ...]
     gateway: Gateway | None
+    announcers: frozenset[str]
 
 
 @dataclass(slots=True)
@@ -69,7 +70,11 @@ class Sources:
         found = gateway(nb, config.name, index)
         rows = claims(nb, Vantage.of(config.name, index, own))
         served = as_served(rows.rows(), means(found, config, own))
-        view = OvnView(index, rows, served, found)
+        # Who announces nothing need not know who else would.
+        peers = frozenset[str]()
+        if found is not None and config.services.announce:
+            peers = announcers(nb, found.physnet, index)
+        view = OvnView(index, rows, served, found, peers)
         self._view = current, view  # in one store: two threads may be here
         return view
 
@@ -85,4 +90,5 @@ class Sources:
             attachments=attachments,
             nics=self.nics or {},
             held=held,
+            announcers=view.announcers if view else frozenset(),
         )

@@ -16,7 +16,7 @@ from controller.translate.ovn import (
     SbSnapshot,
 )
 from dataplane.model.addr import Mac
-from dataplane.model.names import SERVICE_ADDRESS6_KEY, SERVICE_ADDRESS_KEY
+from dataplane.model.names import DOWN_KEY, SERVICE_ADDRESS6_KEY, SERVICE_ADDRESS_KEY
 from dataplane.model.state import Gateway, LogicalPort
 
 
@@ -94,6 +94,24 @@ def _gateway(index: Index, router: LogicalRouter) -> Gateway | None:
             localnet_port=localnet.name,
         )
     return None
+
+
+def announcers(nb: NbSnapshot, physnet: str, index: Index | None = None) -> frozenset[str]:
+    """The chassis that may own VIPs of a provider network: a gateway on it, and a sign of life.
+
+    The cluster controller marks the routers of those without one, the same for everybody.
+    """
+    index = index or Index(nb, SbSnapshot())
+    chassis = {
+        router.options.get("chassis", "")
+        for router in nb.routers.values()
+        if SERVICE_ADDRESS_KEY in router.external_ids and DOWN_KEY not in router.external_ids
+    }
+    return frozenset(
+        name
+        for name in chassis - {""}
+        if (found := gateway(nb, name, index)) is not None and found.physnet == physnet
+    )
 
 
 def _gateway_problems(index: Index, chassis: str) -> Iterator[Problem]:

@@ -7,7 +7,7 @@ classes, so that desired and actual are compared by value.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum, IntFlag, StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 
