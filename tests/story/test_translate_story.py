@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -10,13 +11,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.translate.central import northbound
+from controller.translate.claims import Claims
+from controller.translate.endpoints import endpoints
+from controller.translate.index import Index
 from controller.translate.nbrows import NbPlan
-from controller.translate.node import gateway, problems, services
-from controller.translate.ovn import NbSnapshot, SbSnapshot
+from controller.translate.node import gateway, gateway_problems
+from controller.translate.ovn import LoadBalancer, NbSnapshot, Problem, SbSnapshot
 from controller.translate.owned import owned
+from controller.translate.services import (
+    Vantage,
+    claims,
+    service_problems,
+    services,
+    services_of_row,
+)
+from controller.translate.vips import Fault, l4, network
+from dataplane.model.addr import Protocol
 from dataplane.model.config import ClusterConfig
 from dataplane.model.service import ServedBy
-from tests.labs.ovnrows import Lab, applied, cluster_config, gateway_config, vpc_lab
+from tests.labs.ovnrows import MARKED, Lab, applied, cluster_config, gateway_config, vpc_lab
 
 N1, N2, N3 = (gateway_config(f"n{i}", 110 + i) for i in (1, 2, 3))
 A = cluster_config(N1)
@@ -29,6 +42,11 @@ VIP = "172.18.0.200:80"
 
 def world() -> Lab:
     return vpc_lab().chassis("n3", "10.0.0.3")
+
+
+def problems(nb: NbSnapshot, sb: SbSnapshot) -> tuple[Problem, ...]:
+    """What is wrong with the load balancers, seen from n1."""
+    return service_problems(nb, Vantage.of("n1", Index(nb, sb), ()))
 
 
 def walk(lab: Lab, *clusters: ClusterConfig) -> NbSnapshot:
@@ -97,7 +115,9 @@ def test_a_chassis_that_comes_and_goes_keeps_its_rows() -> None:
     nb = walk(lab, B)
     gone = SbSnapshot(lab.sb.port_bindings, {})
     during = applied(nb, northbound(B, nb, gone))
-    assert owned(during).routers == owned(nb).routers
+    for name, router in owned(nb).routers.items():
+        marked = tuple(sorted({*router.external_ids, ("millrace:down", "true")}))
+        assert owned(during).routers[name] == replace(router, external_ids=marked)
     assert owned(during).static_macs == owned(nb).static_macs
     assert owned(applied(during, northbound(B, during, lab.sb))) == owned(nb)
 
@@ -188,7 +208,8 @@ def test_the_order_of_rows_is_no_input(data: st.DataObject) -> None:
     assert northbound(other_cluster, other_nb, other_sb) == northbound(CLUSTER, nb, lab.sb)
     assert services(other_nb, other_sb, "n1") == services(nb, lab.sb, "n1")
     assert gateway(other_nb, "n1") == gateway(nb, "n1")
-    assert problems(other_nb, "n1") == problems(nb, "n1")
+    assert gateway_problems(other_nb, "n1") == gateway_problems(nb, "n1")
+    assert problems(other_nb, other_sb) == problems(nb, lab.sb)
 
 
 @settings(max_examples=200, deadline=None)
@@ -252,31 +273,130 @@ def test_whatever_somebody_did_to_our_rows_no_address_is_given_out_twice(
     assert owned(applied(settled, northbound(B, settled, lab.sb))) == bare(found)
 
 
+# -- rows of any text ------------------------------------------------------------------------------
+
+TEXTS = st.one_of(
+    st.text(max_size=24),
+    st.sampled_from(
+        ["", VIP, "[::1]:80", "[fd00::1]:80", "1.2.3.4", ":", ",", "[", "]:", "0.0.0.0:80", "::/0"]
+    ),
+)
+WORDS = st.one_of(
+    TEXTS,
+    st.sampled_from(
+        ["true", "false", "local", "cluster", "nodeport", "hostport", "clusterip", "external"],
+    ),
+    st.sampled_from(
+        ["dsr", "snat", "80", "0", "10.0.0.0/8", "fd00::/8", "ns/web:http", "1" * 5000],
+    ),
+)
+ENDPOINTS = st.one_of(
+    TEXTS,
+    st.recursive(
+        st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), TEXTS),
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=3),
+            st.dictionaries(
+                st.one_of(TEXTS, st.sampled_from(["state", "weight", "zones", "10.1.0.11:80"])),
+                inner,
+                max_size=3,
+            ),
+        ),
+        max_leaves=8,
+    ).map(json.dumps),
+)
+KEYS = ["kind", "traffic-policy", "internal-traffic-policy", "service", "source-ranges"]
+KEYS += ["forwarding", "health-check-node-port", "publish-not-ready", "unheard-of"]
+
+
+def rows(texts: st.SearchStrategy[str]) -> st.SearchStrategy[LoadBalancer]:
+    """Load balancer rows of which only the mark is right."""
+    ids = st.dictionaries(st.sampled_from([f"millrace:{key}" for key in KEYS]), WORDS, max_size=3)
+    facts = st.dictionaries(st.just("millrace:endpoints"), ENDPOINTS, max_size=1)
+    return st.builds(
+        LoadBalancer,
+        name=st.sampled_from(["", "a", "b"]),
+        vips=st.dictionaries(texts, st.one_of(texts, st.just("10.1.0.11:80,x")), max_size=3),
+        protocol=st.sampled_from([None, "tcp", "udp", "sctp", "icmp"]),
+        options=st.dictionaries(
+            st.sampled_from(["affinity_timeout", "reject", "template"]), WORDS, max_size=2
+        ),
+        external_ids=st.builds(lambda i, f: {**MARKED, **i, **f}, ids, facts),
+    )
+
+
+@settings(max_examples=500, deadline=None)
+@given(row=rows(TEXTS))
+def test_no_load_balancer_row_can_crash_the_translation(row: LoadBalancer) -> None:
+    lab = vpc_lab()
+    nb = replace(lab.nb, load_balancers={"ref": row})
+    found, named = services(nb, lab.sb, "n1"), problems(nb, lab.sb)
+    assert all(problem.cause and problem.next_step for problem in named)
+    # Every VIP is a service or a problem, and what is refused is named.
+    unnamed = [p for p in named if ", VIP " in p.name and ", backend " not in p.name]
+    assert len(found) + len(unnamed) >= len(row.vips) or not found
+    assert bool(found or named) or not row.vips
+    assert all(named for service in found if service.reason.startswith("refused"))
+
+
+@settings(max_examples=500, deadline=None)
+@given(text=st.one_of(TEXTS, WORDS, st.text()), protocol=st.sampled_from(Protocol))
+def test_a_text_is_an_address_that_writes_itself_back_or_a_fault(
+    text: str, protocol: Protocol
+) -> None:
+    found = l4(protocol, text)
+    if isinstance(found, Fault):
+        assert found.cause and found.next_step
+    else:
+        assert l4(protocol, str(found).partition("/")[0]) == found
+    ranged = network(text)
+    assert isinstance(ranged, Fault) or network(str(ranged)) == ranged
+
+
+@settings(max_examples=500, deadline=None)
+@given(text=st.one_of(ENDPOINTS, st.text(), st.just("[" * 100_000), st.just("9" * 5000)))
+def test_no_endpoints_text_is_more_than_refused(text: str) -> None:
+    found = endpoints(Protocol.TCP, text)
+    if isinstance(found, Fault):
+        assert found.cause and found.next_step
+    else:
+        assert all(1 <= facts.weight <= 65535 for facts in found.values())
+
+
 @settings(max_examples=300, deadline=None)
 @given(
-    vips=st.dictionaries(
-        st.one_of(st.text(max_size=24), st.sampled_from([VIP, "[::1]:80", "1.2.3.4", ":", ","])),
-        st.one_of(st.text(max_size=40), st.sampled_from(["10.1.0.11:80", "10.1.0.11:80,x"])),
-        max_size=4,
-    ),
-    protocol=st.sampled_from([None, "tcp", "udp", "sctp"]),
-    policy=st.text(max_size=8),
+    story=st.lists(
+        st.dictionaries(
+            st.sampled_from("pqrstu"),
+            st.one_of(st.none(), rows(st.sampled_from([VIP, "0.0.0.0:80", "10.0.0.1:80"]))),
+            max_size=3,
+        ),
+        max_size=5,
+    )
 )
-def test_no_load_balancer_row_can_crash_the_translation(
-    vips: dict[str, str], protocol: str | None, policy: str
+def test_row_by_row_the_outcome_is_that_of_the_whole(
+    story: list[dict[str, LoadBalancer | None]],
 ) -> None:
-    ids = {"millrace:fast-path": "true", "millrace:traffic-policy": policy}
-    lab = vpc_lab().balancer("web", vips, protocol=protocol, external_ids=ids)
-    found = services(lab.nb, lab.sb, "n1")
-    named = problems(lab.nb)
-    # Every VIP is either a service or a problem, but for two spellings of one address.
-    if protocol != "sctp":
-        vip_problems = {p.name for p in named if ", VIP " in p.name and ", backend " not in p.name}
-        assert len(found) + len(vip_problems) <= len(vips)
-        assert bool(found or named) == bool(vips or policy not in {"cluster", "local"})
-    else:
-        assert not found
-        assert named
+    lab = vpc_lab()
+    vantage = Vantage.of("n1", Index(lab.nb, lab.sb), ())
+    table: dict[str, LoadBalancer] = {}
+    found = Claims(vantage.hosts)
+    for change in story:
+        before = {ref: found.row(ref) for ref in {*table, *change}}
+        changed = found.update(
+            {
+                ref: None if row is None else services_of_row(ref, row, vantage)
+                for ref, row in change.items()
+            }
+        )
+        table = {ref: row for ref, row in {**table, **change}.items() if row is not None}
+        whole = claims(replace(lab.nb, load_balancers=table), vantage)
+        assert found.services() == whole.services()
+        assert found.problems() == whole.problems()
+        assert sorted(map(str, found.with_health_port())) == sorted(
+            map(str, whole.with_health_port())
+        )
+        assert changed == {ref for ref, row in before.items() if found.row(ref) != row}
 
 
 @settings(max_examples=300, deadline=None)
@@ -293,5 +413,5 @@ def test_no_router_row_can_crash_the_translation(mac: str, network: str, service
     )
     lab.router_port("edge", "out", "edge-out", mac, network)
     found = gateway(lab.nb, "n1")
-    assert (found is None) == bool(problems(lab.nb, "n1"))
+    assert (found is None) == bool(gateway_problems(lab.nb, "n1"))
     northbound(cluster_config(gateway_config("n1", 111, "edge")), lab.nb, lab.sb)
