@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from dataplane.model.config import (
     DpdkConfig,
     GatewayConfig,
     HugepageConfig,
+    ServicesConfig,
     TunnelConfig,
     TunnelType,
     UplinkConfig,
@@ -240,6 +241,60 @@ NODE_CASES = (
 )
 
 
+SERVICES_CASES = (
+    ("zone = 1", "services.zone is an integer"),
+    ('zone = "a b"', "a label's value"),
+    ("flows = 63", "the range is 64..4194304"),
+    ("services = 262145", "the range is 64..262144"),
+    ("backends = 4194305", "the range is 64..4194304"),
+    ('nodeport_addresses = "192.0.2.0/24"', "it has to be an array"),
+    ('nodeport_addresses = ["192.0.2.1/24"]', "has host bits set"),
+    ('nodeport_addresses = ["192.0.2.0/24", "192.0.2.0/24"]', "it is there already"),
+    ("nodeport_addresses = [1]", "it has to be a string"),
+    ('connect = ["sys/fs/cgroup"]', "a cgroup's absolute path"),
+    ('connect = ["/sys/fs/cgroup/.."]', "a cgroup's absolute path"),
+    ('connect = ["/sys/fs/cgroup", "/sys/fs/cgroup"]', "it is there already"),
+    ('connect = ["/sys/fs/cgroup/a", "/sys/fs/cgroup"]', "has the other"),
+    ('connect = ["/sys/fs/cgroup", "/sys/fs/cgroup/a"]', "has the other"),
+    ('announce = "yes"', "it has to be a boolean"),
+    ("zoen = 1", "did you mean zone?"),
+)
+
+
+@pytest.mark.parametrize(("line", "words"), SERVICES_CASES, ids=lambda text: text)
+def test_services_refused(line: str, words: str) -> None:
+    (problem,) = faults(f"{NODE}[services]\n{line}\n")
+    assert problem.startswith(f"f.toml:{NODE.count(chr(10)) + 2}: ")
+    assert words in problem
+
+
+def test_services_as_they_are_without_a_word() -> None:
+    assert parse_node(NODE, "node.toml").services == ServicesConfig()
+
+
+def test_services_with_every_key_and_capacities_rounded_up() -> None:
+    text = (
+        '[services]\nzone = "east-1"\nflows = 65537\nservices = 100000\nbackends = 1000000\n'
+        'nodeport_addresses = ["192.0.2.0/24", "2001:db8::/32"]\n'
+        'connect = ["/sys/fs/cgroup/a", "/sys/fs/cgroup/ab"]\nannounce = true\n'
+    )
+    assert parse_node(NODE + text, "node.toml").services == ServicesConfig(
+        zone="east-1",
+        flows=131072,
+        services=131072,
+        backends=1048576,
+        nodeport_addresses=(IPv4Network("192.0.2.0/24"), IPv6Network("2001:db8::/32")),
+        connect=("/sys/fs/cgroup/a", "/sys/fs/cgroup/ab"),
+        announce=True,
+    )
+
+
+@pytest.mark.parametrize(("asked", "given"), [(64, 64), (65, 128), (128, 128), (4194304, 4194304)])
+def test_a_capacity_is_the_next_power_of_two(asked: int, given: int) -> None:
+    services = parse_node(f"{NODE}[services]\nflows = {asked}\n", "node.toml").services
+    assert services.flows == given
+
+
 @pytest.mark.parametrize("case", NODE_CASES, ids=lambda case: case.id)
 def test_node_refused(case: Case) -> None:
     changed = NODE.replace(case.old, case.new, 1)
@@ -257,6 +312,35 @@ CLUSTER_CASES = (
     Case("hop elsewhere", '"172.18.0.1"', '"172.19.0.1"', 9, "another address of 172.18.0.0/24"),
     Case("hop is itself", '"172.18.0.1"', '"172.18.0.111"', 9, "another address of"),
     Case("hop is no address", '"172.18.0.1"', '"gw"', 9, "gateway[0].next_hop"),
+    Case("heartbeat", "[cluster]", "[cluster]\nheartbeat_s = -1", 2, "the range is 0..3600"),
+    Case("no number", "[cluster]", '[cluster]\nheartbeat_s = "1"', 2, "it has to be a number"),
+    Case("true", "[cluster]", "[cluster]\nheartbeat_s = true", 2, "it has to be a number"),
+    Case("nan", "[cluster]", "[cluster]\nheartbeat_s = nan", 2, "the range is 0..3600"),
+    Case("join6 alone", "[cluster]", '[cluster]\njoin6 = "fd00:100::/64"', 2, "IPv6 needs both"),
+    Case("pool6 alone", "[cluster]", '[cluster]\nservice_pool6 = "fd00::/64"', 2, "needs both"),
+    Case(
+        "overlap in IPv6",
+        "[cluster]",
+        '[cluster]\njoin6 = "fd00::/32"\nservice_pool6 = "fd00::/64"',
+        3,
+        "overlap",
+    ),
+    Case(
+        "small join6",
+        "[cluster]",
+        '[cluster]\njoin6 = "fd00::/126"\nservice_pool6 = "fd01::/64"',
+        2,
+        "write a network of /125 or larger",
+    ),
+    Case(
+        "IPv4 as IPv6",
+        "[cluster]",
+        '[cluster]\njoin6 = "10.0.0.0/24"\nservice_pool6 = "fd01::/64"',
+        2,
+        "cluster.join6",
+    ),
+    Case("no IPv6", "[[gateway]]", '[[gateway]]\naddress6 = "fd18::1/64"', 6, "has no IPv6"),
+    Case("only a hop6", "[[gateway]]", '[[gateway]]\nnext_hop6 = "fd18::1"', 6, "address6 is not"),
     Case("no routers", 'routers = ["vpc0"]\n', "", 5, "routers is missing"),
     Case("router twice", '["vpc0"]', '["vpc0", "vpc0"]', 10, "each router is named once"),
     Case(
@@ -287,6 +371,45 @@ def test_a_whole_cluster() -> None:
             "node1", "physnet1", IPv4Interface("172.18.0.111/24"), "172.18.0.1", ("vpc0",)
         ),
     )
+
+
+CLUSTER6 = CLUSTER.replace(
+    "[cluster]",
+    '[cluster]\njoin6 = "fd00:100::/64"\nservice_pool6 = "fd00:101::/64"\nheartbeat_s = 2',
+).replace('routers = ["vpc0"]', 'routers = ["vpc0"]\naddress6 = "fd18::111/64"')
+
+
+@pytest.mark.parametrize(
+    ("hop", "given"), [("", None), ("fd18::1", "fd18::1"), ("fe80::1", "fe80::1")]
+)
+def test_a_whole_cluster_in_both_families(hop: str, given: str | None) -> None:
+    config = parse_cluster(CLUSTER6 + (f'next_hop6 = "{hop}"\n' if hop else ""), "cluster.toml")
+    assert (config.join6, config.service_pool6) == ("fd00:100::/64", "fd00:101::/64")
+    assert config.heartbeat_s == 2.0
+    (gateway,) = config.gateways
+    assert gateway.address6 == IPv6Interface("fd18::111/64")
+    assert gateway.next_hop6 == given
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("fd18::111/64", "fd18::111", "the length of the network is missing"),
+        ("fd18::111/64", "fe80::111/64", "nobody can route to this address"),
+        ("fd18::111/64", "fe80::1%eth0/64", "an address with a zone"),
+        ("fd18::111/64", "ff02::1/64", "nobody can route to this address"),
+        ("fd18::111/64", "::ffff:10.0.0.1/128", "nobody can route to this address"),
+        ("fd18::111/64", "fd18::/64", "every router of fd18::/64"),
+        ('"fd18::111/64"', '"fd18::111/64"\nnext_hop6 = "fd19::1"', "another address of fd18::/64"),
+        ('"fd18::111/64"', '"fd18::111/64"\nnext_hop6 = "fd18::111"', "another address of"),
+        ('"fd18::111/64"', '"fd18::111/64"\nnext_hop6 = "fe80::1%1"', "an address with a zone"),
+    ],
+)
+def test_a_gateways_ipv6_address_refused(old: str, new: str, words: str) -> None:
+    changed = CLUSTER6.replace(old, new)
+    assert changed != CLUSTER6
+    (problem,) = faults(changed, cluster=True)
+    assert words in problem
 
 
 def test_everything_is_reported_at_once_in_the_order_of_the_file() -> None:
