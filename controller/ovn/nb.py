@@ -27,7 +27,7 @@ T = TypeVar("T")
 DATABASE = "OVN_Northbound"
 
 TABLES: Mapping[str, tuple[str, ...]] = {
-    "Load_Balancer": ("name", "vips", "protocol", "options", "external_ids"),
+    "Load_Balancer": ("name", "vips", "protocol", "options", "external_ids", "health_check"),
     "Load_Balancer_Group": ("name", "load_balancer"),
     "Logical_Switch": (
         "name", "ports", "load_balancer", "load_balancer_group", "other_config", "external_ids",
@@ -103,6 +103,7 @@ def _load_balancer(row: Row) -> tuple[str, LoadBalancer]:
         protocol=optional(row, "protocol"),
         options=read(row, "options"),
         external_ids=read(row, "external_ids"),
+        health_checks=refs(row, "health_check"),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from controller.ovn.rows import refs
-from controller.translate.ovn import Chassis, PortBinding, SbSnapshot
+from controller.translate.ovn import Chassis, PortBinding, SbSnapshot, ServiceMonitor
 from dataplane.drivers.idl import DatabaseClient, Replica, Row, optional, read
 
 DATABASE = "OVN_Southbound"
@@ -17,7 +17,10 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "Port_Binding": ("logical_port", "type", "chassis", "mac", "up", "options"),
     "Chassis": ("name", "hostname", "encaps", "other_config"),
     "Encap": ("ip",),
+    "Service_Monitor": ("ip", "port", "protocol", "status"),
 }
+
+_OF_PORTS = ("Port_Binding", "Service_Monitor")
 
 
 def client(
@@ -34,7 +37,7 @@ def client(
     return DatabaseClient(
         remote=remote,
         database=DATABASE,
-        tables={name: TABLES[name] for name in TABLES if ports or name != "Port_Binding"},
+        tables={name: TABLES[name] for name in TABLES if ports or name not in _OF_PORTS},
         snapshot=snapshot,
         on_change=on_change,
         on_connection=on_connection,
@@ -45,12 +48,15 @@ def snapshot(replica: Replica) -> SbSnapshot:
     """What the replica holds. Only rows that changed are parsed again."""
     encaps = dict(replica.parsed("Encap", _encap).values())
     bindings: dict[str, PortBinding] = {}
+    monitors: dict[str, ServiceMonitor] = {}
     if replica.has("Port_Binding"):
         bindings = dict(replica.parsed("Port_Binding", _port_binding).values())
+        monitors = dict(replica.parsed("Service_Monitor", _service_monitor).values())
     return SbSnapshot(
         port_bindings=bindings,
         # A chassis is few columns and there are at most thousands: resolved anew each time.
         chassis={str(row.uuid): _chassis(row, encaps) for row in replica.rows("Chassis")},
+        service_monitors=monitors,
     )
 
 
@@ -78,4 +84,13 @@ def _port_binding(row: Row) -> tuple[str, PortBinding]:
         mac=tuple(read(row, "mac")),
         up=bool(optional(row, "up")),
         options=read(row, "options"),
+    )
+
+
+def _service_monitor(row: Row) -> tuple[str, ServiceMonitor]:
+    return str(row.uuid), ServiceMonitor(
+        ip=read(row, "ip"),
+        port=read(row, "port"),
+        protocol=optional(row, "protocol"),
+        status=optional(row, "status"),
     )

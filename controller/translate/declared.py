@@ -49,7 +49,10 @@ class Vip:
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """A row, read. `refusal` is why none of its VIPs is served, if so."""
+    """A row, read. `refusal` is why none of its VIPs is served, if so.
+
+    `checked`: OVN's health checks ask its backends, and say which are down.
+    """
 
     label: str
     marked: bool
@@ -57,6 +60,7 @@ class Declared:
     terms: Terms
     refusal: Fault | None
     problems: tuple[Problem, ...]
+    checked: bool = False
 
 
 def is_marked(balancer: LoadBalancer) -> bool:
@@ -88,7 +92,8 @@ def declared(balancer: LoadBalancer, ref: str) -> Declared:
     if refusal is not None:
         problems.append(Problem(title, f"refused: {refusal.cause}", refusal.next_step))
     problems += _doubts(balancer, title, agreed, vips)
-    return Declared(label, marked, vips, agreed, refusal, tuple(problems))
+    checked = bool(balancer.health_checks)
+    return Declared(label, marked, vips, agreed, refusal, tuple(problems), checked)
 
 
 def _protocol(balancer: LoadBalancer) -> Protocol | Fault:

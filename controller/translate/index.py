@@ -20,7 +20,8 @@ from controller.translate.ovn import (
     Refs,
     SbSnapshot,
 )
-from dataplane.model.addr import IPAddress
+from controller.translate.vips import PROTOCOLS, l4
+from dataplane.model.addr import IPAddress, L4Addr, Protocol
 
 _SOURCES = {
     "port_by_name": ("switch_ports",),
@@ -131,6 +132,19 @@ class Index:
                 found.add(ip_address(text))
             except ValueError:  # ovn-controller's to complain about
                 continue
+        return frozenset(found)
+
+    @cached_property
+    def offline(self) -> frozenset[L4Addr]:
+        """The backends that OVN's health checks found down (ovn-sb(5), Service_Monitor.status)."""
+        found = set()
+        for monitor in self.sb.service_monitors.values():
+            if monitor.status in {"offline", "error"}:
+                host = f"[{monitor.ip}]" if ":" in monitor.ip else monitor.ip
+                protocol = PROTOCOLS.get(monitor.protocol or "tcp", Protocol.TCP)
+                target = l4(protocol, f"{host}:{monitor.port}")
+                if isinstance(target, L4Addr):
+                    found.add(target)
         return frozenset(found)
 
     @cached_property

@@ -35,13 +35,17 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class LoadBalancer:
-    """NB Load_Balancer. `vips`: "address:port" to "address:port,..." as OVN spells them."""
+    """NB Load_Balancer. `vips`: "address:port" to "address:port,..." as OVN spells them.
+
+    `health_checks`: its Load_Balancer_Health_Check rows; none: its backends are not asked.
+    """
 
     name: str
     vips: Mapping[str, str]
     protocol: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     external_ids: Mapping[str, str] = field(default_factory=dict)
+    health_checks: Refs = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +201,19 @@ class Chassis:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceMonitor:
+    """SB Service_Monitor: what a chassis found out about a backend that has a health check."""
+
+    ip: str
+    port: int
+    protocol: str | None = None
+    status: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SbSnapshot:
-    """The southbound database. Port bindings by logical port, chassis by row UUID."""
+    """The southbound database. Port bindings by logical port, the others by row UUID."""
 
     port_bindings: Mapping[str, PortBinding] = field(default_factory=dict)
     chassis: Mapping[str, Chassis] = field(default_factory=dict)
+    service_monitors: Mapping[str, ServiceMonitor] = field(default_factory=dict)

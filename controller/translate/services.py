@@ -98,7 +98,7 @@ def service_problems(nb: NbSnapshot, vantage: Vantage) -> tuple[Problem, ...]:
 
 def _service(row: Declared, vip: Vip, attached: tuple[str, ...], vantage: Vantage) -> Service:
     terms = row.terms
-    backends = tuple(_backend(vantage, target, terms) for target in vip.targets)
+    backends = tuple(_backend(vantage, target, row) for target in vip.targets)
     if terms.kind is ServiceKind.HOST_PORT:
         backends = tuple(b for b in backends if b.place is Place.LOCAL)
     served_by, reason = _verdict(row, vip, attached, backends, vantage)
@@ -120,10 +120,14 @@ def _service(row: Declared, vip: Vip, attached: tuple[str, ...], vantage: Vantag
     )
 
 
-def _backend(vantage: Vantage, target: L4Addr, terms: Terms) -> Backend:
+def _backend(vantage: Vantage, target: L4Addr, row: Declared) -> Backend:
     place, port_name, chassis = _place(vantage, target)
-    facts = terms.endpoints.get(target, _PLAIN)
-    state = EndpointState.READY if terms.not_ready_too else facts.state
+    facts = row.terms.endpoints.get(target, _PLAIN)
+    state = facts.state
+    if row.checked and target in vantage.index.offline:
+        state = EndpointState.UNREADY
+    if row.terms.not_ready_too:
+        state = EndpointState.READY
     return Backend(target, place, port_name, state, facts.weight, chassis, facts.zones, facts.nodes)
 
 

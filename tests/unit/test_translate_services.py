@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 
 import pytest
 
 from controller.translate.index import Index
-from controller.translate.ovn import NbSnapshot, Problem
+from controller.translate.ovn import NbSnapshot, Problem, ServiceMonitor
 from controller.translate.services import (
     Vantage,
     claims,
@@ -236,6 +237,31 @@ def test_endpoints_that_are_published_unready_count_as_ready() -> None:
     ids = marked(publish_not_ready="true", endpoints=json.dumps(facts))
     service = only(vpc_lab().balancer("web", {VIP: "10.1.0.11:80,10.1.0.12:80"}, external_ids=ids))
     assert {backend.state for backend in service.backends} == {EndpointState.READY}
+
+
+@pytest.mark.parametrize(
+    ("checks", "keys", "state"),
+    [
+        (("hc",), {}, EndpointState.UNREADY),
+        ((), {}, EndpointState.READY),
+        (("hc",), {"publish_not_ready": "true"}, EndpointState.READY),
+    ],
+)
+def test_what_ovns_health_checks_find_down_is_unready_where_a_row_has_them(
+    checks: tuple[str, ...], keys: dict[str, str], state: EndpointState
+) -> None:
+    lab = vpc_lab().balancer(
+        "web", {VIP: "10.1.0.11:80"}, health_checks=checks, external_ids=marked(**keys)
+    )
+    monitors = {
+        "a": ServiceMonitor("10.1.0.11", 80, "tcp", "offline"),
+        "b": ServiceMonitor("10.1.0.11", 81, None, None),
+        "c": ServiceMonitor("nonsense", 0, "udp", "error"),
+        "d": ServiceMonitor("fd01::13", 80, None, "error"),
+    }
+    lab.sb = replace(lab.sb, service_monitors=monitors)
+    assert [backend.state for backend in only(lab).backends] == [state]
+    assert Index(lab.nb, lab.sb).offline == {l4("10.1.0.11:80"), l4("[fd01::13]:80")}
 
 
 @pytest.mark.parametrize(
