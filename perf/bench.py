@@ -36,6 +36,7 @@ MILLRACE = str(Path(sys.executable).with_name("millrace"))
 BENCHMARKS = (
     Benchmark("xdp", (MILLRACE, "perf", "xdp", "--json"), judge.xdp),
     Benchmark("peers", (MILLRACE, "perf", "peers", "--json"), judge.peers),
+    Benchmark("path", (MILLRACE, "perf", "path", "--json"), judge.path),
     Benchmark("vhost", (MILLRACE, "perf", "vhost", "--json"), judge.vhost),
     Benchmark("control", (MILLRACE, "perf", "control", "--json"), judge.control),
     Benchmark("ovsjson", (sys.executable, "-m", "perf.ovsjson", "--json"), judge.ovsjson),

@@ -191,3 +191,26 @@ def peers(result: Json) -> list[Verdict]:
                 samples = ratios(ours["samples_ns"], theirs["samples_ns"])
                 verdicts.append(Verdict(claim, samples, bound, peer))
     return verdicts
+
+
+def path(result: Json) -> list[Verdict]:
+    """A service against the same backend without one, and against OVN's own load balancer."""
+    ways = {way["name"]: way for way in result["ways"]}
+    ours, bare, ovn = ways["Millrace"], ways["no service"], ways["OVN"]
+
+    def slower(key: str) -> tuple[float, ...]:
+        """How many times longer a bit or a packet takes: 1 / 0.95 is the bound."""
+        middle = statistics.median(bare[key])
+        return tuple(middle / sample for sample in ours[key])
+
+    cycles = "cycles_per_round_trip"
+    return [
+        Verdict("whole path, one TCP stream, time", slower("gbit_s"), 1 / 0.95, "no service"),
+        Verdict("whole path, 64-byte UDP, time", slower("krps"), 1 / 0.95, "no service"),
+        Verdict(
+            "whole path, OVS cycles a round trip",
+            ratios(ours[cycles], ovn[cycles]),
+            1.0,
+            "OVN's load balancer on the gateway router",
+        ),
+    ]

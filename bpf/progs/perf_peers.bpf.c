@@ -5,6 +5,8 @@
  * not put a frame back after it was changed), restores the first PERF_HEAD octets, takes the next
  * 5-tuple in turn with its checksums right, and calls the contestant: our program, or peers_pass,
  * which leaves the frame to the kernel. peers_sink and peers_to_xsk end it on the backend's device.
+ *
+ * peers_loop is the client of `millrace perf path`: each answer to it is its next request.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -108,6 +110,36 @@ int peers_to_xsk(struct xdp_md *ctx __attribute__((unused)))
 {
 	count();
 	return bpf_redirect_map(&peers_xsks, 0, XDP_DROP);
+}
+
+SEC("xdp")
+int peers_loop(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = data;
+	struct iphdr *ip = data + ETH_HLEN;
+	struct udphdr *udp = (void *)(ip + 1);
+	__u8 mac[ETH_ALEN];
+	__be32 address;
+	__be16 port;
+
+	if ((void *)(udp + 1) > end || eth->h_proto != bpf_htons(ETH_P_IP) || ip->protocol != 17)
+		return XDP_PASS;
+	__builtin_memcpy(mac, eth->h_dest, ETH_ALEN);
+	__builtin_memcpy(eth->h_dest, eth->h_source, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, mac, ETH_ALEN);
+	address = ip->saddr;
+	ip->saddr = ip->daddr;
+	ip->daddr = address;
+	port = udp->source;
+	udp->source = udp->dest;
+	udp->dest = port;
+	if (ip->ttl < 64) {
+		ip->check = mended(ip->check, (__u32)(64 - ip->ttl) << 8);
+		ip->ttl = 64;
+	}
+	count();
+	return XDP_TX;
 }
 
 char LICENSE[] SEC("license") = "Apache-2.0";

@@ -1,0 +1,177 @@
+"""`millrace perf path`: client to backend and back through a whole node, as a service and without.
+
+One TCP stream to a container, and UDP packets of 64 octets in a closed loop with a vhost guest:
+each answer is the next request, so nothing is lost or waits for anything but the path. The three
+ways take turns. Runs from the source tree: the node is the tests' lab.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dataplane.drivers import processes
+from dataplane.ports import DataplaneError
+from perf import judge, verdicts
+
+if TYPE_CHECKING:
+    from perf.pathlab import PathLab
+
+SCHEMA = "millrace.perf.path/1"
+IN_FLIGHT, FLOWS = 128, 64
+WARM_UP_S = 0.5
+
+
+@dataclass
+class Way:
+    """What was measured of one way: Gbit/s, round trips a second, and of OVS for each of these."""
+
+    name: str
+    gbit_s: list[float] = field(default_factory=list)
+    krps: list[float] = field(default_factory=list)
+    cycles_per_round_trip: list[float] = field(default_factory=list)
+    passes_per_packet: list[float] = field(default_factory=list)
+
+
+def stream(made: PathLab, way: str, seconds: float) -> float:
+    """One TCP stream from the client to the container [Gbit/s received]."""
+    from perf.pathlab import CONTAINER, TCP_PORT, target
+
+    argv = ["iperf3", "-c", target(way, CONTAINER), "-p", str(TCP_PORT), "-t", f"{seconds:g}", "-J"]
+    told = json.loads(made.lab.client.run(*argv, timeout_s=seconds + 30))
+    return float(told["end"]["sum_received"]["bits_per_second"]) / 1e9
+
+
+def round_trips(made: PathLab, way: Way, seconds: float) -> None:
+    """Packets in a closed loop, and what OVS spent on them.
+
+    Raises:
+        ProcessError: fewer came back than were sent.
+    """
+    from perf.pathlab import answering
+
+    pmd = made.lab.node.pmd
+    with answering(made.lab.client.name) as count:
+
+        def returned() -> int:
+            return int(np.frombuffer(count.lookup(bytes(4)) or b"", np.uint64).sum())
+
+        frames = [made.request(way.name, 20000 + number % FLOWS) for number in range(IN_FLIGHT)]
+        # One of each flow first: the others find megaflows and conntrack as they will be.
+        made.send(frames[:FLOWS])
+        time.sleep(WARM_UP_S)
+        made.send(frames[FLOWS:])
+        time.sleep(WARM_UP_S)
+        before, first, began = pmd(), returned(), time.monotonic()
+        time.sleep(seconds)
+        done, last, took = pmd().since(before), returned(), time.monotonic() - began
+    if last - first < IN_FLIGHT:
+        msg = f"{way.name}: {last - first} packets came back in {took:.1f} s"
+        raise processes.ProcessError(msg)
+    way.krps.append((last - first) / took / 1e3)
+    way.cycles_per_round_trip.append(done.busy_cycles / (last - first))
+    way.passes_per_packet.append(done.passes_per_packet)
+
+
+def measure(
+    made: PathLab, seconds: float, rounds: int, progress: Callable[[str], None]
+) -> list[Way]:
+    """All ways, taking turns."""
+    from perf.pathlab import WAYS
+
+    ways = [Way(name) for name in WAYS]
+    for number in range(rounds):
+        for way in ways:
+            way.gbit_s.append(stream(made, way.name, seconds))
+            round_trips(made, way, seconds)
+        progress(f"round {number + 1} of {rounds}")
+    return ways
+
+
+def report(ways: Sequence[Way]) -> dict[str, Any]:
+    """Everything that somebody needs who doubts the figures."""
+    return {
+        "schema": SCHEMA,
+        "kernel": platform.release(),
+        "cpus": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "in_flight": IN_FLIGHT,
+        "flows": FLOWS,
+        "ways": [asdict(way) for way in ways],
+    }
+
+
+def table(ways: Sequence[Way]) -> str:
+    """For people: median (min..max)."""
+    lines: list[tuple[str, ...]] = [
+        ("way", "Gbit/s", "round trips, 1000/s", "OVS cycles each", "passes/packet")
+    ]
+    for way in ways:
+        cells = [way.name]
+        for samples, form in (
+            (way.gbit_s, "{:.2f}"),
+            (way.krps, "{:.0f}"),
+            (way.cycles_per_round_trip, "{:.0f}"),
+            (way.passes_per_packet, "{:.2f}"),
+        ):
+            low, middle, high = min(samples), statistics.median(samples), max(samples)
+            cells.append(f"{form.format(middle)} ({form.format(low)}..{form.format(high)})")
+        lines.append(tuple(cells))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def main_command(argv: Sequence[str]) -> int:
+    """Measure and print; exit code 0, or 1 when something could not be measured."""
+    parser = argparse.ArgumentParser(
+        prog="millrace perf path",
+        description="client to backend and back through XDP, OVS-DPDK and OVN: throughput, rate",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, every sample included")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of one sample (default 3)")
+    parser.add_argument("--rounds", type=int, default=5, help="samples of each way (default 5)")
+    parser.add_argument("--guest-core", type=int, default=0, help="CPU of the guest")
+    options = parser.parse_args(argv)
+    if os.geteuid() != 0:
+        print("millrace perf path: needs root (hugepages, namespaces)", file=sys.stderr)
+        return 1
+    try:
+        from perf import pathlab
+    except ImportError as error:
+        print(f"millrace perf path: {error}; run it from the source tree", file=sys.stderr)
+        return 1
+    began = time.monotonic()
+
+    def progress(line: str) -> None:
+        print(f"[{time.monotonic() - began:6.1f} s] {line}", file=sys.stderr, flush=True)
+
+    try:
+        with pathlab.built(progress, options.guest_core) as made:
+            ways = measure(made, options.seconds, options.rounds, progress)
+    except DataplaneError as error:
+        print(f"millrace perf path: {error}", file=sys.stderr)
+        return 1
+    result = report(ways)
+    if options.json:
+        print(json.dumps(result, indent=2))
+        return 0
+    print(table(ways))
+    print(f"\n{verdicts.table(judge.path(result))}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main_command(sys.argv[1:]))
