@@ -152,6 +152,11 @@ class Object(Closing):
         """Do not pin this map, nor reuse what is pinned by its name."""
         call(f"unpin map {name}", "bpf_map__set_pin_path", self._map(name), None)
 
+    def set_constants(self, octets: bytes) -> None:
+        """Give the object's `const volatile` variables their values, all of them; before `load`."""
+        arguments = (self._map(".rodata"), octets, len(octets))
+        call("set constants", "bpf_map__set_initial_value", *arguments)
+
     def load(self) -> None:
         """Create the maps and load the programs. The error carries the verifier's log."""
         call(f"load {self.path}", "bpf_object__load", self._object)

@@ -174,6 +174,20 @@ class LinkInfo(c.Structure):
     ]
 
 
+class CgroupLinkInfo(c.Structure):
+    """struct bpf_link_info of a link to a cgroup."""
+
+    _fields_ = [
+        ("type", c.c_uint32),
+        ("id", c.c_uint32),
+        ("prog_id", c.c_uint32),
+        ("pad", c.c_uint32),
+        ("cgroup_id", c.c_uint64),
+        ("attach_type", c.c_uint32),
+        ("rest", c.c_uint8 * 36),
+    ]
+
+
 _FD, _U32, _U64, _PTR, _STR = c.c_int, c.c_uint32, c.c_uint64, c.c_void_p, c.c_char_p
 
 _INTEGERS = {
@@ -182,6 +196,7 @@ _INTEGERS = {
     "bpf_map__fd": (_PTR,),
     "bpf_map__reuse_fd": (_PTR, _FD),
     "bpf_map__set_pin_path": (_PTR, _STR),
+    "bpf_map__set_initial_value": (_PTR, _PTR, c.c_size_t),
     "bpf_program__fd": (_PTR,),
     "bpf_obj_get": (_STR,),
     "bpf_obj_pin": (_FD, _STR),

@@ -225,3 +225,14 @@ class Program:
 @dataclass(frozen=True, slots=True)
 class ReceiveOffloads:
     """Table `offloads`: key device name. What changes frames before XDP sees them is off there."""
+
+
+@dataclass(frozen=True, slots=True)
+class SocketPrograms:
+    """Table `sockets`: key absolute path of a cgroup whose sockets are translated.
+
+    `outdated` is only ever observed: something of ours is there, but not all, or not as it would be
+    attached now.
+    """
+
+    outdated: bool = False

@@ -1,0 +1,504 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * What lives here: translation where a socket is told its peer. A process in a served cgroup that
+ * connects or sends to a VIP is given a backend's address by the kernel's own socket code, so its
+ * packets carry the backend from the start and cost nothing on their way; what the process is shown
+ * of its peer is the VIP.
+ *
+ * Invariants:
+ * - A call about no VIP goes on as it came. The answer to connect and sendmsg is translated or an
+ *   error, never a packet for a VIP that is served.
+ * - sock_peers has what a connected socket is connected to, or the first peer that an unconnected
+ *   one has spoken to; its further peers are in sock_reverse, twice: by VIP and by backend.
+ * - The kernel runs these programs with the socket locked, so a socket's own entry has one writer.
+ * - An unconnected socket's peer keeps its backend as long as the backend is in the set that a new
+ *   one would be picked from. A connected one keeps it until it connects again.
+ *
+ * The clients here are those that abi.h calls inside; there is no source range and no SNAT.
+ */
+#include <linux/bpf.h>
+#include <linux/errno.h>
+#include <linux/in.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include <stdbool.h>
+
+#include "abi.h"
+#include "maps.h"
+#include "pick.h"
+
+#define PROCEED 1
+#define REFUSE 0
+
+char LICENSE[] SEC("license") = "Apache-2.0";
+
+/* The cookie of the node's network namespace; 0: the machine's first one. */
+const volatile __u64 node_netns = 0;
+
+/* Addresses are read as two words; where they lie is aligned to eight octets. */
+typedef __u64 __attribute__((__may_alias__)) half;
+typedef __u32 __attribute__((__may_alias__)) word;
+
+/* What a socket asks for, and the peer that it is given. */
+struct call {
+	struct vip_key asked __attribute__((aligned(8)));
+	struct sock_peer peer __attribute__((aligned(8)));
+};
+
+static __always_inline void copy_addr(__u8 *to, const __u8 *from)
+{
+	((half *)to)[0] = ((const half *)from)[0];
+	((half *)to)[1] = ((const half *)from)[1];
+}
+
+static __always_inline bool same_addr(const __u8 *a, const __u8 *b)
+{
+	return ((const half *)a)[0] == ((const half *)b)[0] &&
+	       ((const half *)a)[1] == ((const half *)b)[1];
+}
+
+static __always_inline bool is_mapped(const __u8 *addr)
+{
+	return !((const half *)addr)[0] && ((const word *)addr)[2] == bpf_htonl(0xffff);
+}
+
+static __always_inline bool is_loopback(const __u8 *addr)
+{
+	if (((const half *)addr)[0])
+		return false;
+	if (((const word *)addr)[2] == bpf_htonl(0xffff))
+		return addr[12] == 127;
+	return ((const half *)addr)[1] == bpf_cpu_to_be64(1);
+}
+
+static __always_inline void count(__u32 reason)
+{
+	struct counter *counter = bpf_map_lookup_elem(&counters, &reason);
+
+	/* Atomic, because a packet's program may run in between on this very CPU. */
+	if (counter)
+		__sync_fetch_and_add(&counter->packets, 1);
+}
+
+#define COUNT_OF_SERVICE(id, field) do {						\
+	__u32 service = (id);								\
+	struct service_stats *stats = bpf_map_lookup_elem(&service_stats, &service);	\
+											\
+	if (stats)									\
+		__sync_fetch_and_add(&stats->field, 1);					\
+} while (0)
+
+/*
+ * A node port is in vips by the node's addresses that serve it, and by the unspecified address for
+ * loopback, which is the node's own only in the node's network namespace.
+ */
+static __always_inline struct vip *find_vip(struct bpf_sock_addr *ctx, const struct call *call)
+{
+	struct vip_key any __attribute__((aligned(8)));
+	struct vip *vip;
+
+	if (filter_has(call->asked.addr, call->asked.port, call->asked.proto)) {
+		vip = bpf_map_lookup_elem(&vips, &call->asked);
+		if (vip)
+			return vip;
+	}
+	if (!is_loopback(call->asked.addr))
+		return NULL;
+	if (bpf_get_netns_cookie(ctx) != (node_netns ? : bpf_get_netns_cookie(NULL)))
+		return NULL;
+	any = call->asked;
+	if (is_mapped(any.addr))
+		((word *)any.addr)[3] = 0;
+	else
+		((half *)any.addr)[1] = 0;
+	if (!filter_has(any.addr, any.port, any.proto))
+		return NULL;
+	return bpf_map_lookup_elem(&vips, &any);
+}
+
+/* The set that clients inside are sent to; read at one stroke. */
+static __always_inline struct set set_of(const struct vip *vip)
+{
+	__u32 index = 2 * vip->service_id + !!(vip->flags & VIP_INNER_LOCAL);
+	struct set *held = bpf_map_lookup_elem(&sets, &index);
+	union {
+		__u64 whole;
+		struct set set;
+	} read = {};
+
+	if (held)
+		read.whole = *(volatile __u64 *)held;
+	return read.set;
+}
+
+static __always_inline __u32 now(void)
+{
+	struct node *here;
+	__u32 zero = 0;
+
+	here = bpf_map_lookup_elem(&node, &zero);
+	if (here && here->flags & NODE_FIXED_CLOCK)
+		return here->tick;
+	return bpf_jiffies64();
+}
+
+/* Who a client is, to affinity: its network namespace, in the form of an address none can have. */
+static __always_inline void client_of(struct bpf_sock_addr *ctx, const struct call *call, __u8 *to)
+{
+	((half *)to)[0] = bpf_cpu_to_be64(0xff00ULL << 48 | is_mapped(call->asked.addr));
+	((half *)to)[1] = bpf_get_netns_cookie(ctx);
+}
+
+static __always_inline __u32 mixed(__u64 number)
+{
+	number ^= number >> 32;
+	return number * 0x9e3779b97f4a7c15ULL >> 32;
+}
+
+/* By the client alone, so that a forgotten affinity is found again as long as the set is the same. */
+static __always_inline __u32 pick_with_affinity(struct bpf_sock_addr *ctx, const struct vip *vip,
+						const struct set *set, const struct call *call)
+{
+	struct affinity_key key __attribute__((aligned(8))) = { .service_id = vip->service_id };
+	struct affinity *held, fresh = {};
+	__u8 client[16] __attribute__((aligned(8)));
+
+	client_of(ctx, call, client);
+	__builtin_memcpy(key.client, client, sizeof(key.client));
+	fresh.seen = now();
+	held = bpf_map_lookup_elem(&affinities, &key);
+	if (held && fresh.seen - held->seen <= vip->affinity_ticks &&
+	    is_member(set, held->backend_id)) {
+		held->seen = fresh.seen;
+		return held->backend_id;
+	}
+	fresh.backend_id = pick_member(set, mixed(((half *)client)[1] ^ vip->service_id) >> 16);
+	bpf_map_update_elem(&affinities, &key, &fresh, BPF_ANY);
+	return fresh.backend_id;
+}
+
+/* Give call->peer a backend; 0, or the reason why not. */
+static __noinline int choose(struct bpf_sock_addr *ctx, const struct vip *vip, struct call *call)
+{
+	struct set set = set_of(vip);
+	struct backend *backend;
+	__u32 id;
+
+	if (vip->flags & VIP_AFFINITY)
+		id = pick_with_affinity(ctx, vip, &set, call);
+	else
+		id = pick_member(&set, bpf_get_prandom_u32() >> 16);
+	backend = id ? bpf_map_lookup_elem(&backends, &id) : NULL;
+	if (!backend || backend->proto != call->asked.proto ||
+	    is_mapped(backend->addr) != is_mapped(call->asked.addr))
+		return vip->flags & VIP_INNER_LOCAL ? DROP_SOCK_NO_LOCAL : DROP_SOCK_NO_BACKEND;
+	copy_addr(call->peer.vip, call->asked.addr);
+	copy_addr(call->peer.backend, backend->addr);
+	call->peer.vip_port = call->asked.port;
+	call->peer.backend_port = backend->port;
+	call->peer.backend_id = id;
+	call->peer.service_id = vip->service_id;
+	call->peer.proto = call->asked.proto;
+	COUNT_OF_SERVICE(vip->service_id, new_flows);
+	return 0;
+}
+
+/* As kube-proxy: no endpoint anywhere is refused, policy Local without one is unreachable. */
+static __always_inline int refuse(const struct vip *vip, __u32 reason)
+{
+	bool refused = reason == DROP_SOCK_NO_BACKEND && vip->flags & VIP_REJECT;
+
+	count(reason);
+	COUNT_OF_SERVICE(vip->service_id, drops_no_backend);
+	bpf_set_retval(refused ? -ECONNREFUSED : -EHOSTUNREACH);
+	return REFUSE;
+}
+
+/* connect() ------------------------------------------------------------------------------------ */
+
+/* Whether call->peer is what to connect to; *verdict is the program's answer. */
+static __always_inline bool connect(struct bpf_sock_addr *ctx, struct call *call, int *verdict)
+{
+	struct vip *vip = find_vip(ctx, call);
+	struct sock_peer *own;
+	int reason;
+
+	*verdict = PROCEED;
+	if (!vip) {
+		/* Whatever it was before: from now on it is nothing of ours. */
+		bpf_sk_storage_delete(&sock_peers, ctx->sk);
+		return false;
+	}
+	reason = choose(ctx, vip, call);
+	if (reason) {
+		*verdict = refuse(vip, reason);
+		return false;
+	}
+	call->peer.flags = SOCK_CONNECTED;
+	/* Without the memory for it, the socket works and getpeername() shows the backend. */
+	own = bpf_sk_storage_get(&sock_peers, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (own)
+		*own = call->peer;
+	count(SOCK_CONNECT);
+	return true;
+}
+
+/* Datagrams of unconnected sockets --------------------------------------------------------------*/
+
+static __always_inline bool is_vip_of(const struct sock_peer *peer, const struct call *call)
+{
+	return same_addr(peer->vip, call->asked.addr) && peer->vip_port == call->asked.port;
+}
+
+static __always_inline bool is_backend_of(const struct sock_peer *peer, const struct call *call)
+{
+	return same_addr(peer->backend, call->asked.addr) && peer->backend_port == call->asked.port;
+}
+
+/* Whether a peer's backend is one that a new peer might get. */
+static __noinline bool serves(const struct vip *vip, const struct sock_peer *peer)
+{
+	__u32 id = peer->backend_id;
+	struct backend *backend;
+	struct set set;
+
+	if (peer->service_id != vip->service_id)
+		return false;
+	backend = bpf_map_lookup_elem(&backends, &id);
+	if (!backend || !same_addr(backend->addr, peer->backend) ||
+	    backend->port != peer->backend_port || backend->proto != peer->proto)
+		return false;
+	set = set_of(vip);
+	return is_member(&set, id);
+}
+
+static __always_inline struct sock_peer *find_more(struct bpf_sock_addr *ctx, __u8 side,
+						   const __u8 *addr, __be16 port)
+{
+	struct sock_key key = { .cookie = bpf_get_socket_cookie(ctx), .port = port, .side = side };
+
+	copy_addr(key.addr, addr);
+	return bpf_map_lookup_elem(&sock_reverse, &key);
+}
+
+static __always_inline int keep_more(struct bpf_sock_addr *ctx, __u8 side,
+				     const struct sock_peer *peer)
+{
+	struct sock_key key = { .cookie = bpf_get_socket_cookie(ctx), .side = side };
+
+	copy_addr(key.addr, side == SOCK_BY_VIP ? peer->vip : peer->backend);
+	key.port = side == SOCK_BY_VIP ? peer->vip_port : peer->backend_port;
+	return bpf_map_update_elem(&sock_reverse, &key, peer, BPF_ANY);
+}
+
+/* Two VIPs of a socket may have one backend: what it sends comes from the one spoken to last. */
+static __noinline int spoken_to(struct bpf_sock_addr *ctx, const struct sock_peer *peer)
+{
+	struct sock_peer *held = find_more(ctx, SOCK_BY_BACKEND, peer->backend, peer->backend_port);
+
+	if (held && same_addr(held->vip, peer->vip) && held->vip_port == peer->vip_port)
+		return 0;
+	return keep_more(ctx, SOCK_BY_BACKEND, peer);
+}
+
+/* Keep a new peer; 0, or a negative error number. */
+static __noinline int keep(struct bpf_sock_addr *ctx, struct call *call)
+{
+	struct sock_peer *own;
+
+	own = bpf_sk_storage_get(&sock_peers, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!own)
+		return -ENOMEM;
+	if (!own->proto || (is_vip_of(own, call) && !(own->flags & SOCK_CONNECTED))) {
+		call->peer.flags = own->flags;
+		*own = call->peer;
+	} else {
+		own->flags |= SOCK_MORE;
+		if (keep_more(ctx, SOCK_BY_VIP, &call->peer))
+			return -ENOMEM;
+	}
+	return own->flags & SOCK_MORE ? spoken_to(ctx, &call->peer) : 0;
+}
+
+/* The peer that the socket has for this VIP already, in call->peer. */
+static __noinline bool recall(struct bpf_sock_addr *ctx, const struct vip *vip, struct call *call)
+{
+	struct sock_peer *own = bpf_sk_storage_get(&sock_peers, ctx->sk, 0, 0);
+	struct sock_peer *found = NULL;
+
+	if (!own)
+		return false;
+	if (is_vip_of(own, call) && serves(vip, own)) {
+		found = own;
+	} else if (own->flags & SOCK_MORE) {
+		found = find_more(ctx, SOCK_BY_VIP, call->asked.addr, call->asked.port);
+		if (found && !serves(vip, found))
+			found = NULL;
+	}
+	if (!found)
+		return false;
+	call->peer = *found;
+	if (own->flags & SOCK_MORE)
+		spoken_to(ctx, &call->peer);
+	return true;
+}
+
+/* As connect(), for a datagram that has its destination with it. */
+static __always_inline bool send(struct bpf_sock_addr *ctx, struct call *call, int *verdict)
+{
+	struct vip *vip = find_vip(ctx, call);
+	int failed;
+
+	*verdict = PROCEED;
+	if (!vip)
+		return false;
+	if (recall(ctx, vip, call)) {
+		count(SOCK_FORWARD);
+	} else {
+		failed = choose(ctx, vip, call);
+		if (failed) {
+			*verdict = refuse(vip, failed);
+			return false;
+		}
+		failed = keep(ctx, call);
+		if (failed) {
+			/* Its answer would come from a stranger: better none is asked for. */
+			bpf_set_retval(-ENOMEM);
+			*verdict = REFUSE;
+			return false;
+		}
+		count(SOCK_NEW);
+	}
+	COUNT_OF_SERVICE(vip->service_id, forward_packets);
+	return true;
+}
+
+/* Whether call->asked is a backend that was spoken to by its VIP, which is then in call->peer. */
+static __always_inline bool receive(struct bpf_sock_addr *ctx, struct call *call)
+{
+	struct sock_peer *own = bpf_sk_storage_get(&sock_peers, ctx->sk, 0, 0);
+	struct sock_peer *found = NULL;
+
+	if (!own)
+		return false;
+	if (own->flags & SOCK_MORE)
+		found = find_more(ctx, SOCK_BY_BACKEND, call->asked.addr, call->asked.port);
+	if (!found && is_backend_of(own, call))
+		found = own;
+	if (!found)
+		return false;
+	call->peer = *found;
+	count(SOCK_REPLY);
+	COUNT_OF_SERVICE(found->service_id, reply_packets);
+	return true;
+}
+
+static __always_inline bool name_peer(struct bpf_sock_addr *ctx, struct call *call)
+{
+	struct sock_peer *own = bpf_sk_storage_get(&sock_peers, ctx->sk, 0, 0);
+
+	if (!own || !(own->flags & SOCK_CONNECTED) || !is_backend_of(own, call))
+		return false;
+	call->peer = *own;
+	return true;
+}
+
+/* The hooks ------------------------------------------------------------------------------------ */
+
+static __always_inline bool ours(struct bpf_sock_addr *ctx)
+{
+	return ctx->protocol == IPPROTO_TCP || ctx->protocol == IPPROTO_UDP;
+}
+
+static __always_inline void read4(struct bpf_sock_addr *ctx, struct call *call)
+{
+	*call = (struct call){};
+	((word *)call->asked.addr)[2] = bpf_htonl(0xffff);
+	((word *)call->asked.addr)[3] = ctx->user_ip4;
+	call->asked.port = ctx->user_port;
+	call->asked.proto = ctx->protocol;
+}
+
+static __always_inline void read6(struct bpf_sock_addr *ctx, struct call *call)
+{
+	*call = (struct call){};
+	((word *)call->asked.addr)[0] = ctx->user_ip6[0];
+	((word *)call->asked.addr)[1] = ctx->user_ip6[1];
+	((word *)call->asked.addr)[2] = ctx->user_ip6[2];
+	((word *)call->asked.addr)[3] = ctx->user_ip6[3];
+	call->asked.port = ctx->user_port;
+	call->asked.proto = ctx->protocol;
+}
+
+static __always_inline void write4(struct bpf_sock_addr *ctx, const __u8 *addr, __be16 port)
+{
+	ctx->user_ip4 = ((const word *)addr)[3];
+	ctx->user_port = port;
+}
+
+static __always_inline void write6(struct bpf_sock_addr *ctx, const __u8 *addr, __be16 port)
+{
+	ctx->user_ip6[0] = ((const word *)addr)[0];
+	ctx->user_ip6[1] = ((const word *)addr)[1];
+	ctx->user_ip6[2] = ((const word *)addr)[2];
+	ctx->user_ip6[3] = ((const word *)addr)[3];
+	ctx->user_port = port;
+}
+
+#define HOOKS(family)									\
+SEC("cgroup/connect" #family)								\
+int millrace_con##family(struct bpf_sock_addr *ctx)					\
+{											\
+	struct call call;								\
+	int verdict;									\
+											\
+	if (!ours(ctx))									\
+		return PROCEED;								\
+	read##family(ctx, &call);							\
+	if (connect(ctx, &call, &verdict))						\
+		write##family(ctx, call.peer.backend, call.peer.backend_port);		\
+	return verdict;									\
+}											\
+											\
+SEC("cgroup/sendmsg" #family)								\
+int millrace_snd##family(struct bpf_sock_addr *ctx)					\
+{											\
+	struct call call;								\
+	int verdict;									\
+											\
+	if (!ours(ctx))									\
+		return PROCEED;								\
+	read##family(ctx, &call);							\
+	if (send(ctx, &call, &verdict))							\
+		write##family(ctx, call.peer.backend, call.peer.backend_port);		\
+	return verdict;									\
+}											\
+											\
+SEC("cgroup/recvmsg" #family)								\
+int millrace_rcv##family(struct bpf_sock_addr *ctx)					\
+{											\
+	struct call call;								\
+											\
+	if (!ours(ctx))									\
+		return PROCEED;								\
+	read##family(ctx, &call);							\
+	if (receive(ctx, &call))							\
+		write##family(ctx, call.peer.vip, call.peer.vip_port);			\
+	return PROCEED;									\
+}											\
+											\
+SEC("cgroup/getpeername" #family)							\
+int millrace_gpn##family(struct bpf_sock_addr *ctx)					\
+{											\
+	struct call call;								\
+											\
+	if (!ours(ctx))									\
+		return PROCEED;								\
+	read##family(ctx, &call);							\
+	if (name_peer(ctx, &call))							\
+		write##family(ctx, call.peer.vip, call.peer.vip_port);			\
+	return PROCEED;									\
+}
+
+HOOKS(4)
+HOOKS(6)
