@@ -160,7 +160,7 @@ def _verdict(
         return (
             ServedBy.NOBODY,
             f"not marked for the fast path and attached to nothing: set "
-            f"external_ids:{FAST_PATH_KEY}=true, or attach it to a switch or router",
+            f'external_ids:"{FAST_PATH_KEY}"=true, or attach it to a switch or router',
         )
     refusal = row.refusal or vip.refusal
     if refusal is not None:

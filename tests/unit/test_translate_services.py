@@ -120,7 +120,7 @@ def test_marked_and_attached_is_served_by_xdp_with_a_warning() -> None:
 def test_neither_marked_nor_attached_is_served_by_nobody_and_says_what_to_do() -> None:
     service = only(vpc_lab().balancer("web", {VIP: "10.1.0.11:80"}, external_ids={}))
     assert service.served_by is ServedBy.NOBODY
-    assert "millrace:fast-path=true" in service.reason
+    assert 'external_ids:"millrace:fast-path"=true' in service.reason
 
 
 def test_an_unmarked_balancer_is_no_problem_of_ours() -> None:
