@@ -206,7 +206,8 @@ def path(result: Json) -> list[Verdict]:
     cycles = "cycles_per_round_trip"
     return [
         Verdict("whole path, one TCP stream, time", slower("gbit_s"), 1 / 0.95, "no service"),
-        Verdict("whole path, 64-byte UDP, time", slower("krps"), 1 / 0.95, "no service"),
+        Verdict("whole path, 64-byte UDP sender, time", slower("kpps"), 1 / 0.95, "no service"),
+        Verdict("whole path, 64-byte closed loop, time", slower("krps"), 1 / 0.95, "no service"),
         Verdict(
             "whole path, OVS cycles a round trip",
             ratios(ours[cycles], ovn[cycles]),

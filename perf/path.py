@@ -1,7 +1,8 @@
 """`millrace perf path`: client to backend and back through a whole node, as a service and without.
 
-One TCP stream to a container, and UDP packets of 64 octets in a closed loop with a vhost guest:
-each answer is the next request, so nothing is lost or waits for anything but the path. The three
+One TCP stream and one UDP sender of 64-octet frames to a container, through ordinary sockets; and
+64-octet frames in a closed loop with a vhost guest: each answer is the next request, so nothing is
+lost or waits for anything but the path, and OVS's one thread is what all of it costs. The three
 ways take turns. Runs from the source tree: the node is the tests' lab.
 """
 
@@ -29,27 +30,43 @@ if TYPE_CHECKING:
 
 SCHEMA = "millrace.perf.path/1"
 IN_FLIGHT, FLOWS = 128, 64
+FRAME_SIZE = 64
 WARM_UP_S = 0.5
 
 
 @dataclass
 class Way:
-    """What was measured of one way: Gbit/s, round trips a second, and of OVS for each of these."""
+    """What was measured of one way.
+
+    `gbit_s`: TCP. `kpps`: UDP packets that the container's socket got. `krps`: round trips with the
+    guest, and what each cost OVS.
+    """
 
     name: str
     gbit_s: list[float] = field(default_factory=list)
+    kpps: list[float] = field(default_factory=list)
     krps: list[float] = field(default_factory=list)
     cycles_per_round_trip: list[float] = field(default_factory=list)
     passes_per_packet: list[float] = field(default_factory=list)
 
 
-def stream(made: PathLab, way: str, seconds: float) -> float:
-    """One TCP stream from the client to the container [Gbit/s received]."""
+def _iperf(made: PathLab, way: str, seconds: float, *words: str) -> Any:
     from perf.pathlab import CONTAINER, TCP_PORT, target
 
     argv = ["iperf3", "-c", target(way, CONTAINER), "-p", str(TCP_PORT), "-t", f"{seconds:g}", "-J"]
-    told = json.loads(made.lab.client.run(*argv, timeout_s=seconds + 30))
-    return float(told["end"]["sum_received"]["bits_per_second"]) / 1e9
+    return json.loads(made.lab.client.run(*argv, *words, timeout_s=seconds + 30))["end"]
+
+
+def stream(made: PathLab, way: str, seconds: float) -> float:
+    """One TCP stream from the client to the container [Gbit/s received]."""
+    told = _iperf(made, way, seconds)
+    return float(told["sum_received"]["bits_per_second"]) / 1e9
+
+
+def datagrams(made: PathLab, way: str, seconds: float) -> float:
+    """One UDP sender as fast as it can, frames of 64 octets [1000/s received]."""
+    told = _iperf(made, way, seconds, "-u", "-b", "0", "-l", str(FRAME_SIZE - 42))["sum"]
+    return float(told["packets"] - told["lost_packets"]) / float(told["seconds"]) / 1e3
 
 
 def round_trips(made: PathLab, way: Way, seconds: float) -> None:
@@ -92,8 +109,10 @@ def measure(
     ways = [Way(name) for name in WAYS]
     for number in range(rounds):
         for way in ways:
-            way.gbit_s.append(stream(made, way.name, seconds))
-            round_trips(made, way, seconds)
+            with made.reached(way.name):
+                way.gbit_s.append(stream(made, way.name, seconds))
+                way.kpps.append(datagrams(made, way.name, seconds))
+                round_trips(made, way, seconds)
         progress(f"round {number + 1} of {rounds}")
     return ways
 
@@ -114,12 +133,13 @@ def report(ways: Sequence[Way]) -> dict[str, Any]:
 def table(ways: Sequence[Way]) -> str:
     """For people: median (min..max)."""
     lines: list[tuple[str, ...]] = [
-        ("way", "Gbit/s", "round trips, 1000/s", "OVS cycles each", "passes/packet")
+        ("way", "Gbit/s", "UDP, 1000/s", "round trips, 1000/s", "OVS cycles each", "passes/packet")
     ]
     for way in ways:
         cells = [way.name]
         for samples, form in (
             (way.gbit_s, "{:.2f}"),
+            (way.kpps, "{:.0f}"),
             (way.krps, "{:.0f}"),
             (way.cycles_per_round_trip, "{:.0f}"),
             (way.passes_per_packet, "{:.2f}"),

@@ -44,6 +44,17 @@ _VIPS = {
     ("OVN", GUEST): "10.97.0.21",
 }
 
+_PORTS = (
+    (CONTAINER, "tcp", TCP_PORT),
+    (CONTAINER, "udp", TCP_PORT),
+    (GUEST, "udp", UDP_PORT),
+)
+"""Backend, protocol, port: iperf3 speaks TCP to its server whatever it measures."""
+
+
+def _foreign(backend: str, protocol: str) -> str:
+    return f"ovn-{backend}-{protocol}"
+
 
 def target(way: str, backend: str) -> str:
     """The address that a way goes by."""
@@ -68,20 +79,38 @@ class PathLab:
 
     def declare(self) -> None:
         """Both kinds of load balancers, and the way to OVN's."""
-        nb = self.lab.nb
-        gateway = f"GR_{self.lab.node.name}"
-        vips = []
-        for backend, protocol, port in ((CONTAINER, "tcp", TCP_PORT), (GUEST, "udp", UDP_PORT)):
+        nb, vips = self.lab.nb, []
+        for backend, protocol, port in _PORTS:
             targets = (f"{ADDRESS[backend]}:{port}",)
             vip = target("Millrace", backend)
             vips.append(vip)
-            logical.add_service(nb, Service(f"path-{protocol}", f"{vip}:{port}", protocol, targets))
-            name, foreign = f"ovn-{protocol}", target("OVN", backend)
-            logical.nbctl(nb, "lb-add", name, f"{foreign}:{port}", targets[0], protocol)
-            logical.nbctl(nb, "lr-lb-add", gateway, name)
+            name = f"path-{backend}-{protocol}"
+            logical.add_service(nb, Service(name, f"{vip}:{port}", protocol, targets))
+            foreign = target("OVN", backend)
+            words = [_foreign(backend, protocol), f"{foreign}:{port}", targets[0], protocol]
+            logical.nbctl(nb, "lb-add", *words)
             route = [f"{foreign}/32", "via", topology.GATEWAY_ADDRESS]
             self.lab.client.run("ip", "route", "replace", *route)
         self.lab.node.wait_served(vips)
+
+    @contextmanager
+    def reached(self, way: str) -> Iterator[None]:
+        """OVN's load balancers are there for the block alone: they cost every packet conntrack."""
+        if way != "OVN":
+            yield
+            return
+        names = [_foreign(backend, protocol) for backend, protocol, _ in _PORTS]
+        self._attach("lr-lb-add", names)
+        try:
+            yield
+        finally:
+            self._attach("lr-lb-del", names)
+
+    def _attach(self, how: str, names: list[str]) -> None:
+        gateway = f"GR_{self.lab.node.name}"
+        words = [word for name in names for word in ("--", how, gateway, name)]
+        logical.nbctl(self.lab.nb, *words[1:])
+        logical.nbctl(self.lab.nb, "--wait=hv", "sync")
 
     def start_iperf(self) -> None:
         """Its server in the container."""
