@@ -16,13 +16,12 @@ from controller import views
 from controller.completion import in_thread
 from controller.config_machine import check_machine
 from controller.server import Args, Handler
+from controller.sight_api import SightApi
 from controller.translate.node import gateway_problems
-from dataplane.drivers.bpfmaps import stats_by_vip
 from dataplane.drivers.idl import DatabaseTimeoutError
 from dataplane.drivers.libbpf import LibbpfError
 from dataplane.drivers.machinefacts import machine_facts
 from dataplane.drivers.programs import program_info
-from dataplane.model.addr import L4Addr
 from dataplane.model.config import NodeConfig
 from dataplane.model.state import Attachment
 from dataplane.plan.ovs import RESTART_KEYS, ovs_settings
@@ -59,10 +58,10 @@ class AgentApi:
         """Operation name to handler, for `controller.server.serve`."""
         return {
             "status": self.status,
-            "services": self.services,
             "ports": self.ports,
             "apply": self.apply,
             "retry": self.retry,
+            **SightApi(self._daemon).handlers(),
         }
 
     async def status(self, args: Args) -> Args:
@@ -118,14 +117,6 @@ class AgentApi:
                 for text in daemon.store.quarantined
             ],
         }
-
-    async def services(self, _: Args) -> Args:
-        """Every VIP, what serves it, and what XDP counted of it."""
-        daemon = self._daemon
-        view = daemon.sources.view(daemon.config)
-        if view is None:
-            return views.services_view((), {})
-        return views.services_view(view.services, await in_thread(_traffic, daemon))
 
     async def ports(self, _: Args) -> Args:
         """Every attachment, with what OVS says of its port."""
@@ -275,10 +266,3 @@ def _programs(daemon: NodeDaemon) -> list[Args]:
             }
         )
     return rows
-
-
-def _traffic(daemon: NodeDaemon) -> dict[L4Addr, views.Traffic]:
-    return {
-        vip: views.Traffic(stats.forward.packets, stats.forward.octets)
-        for vip, stats in stats_by_vip(daemon.bpf).items()
-    }

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dataplane.model.addr import L4Addr
-from dataplane.model.service import Backend, Service
 from dataplane.model.state import Attachment, Gateway
 
 Json = dict[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """Packets and bytes of one direction or place."""
-
-    packets: int = 0
-    bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,41 +19,6 @@ class PortFacts:
     link: str
     rx_packets: int
     tx_packets: int
-
-
-def backend_view(backend: Backend) -> Json:
-    """One backend of `millrace services --json`."""
-    return {
-        "address": str(backend.target.address),
-        "port": backend.target.port,
-        "place": backend.place.value,
-        "port_name": backend.port_name,
-    }
-
-
-def service_view(service: Service, traffic: Traffic) -> Json:
-    """One service of `millrace services --json`; traffic is what XDP served of it."""
-    return {
-        "name": service.name,
-        "vip": f"{service.vip.address}:{service.vip.port}",
-        "protocol": service.vip.protocol.name.lower(),
-        "policy": service.policy.value,
-        "served_by": service.served_by.value,
-        "reason": service.reason,
-        "backends": [backend_view(b) for b in service.backends],
-        "packets": traffic.packets,
-        "bytes": traffic.bytes,
-    }
-
-
-def services_view(services: Sequence[Service], traffic: Mapping[L4Addr, Traffic]) -> Json:
-    """Answer to the operation `services`."""
-    return {
-        "services": [
-            service_view(s, traffic.get(s.vip, Traffic()))
-            for s in sorted(services, key=lambda s: (s.vip, s.name))
-        ]
-    }
 
 
 def port_view(attachment: Attachment, facts: PortFacts) -> Json:

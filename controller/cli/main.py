@@ -62,6 +62,38 @@ def _status(parser: Parser) -> None:
     parser.add_argument("--all", action="store_true", help="list objects that are done, too")
 
 
+def _services(parser: Parser) -> None:
+    _read(parser)
+    parser.add_argument("--wide", action="store_true", help="show drops, ranges and reasons, too")
+
+
+def _conntrack(parser: Parser) -> None:
+    _read(parser)
+    for name, text in (
+        ("vip", "flows to this VIP"),
+        ("client", "flows of this client"),
+        ("backend", "flows to this backend"),
+    ):
+        parser.add_argument(f"--{name}", metavar="ADDRESS[:PORT]", help=text)
+    parser.add_argument(
+        "--state", metavar="STATE", action="append", default=[], dest="states",
+        help="flows in this state (syn, established, udp, ...); several: in one of them",
+    )  # fmt: skip
+    parser.add_argument("--protocol", metavar="NAME", help="tcp, udp or sctp")
+    parser.add_argument("--limit", metavar="N", type=int, default=100, help="list N (%(default)s)")
+    parser.add_argument("--count", action="store_true", help="only count them, by state")
+    parser.add_argument("--flush", action="store_true", help="end them (with --yes)")
+    parser.add_argument("--yes", action="store_true", help="do not only say what --flush would end")
+
+
+def _trace(parser: Parser) -> None:
+    _read(parser)
+    parser.add_argument("protocol", metavar="PROTOCOL", help="tcp, udp or sctp")
+    parser.add_argument("client", metavar="CLIENT[:PORT]", help="port 40000 if none is given")
+    parser.add_argument("vip", metavar="VIP:PORT", help="an IPv6 address in brackets")
+    parser.add_argument("--inside", action="store_true", help="the client is behind OVN")
+
+
 def _apply(parser: Parser) -> None:
     _read(parser)
     # The run directory cannot change while the daemon runs, so the new file finds it as well.
@@ -105,7 +137,13 @@ COMMANDS = (
         "status", "what the node is, and what it is not yet", "controller.cli.read:status", _status
     ),
     Command("apply", "take over a changed configuration file", "controller.cli.read:apply", _apply),
-    Command("services", "services, and what serves each", "controller.cli.read:services", _read),
+    Command(
+        "services", "services, and what serves each", "controller.cli.sight:services", _services
+    ),
+    Command("conntrack", "flows through services", "controller.cli.sight:conntrack", _conntrack),
+    Command(
+        "trace", "what the fast path would do with a packet", "controller.cli.sight:trace", _trace
+    ),
     Command("ports", "ports of workloads on this node", "controller.cli.read:ports", _read),
     Command("doctor", "check the machine and the node", "controller.cli.check:doctor", _doctor),
     Command("node", "run the node daemon (for an init system)", "controller.cli.run:node", _config),

@@ -1,4 +1,4 @@
-"""The subcommands that ask the daemon: status, services, ports, apply."""
+"""The subcommands that ask the daemon: status, ports, apply."""
 
 from __future__ import annotations
 
@@ -30,21 +30,23 @@ def _socket(arguments: argparse.Namespace) -> str:
     return str(rundir_of(Path(arguments.config)) / "agent.sock")
 
 
-def _ask(arguments: argparse.Namespace, op: str, **args: object) -> dict[str, object]:
+def ask(arguments: argparse.Namespace, op: str, **args: object) -> dict[str, object]:
+    """The daemon's answer to an operation."""
     return call(_socket(arguments), op, args, TIMEOUT_S)
 
 
-def _print(arguments: argparse.Namespace, answer: Json, text: str) -> None:
+def show(arguments: argparse.Namespace, answer: Json, text: str) -> None:
+    """Print an answer, as JSON if that is asked for."""
     print(json.dumps(answer, indent=2, sort_keys=True) if arguments.json else text)
 
 
 def status(arguments: argparse.Namespace) -> int:
     """`millrace status`: 0 if everything is as planned, 4 if not."""
-    answer = _ask(arguments, "status", all=arguments.all)
+    answer = ask(arguments, "status", all=arguments.all)
     central = _central(Path(_socket(arguments)).with_name("central.sock"))
     if central:
         answer["central"] = central
-    _print(arguments, answer, status_text(answer, colour=has_colour(sys.stdout)))
+    show(arguments, answer, status_text(answer, colour=has_colour(sys.stdout)))
     return failures.DEGRADED if faults_of(answer) else failures.OK
 
 
@@ -192,41 +194,10 @@ def _columns(rows: list[Json], keys: tuple[str, ...], *, colour: bool) -> str:
     return table(headers, ([row.get(key) for key in keys] for row in rows), colour=colour)
 
 
-def services(arguments: argparse.Namespace) -> int:
-    """`millrace services`."""
-    answer = _ask(arguments, "services")
-    _print(arguments, answer, services_text(answer, colour=has_colour(sys.stdout)))
-    return failures.OK
-
-
-def services_text(answer: Json, *, colour: bool) -> str:
-    """The answer to `services` for people: one line a service, its backends by place below."""
-    rows = []
-    for row in children(answer, "services"):
-        places: dict[str, int] = {}
-        for backend in children(row, "backends"):
-            place = str(backend.get("place"))
-            places[place] = places.get(place, 0) + 1
-        rows.append(
-            (
-                row.get("name"),
-                f"{row.get('vip')}/{row.get('protocol')}",
-                row.get("policy"),
-                row.get("served_by"),
-                ", ".join(f"{count} {place}" for place, count in sorted(places.items())) or "none",
-                row.get("packets"),
-                row.get("bytes"),
-                row.get("reason"),
-            )
-        )
-    headers = ("NAME", "VIP", "POLICY", "SERVED BY", "BACKENDS", "PACKETS", "BYTES", "BECAUSE")
-    return table(headers, rows, colour=colour) or "no services"
-
-
 def ports(arguments: argparse.Namespace) -> int:
     """`millrace ports`."""
-    answer = _ask(arguments, "ports")
-    _print(arguments, answer, ports_text(answer, colour=has_colour(sys.stdout)))
+    answer = ask(arguments, "ports")
+    show(arguments, answer, ports_text(answer, colour=has_colour(sys.stdout)))
     return failures.OK
 
 
@@ -255,7 +226,7 @@ def apply(arguments: argparse.Namespace) -> int:
             raise
         message = f"{error.msg}\n{error.details}"
         raise failures.CommandError(message, failures.USAGE) from error
-    _print(arguments, answer, apply_text(answer))
+    show(arguments, answer, apply_text(answer))
     return failures.OK
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -23,8 +24,19 @@ from dataplane.model.conntrack import Endpoint, FlowState
 
 EVERY_STATE = (1 << len(FlowState)) - 1
 _PROGRAMS = {4: "millrace_swp4", 6: "millrace_swp6"}
+_CLOCK_MONOTONIC_COARSE = 6
+"""linux/time.h; Python has no name for it."""
+
 _CHUNK = 65_536
 """Records of one run of the program: some milliseconds, between which others get the processor."""
+
+
+def tick_s() -> float:
+    """How long a tick of the programs' clock is [s]: 1/HZ of this kernel.
+
+    Source: time(7): a coarse clock's resolution is the jiffy.
+    """
+    return time.clock_getres(_CLOCK_MONOTONIC_COARSE)
 
 
 def mask_of(states: Iterable[FlowState]) -> int:

@@ -220,32 +220,6 @@ def test_json_is_the_answer_as_it_came(
     assert json.loads(capsys.readouterr().out) == STATUS
 
 
-def test_services(daemon: Daemon, config: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    backend = {"address": "10.1.0.11", "port": 80, "place": "local", "port_name": "a.default"}
-    daemon.answers["services"] = {
-        "services": [
-            {
-                "name": "web",
-                "vip": "10.96.0.10:80",
-                "protocol": "tcp",
-                "policy": "cluster",
-                "served_by": "xdp",
-                "reason": "marked for the fast path",
-                "backends": [backend, backend, backend | {"place": "remote"}],
-                "packets": 12,
-                "bytes": 1234,
-            }
-        ]
-    }
-    assert main(["services", *config]) == 0
-    assert capsys.readouterr().out == (
-        "NAME  VIP                POLICY   SERVED BY  BACKENDS           PACKETS  BYTES"
-        "  BECAUSE\n"
-        "web   10.96.0.10:80/tcp  cluster  xdp        2 local, 1 remote       12   1234"
-        "  marked for the fast path\n"
-    )
-
-
 def test_nothing_to_list_is_said(
     daemon: Daemon, config: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
