@@ -5,8 +5,9 @@ come between making the pair and naming it; then a veth without alias whose othe
 planned name is taken for ours.
 
 Both ends are up and leave no checksum to hardware that is not there (OVS's userspace datapath and
-XDP take frames as they are), and IPv6 is off on both, so that the kernel does not talk on them by
-itself. Deleting either end deletes both.
+XDP take frames as they are). IPv6 is off on both, so that the kernel does not talk on them by
+itself; on the kernel's end it is on if that has an IPv6 address, without a link-local address,
+router solicitations or duplicate address detection. Deleting either end deletes both.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,18 @@ from dataplane.ports import DataplaneError, Failure
 ALIAS = f"{LINK_ALIAS_PREFIX}link"
 NOT_READY = 0
 """Queues of an observed pair that is down or leaves checksums out: equal to no plan."""
+
+
+Interface = IPv4Interface | IPv6Interface
+
+_QUIET = {
+    # No link-local address (IN6_ADDR_GEN_MODE_NONE), and no question that needs one.
+    "addr_gen_mode": 1,
+    "accept_ra": 0,
+    "autoconf": 0,
+    "router_solicitations": 0,
+    "accept_dad": 0,
+}
 
 
 class LinksTable:
@@ -90,13 +103,16 @@ def _value(ipr: Any, link: LinkState, peer: LinkState | None) -> Link:
     )
 
 
-def _addresses(ipr: Any, index: int) -> tuple[IPv4Interface, ...]:
-    return tuple(
-        sorted(
-            IPv4Interface((message.get_attr("IFA_LOCAL"), message["prefixlen"]))
-            for message in ipr.get_addr(family=socket.AF_INET, index=index)
-        )
-    )
+def _addresses(ipr: Any, index: int) -> tuple[Interface, ...]:
+    four = {
+        IPv4Interface((message.get_attr("IFA_LOCAL"), message["prefixlen"]))
+        for message in ipr.get_addr(family=socket.AF_INET, index=index)
+    }
+    six = {
+        IPv6Interface((message.get_attr("IFA_ADDRESS"), message["prefixlen"]))
+        for message in ipr.get_addr(family=socket.AF_INET6, index=index)
+    }
+    return (*sorted(four), *sorted(address for address in six if not address.is_link_local))
 
 
 def _ensure(ipr: Any, name: str, wanted: Link) -> None:
@@ -150,24 +166,26 @@ def _configure(ipr: Any, link: LinkState, peer: LinkState, wanted: Link) -> None
         if end.mtu != wanted.mtu:
             ipr.link("set", index=end.index, mtu=wanted.mtu)
         set_tx_checksum(end.name, on=False)
-        _silence_ipv6(end.name)
+        with_ipv6 = end is link and any(address.version == 6 for address in wanted.addresses)
+        _set_ipv6(end.name, on=with_ipv6)
         if not end.up:
             ipr.link("set", index=end.index, state="up")
-    present = set(_addresses(ipr, link.index))
-    for address in sorted(present - set(wanted.addresses)):
-        ipr.addr("del", index=link.index, address=str(address.ip), prefixlen=_length(address))
-    for address in sorted(set(wanted.addresses) - present):
-        ipr.addr("add", index=link.index, address=str(address.ip), prefixlen=_length(address))
+    present = _addresses(ipr, link.index)
+    for change, addresses in (
+        ("del", [address for address in present if address not in wanted.addresses]),
+        ("add", [address for address in wanted.addresses if address not in present]),
+    ):
+        for address in addresses:
+            length = address.network.prefixlen
+            ipr.addr(change, index=link.index, address=str(address.ip), prefixlen=length)
 
 
-def _length(address: IPv4Interface) -> int:
-    return address.network.prefixlen
-
-
-def _silence_ipv6(name: str) -> None:
-    # A kernel without IPv6 has no such file, and nothing to silence.
+def _set_ipv6(name: str, *, on: bool) -> None:
+    # A kernel without IPv6 has no such files, and nothing to silence.
     with contextlib.suppress(FileNotFoundError):
-        Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1\n", encoding="ascii")
+        settings = Path(f"/proc/sys/net/ipv6/conf/{name}")
+        for setting, value in (*_QUIET.items(), ("disable_ipv6", 0 if on else 1)):
+            (settings / setting).write_text(f"{value}\n", encoding="ascii")
 
 
 def _delete(ipr: Any, link: LinkState) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag, StrEnum
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 from dataplane.model.addr import L4Addr, Mac
 from dataplane.model.service import Place
@@ -71,14 +71,14 @@ class Link:
     """Table `links`: key name of the kernel's end. A veth pair whose other end is an OVS port.
 
     Pods' links are not here: they live and die with one CNI call (`dataplane.drivers.podlink`).
-    `addresses` are those of the kernel's end.
+    `addresses` are those of the kernel's end, IPv4 first, link-local ones left out.
     """
 
     peer_name: str
     mac: Mac
     mtu: int
     queues: int
-    addresses: tuple[IPv4Interface, ...]
+    addresses: tuple[IPv4Interface | IPv6Interface, ...]
 
 
 @dataclass(frozen=True, slots=True)

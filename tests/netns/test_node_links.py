@@ -7,7 +7,8 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Interface, ip_address
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_address
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,25 @@ def test_the_service_link_is_made_whole_and_a_restart_writes_nothing() -> None:
     one.apply({"links": {}}, 1)
     assert LinksTable().observe() == {}
     assert read_nics(["svc0", "svc0-ovs"]) == {}
+
+
+def test_an_ipv6_address_brings_nothing_else_of_ipv6_and_goes_as_it_came() -> None:
+    one = links()
+    six = IPv6Interface("fd00:64:ff::1/128")
+    both = replace(LINK, addresses=(*LINK.addresses, six))
+    assert one.apply({"links": {"svc0": both}}, 0).failed == 0, one.statuses()
+    assert LinksTable().observe() == {"svc0": both}
+    assert links().apply({"links": {"svc0": both}}, 0).writes == 0
+    shown = ip("-6", "addr", "show", "svc0")
+    assert "fd00:64:ff::1/128" in shown
+    assert "fe80" not in shown
+    assert "tentative" not in shown
+    assert "inet6" not in ip("addr", "show", "svc0-ovs")
+    ip("link", "set", "svc0", "down")  # takes IPv6 addresses away
+    assert one.apply({"links": {"svc0": both}}, 1).writes == 1
+    assert LinksTable().observe() == {"svc0": both}
+    assert one.apply({"links": {"svc0": LINK}}, 2).writes == 1
+    assert "inet6" not in ip("addr", "show", "svc0")
 
 
 def sysfs() -> bool:
