@@ -73,7 +73,7 @@ def test_services(daemon: Daemon, config: list[str], capsys: pytest.CaptureFixtu
     assert main(["services", "--wide", *config]) == 0
     wide = capsys.readouterr().out
     assert "REPLIES  DROPS              RANGES  BECAUSE" in wide
-    assert "10  2 no_port, 1 full  -       marked for the fast path" in wide
+    assert "10  2 no_port, 1 full       -  marked for the fast path" in wide
 
 
 def test_services_are_asked_for_page_by_page(
