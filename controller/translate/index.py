@@ -8,8 +8,8 @@ ever stale: throw the index away with its snapshot.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
-from ipaddress import IPv4Interface, IPv6Address, ip_address
+from functools import cached_property, lru_cache
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, ip_address
 
 from controller.translate.ovn import (
     LogicalRouter,
@@ -60,15 +60,17 @@ def address_words(port: LogicalSwitchPort) -> Iterator[list[str]]:
             yield words
 
 
-def _plain(text: str) -> str:
-    """An address as `str` of it has it: IPv6 has many spellings, IPv4 one."""
+@lru_cache(maxsize=65536)
+def _octets(text: str) -> bytes | None:
+    """An address's octets, for IPv6 has many spellings; None if it is none.
+
+    Remembered: of ten thousand ports' addresses a few change at a time.
+    """
     host = text.partition("/")[0]
-    if ":" not in host:
-        return host
     try:
-        return str(IPv6Address(host))
+        return (IPv6Address(host) if ":" in host else IPv4Address(host)).packed
     except ValueError:
-        return host
+        return None
 
 
 class Index:
@@ -111,14 +113,15 @@ class Index:
         return {port.name: port for port in self.nb.router_ports.values()}
 
     @cached_property
-    def owners(self) -> dict[str, list[LogicalSwitchPort]]:
-        """Workloads' ports by each IP address they hold, as plain text, sorted by name."""
-        found: dict[str, list[LogicalSwitchPort]] = {}
+    def owners(self) -> dict[bytes, list[LogicalSwitchPort]]:
+        """Workloads' ports by each IP address they hold (its octets), sorted by name."""
+        found: dict[bytes, list[LogicalSwitchPort]] = {}
         for port in self.nb.switch_ports.values():
             if port.type in {"", "virtual", "external"}:
                 for words in address_words(port):
                     for address in words[1:]:
-                        found.setdefault(_plain(address), []).append(port)
+                        if octets := _octets(address):
+                            found.setdefault(octets, []).append(port)
         for ports in found.values():
             ports.sort(key=lambda port: port.name)
         return found

@@ -31,7 +31,7 @@ class Mode(StrEnum):
     """What becomes of the addresses of a packet from a client outside."""
 
     SNAT = "snat"
-    CLIENT_KEPT = "client-kept"
+    CLIENT_KEPT = "kept"
     DSR = "dsr"
 
 

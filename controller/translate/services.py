@@ -134,7 +134,7 @@ def _backend(vantage: Vantage, target: L4Addr, row: Declared) -> Backend:
 def _place(vantage: Vantage, target: L4Addr) -> tuple[Place, str | None, str | None]:
     """Where a backend is: an address of a logical port before an address of a host."""
     index = vantage.index
-    ports = index.owners.get(str(target.address), ())
+    ports = index.owners.get(target.address.packed, ())
     # Two switches may hold the same address; the port that is bound somewhere is the live one.
     for port in ports:
         if chassis := index.chassis_of(port.name):
