@@ -85,16 +85,18 @@ class _Port:
 class HealthPorts:
     """The ports of one node; lives in the event loop.
 
-    `look` gives the services that have such a port, and whether the daemon has converged.
-    `networks`: local addresses that answer (empty: all).
+    `services` gives those that have such a port, `converged` says whether the daemon has, and
+    `networks` which local addresses answer (empty: all).
     """
 
     def __init__(
         self,
-        look: Callable[[], tuple[Iterable[Service], bool]],
+        services: Callable[[], Iterable[Service]],
+        converged: Callable[[], bool],
         networks: Callable[[], tuple[IPNetwork, ...]] = tuple,
     ) -> None:
-        self._look = look
+        self._services = services
+        self._converged = converged
         self._networks = networks
         self._ports: dict[int, _Port] = {}
         self._well_at: float | None = None
@@ -103,8 +105,9 @@ class HealthPorts:
         """Follow the services until cancelled; all ports are closed then."""
         try:
             while True:
-                services, converged = self._look()
-                await self.update(healths(services), converged=converged)
+                wanted = healths(self._services())
+                # It goes through every status of the reconciler: only if somebody may ask.
+                await self.update(wanted, converged=bool(wanted) and self._converged())
                 await asyncio.sleep(PERIOD_S)
         finally:
             for number in list(self._ports):

@@ -28,6 +28,7 @@ from controller.attachments import AttachmentStore
 from controller.cni_server import CniServer
 from controller.completion import in_thread
 from controller.config_machine import check_machine
+from controller.health_ports import HealthPorts
 from controller.host import NodeHost
 from controller.loop import ApplyLoop, RoundFailed, Scope
 from controller.metrics import serve_metrics
@@ -68,6 +69,7 @@ from dataplane.drivers.unixctl import UnixctlClient
 from dataplane.model.config import NodeConfig
 from dataplane.model.devices import is_pod_link
 from dataplane.model.rows import Hugepages
+from dataplane.model.service import Service
 from dataplane.model.state import Attachment, HeldIds, Nic
 from dataplane.plan.ids import OutOfIds
 from dataplane.plan.node import NodePlan, plan
@@ -150,6 +152,11 @@ class NodeDaemon:
             ),
             Backoff(),
         )
+        self.health_ports = HealthPorts(
+            self._with_health_port,
+            self.converged,
+            lambda: self.config.services.nodeport_addresses,
+        )
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
         self._ofports: dict[str, tuple[str, int | None]] = {}
@@ -190,6 +197,7 @@ class NodeDaemon:
                         group.create_task(self.loop.run()),
                         group.create_task(self._watch_vswitchd()),
                         group.create_task(metrics.refresh()),
+                        group.create_task(self.health_ports.run()),
                     ]
                     log.info("node_started name=%s pid=%d", self.config.name, os.getpid())
                     await stop.wait()
@@ -341,6 +349,10 @@ class NodeDaemon:
                 for status in self.reconciler.statuses().values()
             )
         )
+
+    def _with_health_port(self) -> tuple[Service, ...]:
+        view = self.sources.latest
+        return view.claims.with_health_port() if view else ()
 
     # -- the operator's orders ----------------------------------------------------------------
 

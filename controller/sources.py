@@ -56,6 +56,11 @@ class Sources:
         """Every source has spoken; until then only EARLY_TABLES may be applied."""
         return self.nb is not None and self.sb is not None and self.nics is not None
 
+    @property
+    def latest(self) -> OvnView | None:
+        """The view as it was last computed; nothing is computed for it."""
+        return self._view[1] if self._view else None
+
     def view(self, config: NodeConfig) -> OvnView | None:
         """OVN's word translated; computed anew only after one of its sources changed."""
         nb, sb, nics, held = self.nb, self.sb, self.nics, self._view

@@ -78,6 +78,7 @@ class Claims:
         self._groups: dict[Hashable, _Group] = {}
         self._settled: dict[str, RowServices] = {}
         self._faulty: set[str] = set()
+        self._health: set[_HealthPort] = set()
 
     def update(self, rows: Mapping[str, RowServices | None]) -> frozenset[str]:
         """Take these rows over (None: the row is gone); the rows whose outcome changed by it."""
@@ -90,6 +91,8 @@ class Claims:
                     for key in self._keys(claim.service):
                         self._groups.setdefault(key, {})[ref, claim.service.vip] = claim
                         touched.add(key)
+                        if isinstance(key, _HealthPort):
+                            self._health.add(key)
         concerned = set(rows)
         for key in touched:
             concerned.update(ref for ref, _ in self._groups.get(key, ()))
@@ -112,13 +115,11 @@ class Claims:
         """What is wrong with the rows and between them, sorted."""
         return tuple(sorted(p for ref in self._faulty for p in self._settled[ref].problems))
 
-    def with_health_port(self) -> Iterator[Service]:
-        """The services that a health check is asked for."""
-        for key, group in self._groups.items():
-            if isinstance(key, _HealthPort):
-                for ref in {ref for ref, _ in group}:
-                    row = self._settled[ref]
-                    yield from (s for s in row.services if s.health_port == key.port)
+    def with_health_port(self) -> tuple[Service, ...]:
+        """The services that a health check is asked for, in no order."""
+        refs = {ref for key in self._health for ref, _ in self._groups[key]}
+        rows = (self._settled[ref] for ref in refs)
+        return tuple(s for row in rows for s in row.services if s.health_port is not None)
 
     def _forget(self, ref: str) -> set[Hashable]:
         row = self._rows.pop(ref, None)
@@ -130,6 +131,7 @@ class Claims:
                 group.pop((ref, claim.service.vip), None)
                 if not group:
                     self._groups.pop(key, None)
+                    self._health -= {key}
         return touched
 
     def _keys(self, service: Service) -> Iterator[Hashable]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
@@ -77,10 +77,9 @@ async def until(claim: Callable[[], bool]) -> None:
     pytest.fail("it did not come to pass")
 
 
-def looking(
-    services: Iterable[Service] = (), *, converged: bool = True
-) -> Callable[[], tuple[Iterable[Service], bool]]:
-    return lambda: (services, converged)
+def made(*networks: IPNetwork) -> HealthPorts:
+    """Ports that are told by `update` alone."""
+    return HealthPorts(tuple, bool, lambda: networks)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +135,7 @@ def test_ports_come_and_go_with_their_services() -> None:
     port, other = free_port(), free_port()
 
     async def main() -> None:
-        ports = HealthPorts(looking())
+        ports = made()
         await ports.update({port: Health("ns/web", 1)}, converged=False)
         assert "503" in await ask(port)
         await ports.update({port: Health("ns/web", 1)}, converged=True)
@@ -162,7 +161,7 @@ def test_long_without_convergence_is_ill(monkeypatch: pytest.MonkeyPatch) -> Non
     port = free_port()
 
     async def main() -> None:
-        ports = HealthPorts(looking())
+        ports = made()
         await ports.update({port: Health("ns/web", 1)}, converged=True)
         assert "503" in await ask(port)
         await ports.update({}, converged=True)
@@ -172,7 +171,7 @@ def test_long_without_convergence_is_ill(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_port_that_is_taken_is_named_and_had_as_soon_as_it_is_free() -> None:
     async def main() -> None:
-        ports = HealthPorts(looking())
+        ports = made()
         with socket.create_server(("0.0.0.0", 0)) as taken:
             port = int(taken.getsockname()[1])
             await ports.update({port: Health("ns/web", 1)}, converged=True)
@@ -196,7 +195,7 @@ def test_what_is_no_request_harms_nobody(request_: bytes) -> None:
     port = free_port()
 
     async def main() -> None:
-        ports = HealthPorts(looking())
+        ports = made()
         await ports.update({port: Health("ns/web", 1)}, converged=True)
         await ask(port, request_)
         assert "200 OK" in await ask(port)
@@ -211,7 +210,7 @@ def test_only_addresses_that_serve_node_ports_answer(network: str, answered: boo
     networks: tuple[IPNetwork, ...] = (IPv4Network(network),)
 
     async def main() -> None:
-        ports = HealthPorts(looking(), lambda: networks)
+        ports = made(*networks)
         await ports.update({port: Health("ns/web", 1)}, converged=True)
         assert bool(await ask(port)) is answered
         await ports.update({}, converged=True)
@@ -227,7 +226,7 @@ def test_running_follows_the_services_and_closes_everything_in_the_end(
     services = [replace(WEB, backends=(backend(1),), health_port=port)]
 
     async def main() -> None:
-        ports = HealthPorts(lambda: (services, True))
+        ports = HealthPorts(lambda: services, lambda: True)
         task = asyncio.create_task(ports.run())
         await until(lambda: ports.listening() == (port,))
         assert "200 OK" in await ask(port)
