@@ -15,6 +15,8 @@ MAX_FLOWS = 1 << 22
 
 MAX_SERVICES = 1 << 18
 MAX_BACKENDS = 1 << 22
+MAX_METRICS = 1000
+"""Service ports with series of their own: ten each, and a scrape has to stay cheap."""
 
 _ZONE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _CGROUP = re.compile(r"(/(?!\.{1,2}(/|$))[^/\0\s]+)+")
@@ -38,6 +40,7 @@ def services_config(root: TableReader) -> ServicesConfig:
         nodeport_addresses=_networks(table, "nodeport_addresses"),
         connect=_cgroups(table, "connect"),
         announce=table.boolean("announce", default=defaults.announce),
+        metrics=table.integer("metrics", 0, MAX_METRICS, default=defaults.metrics),
     )
     table.finish()
     return found

@@ -27,13 +27,15 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from controller.metrics_services import (
+    ConntrackFigures,
+    ServiceSeries,
+    conntrack_families,
+    service_families,
+)
 from dataplane.drivers.ovstext import PmdThread
-from dataplane.model.addr import L4Addr
 
 log = logging.getLogger(__name__)
-
-MAX_SERVICES = 500
-"""Series of services that a scrape shows; the first by address, so that they stay the same."""
 
 PMD_COUNTERS: Mapping[str, tuple[str, str]] = {
     "Iterations": ("ovs_pmd_total_iterations", "Iterations."),
@@ -98,16 +100,6 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceFigures:
-    """What XDP served of one VIP: towards the backends and back."""
-
-    vip: L4Addr
-    forward: Counted
-    reply: Counted
-    new_flows: int
-
-
-@dataclass(frozen=True, slots=True)
 class TableFigures:
     """One table of the plan: rows planned, and those that are not as planned."""
 
@@ -122,6 +114,7 @@ class MetricsSnapshot:
     """All figures of a node, read at `at` (seconds since the epoch).
 
     `ovs`: the values of labels of `ovs_build_info`. `xdp`: by name of the reason (abi.h).
+    `conntrack`: by family, ipv4 and ipv6.
     """
 
     at: float
@@ -136,7 +129,8 @@ class MetricsSnapshot:
     pmds: tuple[PmdThread, ...] = ()
     interfaces: tuple[InterfaceFigures, ...] = ()
     xdp: Mapping[str, Counted] = field(default_factory=dict)
-    services: tuple[ServiceFigures, ...] = ()
+    services: ServiceSeries = field(default_factory=ServiceSeries)
+    conntrack: Mapping[str, ConntrackFigures] = field(default_factory=dict)
     ovs: Mapping[str, str] = field(default_factory=dict)
     dpdk_initialized: bool | None = None
 
@@ -171,7 +165,8 @@ class NodeCollector(Collector):
         yield from _daemon(found)
         yield from _tables(found.tables)
         yield from _xdp(found.xdp)
-        yield from _services(found.services)
+        yield from service_families(found.services)
+        yield from conntrack_families(found.conntrack)
         yield from _ovs(found)
         yield from _pmds(found.pmds)
         yield from _interfaces(found.interfaces)
@@ -257,33 +252,6 @@ def _xdp(counters: Mapping[str, Counted]) -> Iterator[Metric]:
         octets.add_metric([reason.lower()], counters[reason].octets)
     yield packets
     yield octets
-
-
-def _services(services: tuple[ServiceFigures, ...]) -> Iterator[Metric]:
-    labels = ["vip", "protocol"]
-    packets = CounterMetricFamily(
-        "millrace_service_packets", "Packets that XDP served.", labels=[*labels, "direction"]
-    )
-    octets = CounterMetricFamily(
-        "millrace_service_bytes", "Their octets.", labels=[*labels, "direction"]
-    )
-    flows = CounterMetricFamily("millrace_service_flows", "Flows begun.", labels=labels)
-    shown = sorted(services, key=lambda service: service.vip)
-    for service in shown[:MAX_SERVICES]:
-        vip = f"{service.vip.address}:{service.vip.port}"
-        names = [vip, service.vip.protocol.name.lower()]
-        for direction, count in (("forward", service.forward), ("reply", service.reply)):
-            packets.add_metric([*names, direction], count.packets)
-            octets.add_metric([*names, direction], count.octets)
-        flows.add_metric(names, service.new_flows)
-    yield packets
-    yield octets
-    yield flows
-    yield GaugeMetricFamily(
-        "millrace_services_hidden",
-        f"Services beyond the first {MAX_SERVICES}, without series of their own.",
-        value=max(len(shown) - MAX_SERVICES, 0),
-    )
 
 
 def _ovs(found: MetricsSnapshot) -> Iterator[Metric]:

@@ -13,12 +13,14 @@ from controller.metrics import (
     Counted,
     InterfaceFigures,
     MetricsSnapshot,
-    ServiceFigures,
     TableFigures,
 )
+from controller.metrics_services import ConntrackFigures, ServiceSeries, TopServices
+from controller.sight_views import ids_of_services
 from controller.vswitchd import control_socket
-from dataplane.drivers.bpfmaps import counters, stats_by_vip
+from dataplane.drivers.bpfmaps import counters
 from dataplane.drivers.ovstext import PmdThread, pmd_threads
+from dataplane.drivers.servicestats import read_counts
 from dataplane.drivers.unixctl import UnixctlClient
 from dataplane.ports import DataplaneError
 from dataplane.reconcile.status import State
@@ -38,6 +40,7 @@ class NodeMetrics:
     def __init__(self, daemon: NodeDaemon) -> None:
         self._daemon = daemon
         self._latest: MetricsSnapshot | None = None
+        self._top = TopServices()
 
     def metrics(self) -> MetricsSnapshot | None:
         """The last snapshot."""
@@ -75,6 +78,7 @@ class NodeMetrics:
                 for reason, count in counters(daemon.bpf).items()
             },
             services=self._services(),
+            conntrack=self._conntrack(),
             ovs={
                 "ovs_version": daemon.ovs_version,
                 "dpdk_version": ovs.dpdk_version,
@@ -124,13 +128,19 @@ class NodeMetrics:
             for s in states.values()
         )
 
-    def _services(self) -> tuple[ServiceFigures, ...]:
-        return tuple(
-            ServiceFigures(
-                vip,
-                Counted(stats.forward.packets, stats.forward.octets),
-                Counted(stats.reply.packets, stats.reply.octets),
-                stats.new_flows,
-            )
-            for vip, stats in stats_by_vip(self._daemon.bpf).items()
+    def _services(self) -> ServiceSeries:
+        daemon = self._daemon
+        view, planned = daemon.sources.view(daemon.config), daemon.planned
+        held = {vip: row.service_id for vip, row in planned.vips.items()} if planned else {}
+        ids = ids_of_services(view.services, held) if view else {}
+        return self._top.take(
+            read_counts(daemon.bpf.maps["service_stats"]),
+            {number: name for name, number in ids.items()},
+            daemon.config.services.metrics,
         )
+
+    def _conntrack(self) -> dict[str, ConntrackFigures]:
+        return {
+            f"ipv{version}": ConntrackFigures(fill.slots, fill.slots // 2, fill.live)
+            for version, fill in self._daemon.conntrack.fill().items()
+        }

@@ -89,6 +89,7 @@ class ServicesConfig:
     addresses of this node serve node ports; empty: all addresses of the service uplinks.
     `connect`: absolute paths of the cgroups whose sockets are translated at connect time.
     `announce`: this node answers ARP and ND for the VIPs it owns, and tells the wire of them.
+    `metrics`: how many service ports have series of their own.
     """
 
     zone: str = ""
@@ -98,6 +99,7 @@ class ServicesConfig:
     nodeport_addresses: tuple[IPNetwork, ...] = ()
     connect: tuple[str, ...] = ()
     announce: bool = False
+    metrics: int = 100
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,6 +257,7 @@ SERVICES_CASES = (
     ('connect = ["/sys/fs/cgroup/a", "/sys/fs/cgroup"]', "has the other"),
     ('connect = ["/sys/fs/cgroup", "/sys/fs/cgroup/a"]', "has the other"),
     ('announce = "yes"', "it has to be a boolean"),
+    ("metrics = 1001", "0..1000"),
     ("zoen = 1", "did you mean zone?"),
 )
 
@@ -277,6 +278,7 @@ def test_services_with_every_key_and_capacities_rounded_up() -> None:
         '[services]\nzone = "east-1"\nflows = 65537\nservices = 100000\nbackends = 1000000\n'
         'nodeport_addresses = ["192.0.2.0/24", "2001:db8::/32"]\n'
         'connect = ["/sys/fs/cgroup/a", "/sys/fs/cgroup/ab"]\nannounce = true\n'
+        "metrics = 7\n"
     )
     assert parse_node(NODE + text, "node.toml").services == ServicesConfig(
         zone="east-1",
@@ -286,6 +288,7 @@ def test_services_with_every_key_and_capacities_rounded_up() -> None:
         nodeport_addresses=(IPv4Network("192.0.2.0/24"), IPv6Network("2001:db8::/32")),
         connect=("/sys/fs/cgroup/a", "/sys/fs/cgroup/ab"),
         announce=True,
+        metrics=7,
     )
 
 

@@ -5,30 +5,31 @@ from __future__ import annotations
 import socket
 import urllib.request
 from dataclasses import replace
-from ipaddress import IPv4Address
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from controller.metrics import (
-    MAX_SERVICES,
     Counted,
     InterfaceFigures,
     MetricsSnapshot,
     NodeCollector,
-    ServiceFigures,
     TableFigures,
     serve_metrics,
 )
+from controller.metrics_services import ConntrackFigures, ServiceSeries, TopServices
 from dataplane.drivers.ovstext import PmdThread, pmd_threads
-from dataplane.model.addr import L4Addr, Protocol
+from dataplane.drivers.servicestats import FIELDS, ServiceCounts
+from dataplane.model.conntrack import FlowState
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
-VIP = L4Addr(Protocol.TCP, IPv4Address("172.18.0.200"), 80)
+WEB = "default/web:http"
 
 SNAPSHOT = MetricsSnapshot(
     at=1000.0,
@@ -51,7 +52,12 @@ SNAPSHOT = MetricsSnapshot(
         InterfaceFigures("br-ex", "br-ex", "", "weird", "down", None, {}),
     ),
     xdp={"VIP_FORWARD": Counted(10, 1000), "XSK_IPV4": Counted(5, 500)},
-    services=(ServiceFigures(VIP, Counted(10, 1000), Counted(9, 900), 2),),
+    services=ServiceSeries(
+        {"default/web:http": ServiceCounts(10, 1000, 9, 900, 2, (("full", 3),))},
+        ServiceCounts(1, 64, 0, 0, 1),
+        5,
+    ),
+    conntrack={"ipv4": ConntrackFigures(64, 32, {FlowState.SYN: 7})},
     ovs={"ovs_version": "3.1.0"},
     dpdk_initialized=True,
 )
@@ -93,12 +99,25 @@ def samples(
         ("millrace_object_quarantined", {"table": "ports"}, 1),
         ("millrace_xdp_packets_total", {"reason": "vip_forward"}, 10),
         ("millrace_xdp_bytes_total", {"reason": "xsk_ipv4"}, 500),
+        ("millrace_service_packets_total", {"service": WEB, "direction": "reply"}, 9),
+        ("millrace_service_bytes_total", {"service": WEB, "direction": "forward"}, 1000),
+        ("millrace_service_connections_total", {"service": WEB}, 2),
+        ("millrace_service_drops_total", {"service": WEB, "reason": "full"}, 3),
+        ("millrace_service_drops_total", {"service": WEB, "reason": "no_port"}, 0),
+        ("millrace_service_packets_total", {"service": "other", "direction": "forward"}, 1),
+        ("millrace_services_hidden", {}, 5),
+        ("millrace_conntrack_slots", {"family": "ipv4"}, 64),
+        ("millrace_conntrack_limit", {"family": "ipv4"}, 32),
         (
-            "millrace_service_packets_total",
-            {"vip": "172.18.0.200:80", "protocol": "tcp", "direction": "reply"},
-            9,
+            "millrace_conntrack_flows",
+            {"family": "ipv4", "protocol": "tcp", "state": "syn"},
+            7,
         ),
-        ("millrace_service_flows_total", {"vip": "172.18.0.200:80", "protocol": "tcp"}, 2),
+        (
+            "millrace_conntrack_flows",
+            {"family": "ipv4", "protocol": "udp", "state": "udp-one-way"},
+            0,
+        ),
         ("ovs_build_info", {"ovs_version": "3.1.0"}, 1),
         ("ovs_dpdk_initialized", {}, 1),
         ("ovs_pmd_rx_packets", {"numa": "0", "cpu": "1"}, 2400),
@@ -143,16 +162,49 @@ def test_what_is_not_known_has_no_sample() -> None:
     assert "ovs_dpdk_initialized" not in names
 
 
-def test_the_series_of_services_are_bounded_and_say_what_they_leave_out() -> None:
-    services = tuple(
-        ServiceFigures(
-            L4Addr(Protocol.UDP, IPv4Address(number), 53), Counted(1, 1), Counted(1, 1), 1
-        )
-        for number in range(1, MAX_SERVICES + 8)
-    )
-    found = samples(replace(SNAPSHOT, services=services))
-    assert sum(name == "millrace_service_flows_total" for name, _ in found) == MAX_SERVICES
-    assert found["millrace_services_hidden", ()] == 7
+def counted(*rows: tuple[int, int, int]) -> NDArray[np.uint64]:
+    """Counts by service id: forward packets, reply packets, drops for want of a port."""
+    found = np.zeros((len(rows), len(FIELDS)), np.uint64)
+    for number, (forward, reply, drops) in enumerate(rows):
+        found[number, FIELDS.index("forward_packets")] = forward
+        found[number, FIELDS.index("reply_packets")] = reply
+        found[number, FIELDS.index("drops_no_port")] = drops
+    return found
+
+
+def test_the_services_with_the_most_packets_are_shown_and_the_rest_is_summed() -> None:
+    names = {1: "a", 2: "b", 3: "c"}
+    series = TopServices().take(counted((0, 0, 0), (5, 0, 0), (9, 1, 2), (3, 3, 1)), names, 2)
+    assert list(series.shown) == ["b", "c"]
+    assert series.shown["b"] == ServiceCounts(9, 0, 1, 0, 0, (("no_port", 2),))
+    assert (series.other.forward_packets, series.other.drops, series.hidden) == (5, (), 1)
+
+
+def test_the_sum_of_the_others_never_goes_back() -> None:
+    top, names = TopServices(), {0: "a", 1: "b"}
+    assert top.take(counted((10, 0, 0), (4, 0, 0)), names, 1).other.forward_packets == 4
+    # b overtakes a: what both had keeps being counted where it was.
+    series = top.take(counted((11, 0, 0), (90, 0, 0)), names, 1)
+    assert (list(series.shown), series.other.forward_packets) == (["b"], 5)
+    # a's number goes to another service, whose counters begin at zero.
+    assert top.take(counted((2, 0, 0), (90, 0, 0)), names, 1).other.forward_packets == 7
+    assert top.take(counted((2, 0, 0), (90, 0, 0)), {}, 1).hidden == 0
+
+
+def test_without_any_series_all_is_other() -> None:
+    series = TopServices().take(counted((10, 0, 0), (4, 0, 0)), {0: "a", 1: "b"}, 0)
+    assert (dict(series.shown), series.other.packets, series.hidden) == ({}, 14, 2)
+
+
+def test_the_series_are_bounded_whatever_there_is() -> None:
+    counts = counted(*((number, 0, 0) for number in range(10_000)))
+    names = {number: f"default/s{number}:http" for number in range(10_000)}
+    series = TopServices().take(counts, names, 100)
+    found = samples(replace(SNAPSHOT, services=series))
+    assert sum(name == "millrace_service_connections_total" for name, _ in found) == 101
+    assert found["millrace_services_hidden", ()] == 9_900
+    other = (("direction", "forward"), ("service", "other"))
+    assert found["millrace_service_packets_total", other] == sum(range(9_900))
 
 
 def test_both_expositions_can_be_read_back() -> None:

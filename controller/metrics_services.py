@@ -1,0 +1,134 @@
+"""Metrics of services and their flows: which services have series of their own, and the families.
+
+The number of series is bounded: the services with the most packets have their own, the others are
+summed as `other`. That sum only grows: what a service adds to it is what was counted between two
+snapshots while it had no series, so that a change of places looks like no reset to `rate()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from dataplane.drivers.servicestats import DROPS, FIELDS, ServiceCounts, counts_of
+from dataplane.model.conntrack import FlowState
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+OTHER = "other"
+_PACKETS = [FIELDS.index("forward_packets"), FIELDS.index("reply_packets")]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSeries:
+    """Counts by service port (`namespace/name:port`), the rest summed, and how many that is."""
+
+    shown: Mapping[str, ServiceCounts] = field(default_factory=dict)
+    other: ServiceCounts = field(default_factory=ServiceCounts)
+    hidden: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ConntrackFigures:
+    """One family's table: places, flows it is meant for, and flows by state."""
+
+    slots: int
+    limit: int
+    flows: Mapping[FlowState, int]
+
+
+class TopServices:
+    """Chooses the services that are shown; keeps what is needed for the sum of the others."""
+
+    def __init__(self) -> None:
+        self._before: NDArray[np.uint64] | None = None
+        self._other = np.zeros(len(FIELDS), np.uint64)
+
+    def take(
+        self, counts: NDArray[np.uint64], names: Mapping[int, str], limit: int
+    ) -> ServiceSeries:
+        """The series after another look at the counters.
+
+        Args:
+            counts: a row a service id, the columns of FIELDS.
+            names: the service ports that have a series or may get one, by id.
+            limit: how many of them are shown by name.
+        """
+        before = self._before
+        if before is None or before.shape != counts.shape:
+            before = np.zeros_like(counts)
+        # A counter that went back belongs to another service now.
+        grown = np.where(counts >= before, counts - before, counts)
+        ids = np.fromiter(names, np.int64, count=len(names))
+        ids = ids[ids < len(counts)]
+        packets = counts[ids][:, _PACKETS].sum(axis=1)
+        # The smaller id first among equals, so that idle services do not take turns.
+        order = np.lexsort((ids, -packets.astype(np.int64)))
+        top = ids[order[:limit]]
+        mine = np.zeros(len(counts), bool)
+        mine[top] = True
+        self._other = self._other + grown[~mine].sum(axis=0, dtype=np.uint64)
+        self._before = counts.copy()
+        return ServiceSeries(
+            {names[int(number)]: counts_of(counts[number]) for number in np.sort(top)},
+            counts_of(self._other),
+            len(ids) - len(top),
+        )
+
+
+def service_families(series: ServiceSeries) -> Iterator[Metric]:
+    """The families of services."""
+    packets = CounterMetricFamily(
+        "millrace_service_packets",
+        "Packets that XDP served, by service port.",
+        labels=["service", "direction"],
+    )
+    octets = CounterMetricFamily(
+        "millrace_service_bytes", "Their octets.", labels=["service", "direction"]
+    )
+    flows = CounterMetricFamily("millrace_service_connections", "Flows begun.", labels=["service"])
+    drops = CounterMetricFamily(
+        "millrace_service_drops",
+        "Packets that got nothing, or a refusal.",
+        labels=["service", "reason"],
+    )
+    rows = [*sorted(series.shown.items()), (OTHER, series.other)]
+    for name, counts in rows:
+        packets.add_metric([name, "forward"], counts.forward_packets)
+        packets.add_metric([name, "reply"], counts.reply_packets)
+        octets.add_metric([name, "forward"], counts.forward_octets)
+        octets.add_metric([name, "reply"], counts.reply_octets)
+        flows.add_metric([name], counts.new_flows)
+        found = dict(counts.drops)
+        for reason in DROPS:
+            short = reason.removeprefix("drops_")
+            drops.add_metric([name, short], found.get(short, 0))
+    yield from (packets, octets, flows, drops)
+    yield GaugeMetricFamily(
+        "millrace_services_hidden",
+        "Service ports without series of their own.",
+        value=series.hidden,
+    )
+
+
+def conntrack_families(figures: Mapping[str, ConntrackFigures]) -> Iterator[Metric]:
+    """The families of conntrack; `figures` by family, ipv4 and ipv6."""
+    flows = GaugeMetricFamily(
+        "millrace_conntrack_flows", "Flows there are.", labels=["family", "protocol", "state"]
+    )
+    slots = GaugeMetricFamily("millrace_conntrack_slots", "Places for flows.", labels=["family"])
+    limit = GaugeMetricFamily(
+        "millrace_conntrack_limit", "Flows that the table is meant for.", labels=["family"]
+    )
+    for family, found in sorted(figures.items()):
+        slots.add_metric([family], found.slots)
+        limit.add_metric([family], found.limit)
+        for state in FlowState:
+            labels = [family, state.protocol.name.lower(), state.text]
+            flows.add_metric(labels, found.flows.get(state, 0))
+    yield from (flows, slots, limit)
