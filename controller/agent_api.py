@@ -41,6 +41,9 @@ FIXED = ("name", "rundir", "statedir", "bpf_root", "ovs_remote", "ovs_rundir", "
          "sb_remote", "metrics_listen", "embedded_ovs", "embedded_ovn")  # fmt: skip
 """Fields of the configuration that a running daemon cannot change."""
 
+CAPACITIES = ("flows", "services", "backends")
+"""The same below [services]: the sizes of maps, which are made as the daemon starts."""
+
 
 def _iso(epoch_s: float) -> str | None:
     return (
@@ -74,6 +77,7 @@ class AgentApi:
         found = [
             *(gateway_problems(daemon.sources.nb, daemon.config.name) if daemon.sources.nb else ()),
             *(view.claims.problems() if view else ()),
+            *daemon.health_ports.problems(),
         ]
         return {
             "node": daemon.config.name,
@@ -109,9 +113,7 @@ class AgentApi:
                 "last_outage_ms": None if vswitchd.outage_s is None else vswitchd.outage_s * 1000,
             },
             "programs": await in_thread(_programs, daemon),
-            "problems": [
-                {"name": p.name, "cause": p.cause, "next_step": p.next_step} for p in found
-            ]
+            "problems": views.problems_view(found)
             + [
                 {"name": "attachment record", "cause": text, "next_step": "see the daemon's log"}
                 for text in daemon.store.quarantined
@@ -163,6 +165,11 @@ class AgentApi:
         before, after = daemon.config, source.config
         changed = [f for f in NodeConfig.__slots__ if getattr(before, f) != getattr(after, f)]
         fixed = [name for name in changed if name in FIXED]
+        fixed += [
+            f"services.{name}"
+            for name in CAPACITIES
+            if getattr(before.services, name) != getattr(after.services, name)
+        ]
         if fixed:
             raise _refused(
                 path,

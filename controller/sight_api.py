@@ -11,6 +11,7 @@ from cni.wire import CODE_BAD_REQUEST, RemoteError
 from controller import sight_views as views
 from controller.completion import in_thread
 from controller.server import Args, Handler
+from controller.views import problems_view
 from dataplane.drivers.conntrack import Conntrack
 from dataplane.drivers.servicestats import ServiceCounts, service_counts
 from dataplane.drivers.sweeps import tick_s
@@ -49,8 +50,10 @@ class SightApi:
         view = daemon.sources.view(daemon.config)
         first = _given(args, "from", int, 0) or 0
         if view is None:
-            return {"services": [], "next": None}
-        return await in_thread(self._page, view.services, first)
+            return {"services": [], "next": None, "refused": []}
+        page = await in_thread(self._page, view.services, first)
+        # What cannot even be named as an address is in no service's line.
+        return page | {"refused": [] if first else problems_view(view.claims.problems())}
 
     def _page(self, services: tuple[Service, ...], first: int) -> Args:
         if not first or self._counted is None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from controller.translate.ovn import Problem
 from dataplane.model.state import Attachment, Gateway
 
 Json = dict[str, object]
+
+PROBLEMS_SHOWN = 200
+PROBLEM_LENGTH = 400
+"""Characters of each of its texts: they quote what somebody wrote into a database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,23 @@ def gateway_view(gateway: Gateway | None) -> Json | None:
         "mac": str(gateway.mac),
         "addresses": [str(a) for a in gateway.addresses],
         "service_address": str(gateway.service_address),
+        "service_address6": str(gateway.service_address6 or ""),
         "physnet": gateway.physnet,
         "localnet_port": gateway.localnet_port,
     }
+
+
+def problems_view(problems: Sequence[Problem]) -> list[Json]:
+    """What an operator has to mend; of very many the first, and how many more there are."""
+    rows: list[Json] = [
+        {"name": _cut(p.name), "cause": _cut(p.cause), "next_step": _cut(p.next_step)}
+        for p in problems[:PROBLEMS_SHOWN]
+    ]
+    if more := len(problems) - len(rows):
+        step = "mend these first: often one cause has many of them"
+        rows.append({"name": f"{more} more", "cause": "not listed here", "next_step": step})
+    return rows
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= PROBLEM_LENGTH else text[: PROBLEM_LENGTH - 3] + "..."

@@ -16,12 +16,14 @@ TRACE_PORT = 40000
 def services(arguments: argparse.Namespace) -> int:
     """`millrace services`: the daemon answers page by page."""
     rows: list[Json] = []
+    refused: list[Json] = []
     following: object = 0
     while following is not None:
         page = ask(arguments, "services", **{"from": following})
         rows += children(page, "services")
+        refused += children(page, "refused")
         following = page.get("next")
-    answer = {"services": rows}
+    answer = {"services": rows, "refused": refused}
     text = services_text(answer, wide=arguments.wide, colour=has_colour(sys.stdout))
     show(arguments, answer, text)
     return failures.OK
@@ -59,7 +61,12 @@ def services_text(answer: Json, *, wide: bool, colour: bool) -> str:
                 row.get("reason"),
             ]
         rows.append(cells)
-    return table(headers, rows, colour=colour) or "no services"
+    blocks = [table(headers, rows, colour=colour) or "no services"]
+    if faults := children(answer, "refused"):
+        keys = ("name", "cause", "next_step")
+        cells_of = ([fault.get(key) for key in keys] for fault in faults)
+        blocks.append(table(("PROBLEM", "CAUSE", "NEXT STEP"), cells_of, colour=colour))
+    return "\n\n".join(blocks)
 
 
 def _policy(row: Json) -> str:

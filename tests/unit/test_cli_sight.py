@@ -14,6 +14,8 @@ from cni.wire import CODE_BAD_REQUEST, RemoteError
 from controller import sight_views as views
 from controller.cli.main import main
 from controller.sight_api import filter_of, question_of
+from controller.translate.ovn import Problem
+from controller.views import PROBLEMS_SHOWN, problems_view
 from dataplane.drivers.conntrack import Flow
 from dataplane.drivers.servicestats import ServiceCounts
 from dataplane.drivers.sweeps import Swept
@@ -74,6 +76,23 @@ def test_services(daemon: Daemon, config: list[str], capsys: pytest.CaptureFixtu
     wide = capsys.readouterr().out
     assert "REPLIES  DROPS              RANGES  BECAUSE" in wide
     assert "10  2 no_port, 1 full       -  marked for the fast path" in wide
+
+
+def test_what_is_refused_is_below_the_services(
+    daemon: Daemon, config: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem = Problem("load balancer b, VIP x:0", "refused: '0' is not a port", "use 1 to 65535")
+    refused = problems_view([problem] * (PROBLEMS_SHOWN + 7))
+    daemon.answers["services"] = {"services": [], "next": None, "refused": refused}
+    assert main(["services", *config]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "no services"
+    assert lines[3].split("  ") == [
+        "load balancer b, VIP x:0",
+        "refused: '0' is not a port",
+        "use 1 to 65535",
+    ]
+    assert lines[-1].startswith("7 more ")
 
 
 def test_services_are_asked_for_page_by_page(
