@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What lives here: the maps of the two programs, each pinned by its name below
- * <bpf_root>/v<ABI_VERSION>/, and so shared by both objects and by every version of them.
- * A map whose layout changes gets a new name or a new ABI_VERSION, never the same pin.
+ * What lives here: the maps of the programs, each pinned by its name below
+ * <bpf_root>/v<ABI_VERSION>/, and so shared by all objects and by every version of them.
+ * A map whose layout changes gets a new name or a new ABI_VERSION, never the same pin. Sizes are
+ * defaults: the loader sets those of the configuration, or takes those of the pinned maps.
  */
 #ifndef MILLRACE_MAPS_H
 #define MILLRACE_MAPS_H
@@ -12,7 +13,16 @@
 
 #include "abi.h"
 
-/* The daemon writes, uplink reads. A miss: the packet is of no service. */
+#define PINNED_ARRAY(name, entries, value_type)		\
+	struct {					\
+		__uint(type, BPF_MAP_TYPE_ARRAY);	\
+		__uint(max_entries, entries);		\
+		__type(key, __u32);			\
+		__type(value, value_type);		\
+		__uint(pinning, LIBBPF_PIN_BY_NAME);	\
+	} name SEC(".maps")
+
+/* The daemon writes, for new flows and rare packets. A miss: the packet is of no service. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_VIPS);
@@ -22,77 +32,71 @@ struct {
 } vips SEC(".maps");
 
 /*
- * The inner map of one service: one value, so that it is filled by one system call. By size, not
- * by type: the BTF of a map of maps does not carry the types of its inner map's.
+ * One bit for each hash of (address, port, protocol): clear for what is certainly in no VIP. The
+ * daemon sets it before the VIP and clears it after.
  */
-struct maglev_inner {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__uint(key_size, sizeof(__u32));
-	__uint(value_size, sizeof(struct maglev_table));
-};
+PINNED_ARRAY(vip_filter, FILTER_BITS / 64, __u64);
 
-/*
- * By service id. The daemon fills a new inner map, then puts it here: one pointer changes.
- * A miss: the service has no backend.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, MAX_SERVICES);
-	__type(key, __u32);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-	__array(values, struct maglev_inner);
-} maglev SEC(".maps");
+/* By 2 * service id + scope. One aligned word, which the daemon changes at one stroke. */
+PINNED_ARRAY(sets, 2 * MAX_SERVICES, struct set);
 
-/* By backend id. The daemon writes; uplink reads for new flows only. A miss: it is gone. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_BACKENDS);
-	__type(key, __u32);
-	__type(value, struct backend);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} backends SEC(".maps");
+/* What sets name. The daemon never changes a member that a set names. */
+PINNED_ARRAY(members, MAX_MEMBERS, struct member);
+PINNED_ARRAY(tables, MAX_TABLES * PICK_SLOTS, __u32);
 
-/* Client to VIP. Uplink writes and reads. A miss: a new flow (or one that was evicted). */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, MAX_FLOWS);
-	__type(key, struct flow_key);
-	__type(value, struct flow_forward);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} ct_forward SEC(".maps");
+/* By backend id. The daemon writes; read for new flows only. proto 0: it is gone. */
+PINNED_ARRAY(backends, MAX_BACKENDS, struct backend);
 
-/*
- * Backend to us. Uplink writes, with BPF_NOEXIST, which is what makes a source port one flow's
- * alone; both programs read. A miss: not a reply of ours.
- */
+/* The daemon writes. A miss: the client is not admitted. */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, MAX_FLOWS);
-	__type(key, struct flow_key);
-	__type(value, struct flow_reply);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} ct_reply SEC(".maps");
-
-/* The daemon writes, uplink reads. A miss: the packet is not for this node's kernel. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_LOCAL_ADDRESSES);
-	__type(key, struct local_address);
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, MAX_SOURCE_RANGES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct source_range);
 	__type(value, __u32);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} local_addresses SEC(".maps");
+} source_ranges SEC(".maps");
 
-/* The daemon writes, both read. valid == 0: no gateway router is known. */
+/* Programs read and write. A miss: the client may go to any backend. */
 struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct node);
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_AFFINITIES);
+	__type(key, struct affinity_key);
+	__type(value, struct affinity);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} node SEC(".maps");
+} affinities SEC(".maps");
 
-/* By reason. Both write, the daemon reads. */
+/* Conntrack: see abi.h and ct.h. */
+PINNED_ARRAY(ct4, MAX_FLOW_SLOTS, struct flow4);
+PINNED_ARRAY(ct4_tags, MAX_FLOW_SLOTS / CT_WAYS, struct tag_bucket);
+PINNED_ARRAY(ct4_replies, MAX_FLOW_SLOTS / 2, struct reply_bucket);
+PINNED_ARRAY(ct6, MAX_FLOW_SLOTS, struct flow6);
+PINNED_ARRAY(ct6_tags, MAX_FLOW_SLOTS / CT_WAYS, struct tag_bucket);
+PINNED_ARRAY(ct6_replies, MAX_FLOW_SLOTS / 2, struct reply_bucket);
+
+/* Programs write and read. A miss: the fragment's first one was not seen. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_FRAGMENTS);
+	__type(key, struct fragment_key);
+	__type(value, struct fragment);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} fragments SEC(".maps");
+
+/* The daemon writes: enum address_flag. A miss: an address that is nobody's here. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_KNOWN_ADDRESSES);
+	__type(key, struct known_address);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} known_addresses SEC(".maps");
+
+/* The daemon writes. Without NODE_VALID4 or 6: no gateway router is known. */
+PINNED_ARRAY(node, 1, struct node);
+
+
+/* By reason. Programs write, the daemon reads. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, MAX_REASONS);
@@ -101,7 +105,7 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } counters SEC(".maps");
 
-/* By service id. Both write, the daemon reads. */
+/* By service id. Programs write, the daemon reads. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, MAX_SERVICES);

@@ -157,18 +157,16 @@ struct l4 {
 };
 
 /*
- * The header at the cursor is whole, and lengths agree: frame >= IP total length >= headers. A
- * frame may be longer than its packet (Ethernet pads to 60 octets). Only for has_ports(ip).
+ * The header at the cursor is whole, and lengths agree: frame >= IP packet >= headers; `room` is
+ * what the IP header says is there [octets]. A frame may be longer than its packet (Ethernet pads
+ * to 60 octets).
  */
-static __always_inline bool parse_l4(const struct cursor *cursor, const struct iphdr *ip,
+static __always_inline bool parse_l4(const struct cursor *cursor, __u8 proto, __u32 room,
 				     struct l4 *l4)
 {
-	__u32 total = bpf_ntohs(ip->tot_len);
-	__u32 header = ip->ihl * 4;
-
-	if ((void *)ip + total > cursor->end)
+	if (cursor->pos + room > cursor->end)
 		return false;
-	if (ip->protocol == IPPROTO_TCP) {
+	if (proto == IPPROTO_TCP) {
 		struct tcphdr *tcp = cursor->pos;
 
 		if ((void *)(tcp + 1) > cursor->end)
@@ -177,7 +175,7 @@ static __always_inline bool parse_l4(const struct cursor *cursor, const struct i
 		l4->check = &tcp->check;
 		l4->is_tcp = 1;
 		l4->tcp_flags = ((__u8 *)tcp)[13];
-		return tcp->doff >= 5 && header + tcp->doff * 4 <= total;
+		return tcp->doff >= 5 && tcp->doff * 4 <= room;
 	}
 	struct udphdr *udp = cursor->pos;
 
@@ -187,7 +185,7 @@ static __always_inline bool parse_l4(const struct cursor *cursor, const struct i
 	l4->check = &udp->check;
 	l4->is_tcp = 0;
 	l4->tcp_flags = 0;
-	return bpf_ntohs(udp->len) >= sizeof(*udp) && header + bpf_ntohs(udp->len) <= total;
+	return bpf_ntohs(udp->len) >= sizeof(*udp) && bpf_ntohs(udp->len) <= room;
 }
 
 #endif

@@ -12,24 +12,6 @@
 #include "abi.h"
 #include "maps.h"
 
-/* An outcome before it is carried out: an XDP action, or one of these. */
-#define TO_XSK 64	/* to OVS through the AF_XDP socket of this queue */
-
-struct outcome {
-	__u32 action;
-	__u32 reason;	/* enum reason */
-};
-
-static __always_inline struct outcome outcome(__u32 action, __u32 reason)
-{
-	return (struct outcome){ .action = action, .reason = reason };
-}
-
-static __always_inline struct outcome drop(__u32 reason)
-{
-	return outcome(XDP_DROP, reason);
-}
-
 static __always_inline int verdict(struct xdp_md *ctx, __u32 action, __u32 reason)
 {
 	struct counter *counter = bpf_map_lookup_elem(&counters, &reason);

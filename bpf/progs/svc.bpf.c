@@ -1,87 +1,101 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What lives here: the XDP program of svc0, where OVS delivers the replies of backends. A reply of
- * a known flow is reversed and leaves by the uplink that its client is behind. Otherwise: for
- * svc0's own address only ARP and ICMP go up; what is for somebody else goes out unchanged (a
- * backend's own traffic, led here by the rules for services that keep the client's address).
- *
- * Budget, map lookups per packet: reply 2 (ct_reply, service_stats; +1 every 16 ticks: ct_forward),
- * other traffic 2 (ct_reply, node), and one of counters. ns per packet, raw, as in uplink.bpf.c:
- * reply 81, other traffic 69.
+ * What lives here: the XDP program of svc0, where OVS delivers two kinds of packets: replies of
+ * backends, which are reversed and leave by the uplink that their client is behind, and packets of
+ * clients behind OVN to a service, which are translated and go back by svc0. Otherwise: for svc0's
+ * own address only ARP, ND and ICMP go up; what is for somebody else goes out unchanged (a backend's
+ * own traffic, led here by the rules for services that keep the client's address).
  *
  * No helper used is for GPL programs only, so the license is the project's.
  */
-#include "reverse.h"
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
 
-static __always_inline struct outcome to_uplink(const struct node *node, const struct ethhdr *eth)
+#include "abi.h"
+
+#define TO_OVS(ctx) XDP_TX
+
+#include "hot.h"
+
+static __always_inline int to_uplink(struct xdp_md *ctx, const struct node *self,
+				     const struct ethhdr *eth)
 {
 	if (eth->h_dest[0] & 1)
-		return drop(DROP_SVC_MULTICAST);
-	if (!node->valid)
-		return drop(DROP_NO_GATEWAY);
-	if (bpf_redirect_map(&tx_ports, node->uplink_ifindex, XDP_DROP) != XDP_REDIRECT)
-		return drop(DROP_NO_TX_PORT);
-	return outcome(XDP_REDIRECT, SVC_UPLINK);
+		return verdict(ctx, XDP_DROP, DROP_SVC_MULTICAST);
+	if (!(self->flags & (NODE_VALID4 | NODE_VALID6)))
+		return verdict(ctx, XDP_DROP, DROP_NO_GATEWAY);
+	if (bpf_redirect_map(&tx_ports, self->uplink_ifindex, XDP_DROP) != XDP_REDIRECT)
+		return verdict(ctx, XDP_DROP, DROP_NO_TX_PORT);
+	return verdict(ctx, XDP_REDIRECT, SVC_UPLINK);
 }
 
-static __always_inline struct outcome ipv4(struct xdp_md *ctx, struct cursor *cursor,
-					   struct ethhdr *eth, struct node *self)
+static __always_inline int ipv4(struct xdp_md *ctx, struct cursor *cursor, struct ethhdr *eth)
 {
 	struct iphdr *ip = parse_ipv4(cursor);
-
-	if (!ip)
-		return drop(DROP_SVC_MALFORMED);
-	if (has_ports(ip)) {
-		struct ports *ports = peek_ports(cursor);
-		struct flow_reply *reply;
-		struct flow_key key;
-		struct l4 l4;
-
-		if (!ports)
-			return drop(DROP_SVC_MALFORMED);
-		flow_key_of(&key, ip, ports);
-		reply = bpf_map_lookup_elem(&ct_reply, &key);
-		if (reply) {
-			if (unlikely(is_fragment(ip)))
-				return drop(DROP_SVC_FRAGMENT);
-			if (unlikely(!parse_l4(cursor, ip, &l4)))
-				return drop(DROP_SVC_MALFORMED);
-			return reverse(ctx, eth, ip, &l4, &key, reply, SVC_REPLY);
-		}
-	}
-	if (ip->daddr == self->service_addr) {
-		if (ip->protocol == IPPROTO_ICMP)
-			return outcome(XDP_PASS, SVC_PASS_ICMP);
-		return drop(is_fragment(ip) ? DROP_SVC_FRAGMENT : DROP_SVC_NO_FLOW);
-	}
-	return to_uplink(self, eth);
-}
-
-static __always_inline struct outcome decide(struct xdp_md *ctx)
-{
-	struct cursor cursor = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
-	struct ethhdr *eth = parse_eth(&cursor);
+	struct tuple4 tuple;
+	struct flow4 *flow;
 	struct node *self;
 	__u32 zero = 0;
+	struct l4 l4;
+	int done;
 
-	if (!eth)
-		return drop(DROP_SVC_MALFORMED);
-	if (eth->h_proto == bpf_htons(ETH_P_ARP))
-		return outcome(XDP_PASS, SVC_PASS_ARP);
 	self = bpf_map_lookup_elem(&node, &zero);
-	if (!self)
-		return drop(DROP_NO_GATEWAY);
-	if (eth->h_proto == bpf_htons(ETH_P_IP))
-		return ipv4(ctx, &cursor, eth, self);
-	return to_uplink(self, eth);
+	if (!ip || !self || !is_plain4(ip) ||
+	    !parse_l4(cursor, ip->protocol, bpf_ntohs(ip->tot_len) - sizeof(*ip), &l4))
+		return rare_svc(ctx);
+	tuple = tuple4_of(ip, &l4);
+	flow = ct4_find_reply(self, &tuple);
+	if (likely(flow))
+		return reply4(ctx, eth, ip, &l4, flow, self, SVC_REPLY);
+	if (ip->daddr == self->service_addr4)
+		return verdict(ctx, XDP_DROP, DROP_SVC_NO_FLOW);
+	if (may_be_vip(ip->daddr, l4.ports->dest, ip->protocol)) {
+		done = forward4(ctx, eth, ip, &l4, &tuple, self, true);
+		if (done != NOT_MINE)
+			return done;
+	}
+	return to_uplink(ctx, self, eth);
+}
+
+static __always_inline int ipv6(struct xdp_md *ctx, struct cursor *cursor, struct ethhdr *eth)
+{
+	struct ipv6hdr *ip = parse_ipv6(cursor);
+	struct tuple6 tuple;
+	struct flow6 *flow;
+	struct node *self;
+	__u32 zero = 0;
+	struct l4 l4;
+	int done;
+
+	self = bpf_map_lookup_elem(&node, &zero);
+	if (!ip || !self || !is_plain6(ip) ||
+	    !parse_l4(cursor, ip->nexthdr, bpf_ntohs(ip->payload_len), &l4))
+		return rare_svc(ctx);
+	tuple6_of(&tuple, ip, &l4);
+	flow = ct6_find_reply(self, &tuple);
+	if (likely(flow))
+		return reply6(ctx, eth, ip, &l4, flow, self, SVC_REPLY);
+	if (same16(tuple.daddr, self->service_addr6))
+		return verdict(ctx, XDP_DROP, DROP_SVC_NO_FLOW);
+	if (may_be_vip(fold6(tuple.daddr), l4.ports->dest, ip->nexthdr)) {
+		done = forward6(ctx, eth, ip, &l4, &tuple, self, true);
+		if (done != NOT_MINE)
+			return done;
+	}
+	return to_uplink(ctx, self, eth);
 }
 
 SEC("xdp")
 int millrace_svc(struct xdp_md *ctx)
 {
-	struct outcome result = decide(ctx);
+	struct cursor cursor = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
+	struct ethhdr *eth = parse_eth(&cursor);
 
-	return verdict(ctx, result.action, result.reason);
+	if (eth && eth->h_proto == bpf_htons(ETH_P_IP))
+		return ipv4(ctx, &cursor, eth);
+	if (eth && eth->h_proto == bpf_htons(ETH_P_IPV6))
+		return ipv6(ctx, &cursor, eth);
+	return rare_svc(ctx);
 }
 
 char LICENSE[] SEC("license") = "Apache-2.0";

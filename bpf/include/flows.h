@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What lives here: the first packet of a flow: whether it is admitted, which backend it goes to,
+ * and the record that says so. Both families go through choose(), with addresses of 16 octets.
+ *
+ * Invariant: everything here is a global function that takes one struct by pointer, so that it is
+ * verified once and costs the hot path nothing but the call.
+ */
+#ifndef MILLRACE_FLOWS_H
+#define MILLRACE_FLOWS_H
+
+#include "abi.h"
+#include "ct.h"
+#include "pick.h"
+#include "rewrite.h"
+
+#define SNAT_TRIES 16
+#define SNAT_PORT_MIN 1024
+#define SNAT_PORTS (65536 - SNAT_PORT_MIN)
+
+/* A first packet. */
+struct opening {
+	struct vip_key key;	/* what it is sent to */
+	__u32 tick;
+	__u8 client[16];	/* aligned to 8, as every address here */
+	__be16 client_port;
+	__u8 family;		/* 4 or 6 */
+	__u8 inner;		/* came in by svc0 */
+	__u32 tcp_flags;
+	__u32 ifindex;
+	__u8 source_mac[6];
+	__u8 dest_mac[6];
+	__be16 vlan[2];
+	/* What choose() found. */
+	__u32 service_id;
+	__u32 flags;		/* enum vip_flag */
+	__u32 slot;
+	__u32 handed_over;	/* by another node, which picked us (DSR) */
+	struct backend backend;
+} __attribute__((aligned(8)));
+
+/*
+ * Where a first packet is worked on: the stack of all functions together has 512 octets. XDP
+ * programs do not interrupt each other on one CPU.
+ */
+struct scratch {
+	struct opening opening;
+	struct flow4 flow4;
+	struct flow6 flow6;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} scratch SEC(".maps");
+
+/* What opening a flow may say beside 0 (it is there) and a reason. */
+#define OPEN_REFUSE 128	/* no endpoint: answer so */
+#define NOT_A_VIP 129
+
+static __always_inline bool same_mac(const __u8 *a, const __u8 *b)
+{
+	return !((*(const __u16 *)a ^ *(const __u16 *)b) |
+		 (*(const __u16 *)(a + 2) ^ *(const __u16 *)(b + 2)) |
+		 (*(const __u16 *)(a + 4) ^ *(const __u16 *)(b + 4)));
+}
+
+static __always_inline __u32 be_word(const __u8 *octets)
+{
+	return bpf_ntohl(*(const __be32 *)octets);
+}
+
+/* The slot of a flow; with affinity, of its client alone. */
+static __always_inline __u32 slot_of(const struct opening *o, __u32 seed, bool affinity)
+{
+	__u32 ports = affinity ? 0 : (__u32)bpf_ntohs(o->client_port) << 16 | bpf_ntohs(o->key.port);
+	const __u8 *c = o->client, *v = o->key.addr;
+	__u32 keep = affinity ? 0 : ~0U;
+	struct jenkins h;
+
+	if (o->family == 4) {
+		jenkins_start(&h, 4, seed);
+		jenkins_mix(&h, be_word(c + 12), be_word(v + 12) & keep, ports);
+	} else {
+		jenkins_start(&h, 10, seed);
+		jenkins_mix(&h, be_word(c), be_word(c + 4), be_word(c + 8));
+		jenkins_mix(&h, be_word(c + 12), be_word(v) & keep, be_word(v + 4) & keep);
+		jenkins_mix(&h, be_word(v + 8) & keep, be_word(v + 12) & keep, ports);
+	}
+	return jenkins_last(&h, o->key.proto) >> 16;
+}
+
+/* Count what was refused, where a service can be told. */
+static __always_inline __u32 refused(const struct opening *o, __u32 reason)
+{
+	struct service_stats *stats = bpf_map_lookup_elem(&service_stats, &o->service_id);
+
+	if (!stats)
+		return reason;
+	switch (reason) {
+	case DROP_SOURCE_RANGE:
+		stats->drops_source_range++;
+		break;
+	case DROP_NO_PORT:
+		stats->drops_no_port++;
+		break;
+	case DROP_CT_FULL:
+	case DROP_CT_BUSY:
+		stats->drops_full++;
+		break;
+	case DROP_NO_BACKEND:
+	case DROP_NO_LOCAL:
+	case OPEN_REFUSE:
+		stats->drops_no_backend++;
+		break;
+	default:
+		stats->drops_other++;
+	}
+	return reason;
+}
+
+/* The backend of a client with affinity, if it is one still; else the slot's, which it keeps. */
+static __noinline __u32 pick_for_client(const struct opening *o, __u32 set_index, __u32 ticks)
+{
+	struct affinity_key key = { .service_id = o->service_id };
+	struct affinity fresh = { .seen = o->tick };
+	struct affinity *held;
+
+	__builtin_memcpy(key.client, o->client, sizeof(key.client));
+	held = bpf_map_lookup_elem(&affinities, &key);
+	if (held && (__s32)(o->tick - held->seen) <= (__s32)ticks &&
+	    is_member(set_index, held->backend_id)) {
+		held->seen = o->tick;
+		return held->backend_id;
+	}
+	fresh.backend_id = pick(set_index, o->slot);
+	if (fresh.backend_id)
+		bpf_map_update_elem(&affinities, &key, &fresh, BPF_ANY);
+	return fresh.backend_id;
+}
+
+/* Whether the packet is of a service, and which backend it goes to. 0, or why not. */
+__noinline __u32 choose(struct xdp_md *ctx)
+{
+	__u32 zero = 0, set_index, id;
+	struct node *self = bpf_map_lookup_elem(&node, &zero);
+	struct scratch *held = bpf_map_lookup_elem(&scratch, &zero);
+	struct backend *backend;
+	struct opening *o;
+	struct vip *vip;
+	bool local;
+
+	if (!ctx || !held || !self)
+		return DROP_NO_GATEWAY;
+	o = &held->opening;
+	vip = bpf_map_lookup_elem(&vips, &o->key);
+	if (!vip)
+		return NOT_A_VIP;
+	o->service_id = vip->service_id;
+	o->flags = vip->flags;
+	if (!(self->flags & (o->family == 4 ? NODE_VALID4 : NODE_VALID6)))
+		return refused(o, DROP_NO_GATEWAY);
+	if ((vip->flags & VIP_SOURCE_RANGES) && !o->inner) {
+		struct source_range range = { .prefix_length = 32 + 128,
+					      .service_id = vip->service_id };
+
+		__builtin_memcpy(range.addr, o->client, sizeof(range.addr));
+		if (!bpf_map_lookup_elem(&source_ranges, &range))
+			return refused(o, DROP_SOURCE_RANGE);
+	}
+	o->handed_over = !o->inner && (vip->flags & VIP_DSR) &&
+			 same_mac(o->dest_mac, self->gateway_mac);
+	local = o->handed_over || (vip->flags & (o->inner ? VIP_INNER_LOCAL : VIP_LOCAL));
+	set_index = 2 * vip->service_id + local;
+	o->slot = slot_of(o, self->pick_seed, vip->flags & VIP_AFFINITY);
+	id = vip->flags & VIP_AFFINITY ? pick_for_client(o, set_index, vip->affinity_ticks) :
+					 pick(set_index, o->slot);
+	backend = bpf_map_lookup_elem(&backends, &id);
+	if (!id || !backend || !backend->proto) {
+		if (!local)
+			return refused(o, vip->flags & VIP_REJECT ? OPEN_REFUSE : DROP_NO_BACKEND);
+		/* Policy Local is silent, but a service without any endpoint refuses. */
+		set_index = 2 * vip->service_id;
+		if ((vip->flags & VIP_REJECT) && !o->handed_over && !pick(set_index, o->slot))
+			return refused(o, OPEN_REFUSE);
+		return refused(o, DROP_NO_LOCAL);
+	}
+	o->backend = *backend;
+	return 0;
+}
+
+static __always_inline __u8 first_state(const struct opening *o)
+{
+	if (o->key.proto == IPPROTO_UDP)
+		return CT_UDP_ONE_WAY;
+	if (o->key.proto == IPPROTO_SCTP)
+		return CT_SCTP_NEW;
+	if (o->tcp_flags & TCP_RST)
+		return CT_RESET;
+	return (o->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN ? CT_SYN : CT_MIDDLE;
+}
+
+/* Whether the backend has to see svc0's address in place of the client's. */
+static __always_inline bool wants_snat(const struct opening *o)
+{
+	if (o->handed_over)
+		return false;
+	if (same16(o->client, o->backend.addr))
+		return true;
+	return o->flags & (o->inner ? VIP_INNER_SNAT : VIP_SNAT);
+}
+
+static __always_inline bool wants_dsr(const struct opening *o)
+{
+	return (o->flags & VIP_DSR) && !o->inner && !o->handed_over &&
+	       o->backend.place == PLACE_REMOTE &&
+	       (*(const __u32 *)o->backend.mac | *(const __u16 *)(o->backend.mac + 4));
+}
+
+/* The next source port to try; in network order. */
+static __always_inline __be16 port_to_try(__u32 hash, __u32 turn)
+{
+	hash = (hash + turn * 0x9e3779b1U) * 0x85ebca6bU;
+	return bpf_htons(SNAT_PORT_MIN + ((hash >> 16) * SNAT_PORTS >> 16));
+}
+
+#define FILL_COMMON(flow, o)							\
+	do {									\
+		(flow).client_port = (o)->client_port;				\
+		(flow).vip_port = (o)->key.port;				\
+		(flow).proto = (o)->key.proto;					\
+		(flow).state = first_state(o);					\
+		(flow).flags = ((o)->inner ? FLOW_INNER : 0) |			\
+			       (wants_dsr(o) ? FLOW_DSR : 0);			\
+		(flow).backend_port = (o)->backend.port;			\
+		(flow).source_port = (o)->client_port;				\
+		(flow).service_id = (o)->service_id;				\
+		(flow).mtu = (o)->backend.mtu;					\
+		(flow).ifindex = (o)->ifindex;					\
+		(flow).vlan[0] = (o)->vlan[0];					\
+		(flow).vlan[1] = (o)->vlan[1];					\
+		copy_mac((flow).client_mac, (o)->source_mac);			\
+		copy_mac((flow).vip_mac, wants_dsr(o) ? (o)->backend.mac : (o)->dest_mac); \
+	} while (0)
+
+static __always_inline __u32 opened(const struct opening *o, __u32 failed)
+{
+	struct service_stats *stats;
+
+	if (failed == FLOW_THERE)
+		return 0;
+	if (failed == DROP_CONFLICT && wants_snat(o))
+		failed = DROP_NO_PORT;
+	if (failed)
+		return refused(o, failed);
+	stats = bpf_map_lookup_elem(&service_stats, &o->service_id);
+	if (stats)
+		stats->new_flows++;
+	return 0;
+}
+
+/* A new flow of IPv4, its backend chosen. 0, or the reason why not. */
+__noinline __u32 open4(struct xdp_md *ctx)
+{
+	__u32 zero = 0, turn, failed;
+	struct node *self = bpf_map_lookup_elem(&node, &zero);
+	struct scratch *held = bpf_map_lookup_elem(&scratch, &zero);
+	struct flow4 *flow;
+	struct opening *o;
+
+	if (!ctx || !held || !self)
+		return DROP_NO_GATEWAY;
+	o = &held->opening;
+	flow = &held->flow4;
+	__builtin_memset(flow, 0, sizeof(*flow));
+	FILL_COMMON(*flow, o);
+	flow->client = *(__be32 *)(o->client + 12);
+	flow->vip = *(__be32 *)(o->key.addr + 12);
+	flow->backend = *(__be32 *)(o->backend.addr + 12);
+	flow->source = flow->client;
+	if (flow->flags & FLOW_DSR) {
+		/* Its reply never comes here; its own tuple is as unique as it is. */
+		flow->backend = flow->vip;
+		flow->backend_port = flow->vip_port;
+		return opened(o, ct4_add(flow, o->tick));
+	}
+	if (!wants_snat(o)) {
+		flow->flags |= FLOW_NO_SNAT;
+		deltas4(flow);
+		return opened(o, ct4_add(flow, o->tick));
+	}
+	flow->source = self->service_addr4;
+	failed = DROP_NO_PORT;
+	for (turn = 0; turn <= SNAT_TRIES; turn++) {
+		if (turn)
+			flow->source_port = port_to_try(o->slot ^ flow->client_port << 16, turn);
+		deltas4(flow);
+		failed = ct4_add(flow, o->tick);
+		if (failed != DROP_CONFLICT)
+			break;
+	}
+	return opened(o, failed);
+}
+
+/* The same for IPv6. */
+__noinline __u32 open6(struct xdp_md *ctx)
+{
+	__u32 zero = 0, turn, failed;
+	struct node *self = bpf_map_lookup_elem(&node, &zero);
+	struct scratch *held = bpf_map_lookup_elem(&scratch, &zero);
+	struct flow6 *flow;
+	struct opening *o;
+
+	if (!ctx || !held || !self)
+		return DROP_NO_GATEWAY;
+	o = &held->opening;
+	flow = &held->flow6;
+	__builtin_memset(flow, 0, sizeof(*flow));
+	FILL_COMMON(*flow, o);
+	__builtin_memcpy(flow->client, o->client, 16);
+	__builtin_memcpy(flow->vip, o->key.addr, 16);
+	__builtin_memcpy(flow->backend, o->backend.addr, 16);
+	__builtin_memcpy(flow->source, o->client, 16);
+	if (flow->flags & FLOW_DSR) {
+		__builtin_memcpy(flow->backend, flow->vip, 16);
+		flow->backend_port = flow->vip_port;
+		return opened(o, ct6_add(flow, o->tick));
+	}
+	if (!wants_snat(o)) {
+		flow->flags |= FLOW_NO_SNAT;
+		deltas6(flow);
+		return opened(o, ct6_add(flow, o->tick));
+	}
+	__builtin_memcpy(flow->source, self->service_addr6, 16);
+	failed = DROP_NO_PORT;
+	for (turn = 0; turn <= SNAT_TRIES; turn++) {
+		if (turn)
+			flow->source_port = port_to_try(o->slot ^ flow->client_port << 16, turn);
+		deltas6(flow);
+		failed = ct6_add(flow, o->tick);
+		if (failed != DROP_CONFLICT)
+			break;
+	}
+	return opened(o, failed);
+}
+
+#endif

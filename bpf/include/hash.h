@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What lives here: the two hashes of the hot path. Neither leaves this machine, so both take
+ * addresses and ports as they lie in the packet.
+ */
+#ifndef MILLRACE_HASH_H
+#define MILLRACE_HASH_H
+
+#include "abi.h"
+#include "maps.h"
+
+#define FILTER_FACTOR 0x9e3779b97f4a7c15ULL
+#define FOLD_FACTOR 0xc2b2ae3d27d4eb4fULL
+#define FILTER_SHIFT 43	/* 64 less the bits of FILTER_BITS */
+_Static_assert(1ULL << (64 - FILTER_SHIFT) == FILTER_BITS, "FILTER_SHIFT");
+
+/* Whether a VIP may have this address (folded to 64 bits), port and protocol. */
+static __always_inline __u32 may_be_vip(__u64 addr, __be16 port, __u8 proto)
+{
+	__u64 bit = (addr ^ ((__u64)port << 32 | (__u64)proto << 48)) * FILTER_FACTOR >> FILTER_SHIFT;
+	__u32 index = bit / 64;
+	__u64 *word = bpf_map_lookup_elem(&vip_filter, &index);
+
+	return word ? *word >> (bit & 63) & 1 : 0;
+}
+
+static __always_inline __u64 fold6(const __u64 *addr)
+{
+	return addr[0] * FOLD_FACTOR ^ addr[1];
+}
+
+static __always_inline __u64 mix64(__u64 x)
+{
+	x ^= x >> 32;
+	x *= FILTER_FACTOR;
+	x ^= x >> 29;
+	return x;
+}
+
+/* Where a tuple may be: its tag is never 0. */
+struct place2 {
+	__u32 first;
+	__u32 second;
+	__u32 tag;
+};
+
+static __always_inline __u32 tag_of(__u64 hash)
+{
+	return (__u32)(hash >> 32) | 1;
+}
+
+static __always_inline struct place2 place_of(__u64 hash, __u32 mask)
+{
+	return (struct place2){
+		.first = hash & mask,
+		.second = (hash >> 20) & mask,
+		.tag = tag_of(hash),
+	};
+}
+
+#endif

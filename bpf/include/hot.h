@@ -1,0 +1,393 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What lives here: plain packets, which are nearly all: TCP or UDP on untagged IPv4 without options
+ * or fragments, or IPv6 without extension headers, on their way to a backend or back.
+ *
+ * Budget: no helper call but the redirect, no hash map. What needs more (a first packet, TCP's
+ * flags) is in functions of its own.
+ */
+#ifndef MILLRACE_HOT_H
+#define MILLRACE_HOT_H
+
+#include "flows.h"
+#include "rare.h"
+#include "rewrite.h"
+#include "verdict.h"
+
+#define NOT_MINE (-1)	/* not of a service: somebody else's to decide */
+#define WIRE_MIN 60
+
+static __always_inline void count_forward(struct xdp_md *ctx, __u32 service_id)
+{
+	struct service_stats *stats = bpf_map_lookup_elem(&service_stats, &service_id);
+
+	if (stats) {
+		stats->forward_packets++;
+		stats->forward_bytes += ctx->data_end - ctx->data;
+	}
+}
+
+static __always_inline void count_reply(struct xdp_md *ctx, __u32 service_id)
+{
+	struct service_stats *stats = bpf_map_lookup_elem(&service_stats, &service_id);
+
+	if (stats) {
+		stats->reply_packets++;
+		stats->reply_bytes += ctx->data_end - ctx->data;
+	}
+}
+
+/* Where a translated packet goes that is on its way to a backend. */
+static __always_inline int to_backend(struct xdp_md *ctx, bool inner, __u32 reason)
+{
+	if (inner)
+		return verdict(ctx, XDP_TX, reason);
+	return verdict(ctx, TO_OVS(ctx), reason);
+}
+
+/* Where a reversed packet goes. */
+static __always_inline int to_client(struct xdp_md *ctx, __u32 ifindex, __u8 flags, __u32 reason)
+{
+	if ((flags & FLOW_INNER) || ifindex == ctx->ingress_ifindex)
+		return verdict(ctx, XDP_TX, reason);
+	if (bpf_redirect_map(&tx_ports, ifindex, XDP_DROP) != XDP_REDIRECT)
+		return verdict(ctx, XDP_DROP, DROP_NO_TX_PORT);
+	return verdict(ctx, XDP_REDIRECT, reason);
+}
+
+static __always_inline bool says_something(const struct l4 *l4, __u8 state)
+{
+	return l4->is_tcp && (state != CT_ESTABLISHED || (l4->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)));
+}
+
+static __always_inline void map4(__u8 *to, __be32 addr)
+{
+	__builtin_memset(to, 0, 8);
+	*(__u32 *)(to + 8) = bpf_htonl(0xffff);
+	*(__be32 *)(to + 12) = addr;
+}
+
+static __noinline __u32 first4(struct xdp_md *ctx, const struct tuple4 *tuple, __u32 tcp_flags,
+			       __u32 tick, bool inner, const struct ethhdr *eth)
+{
+	struct opening *o;
+	__u32 zero = 0, failed;
+	struct scratch *held = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (!held)
+		return DROP_NO_GATEWAY;
+	o = &held->opening;
+	__builtin_memset(o, 0, sizeof(*o));
+	o->key.port = tuple->dport;
+	o->key.proto = tuple->proto;
+	o->tick = tick;
+	o->client_port = tuple->sport;
+	o->family = 4;
+	o->inner = inner;
+	o->tcp_flags = tcp_flags;
+	o->ifindex = ctx->ingress_ifindex;
+	map4(o->key.addr, tuple->daddr);
+	map4(o->client, tuple->saddr);
+	copy_mac(o->source_mac, eth->h_source);
+	copy_mac(o->dest_mac, eth->h_dest);
+	failed = choose(ctx);
+	return failed ? failed : open4(ctx);
+}
+
+static __noinline __u32 first6(struct xdp_md *ctx, const struct tuple6 *tuple, __u32 tcp_flags,
+			       __u32 tick, bool inner, const struct ethhdr *eth)
+{
+	struct opening *o;
+	__u32 zero = 0, failed;
+	struct scratch *held = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (!held)
+		return DROP_NO_GATEWAY;
+	o = &held->opening;
+	__builtin_memset(o, 0, sizeof(*o));
+	o->key.port = tuple->dport;
+	o->key.proto = tuple->proto;
+	o->tick = tick;
+	o->client_port = tuple->sport;
+	o->family = 6;
+	o->inner = inner;
+	o->tcp_flags = tcp_flags;
+	o->ifindex = ctx->ingress_ifindex;
+	__builtin_memcpy(o->key.addr, tuple->daddr, 16);
+	__builtin_memcpy(o->client, tuple->saddr, 16);
+	copy_mac(o->source_mac, eth->h_source);
+	copy_mac(o->dest_mac, eth->h_dest);
+	failed = choose(ctx);
+	return failed ? failed : open6(ctx);
+}
+
+/* What becomes of a first packet that opens no flow. */
+static __always_inline int unopened(struct xdp_md *ctx, __u32 failed)
+{
+	if (failed == OPEN_REFUSE)
+		return answer(ctx, OPEN_REFUSE, 0);
+	return verdict(ctx, XDP_DROP, failed);
+}
+
+static __always_inline int forward4(struct xdp_md *ctx, struct ethhdr *eth, struct iphdr *ip,
+				    const struct l4 *l4, const struct tuple4 *tuple,
+				    struct node *self, bool inner)
+{
+	__u32 tick = tick_of(self), life, ports, failed, service_id, reason;
+	struct flow4 *flow = ct4_find(self, tuple);
+	__be32 backend, source;
+	__u16 ip_delta, l4_delta;
+	__u8 state, flags;
+
+	reason = inner ? SVC_FORWARD : VIP_FORWARD;
+	if (unlikely(!flow || !ct4_alive(flow, self, tick) ||
+		     begins_anew(flow->state, l4->tcp_flags))) {
+		if (flow)
+			ct4_end(flow, flow->life | 1);
+		failed = first4(ctx, tuple, l4->tcp_flags, tick, inner, eth);
+		if (failed == NOT_A_VIP)
+			return NOT_MINE;
+		if (failed)
+			return unopened(ctx, failed);
+		flow = ct4_find(self, tuple);
+		if (!flow)
+			return verdict(ctx, XDP_DROP, DROP_CT_FULL);
+		reason = inner ? SVC_NEW : VIP_NEW;
+	}
+	life = flow->life;
+	barrier();
+	backend = flow->backend;
+	source = flow->source;
+	ports = *(__u32 *)&flow->backend_port;
+	ip_delta = flow->ip_delta;
+	l4_delta = flow->l4_delta;
+	service_id = flow->service_id;
+	state = flow->state;
+	flags = flow->flags;
+	if (unlikely(ip->ttl <= 1))
+		return answer(ctx, ANSWER_TTL, 0);
+	if (unlikely(flow->mtu && bpf_ntohs(ip->tot_len) > flow->mtu))
+		return answer(ctx, ANSWER_TOO_BIG, flow->mtu);
+	barrier();
+	if (unlikely(flow->life != life))
+		return verdict(ctx, XDP_DROP, DROP_CONFLICT);
+	if (flow->seen != tick)
+		flow->seen = tick;
+	if (unlikely(says_something(l4, state))) {
+		flow->state = tcp_next(state, &flags, l4->tcp_flags, false);
+		flow->flags = flags;
+	}
+	count_forward(ctx, service_id);
+	if (unlikely(flags & FLOW_DSR)) {
+		copy_mac(eth->h_dest, flow->vip_mac);
+		copy_mac(eth->h_source, self->uplink_mac);
+		return verdict(ctx, XDP_TX, VIP_DIRECT);
+	}
+	copy_mac(eth->h_dest, self->gateway_mac);
+	if (inner)
+		copy_mac(eth->h_source, self->service_mac);
+	ip->saddr = source;
+	ip->daddr = backend;
+	/* In the record the backend's port is first, in the packet the source's. */
+	*(__u32 *)l4->ports = ports << 16 | ports >> 16;
+	mend_ip(ip, ip_delta);
+	mend_l4(l4, l4_delta);
+	return to_backend(ctx, inner, reason);
+}
+
+static __always_inline int reply4(struct xdp_md *ctx, struct ethhdr *eth, struct iphdr *ip,
+				  const struct l4 *l4, struct flow4 *flow, struct node *self,
+				  __u32 reason)
+{
+	__u32 tick = tick_of(self), life = flow->life, ports, service_id, ifindex;
+	__u8 client_mac[6], vip_mac[6], state, flags;
+	__be32 client, vip;
+	__u16 ip_delta, l4_delta;
+
+	barrier();
+	client = flow->client;
+	vip = flow->vip;
+	ports = *(__u32 *)&flow->client_port;
+	ip_delta = flow->ip_delta;
+	l4_delta = flow->l4_delta;
+	service_id = flow->service_id;
+	ifindex = flow->ifindex;
+	state = flow->state;
+	flags = flow->flags;
+	copy_mac(client_mac, flow->client_mac);
+	copy_mac(vip_mac, flow->vip_mac);
+	if (unlikely(flow->vlan[0]))
+		return rare_svc(ctx);
+	if (unlikely(ip->ttl <= 1))
+		return answer(ctx, ANSWER_TTL, 0);
+	barrier();
+	if (unlikely(flow->life != life))
+		return verdict(ctx, XDP_DROP, DROP_CONFLICT);
+	if (flow->seen != tick)
+		flow->seen = tick;
+	if (unlikely(says_something(l4, state))) {
+		flow->state = tcp_next(state, &flags, l4->tcp_flags, true);
+		flow->flags = flags;
+	} else if (unlikely(state == CT_UDP_ONE_WAY)) {
+		flow->state = CT_UDP;
+	}
+	count_reply(ctx, service_id);
+	if (unlikely(flags & FLOW_INNER)) {
+		copy_mac(eth->h_dest, self->gateway_mac);
+		copy_mac(eth->h_source, self->service_mac);
+	} else {
+		copy_mac(eth->h_dest, client_mac);
+		copy_mac(eth->h_source, vip_mac);
+	}
+	ip->saddr = vip;
+	ip->daddr = client;
+	*(__u32 *)l4->ports = ports << 16 | ports >> 16;
+	mend_ip(ip, undone(ip_delta));
+	mend_l4(l4, undone(l4_delta));
+	return to_client(ctx, ifindex, flags, reason);
+}
+
+static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *eth, struct ipv6hdr *ip,
+				    const struct l4 *l4, const struct tuple6 *tuple,
+				    struct node *self, bool inner)
+{
+	__u32 tick = tick_of(self), life, ports, failed, service_id, reason;
+	struct flow6 *flow = ct6_find(self, tuple);
+	__u64 backend[2], source[2];
+	__u8 state, flags;
+	__u16 l4_delta;
+
+	reason = inner ? SVC_FORWARD : VIP_FORWARD;
+	if (unlikely(!flow || !ct6_alive(flow, self, tick) ||
+		     begins_anew(flow->state, l4->tcp_flags))) {
+		if (flow)
+			ct6_end(flow, flow->life | 1);
+		failed = first6(ctx, tuple, l4->tcp_flags, tick, inner, eth);
+		if (failed == NOT_A_VIP)
+			return NOT_MINE;
+		if (failed)
+			return unopened(ctx, failed);
+		flow = ct6_find(self, tuple);
+		if (!flow)
+			return verdict(ctx, XDP_DROP, DROP_CT_FULL);
+		reason = inner ? SVC_NEW : VIP_NEW;
+	}
+	life = flow->life;
+	barrier();
+	__builtin_memcpy(backend, flow->backend, 16);
+	__builtin_memcpy(source, flow->source, 16);
+	ports = *(__u32 *)&flow->backend_port;
+	l4_delta = flow->l4_delta;
+	service_id = flow->service_id;
+	state = flow->state;
+	flags = flow->flags;
+	if (unlikely(ip->hop_limit <= 1))
+		return answer(ctx, ANSWER_TTL, 0);
+	if (unlikely(flow->mtu && bpf_ntohs(ip->payload_len) + sizeof(*ip) > flow->mtu))
+		return answer(ctx, ANSWER_TOO_BIG, flow->mtu);
+	barrier();
+	if (unlikely(flow->life != life))
+		return verdict(ctx, XDP_DROP, DROP_CONFLICT);
+	if (flow->seen != tick)
+		flow->seen = tick;
+	if (unlikely(says_something(l4, state))) {
+		flow->state = tcp_next(state, &flags, l4->tcp_flags, false);
+		flow->flags = flags;
+	}
+	count_forward(ctx, service_id);
+	if (unlikely(flags & FLOW_DSR)) {
+		copy_mac(eth->h_dest, flow->vip_mac);
+		copy_mac(eth->h_source, self->uplink_mac);
+		return verdict(ctx, XDP_TX, VIP_DIRECT);
+	}
+	copy_mac(eth->h_dest, self->gateway_mac);
+	if (inner)
+		copy_mac(eth->h_source, self->service_mac);
+	__builtin_memcpy(&ip->saddr, source, 16);
+	__builtin_memcpy(&ip->daddr, backend, 16);
+	ip->hop_limit--;
+	*(__u32 *)l4->ports = ports << 16 | ports >> 16;
+	mend_l4(l4, l4_delta);
+	return to_backend(ctx, inner, reason);
+}
+
+static __always_inline int reply6(struct xdp_md *ctx, struct ethhdr *eth, struct ipv6hdr *ip,
+				  const struct l4 *l4, struct flow6 *flow, struct node *self,
+				  __u32 reason)
+{
+	__u32 tick = tick_of(self), life = flow->life, ports, service_id, ifindex;
+	__u8 client_mac[6], vip_mac[6], state, flags;
+	__u64 client[2], vip[2];
+	__u16 l4_delta;
+
+	barrier();
+	__builtin_memcpy(client, flow->client, 16);
+	__builtin_memcpy(vip, flow->vip, 16);
+	ports = *(__u32 *)&flow->client_port;
+	l4_delta = flow->l4_delta;
+	service_id = flow->service_id;
+	ifindex = flow->ifindex;
+	state = flow->state;
+	flags = flow->flags;
+	copy_mac(client_mac, flow->client_mac);
+	copy_mac(vip_mac, flow->vip_mac);
+	if (unlikely(flow->vlan[0]))
+		return rare_svc(ctx);
+	if (unlikely(ip->hop_limit <= 1))
+		return answer(ctx, ANSWER_TTL, 0);
+	barrier();
+	if (unlikely(flow->life != life))
+		return verdict(ctx, XDP_DROP, DROP_CONFLICT);
+	if (flow->seen != tick)
+		flow->seen = tick;
+	if (unlikely(says_something(l4, state))) {
+		flow->state = tcp_next(state, &flags, l4->tcp_flags, true);
+		flow->flags = flags;
+	} else if (unlikely(state == CT_UDP_ONE_WAY)) {
+		flow->state = CT_UDP;
+	}
+	count_reply(ctx, service_id);
+	if (unlikely(flags & FLOW_INNER)) {
+		copy_mac(eth->h_dest, self->gateway_mac);
+		copy_mac(eth->h_source, self->service_mac);
+	} else {
+		copy_mac(eth->h_dest, client_mac);
+		copy_mac(eth->h_source, vip_mac);
+	}
+	__builtin_memcpy(&ip->saddr, vip, 16);
+	__builtin_memcpy(&ip->daddr, client, 16);
+	ip->hop_limit--;
+	*(__u32 *)l4->ports = ports << 16 | ports >> 16;
+	mend_l4(l4, undone(l4_delta));
+	return to_client(ctx, ifindex, flags, reason);
+}
+
+/* Whether a packet is plain: its header has no options, and it is no fragment. */
+static __always_inline bool is_plain4(const struct iphdr *ip)
+{
+	return *(const __u8 *)ip == 0x45 && !is_fragment(ip) &&
+	       (ip->protocol == IPPROTO_TCP || ip->protocol == IPPROTO_UDP);
+}
+
+static __always_inline bool is_plain6(const struct ipv6hdr *ip)
+{
+	return ip->version == 6 && (ip->nexthdr == IPPROTO_TCP || ip->nexthdr == IPPROTO_UDP);
+}
+
+static __always_inline struct tuple4 tuple4_of(const struct iphdr *ip, const struct l4 *l4)
+{
+	return (struct tuple4){ ip->saddr, ip->daddr, l4->ports->source, l4->ports->dest,
+				ip->protocol };
+}
+
+static __always_inline void tuple6_of(struct tuple6 *tuple, const struct ipv6hdr *ip,
+				      const struct l4 *l4)
+{
+	__builtin_memcpy(tuple->saddr, &ip->saddr, 16);
+	__builtin_memcpy(tuple->daddr, &ip->daddr, 16);
+	tuple->sport = l4->ports->source;
+	tuple->dport = l4->ports->dest;
+	tuple->proto = ip->nexthdr;
+}
+
+#endif
