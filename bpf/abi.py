@@ -118,17 +118,18 @@ class FlowFlag(IntFlag):
     FLOW_NO_SNAT = 16
 
 
-class SweepSide(IntFlag):
+class SweepSide(IntEnum):
     """`enum sweep_side`: what of a flow a sweep looks up."""
 
-    SWEEP_VIP = 1
-    SWEEP_VIP_ADDRESS = 2
-    SWEEP_BACKEND = 4
-    SWEEP_BACKEND_ADDRESS = 8
-    SWEEP_SERVICE_BACKEND = 16
-    SWEEP_CLIENT = 32
-    SWEEP_CLIENT_ADDRESS = 64
-    SWEEP_SERVICE_VIP = 128
+    SWEEP_VIP = 0
+    SWEEP_VIP_ADDRESS = 1
+    SWEEP_BACKEND = 2
+    SWEEP_BACKEND_ADDRESS = 3
+    SWEEP_CLIENT = 4
+    SWEEP_CLIENT_ADDRESS = 5
+    SWEEP_SERVICE_VIP = 6
+    SWEEP_SERVICE_BACKEND = 7
+    SWEEP_SERVICE_MAC = 8
 
 
 class SweepFlag(IntFlag):
@@ -150,6 +151,7 @@ class SockSide(IntEnum):
 
     SOCK_BY_VIP = 0
     SOCK_BY_BACKEND = 1
+    SOCK_BY_NOTHING = 2
 
 
 class NodeFlag(IntFlag):

@@ -360,6 +360,7 @@ enum sock_flag {
 enum sock_side {
 	SOCK_BY_VIP = 0,
 	SOCK_BY_BACKEND = 1,
+	SOCK_BY_NOTHING = 2,	/* zero: what a connected UDP socket is connected to */
 };
 
 /*
@@ -440,16 +441,17 @@ struct service_stats {
 };
 _Static_assert(sizeof(struct service_stats) == 80, "service_stats");
 
-/* What of a flow is looked up in sweep_ends: bits of sweep.sides, and sweep_key.side. */
+/* What of a flow is looked up in sweep_ends; sweep.sides is a mask of 1 << these. */
 enum sweep_side {
-	SWEEP_VIP = 1,			/* address, port, protocol */
-	SWEEP_VIP_ADDRESS = 2,
-	SWEEP_BACKEND = 4,		/* address, port, protocol */
-	SWEEP_BACKEND_ADDRESS = 8,
-	SWEEP_SERVICE_BACKEND = 16,	/* the same of one service id */
-	SWEEP_CLIENT = 32,		/* address, port, protocol */
-	SWEEP_CLIENT_ADDRESS = 64,
-	SWEEP_SERVICE_VIP = 128,	/* the VIP as one service id's */
+	SWEEP_VIP = 0,			/* address, port, protocol */
+	SWEEP_VIP_ADDRESS = 1,
+	SWEEP_BACKEND = 2,		/* address, port, protocol */
+	SWEEP_BACKEND_ADDRESS = 3,
+	SWEEP_CLIENT = 4,		/* address, port, protocol */
+	SWEEP_CLIENT_ADDRESS = 5,
+	SWEEP_SERVICE_VIP = 6,		/* the VIP as one service id's */
+	SWEEP_SERVICE_BACKEND = 7,	/* the backend likewise */
+	SWEEP_SERVICE_MAC = 8,		/* of a DSR flow: the MAC that the address begins with, likewise */
 };
 
 enum sweep_flag {
@@ -472,7 +474,7 @@ struct sweep {
 	__u32 first;		/* number of a record */
 	__u32 count;
 	__u32 flags;		/* enum sweep_flag */
-	__u32 sides;		/* enum sweep_side; 0: every flow */
+	__u32 sides;		/* a mask of 1 << enum sweep_side; 0: every flow */
 	__u32 states;		/* a mask of 1 << enum ct_state */
 	__u32 proto;		/* 0: any */
 	__u32 tick;		/* out: the time */

@@ -50,6 +50,8 @@ struct {
 	__type(value, __u32);
 } sweep_ends SEC(".maps");
 
+#define BIT(n) (1U << (n))
+
 /* One sweep under way. */
 struct walk {
 	const __u32 *timeouts;
@@ -69,6 +71,8 @@ struct seen {
 	__u32 service_id;
 	__u8 proto;
 	__u8 state;
+	__u8 flags;
+	__u8 mac[6];
 	__be16 client_port;
 	__be16 vip_port;
 	__be16 backend_port;
@@ -89,10 +93,10 @@ static __always_inline __u32 find(const struct walk *walk, const struct seen *se
 {
 	__u32 *states;
 
-	if (!(walk->sides & key->side))
+	if (!(walk->sides & BIT(key->side)))
 		return 0;
 	states = bpf_map_lookup_elem(&sweep_ends, key);
-	return states && *states >> (seen->state & (CT_STATES - 1)) & 1 ? key->side : 0;
+	return states && *states >> (seen->state & (CT_STATES - 1)) & 1 ? BIT(key->side) : 0;
 }
 
 /* One of the addresses, without (`wide`) and with its port. */
@@ -102,7 +106,7 @@ static __always_inline __u32 find_end(const struct walk *walk, const struct seen
 	struct sweep_key key = { .side = wide };
 	__u32 found;
 
-	if (!(walk->sides & (exact | wide)))
+	if (!(walk->sides & (BIT(exact) | BIT(wide))))
 		return 0;
 	__builtin_memcpy(key.addr, addr, sizeof(key.addr));
 	found = find(walk, seen, &key);
@@ -122,7 +126,7 @@ static __always_inline __u32 find_of_service(const struct walk *walk, const stru
 		.side = side,
 	};
 
-	if (!(walk->sides & side))
+	if (!(walk->sides & BIT(side)))
 		return 0;
 	__builtin_memcpy(key.addr, addr, sizeof(key.addr));
 	return find(walk, seen, &key);
@@ -146,6 +150,15 @@ static __always_inline bool matches(const struct walk *walk, const struct seen *
 	found |= find_of_service(walk, seen, seen->vip, seen->vip_port, SWEEP_SERVICE_VIP);
 	found |= find_of_service(walk, seen, seen->backend, seen->backend_port,
 				 SWEEP_SERVICE_BACKEND);
+	if (walk->sides & BIT(SWEEP_SERVICE_MAC) && seen->flags & FLOW_DSR) {
+		struct sweep_key key = {
+			.service_id = seen->service_id,
+			.side = SWEEP_SERVICE_MAC,
+		};
+
+		__builtin_memcpy(key.addr, seen->mac, sizeof(seen->mac));
+		found |= find(walk, seen, &key);
+	}
 	return walk->flags & SWEEP_EVERY_SIDE ? found == walk->sides : found != 0;
 }
 
@@ -184,6 +197,8 @@ static long look4(__u32 index, struct walk *walk)
 		return 0;
 	seen.service_id = flow->service_id;
 	seen.proto = flow->proto;
+	seen.flags = flow->flags;
+	__builtin_memcpy(seen.mac, flow->vip_mac, sizeof(seen.mac));
 	seen.client_port = flow->client_port;
 	seen.vip_port = flow->vip_port;
 	seen.backend_port = flow->backend_port;
@@ -208,6 +223,8 @@ static long look6(__u32 index, struct walk *walk)
 		return 0;
 	seen.service_id = flow->service_id;
 	seen.proto = flow->proto;
+	seen.flags = flow->flags;
+	__builtin_memcpy(seen.mac, flow->vip_mac, sizeof(seen.mac));
 	seen.client_port = flow->client_port;
 	seen.vip_port = flow->vip_port;
 	seen.backend_port = flow->backend_port;

@@ -21,8 +21,8 @@ from bpf import abi
 from bpf.abi import SweepFlag, SweepSide
 from dataplane.drivers.libbpf import Closing, Map
 from dataplane.drivers.mapbulk import array_chunks, distinct, dtype_of, read_hash
-from dataplane.drivers.sweeps import EVERY_STATE, Sweeps, Swept, mask_of, sweep_key
-from dataplane.model.addr import IPAddress, L4Addr, Protocol
+from dataplane.drivers.sweeps import EVERY_STATE, End, Sweeps, Swept, mask_of, packed
+from dataplane.model.addr import IPAddress, L4Addr, Mac, Protocol
 from dataplane.model.conntrack import (
     ENDS_WITH_BACKEND,
     Endings,
@@ -189,41 +189,34 @@ class Conntrack(Closing):
         """What is to end by `after`, whatever was before: found by a listing of every flow."""
         vips: set[tuple[L4Addr, int]] = set()
         targets: set[tuple[int, L4Addr]] = set()
+        nodes: set[tuple[int, Mac]] = set()
         for version in VERSIONS:
             flows = self.records(version).flows
-            for side in ("vip", "backend"):
-                for end, service_id in _ends(flows, version, side):
-                    if side == "vip":
-                        vips.add((end, service_id))
-                    else:
-                        targets.add((service_id, end))
+            vips.update(_ends(flows, version, "vip"))
+            handed_on = (flows["flags"] & abi.FlowFlag.FLOW_DSR) != 0
+            targets.update((s, end) for end, s in _ends(flows[~handed_on], version, "backend"))
+            nodes.update(_nodes(flows[handed_on]))
         keys, values = self._affinities()
         bound = set(zip(keys["service_id"].tolist(), values["backend_id"].tolist(), strict=True))
-        return flows_without_service(vips, targets, bound, after)
+        return flows_without_service(vips, targets, nodes, bound, after)
 
     def end(self, endings: Endings) -> int:
         """Carry out what a plan wants ended; how many flows were."""
-        sides = (
-            (SweepSide.SWEEP_VIP, EVERY_STATE, [(0, vip) for vip in endings.vips]),
-            (SweepSide.SWEEP_SERVICE_VIP, mask_of(ENDS_WITH_BACKEND), list(endings.moved)),
-            (SweepSide.SWEEP_SERVICE_BACKEND, mask_of(ENDS_WITH_BACKEND), list(endings.backends)),
-        )
-        entries = [
-            (sweep_key(side, Endpoint(end.address, end.port), end.protocol, service_id), mask)
-            for side, mask, ends in sides
-            for service_id, end in ends
+        weak = mask_of(ENDS_WITH_BACKEND)
+        ends = [
+            *(_end(SweepSide.SWEEP_VIP, vip) for vip in endings.vips),
+            *(_end(SweepSide.SWEEP_SERVICE_VIP, vip, s, weak) for s, vip in endings.moved),
+            *(_end(SweepSide.SWEEP_SERVICE_BACKEND, to, s, weak) for s, to in endings.backends),
+            *(
+                End(SweepSide.SWEEP_SERVICE_MAC, mac.packed(), service_id=s, states=weak)
+                for s, mac in endings.nodes
+            ),
         ]
-        used = SweepSide(0)
-        for side, _, ends in sides:
-            if ends:
-                used |= side
         ended = 0
-        room = self._sweeps.room
-        for at in range(0, len(entries), room):
+        for at in range(0, len(ends), self._sweeps.room):
+            some = ends[at : at + self._sweeps.room]
             for version in sorted(endings.versions()):
-                ended += self._sweeps.sweep(
-                    version, SweepFlag.SWEEP_END, used, entries[at : at + room]
-                ).ended
+                ended += self._sweeps.sweep(version, SweepFlag.SWEEP_END, some).ended
         self._unbind(endings.affinities)
         return ended
 
@@ -244,8 +237,7 @@ class Conntrack(Closing):
     # -- filters ------------------------------------------------------------------------------
 
     def _filtered(self, wanted: FlowFilter, flags: SweepFlag) -> Swept:
-        entries: list[tuple[bytes, int]] = []
-        sides = SweepSide(0)
+        ends: list[End] = []
         for end, exact, wide in (
             (wanted.vip, SweepSide.SWEEP_VIP, SweepSide.SWEEP_VIP_ADDRESS),
             (wanted.backend, SweepSide.SWEEP_BACKEND, SweepSide.SWEEP_BACKEND_ADDRESS),
@@ -253,24 +245,24 @@ class Conntrack(Closing):
         ):
             if end is None:
                 continue
-            side = wide if end.port is None else exact
-            sides |= side
-            protocols = [0] if end.port is None else list(Protocol)
-            entries += [(sweep_key(side, end, protocol), EVERY_STATE) for protocol in protocols]
+            addr = packed(end.address)
+            if end.port is None:
+                ends.append(End(wide, addr))
+            else:
+                ends += [End(exact, addr, end.port, protocol) for protocol in Protocol]
+        flags |= SweepFlag.SWEEP_EVERY_SIDE
+        states = mask_of(wanted.states) or EVERY_STATE
         swept = Swept()
         for version in VERSIONS:
             if wanted.version in (None, version):
                 swept = swept.plus(
-                    self._sweeps.sweep(
-                        version,
-                        flags | SweepFlag.SWEEP_EVERY_SIDE,
-                        sides,
-                        entries,
-                        mask_of(wanted.states) or EVERY_STATE,
-                        wanted.protocol or 0,
-                    )
+                    self._sweeps.sweep(version, flags, ends, states, wanted.protocol or 0)
                 )
         return swept
+
+
+def _end(side: SweepSide, to: L4Addr, service_id: int = 0, states: int = EVERY_STATE) -> End:
+    return End(side, packed(to.address), to.port, to.protocol, service_id, states)
 
 
 def _matches(values: NDArray[Any], version: int, wanted: FlowFilter) -> NDArray[np.bool_]:
@@ -346,7 +338,9 @@ def _ends(flows: NDArray[Any], version: int, side: str) -> Iterator[tuple[L4Addr
         yield end, int(row["service_id"])
 
 
-def each_protocol(live: Mapping[FlowState, int]) -> Iterator[tuple[Protocol, FlowState, int]]:
-    """Counts of flows with the protocol that each state is of; every state, also without flows."""
-    for state in FlowState:
-        yield state.protocol, state, live.get(state, 0)
+def _nodes(flows: NDArray[Any]) -> Iterator[tuple[int, Mac]]:
+    """Service ids and the MACs that DSR flows are handed to, each combination once."""
+    octets = flows["vip_mac"].astype(np.int64)
+    word = (octets << np.arange(40, -1, -8)).sum(axis=1)
+    for row in flows[distinct([word, flows["service_id"]])]:
+        yield int(row["service_id"]), Mac(row["vip_mac"].tobytes().hex(":"))

@@ -20,7 +20,7 @@ from bpf.abi import SweepSide
 from dataplane.drivers.libbpf import Closing, Map
 from dataplane.drivers.libbpf_programs import Program, loaded
 from dataplane.model.addr import IPAddress
-from dataplane.model.conntrack import Endpoint, FlowState
+from dataplane.model.conntrack import FlowState
 
 EVERY_STATE = (1 << len(FlowState)) - 1
 _PROGRAMS = {4: "millrace_swp4", 6: "millrace_swp6"}
@@ -72,15 +72,26 @@ def packed(address: IPAddress) -> bytes:
     return bytes(10) + b"\xff\xff" + address.packed if address.version == 4 else address.packed
 
 
-def sweep_key(side: SweepSide, end: Endpoint, protocol: int, service_id: int = 0) -> bytes:
-    """What a side is looked up by; a port that is None, and protocol 0, stand for any."""
-    return abi.SWEEP_KEY.pack(
-        addr=packed(end.address),
-        service_id=service_id,
-        port=end.port or 0,
-        proto=protocol,
-        side=side,
-    )
+@dataclass(frozen=True, slots=True)
+class End:
+    """What a sweep looks for: one side of flows, in some states; what it does not name is zero."""
+
+    side: SweepSide
+    addr: bytes
+    port: int = 0
+    protocol: int = 0
+    service_id: int = 0
+    states: int = EVERY_STATE
+
+    def key(self) -> bytes:
+        """As the map of ends has it."""
+        return abi.SWEEP_KEY.pack(
+            addr=self.addr,
+            service_id=self.service_id,
+            port=self.port,
+            proto=self.protocol,
+            side=self.side,
+        )
 
 
 class Sweeps(Closing):
@@ -125,8 +136,7 @@ class Sweeps(Closing):
         self,
         version: int,
         flags: int = 0,
-        sides: int = 0,
-        entries: Sequence[tuple[bytes, int]] = (),
+        ends: Sequence[End] = (),
         states: int = EVERY_STATE,
         proto: int = 0,
     ) -> Swept:
@@ -135,26 +145,29 @@ class Sweeps(Closing):
         Args:
             version: which family's.
             flags: `abi.SweepFlag`.
-            sides: `abi.SweepSide`, those that `entries` are of; none: every flow matches.
-            entries: what to find, by `sweep_key`, each with the mask of states it is for.
-            states: a mask of states, whatever `entries` say.
+            ends: what to find, at most `room` of them; none: every flow matches.
+            states: a mask of states, whatever `ends` say.
             proto: a protocol's number; 0: any.
         """
         size = self._sizes[version]
         swept = Swept()
+        sides = 0
+        for end in ends:
+            sides |= 1 << end.side
         with self._sweeping:
-            self._fill_ends(entries)
+            self._fill_ends(ends)
             for first in range(0, size, _CHUNK):
                 argument = abi.SWEEP.pack(flags=flags, sides=sides, states=states, proto=proto)
                 swept = swept.plus(self._run(version, first, min(_CHUNK, size - first), argument))
         return swept
 
-    def _fill_ends(self, entries: Sequence[tuple[bytes, int]]) -> None:
+    def _fill_ends(self, ends: Sequence[End]) -> None:
         for key in list(self._ends.keys()):
             self._ends.delete(key)
         masks: dict[bytes, int] = {}
-        for key, mask in entries:
-            masks[key] = masks.get(key, 0) | mask
+        for end in ends:
+            key = end.key()
+            masks[key] = masks.get(key, 0) | end.states
         self._ends.update_batch(
             [(key, mask.to_bytes(abi.U32, sys.byteorder)) for key, mask in masks.items()]
         )

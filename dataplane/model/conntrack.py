@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import ip_address
 
-from dataplane.model.addr import IPAddress, L4Addr, Protocol
+from dataplane.model.addr import IPAddress, L4Addr, Mac, Protocol
 
 
 class FlowState(IntEnum):
@@ -120,19 +120,23 @@ class Endings:
         moved: (service id, VIP) of VIPs that are another service's now: the flows that they had as
             that one's, those in ENDS_WITH_BACKEND's states.
         backends: (service id, backend) that take no new flows: those in the same states.
+        nodes: (service id, MAC) of nodes that no packet of the service is handed to any more (DSR,
+            where a flow knows its backend's node and no more): those in the same states.
         affinities: (service id, backend id): clients are not bound to them any longer.
     """
 
     vips: frozenset[L4Addr] = frozenset()
     moved: frozenset[tuple[int, L4Addr]] = frozenset()
     backends: frozenset[tuple[int, L4Addr]] = frozenset()
+    nodes: frozenset[tuple[int, Mac]] = frozenset()
     affinities: frozenset[tuple[int, int]] = frozenset()
 
     def __bool__(self) -> bool:
-        return bool(self.vips or self.moved or self.backends or self.affinities)
+        return self != Endings()
 
     def versions(self) -> frozenset[int]:
         """The IP versions whose flows it can concern."""
         of_services = (end for _, end in (*self.moved, *self.backends))
         ends: Iterable[L4Addr] = (*self.vips, *of_services)
-        return frozenset(end.address.version for end in ends)
+        versions = frozenset(end.address.version for end in ends)
+        return versions | {4, 6} if self.nodes else versions

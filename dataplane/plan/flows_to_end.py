@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from dataplane.model.addr import L4Addr
+from dataplane.model.addr import L4Addr, Mac
 from dataplane.model.conntrack import Endings
 from dataplane.model.rows import BackendEntry, SetEntry, SetScope, VipEntry
 
@@ -47,9 +47,17 @@ def _members(rows: ServiceRows, service_id: int) -> set[int]:
     }
 
 
+def _entries(rows: ServiceRows, backend_ids: Iterable[int]) -> list[BackendEntry]:
+    found = (rows.backends.get(backend_id) for backend_id in backend_ids)
+    return [entry for entry in found if entry is not None]
+
+
 def _targets(rows: ServiceRows, service_id: int) -> set[L4Addr]:
-    found = (rows.backends.get(backend_id) for backend_id in _members(rows, service_id))
-    return {entry.target for entry in found if entry is not None}
+    return {entry.target for entry in _entries(rows, _members(rows, service_id))}
+
+
+def _nodes(rows: ServiceRows, backend_ids: Iterable[int]) -> set[Mac]:
+    return {entry.mac for entry in _entries(rows, backend_ids) if entry.mac is not None}
 
 
 def flows_to_end(before: ServiceRows, after: ServiceRows) -> Endings:
@@ -62,10 +70,10 @@ def flows_to_end(before: ServiceRows, after: ServiceRows) -> Endings:
     moved: set[tuple[int, L4Addr]] = set()
     if before.vips is not after.vips:
         for vip, row in before.vips.items():
-            now = after.vips.get(vip)
-            if now is None:
+            held = after.vips.get(vip)
+            if held is None:
                 gone.add(vip)
-            elif now.service_id != row.service_id:
+            elif held.service_id != row.service_id:
                 moved.add((row.service_id, vip))
     changed = set()
     if before.sets is not after.sets:
@@ -75,22 +83,32 @@ def flows_to_end(before: ServiceRows, after: ServiceRows) -> Endings:
             if after.sets.get((service_id, scope)) != entry
         }
     pairs: set[tuple[int, L4Addr]] = set()
+    nodes: set[tuple[int, Mac]] = set()
     affinities: set[tuple[int, int]] = set()
     for service_id in changed:
-        left = _members(before, service_id) - _members(after, service_id)
+        now = _members(after, service_id)
+        left = _members(before, service_id) - now
         serving = _targets(after, service_id)
         affinities.update((service_id, backend_id) for backend_id in left)
         pairs.update(
             (service_id, entry.target)
-            for backend_id in left
-            if (entry := before.backends.get(backend_id)) and entry.target not in serving
+            for entry in _entries(before, left)
+            if entry.target not in serving
         )
-    return Endings(frozenset(gone), frozenset(moved), frozenset(pairs), frozenset(affinities))
+        nodes.update((service_id, mac) for mac in _nodes(before, left) - _nodes(after, now))
+    return Endings(
+        frozenset(gone),
+        frozenset(moved),
+        frozenset(pairs),
+        frozenset(nodes),
+        frozenset(affinities),
+    )
 
 
 def flows_without_service(
     vips: Iterable[tuple[L4Addr, int]],
     targets: Iterable[tuple[int, L4Addr]],
+    nodes: Iterable[tuple[int, Mac]],
     bound: Iterable[tuple[int, int]],
     after: ServiceRows,
 ) -> Endings:
@@ -98,7 +116,8 @@ def flows_without_service(
 
     Args:
         vips: VIP and service id of the flows there are, each combination once.
-        targets: service id and backend of the same flows, likewise.
+        targets: service id and backend of the same flows, likewise; but for DSR flows.
+        nodes: service id and the backend's node of DSR flows, likewise.
         bound: service id and backend id of every affinity.
         after: what is served now.
     """
@@ -118,10 +137,22 @@ def flows_without_service(
         if target not in serving[service_id]:
             pairs.add((service_id, target))
     members: dict[int, set[int]] = {}
+    strangers: set[tuple[int, Mac]] = set()
+    for service_id, mac in nodes:
+        if service_id not in members:
+            members[service_id] = _members(after, service_id)
+        if mac not in _nodes(after, members[service_id]):
+            strangers.add((service_id, mac))
     affinities: set[tuple[int, int]] = set()
     for service_id, backend_id in bound:
         if service_id not in members:
             members[service_id] = _members(after, service_id)
         if backend_id not in members[service_id]:
             affinities.add((service_id, backend_id))
-    return Endings(frozenset(gone), frozenset(moved), frozenset(pairs), frozenset(affinities))
+    return Endings(
+        frozenset(gone),
+        frozenset(moved),
+        frozenset(pairs),
+        frozenset(strangers),
+        frozenset(affinities),
+    )

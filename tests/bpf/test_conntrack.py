@@ -16,7 +16,7 @@ from bpf.abi import CtState
 from dataplane.drivers.conntrack import Conntrack
 from dataplane.drivers.libbpf import Map
 from dataplane.drivers.mapbulk import dtype_of, read_array, read_hash, write_array
-from dataplane.model.addr import L4Addr, Protocol
+from dataplane.model.addr import L4Addr, Mac, Protocol
 from dataplane.model.conntrack import Endings, Endpoint, FlowFilter, FlowState
 from dataplane.model.rows import BackendEntry, SetEntry, SetScope, VipEntry, VipFlag
 from dataplane.model.service import Place
@@ -210,6 +210,35 @@ def test_only_what_a_plan_names_ends(maps: dict[str, Map], conntrack: Conntrack)
     )
     assert before - alive(maps) == {1, 10, 11, 20, 40}
     assert ended == 5
+
+
+def test_of_flows_that_are_handed_on_the_node_is_what_counts(
+    maps: dict[str, Map], conntrack: Conntrack
+) -> None:
+    gone, stays = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
+    handed = {"flags": abi.FlowFlag.FLOW_DSR, "backend": "192.0.2.10", "backend_port": 80}
+    udp = {"proto": 17, "state": CtState.CT_UDP_ONE_WAY}
+    put(
+        maps,
+        {
+            1: flow4(**handed, **udp, vip_mac=gone),
+            2: flow4(**handed, **udp, vip_mac=stays),
+            3: flow4(**handed, vip_mac=gone),
+            4: flow4(**udp, vip_mac=gone),
+            5: flow4(**handed, **udp, vip_mac=gone, service_id=2),
+        },
+    )
+    mac = Mac("02:00:00:00:00:01")
+    assert conntrack.end(Endings(nodes=frozenset({(1, mac)}))) == 1
+    assert alive(maps) == {2, 3, 4, 5}
+    rows = Rows(
+        {VIP: VipEntry(1, VipFlag.DSR), address(Protocol.UDP, "192.0.2.10", 80): BOTH.vips[VIP]},
+        BOTH.sets,
+        {1: BackendEntry(WEB, Place.REMOTE, mac=Mac("02:00:00:00:00:02"))},
+    )
+    strays = conntrack.strays(rows)
+    assert strays.nodes == {(1, mac), (2, mac)}
+    assert strays.moved == {(2, address(Protocol.UDP, "192.0.2.10", 80))}
 
 
 def test_more_ends_than_one_sweep_takes(maps: dict[str, Map], conntrack: Conntrack) -> None:

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from dataplane.model.addr import L4Addr, Protocol
+from dataplane.model.addr import L4Addr, Mac, Protocol
 from dataplane.model.conntrack import Endings, Endpoint, FlowFilter, FlowState
 from dataplane.model.rows import BackendEntry, SetEntry, SetScope, VipEntry, VipFlag
 from dataplane.model.service import Place
@@ -116,6 +116,7 @@ def test_after_a_start_every_flow_and_affinity_is_looked_at() -> None:
     ended = flows_without_service(
         vips=[(VIP, 1), (gone, 5), (VIP_TWO, 1)],
         targets=[(1, ONE), (1, THREE), (5, ONE)],
+        nodes=[],
         bound=[(1, 2), (1, 3), (5, 1)],
         after=BEFORE,
     )
@@ -125,6 +126,28 @@ def test_after_a_start_every_flow_and_affinity_is_looked_at() -> None:
         backends=frozenset({(1, THREE), (5, ONE)}),
         affinities=frozenset({(1, 3), (5, 1)}),
     )
+
+
+NODE_ONE, NODE_TWO = Mac("02:00:00:00:00:01"), Mac("02:00:00:00:00:02")
+HANDED_ON = replace(
+    BEFORE,
+    sets={(1, SetScope.CLUSTER): members(1, 2, 3)},
+    backends={
+        1: BackendEntry(ONE, Place.REMOTE, mac=NODE_ONE),
+        2: BackendEntry(TWO, Place.REMOTE, mac=NODE_ONE),
+        3: BackendEntry(THREE, Place.REMOTE, mac=NODE_TWO),
+    },
+)
+
+
+def test_a_node_without_any_backend_left_is_handed_nothing_more() -> None:
+    one_left = replace(HANDED_ON, sets={(1, SetScope.CLUSTER): members(1, 3)})
+    assert flows_to_end(HANDED_ON, one_left).nodes == frozenset()
+    none_left = replace(HANDED_ON, sets={(1, SetScope.CLUSTER): members(3)})
+    assert flows_to_end(HANDED_ON, none_left).nodes == {(1, NODE_ONE)}
+    strays = flows_without_service([], [], [(1, NODE_ONE), (1, NODE_TWO)], [], none_left)
+    assert strays == Endings(nodes=frozenset({(1, NODE_ONE)}))
+    assert strays.versions() == {4, 6}
 
 
 def test_only_the_families_concerned_are_swept() -> None:
