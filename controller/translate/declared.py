@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from controller.translate import vips as texts
 from controller.translate.ovn import LoadBalancer, Problem
@@ -91,6 +91,9 @@ def declared(balancer: LoadBalancer, ref: str) -> Declared:
     refusal = refusal or _range_of_no_family(agreed, vips)
     if refusal is not None:
         problems.append(Problem(title, f"refused: {refusal.cause}", refusal.next_step))
+    else:
+        vips, closed = _closed_to_all(title, agreed, vips)
+        problems += closed
     problems += _doubts(balancer, title, agreed, vips)
     checked = bool(balancer.health_checks)
     return Declared(label, marked, vips, agreed, refusal, tuple(problems), checked)
@@ -154,6 +157,28 @@ def _range_of_no_family(terms: Terms, vips: tuple[Vip, ...]) -> Fault | None:
                 "remove it, or name networks of the VIPs' family",
             )
     return None
+
+
+def _closed_to_all(
+    title: str, terms: Terms, vips: tuple[Vip, ...]
+) -> tuple[tuple[Vip, ...], list[Problem]]:
+    """The VIPs, those refused that have no source range of their family, if the row has any."""
+    versions = {network.version for network in terms.source_ranges}
+    found: list[Vip] = []
+    problems: list[Problem] = []
+    for vip in vips:
+        version = vip.address.address.version
+        if versions and version not in versions and vip.refusal is None:
+            fault = Fault(
+                f"external_ids:{names.SOURCE_RANGES_KEY} has no network of IPv{version}",
+                f"add one; {'0.0.0.0/0' if version == 4 else '::/0'} admits everybody",
+            )
+            where = f"{title}, VIP {vip.address}"
+            problems.append(Problem(where, f"refused: {fault.cause}", fault.next_step))
+            found.append(replace(vip, refusal=fault))
+        else:
+            found.append(vip)
+    return tuple(found), problems
 
 
 def _doubts(

@@ -113,7 +113,11 @@ def _service(row: Declared, vip: Vip, attached: tuple[str, ...], vantage: Vantag
         kind=terms.kind,
         inner_policy=terms.inner_policy,
         affinity_s=terms.affinity_s,
-        source_ranges=terms.source_ranges,
+        source_ranges=tuple(
+            network
+            for network in terms.source_ranges
+            if network.version == vip.address.address.version
+        ),
         reject=terms.reject,
         forwarding=terms.forwarding,
         health_port=terms.health_port if served_by is ServedBy.XDP else None,
@@ -192,9 +196,6 @@ def _verdict(
     ):
         fate = "refused" if row.terms.reject else "dropped"
         words.append(f"no backend to be had: packets to it are {fate}")
-    versions = {network.version for network in row.terms.source_ranges}
-    if versions and vip.address.address.version not in versions:
-        words.append("no source range of its family: every client outside is refused")
     return ServedBy.XDP, "; ".join(words)
 
 

@@ -460,6 +460,20 @@ def test_the_unspecified_address_is_for_ports_of_nodes(kind: str, vip: str, caus
     assert only(lab).served_by is ServedBy.NOBODY
 
 
+def test_each_vip_has_the_source_ranges_of_its_family_and_none_is_open_for_want_of_one() -> None:
+    vips = {VIP: "10.1.0.13:80", VIP6: "[fd01::13]:80"}
+    both = marked(source_ranges="::/0,10.0.0.0/8")
+    four, six = seen(dual_lab().balancer("web", vips, external_ids=both))
+    assert [str(network) for network in four.source_ranges] == ["10.0.0.0/8"]
+    assert [str(network) for network in six.source_ranges] == ["::/0"]
+    lab = dual_lab().balancer("web", vips, external_ids=marked(source_ranges="10.0.0.0/8"))
+    four, six = seen(lab)
+    assert (four.served_by, six.served_by) == (ServedBy.XDP, ServedBy.NOBODY)
+    (problem,) = problems(lab)
+    assert "VIP [fd18::200]:80" in problem.name
+    assert "::/0 admits everybody" in problem.next_step
+
+
 def test_two_spellings_of_one_vip_in_a_row_are_one_vip_and_a_problem() -> None:
     lab = dual_lab().balancer("web", {VIP6: "[fd01::13]:80", "[FD18:0::200]:80": "[fd01::13]:81"})
     (problem,) = problems(lab)
