@@ -19,9 +19,11 @@ import numpy as np
 
 from bpf import abi, pick
 from dataplane.drivers import libbpf_types as t
+from dataplane.drivers.bpfstate import FUNCTIONS
 from dataplane.drivers.libbpf import Closing, Map, call
 from dataplane.drivers.libbpf_programs import Object, Program
 from dataplane.model.addr import L4Addr, Mac, Protocol, mac_of_address
+from dataplane.model.rows import ProgramKind
 from dataplane.ports import DataplaneError
 from perf import peerlab
 
@@ -133,7 +135,7 @@ class Ours(Closing):
                 made.keep_private(name)
             made.reuse("xsks_map", next_hop)
             made.load()
-            self.program = stack.enter_context(made.program("uplink"))
+            self.program = stack.enter_context(made.program(FUNCTIONS[ProgramKind.UPLINK]))
             self.maps = {name: stack.enter_context(made.map(name)) for name in abi.MAPS}
             self._open = stack.pop_all()
         self.tag = self.program.info().tag

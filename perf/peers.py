@@ -162,10 +162,14 @@ class Peers:
         if sink == "xsk":
             at_router = stack.enter_context(Socketed(source, plain, "r0"))
             ours_end, socket_fd = at_router, at_router.receiver.fd
+        to_backend = plain.ifindex("r1")
         for number in self.services:
-            ours = stack.enter_context(
-                Ours(number, plain.mac("b"), socket_fd=socket_fd, ifindex=plain.ifindex("r1"))
+            # In the router's namespace: its map of devices takes numbers from there.
+            ours = inside_named(
+                plain.router,
+                partial(Ours, number, plain.mac("b"), socket_fd=socket_fd, ifindex=to_backend),
             )
+            stack.enter_context(ours)
             self.tag = ours.tag
             ways: list[tuple[str, Trio, Program, End, Callable[[], None]]] = [
                 (OURS, plain, ours.program, ours_end, ours.forget_flows)
