@@ -15,7 +15,8 @@ from controller.views import problems_view
 from dataplane.drivers.conntrack import Conntrack
 from dataplane.drivers.servicestats import ServiceCounts, service_counts
 from dataplane.drivers.sweeps import tick_s
-from dataplane.drivers.trace import KnownFlow, Question, Tracer
+from dataplane.drivers.trace import KnownFlow, Tracer
+from dataplane.drivers.tracemaps import Question
 from dataplane.model.addr import L4Addr, Protocol
 from dataplane.model.conntrack import Endpoint, FlowFilter, FlowState
 from dataplane.model.service import Service

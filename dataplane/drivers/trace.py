@@ -2,30 +2,21 @@
 
 The decisions are those of bpf/progs/uplink.bpf.c and svc.bpf.c for the first packet of a flow (TCP:
 a SYN), or for the next one of a flow that is there. What a packet can have beside its tuple (TTL,
-options, fragments, tags) is not asked. A test lets the programs decide the same questions.
+options, fragments, tags, the gateway's own MAC) is not asked. A test lets the programs decide the
+same questions.
 """
 
 from __future__ import annotations
 
-import struct
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from bpf import abi, pick
-from bpf.abi import (
-    AddressFlag,
-    FlowFlag,
-    NodeFlag,
-    Place,
-    Reason,
-    SetMode,
-    VipFlag,
-)
+from bpf import abi
+from bpf.abi import AddressFlag, FlowFlag, NodeFlag, Place, Reason, VipFlag
 from dataplane.drivers.conntrack import Flow
 from dataplane.drivers.libbpf import Map
-from dataplane.drivers.sweeps import packed
+from dataplane.drivers.tracemaps import Members, NodeMaps, Question, unpacked
 from dataplane.model.addr import IPAddress, Protocol
 from dataplane.model.conntrack import Endpoint, FlowState
 
@@ -37,16 +28,6 @@ _PLACES = {
 }
 _REOPENED = frozenset({FlowState.FIN, FlowState.TIME_WAIT, FlowState.RESET})
 """TCP states in which a SYN begins a new flow."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A packet: a TCP one is a SYN. `inside`: it comes in by svc0, from a client behind OVN."""
-
-    protocol: Protocol
-    client: Endpoint
-    vip: Endpoint
-    inside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +61,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The way of a packet. `reason` is what the program would count.
-
-    `source` is None where the client's own port is taken: the program then takes another by hash.
-    """
+    """The way of a packet; `reason` is what the program would count."""
 
     steps: tuple[Step, ...]
     reason: Reason
@@ -108,10 +86,6 @@ class _Way:
         return Trace(tuple(self._steps), reason, **rest)  # type: ignore[arg-type]
 
 
-def _mac(octets: bytes) -> str:
-    return ":".join(f"{octet:02x}" for octet in octets)
-
-
 class Tracer:
     """Answers questions from one node's maps.
 
@@ -129,86 +103,70 @@ class Tracer:
         port_in_use: PortInUse,
         tick: Callable[[], int],
     ) -> None:
-        self._maps = maps
+        self._maps = NodeMaps(maps, tick)
         self._find_flow = find_flow
         self._port_in_use = port_in_use
-        self._tick = tick
 
     def trace(self, asked: Question) -> Trace:
         """What the program that the packet meets first would do."""
-        way = _Way()
-        node = self._node()
-        vip = self._vip(asked, way)
-        if vip is None:
+        way, node = _Way(), self._maps.node()
+        if asked.inside:
+            # svc0 sees replies before all else.
+            reply = self._reply(asked, way, node)
+            if reply is not None:
+                return reply
+        if not self._maps.may_be_vip(asked):
+            way.step("filter", "clear: no service has this address, port and protocol")
             return self._of_no_service(asked, way, node)
-        valid = NodeFlag.NODE_VALID6 if asked.vip.address.version == 6 else NodeFlag.NODE_VALID4
-        if not node["flags"] & valid:
-            return way.end(
-                Reason.DROP_NO_GATEWAY, "this node's gateway router of the family is not known"
-            )
+        way.step("filter", "set: perhaps a service")
         known = self._find_flow(asked)
-        if known is not None and not (asked.protocol is Protocol.TCP and known.state in _REOPENED):
+        over = known is not None and asked.protocol is Protocol.TCP and known.state in _REOPENED
+        if known is not None and not over:
             return self._known(asked, known, way, node)
         if known is None:
             way.step("flow", "none: the first packet of a new one")
         else:
             way.step("flow", f"one that is over ({known.state.text}): a SYN begins a new one")
-        return self._new(asked, vip, way, node)
-
-    # -- what the maps say --------------------------------------------------------------------
-
-    def _lookup(self, name: str, key: bytes) -> bytes | None:
-        return self._maps[name].lookup(key)
-
-    def _at(self, name: str, index: int) -> bytes:
-        return self._lookup(name, struct.pack("=I", index)) or b""
-
-    def _node(self) -> abi.Fields:
-        return abi.NODE.unpack(self._at("node", 0))
-
-    def _filter_bit(self, asked: Question) -> bool:
-        bit = pick.filter_bit(
-            asked.vip.address.packed, asked.vip.port or 0, asked.protocol, sys.byteorder
-        )
-        word = int.from_bytes(self._at("vip_filter", bit // 64), sys.byteorder)
-        return bool(word >> bit % 64 & 1)
-
-    def _vip(self, asked: Question, way: _Way) -> abi.Fields | None:
-        if not self._filter_bit(asked):
-            way.step("filter", "clear: no service has this address, port and protocol")
-            return None
-        way.step("filter", "set: perhaps a service")
-        key = abi.VIP_KEY.pack(
-            addr=packed(asked.vip.address), port=asked.vip.port or 0, proto=asked.protocol
-        )
-        octets = self._lookup("vips", key)
-        if octets is None:
+        vip = self._maps.vip(asked)
+        if vip is None:
             way.step("vip", "no service: the filter's bit is another VIP's")
-            return None
-        vip = abi.VIP.unpack(octets)
-        flags = VipFlag(vip["flags"])
-        names = ", ".join(flag.name.removeprefix("VIP_").lower().replace("_", "-")
-                          for flag in VipFlag if flag & flags and flag.name) or "none"  # fmt: skip
-        way.step("vip", f"service {vip['service_id']}; flags: {names}")
-        return vip
-
-    def _address_flags(self, address: IPAddress) -> AddressFlag:
-        octets = self._lookup("known_addresses", packed(address))
-        return AddressFlag(int.from_bytes(octets, sys.byteorder) if octets else 0)
+            return self._of_no_service(asked, way, node)
+        way.step("vip", f"service {vip['service_id']}; flags: {_names(VipFlag(vip['flags']))}")
+        if not node["flags"] & _valid(asked):
+            return way.end(
+                Reason.DROP_NO_GATEWAY, "this node's gateway router of the family is not known"
+            )
+        return self._new(asked, vip, way, node)
 
     # -- packets of no service ----------------------------------------------------------------
 
+    def _reply(self, asked: Question, way: _Way, node: abi.Fields) -> Trace | None:
+        """What becomes of a backend's packet; None: it is none, or none that is known."""
+        address = asked.vip.address
+        own = node["service_addr6" if address.version == 6 else "service_addr4"]
+        if not asked.inside and (address.packed != own or not node["flags"] & _valid(asked)):
+            return None
+        if self._port_in_use(asked.protocol, asked.client, asked.vip):
+            way.step("reply", "of a flow")
+            reason = Reason.SVC_REPLY if asked.inside else Reason.UPLINK_REPLY
+            return way.end(reason, "a backend's reply, reversed", next_hop="the client")
+        if asked.inside and address.packed == own:
+            return way.end(Reason.DROP_SVC_NO_FLOW, "for svc0's own address, but of no flow")
+        return None
+
     def _of_no_service(self, asked: Question, way: _Way, node: abi.Fields) -> Trace:
         address = asked.vip.address
-        flags = self._address_flags(address)
-        local4 = [node["local4"][at : at + 4] for at in range(0, 4 * abi.Limit.LOCAL4_INLINE, 4)]
-        if address.version == 4 and address.packed in local4:
-            flags |= AddressFlag.ADDRESS_LOCAL
-        six = address.version == 6
+        if not asked.inside:
+            reply = self._reply(asked, way, node)
+            if reply is not None:
+                return reply
+        flags, six = self._maps.address_flags(address), address.version == 6
         if flags & AddressFlag.ADDRESS_VIP and not flags & AddressFlag.ADDRESS_LOCAL:
             way.step("address", "a VIP's, and no service has this port")
             return self._refuse(asked, way)
         if asked.inside:
+            if not node["flags"] & (NodeFlag.NODE_VALID4 | NodeFlag.NODE_VALID6):
+                return way.end(Reason.DROP_NO_GATEWAY, "this node's gateway router is not known")
             return way.end(
                 Reason.SVC_UPLINK, "of no service: out by the uplink, unchanged", next_hop="uplink"
             )
@@ -251,108 +209,45 @@ class Tracer:
     def _new(self, asked: Question, vip: abi.Fields, way: _Way, node: abi.Fields) -> Trace:
         flags, service_id = VipFlag(vip["flags"]), vip["service_id"]
         if flags & VipFlag.VIP_SOURCE_RANGES and not asked.inside:
-            if not self._in_ranges(service_id, asked.client.address):
+            if not self._maps.admits(service_id, asked.client.address):
                 way.step("source ranges", f"{asked.client.address} is in none of the service's")
                 return way.end(Reason.DROP_SOURCE_RANGE, "the service does not admit this client")
             way.step("source ranges", f"{asked.client.address} is in one")
         local = bool(flags & (VipFlag.VIP_INNER_LOCAL if asked.inside else VipFlag.VIP_LOCAL))
-        members = self._members(service_id, local, way)
-        if not members:
-            return self._nobody(asked, flags, local, way)
-        backend_id = self._choose(asked, vip, members, way)
-        octets = self._at("backends", backend_id)
-        backend = abi.BACKEND.unpack(octets) if octets else None
-        if backend is None or not backend["proto"]:
-            way.step("backend", f"number {backend_id} is gone")
-            return way.end(Reason.DROP_NO_BACKEND, "the picked backend is gone")
+        members = self._maps.members(service_id, local=local)
+        scope = "of this node" if local else "of all nodes"
+        way.step("set", f"{_counted(members)} {scope}")
+        backend_id = self._choose(asked, vip, members, way) if members else 0
+        backend = self._maps.backend(backend_id)
+        if backend is None:
+            if backend_id:
+                way.step("backend", f"number {backend_id} is gone")
+            return self._nobody(asked, vip, local, way)
         return self._to_backend(asked, flags, backend_id, backend, way, node)
 
-    def _in_ranges(self, service_id: int, client: IPAddress) -> bool:
-        key = abi.SOURCE_RANGE.pack(prefix_length=160, service_id=service_id, addr=packed(client))
-        return self._lookup("source_ranges", key) is not None
-
-    def _nobody(self, asked: Question, flags: VipFlag, local: bool, way: _Way) -> Trace:
-        if local:
+    def _nobody(self, asked: Question, vip: abi.Fields, local: bool, way: _Way) -> Trace:
+        rejects = bool(vip["flags"] & VipFlag.VIP_REJECT)
+        if local and (not rejects or self._maps.members(vip["service_id"], local=False)):
             return way.end(Reason.DROP_NO_LOCAL, "policy local, and no backend on this node")
-        if flags & VipFlag.VIP_REJECT:
+        if rejects:
             return self._refuse(asked, way)
-        return way.end(Reason.DROP_NO_BACKEND, "the service has no endpoint")
+        return way.end(Reason.DROP_NO_BACKEND, "the service has no endpoint, and is silent then")
 
-    def _members(self, service_id: int, local: bool, way: _Way) -> Sequence[pick.Candidate] | int:
-        """The members of the set; of a table its number + 1, since a table is never empty."""
-        entry = abi.SET.unpack(self._at("sets", 2 * service_id + local))
-        name = f"{'local' if local else 'cluster'} set of service {service_id}"
-        mode, first = SetMode(entry["mode"]), entry["first"]
-        if mode is SetMode.SET_EMPTY:
-            way.step("set", f"{name}: empty")
-            return ()
-        if mode is SetMode.SET_TABLE:
-            way.step("set", f"{name}: table {first}")
-            return int(first) + 1
-        weighted = mode is SetMode.SET_WEIGHTED
-        members = []
-        for number in range(entry["count"]):
-            at = first + number * (2 if weighted else 1)
-            member = abi.MEMBER.unpack(self._at("members", at))
-            weight = abi.MEMBER.unpack(self._at("members", at + 1))["key"] if weighted else 1
-            members.append(pick.Candidate(member["key"], member["backend_id"], weight))
-        way.step("set", f"{name}: {len(members)} members{' with weights' if weighted else ''}")
-        return members
-
-    def _choose(
-        self, asked: Question, vip: abi.Fields, members: Sequence[pick.Candidate] | int, way: _Way
-    ) -> int:
+    def _choose(self, asked: Question, vip: abi.Fields, members: Members, way: _Way) -> int:
+        """The number of the backend that a new flow goes to."""
         affine = bool(vip["flags"] & VipFlag.VIP_AFFINITY)
-        seed = self._node()["pick_seed"]
-        client = asked.client.address
-        zero: IPAddress = IPv4Address(0) if client.version == 4 else IPv6Address(0)
-        slot = (
-            pick.flow_slot(client, 0, zero, 0, asked.protocol, seed)
-            if affine
-            else pick.flow_slot(
-                client, asked.client.port or 0, asked.vip.address, asked.vip.port or 0,
-                asked.protocol, seed,
-            )
-        )  # fmt: skip
         if affine:
-            held = self._affinity(vip, client)
-            if held and self._is_member(held, members, slot):
+            held = self._maps.bound_to(vip, asked.client.address)
+            if held and members.may_have(held):
                 way.step("affinity", f"the client is bound to backend {held}")
                 return held
-            way.step(
-                "affinity",
-                f"bound to backend {held}, which is no member any more" if held else "not bound",
-            )
-        if isinstance(members, int):
-            words = self._at("tables", (members - 1) * abi.Limit.PICK_SLOTS + slot)
-            backend_id = int.from_bytes(words, sys.byteorder)
-        else:
-            backend_id = pick.pick(slot, members)
+            gone = f"to backend {held}, which is no member any more" if held else "to none"
+            way.step("affinity", f"the client is bound {gone}")
+        slot = self._maps.slot_of(asked, affine=affine)
+        backend_id = self._maps.picked(members, slot)
         by = "the client's address" if affine else "the flow"
         way.step("pick", f"slot {slot} by {by}: backend {backend_id}")
         return backend_id
-
-    def _affinity(self, vip: abi.Fields, client: IPAddress) -> int:
-        key = abi.AFFINITY_KEY.pack(service_id=vip["service_id"], client=packed(client))
-        octets = self._lookup("affinities", key)
-        if octets is None:
-            return 0
-        entry = abi.AFFINITY.unpack(octets)
-        idle = (self._tick() - entry["seen"]) & 0xFFFFFFFF
-        live = idle >= 1 << 31 or idle <= vip["affinity_ticks"]
-        return int(entry["backend_id"]) if live else 0
-
-    def _is_member(
-        self, backend_id: int, members: Sequence[pick.Candidate] | int, slot: int
-    ) -> bool:
-        del slot
-        if not isinstance(members, int):
-            return backend_id in {member.backend_id for member in members}
-        first = (members - 1) * abi.Limit.PICK_SLOTS
-        return any(
-            int.from_bytes(self._at("tables", first + at), sys.byteorder) == backend_id
-            for at in range(abi.Limit.PICK_SLOTS)
-        )
 
     def _to_backend(
         self,
@@ -363,7 +258,7 @@ class Tracer:
         way: _Way,
         node: abi.Fields,
     ) -> Trace:
-        target = Endpoint(_unpacked(backend["addr"]), backend["port"])
+        target = Endpoint(unpacked(backend["addr"]), backend["port"])
         place = Place(backend["place"])
         path = f", path MTU {backend['mtu']}" if backend["mtu"] else ""
         way.step("backend", f"number {backend_id}: {target}, {_PLACES[place]}{path}")
@@ -381,6 +276,11 @@ class Tracer:
                 next_hop=f"{_mac(backend['mac'])}, on the uplink",
             )  # fmt: skip
         source = self._source(asked, flags, target, way, node)
+        if source is None:
+            wanted = VipFlag.VIP_INNER_SNAT if asked.inside else VipFlag.VIP_SNAT
+            translated = flags & wanted or target.address == asked.client.address
+            reason = Reason.DROP_NO_PORT if translated else Reason.DROP_CONFLICT
+            return way.end(reason, "no source port is free towards this backend")
         return way.end(
             Reason.SVC_NEW if asked.inside else Reason.VIP_NEW, "translated, and a new flow",
             new=True, backend=target, backend_id=backend_id, source=source,
@@ -393,6 +293,9 @@ class Tracer:
         hairpin = target.address == asked.client.address
         wanted = VipFlag.VIP_INNER_SNAT if asked.inside else VipFlag.VIP_SNAT
         if not flags & wanted and not hairpin:
+            if self._port_in_use(asked.protocol, target, asked.client):
+                way.step("source", "kept, but another flow has it towards this backend")
+                return None
             way.step("source", "kept: the backend sees the client's address")
             return asked.client
         ours: IPAddress = (
@@ -400,16 +303,37 @@ class Tracer:
             if asked.vip.address.version == 4
             else IPv6Address(node["service_addr6"])
         )
+        affine = bool(flags & VipFlag.VIP_AFFINITY)
         why = "the client is the backend itself" if hairpin else "so that replies come back here"
-        mine = Endpoint(ours, asked.client.port)
-        if self._port_in_use(asked.protocol, target, mine):
-            way.step("source", f"{ours}, {why}; port {mine.port} is taken there, so one by hash")
-            return None
-        way.step("source", f"{mine}, {why}")
-        return mine
+        for port in self._maps.ports_to_try(asked, affine=affine):
+            mine = Endpoint(ours, port)
+            if not self._port_in_use(asked.protocol, target, mine):
+                own = (
+                    "the client's own" if port == asked.client.port else "by hash: its own is taken"
+                )
+                way.step("source", f"{mine}, {why}; the port is {own}")
+                return mine
+        way.step("source", f"{ours}, {why}; but every port that is tried is taken")
+        return None
 
 
-def _unpacked(octets: bytes) -> IPAddress:
-    if octets[:12] == bytes(10) + b"\xff\xff":
-        return IPv4Address(octets[12:])
-    return IPv6Address(octets)
+def _mac(octets: bytes) -> str:
+    return ":".join(f"{octet:02x}" for octet in octets)
+
+
+def _valid(asked: Question) -> NodeFlag:
+    return NodeFlag.NODE_VALID6 if asked.vip.address.version == 6 else NodeFlag.NODE_VALID4
+
+
+def _names(flags: VipFlag) -> str:
+    names = [flag.name for flag in VipFlag if flag & flags and flag.name]
+    return (
+        ", ".join(name.removeprefix("VIP_").lower().replace("_", "-") for name in names) or "none"
+    )
+
+
+def _counted(members: Members) -> str:
+    if members.table is not None:
+        return f"table {members.table}"
+    weights = ", with weights," if members.weighted else ""
+    return f"{len(members.listed)} members{weights}"
