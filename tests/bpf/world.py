@@ -1,44 +1,31 @@
 """A node's maps and programs for packet tests, and the packets' named constants.
 
 Packets are scapy's; a verdict is checked as (action, reason, whole buffer), the reason by the
-change of every counter.
+change of every counter. The maps are filled from plain values by bpf/abi.py alone, so that a
+fault of a driver is not also the test's.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from bpf import abi
-from bpf.abi import Reason
-from dataplane.drivers.bpfmaps import (
-    BackendTable,
-    LocalAddressTable,
-    MaglevMapTable,
-    NodeTable,
-    VipTable,
-    counters,
-)
+from bpf.abi import AddressFlag, Limit, NodeFlag, Reason, SetMode, VipFlag
+from bpf.pick import Candidate, filter_bit, member_key, table
 from dataplane.drivers.bpfstate import BpfState
-from dataplane.model.addr import L4Addr, Mac, Protocol
-from dataplane.model.rows import (
-    BackendEntry,
-    LocalAddress,
-    MaglevTable,
-    NodeEntry,
-    ProgramKind,
-    VipEntry,
-    VipFlag,
-)
-from dataplane.model.service import Place
-from dataplane.plan.maglev import maglev_table
+from dataplane.drivers.libbpf import Map
+from dataplane.model.addr import IPAddress, L4Addr, Protocol
+from dataplane.model.rows import ProgramKind
 
 XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = range(5)
 
@@ -46,23 +33,67 @@ CLIENT_MAC, ROUTER_MAC = "02:00:00:00:00:c1", "02:00:00:00:00:01"
 UPLINK_MAC = "02:00:00:00:00:0a"
 GATEWAY_MAC = "0a:58:ac:12:00:6f"
 SERVICE_MAC = "0a:58:64:40:ff:01"
+OTHER_NODE_MAC = "0a:58:ac:12:00:70"
 
 CLIENT, CLIENT_TWO = "203.0.113.7", "203.0.113.8"
+CLIENT6, CLIENT6_TWO = "2001:db8:c::7", "2001:db8:c::8"
 CLIENT_PORT = 40000
 NODE_ADDRESS, NODE_ADDRESS6 = "172.18.0.11", "fd00::11"
-SERVICE_ADDRESS = "100.64.255.1"
+SERVICE_ADDRESS, SERVICE_ADDRESS6 = "100.64.255.1", "fd00:ff::1"
 STRANGER, STRANGER6 = "192.0.2.99", "fd00::99"
 
-VIP_TCP = L4Addr(Protocol.TCP, IPv4Address("192.0.2.10"), 80)
-VIP_UDP = L4Addr(Protocol.UDP, IPv4Address("192.0.2.10"), 53)
-VIP_LOCAL = L4Addr(Protocol.TCP, IPv4Address("192.0.2.20"), 443)
-VIP_EMPTY = L4Addr(Protocol.TCP, IPv4Address("192.0.2.30"), 80)
-NODE_PORT = L4Addr(Protocol.TCP, IPv4Address(NODE_ADDRESS), 30080)
-WEB = L4Addr(Protocol.TCP, IPv4Address("10.16.0.2"), 8080)
-WEB_TWO = L4Addr(Protocol.TCP, IPv4Address("10.16.0.3"), 8080)
-DNS = L4Addr(Protocol.UDP, IPv4Address("10.16.0.4"), 5353)
+
+def tcp(address: str, port: int) -> L4Addr:
+    """A TCP address of either family."""
+    return L4Addr(Protocol.TCP, _address(address), port)
+
+
+def udp(address: str, port: int) -> L4Addr:
+    """A UDP address of either family."""
+    return L4Addr(Protocol.UDP, _address(address), port)
+
+
+def _address(text: str) -> IPAddress:
+    return IPv6Address(text) if ":" in text else IPv4Address(text)
+
+
+VIP_TCP, VIP_UDP = tcp("192.0.2.10", 80), udp("192.0.2.10", 53)
+VIP_LOCAL, VIP_EMPTY = tcp("192.0.2.20", 443), tcp("192.0.2.30", 80)
+NODE_PORT = tcp(NODE_ADDRESS, 30080)
+WEB, WEB_TWO, DNS = tcp("10.16.0.2", 8080), tcp("10.16.0.3", 8080), udp("10.16.0.4", 5353)
+VIP6_TCP, VIP6_UDP = tcp("2001:db8:1::10", 80), udp("2001:db8:1::10", 53)
+VIP6_LOCAL = tcp("2001:db8:1::20", 443)
+WEB6, WEB6_TWO, DNS6 = tcp("fd10::2", 8080), tcp("fd10::3", 8080), udp("fd10::4", 5353)
 
 PAYLOAD = b"what the client says, of odd length"
+HZ = 100
+"""Ticks of a second, as these tests have it: the clock is theirs."""
+
+TIMEOUTS_S = {
+    "CT_SYN": 30, "CT_SYN_ACK": 60, "CT_MIDDLE": 120, "CT_ESTABLISHED": 7440, "CT_FIN": 240,
+    "CT_TIME_WAIT": 30, "CT_RESET": 10, "CT_UDP_ONE_WAY": 30, "CT_UDP": 180, "CT_SCTP_NEW": 30,
+    "CT_SCTP": 7440, "CT_SCTP_SHUTDOWN": 30,
+}  # fmt: skip
+
+
+def mapped(address: IPAddress) -> bytes:
+    """An address as the maps have it: 16 octets, IPv4 mapped."""
+    return address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
+
+
+def unmapped(octets: bytes) -> str:
+    """The text of such an address."""
+    address = IPv6Address(octets)
+    return str(address.ipv4_mapped or address)
+
+
+def _u32(number: int) -> bytes:
+    return struct.pack("=I", number)
+
+
+def mac(text: str) -> bytes:
+    """The octets of an Ethernet address."""
+    return bytes.fromhex(text.replace(":", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,84 +111,269 @@ class Seen:
         return next(iter(self.reasons))
 
 
+@dataclass(frozen=True, slots=True)
+class To:
+    """A backend as a test wants it."""
+
+    target: L4Addr
+    place: abi.Place = abi.Place.PLACE_LOCAL
+    weight: int = 1
+    mtu: int = 0
+    mac: str = ""
+
+
+@dataclass(slots=True)
+class Flow:
+    """A living flow, by its record's number."""
+
+    number: int
+    fields: abi.Fields = field(repr=False)
+
+    @property
+    def tuple(self) -> tuple[str, int, str, int]:
+        """Client and VIP."""
+        f = self.fields
+        return _text(f["client"]), f["client_port"], _text(f["vip"]), f["vip_port"]
+
+    @property
+    def reply_tuple(self) -> tuple[str, int, str, int]:
+        """Backend and our side."""
+        f = self.fields
+        return _text(f["backend"]), f["backend_port"], _text(f["source"]), f["source_port"]
+
+
+def _text(octets: bytes) -> str:
+    return str(IPv4Address(octets)) if len(octets) == 4 else str(IPv6Address(octets))
+
+
 class World:
-    """One node: its maps, as drivers fill them, and packets through its programs.
+    """One node: its maps, and packets through its programs.
 
     `uplink` and `service_link` are ifindexes of this namespace, with which the programs run.
+    `maps` are the opened maps by name; every table is filled from plain values.
     """
 
     def __init__(self, state: BpfState, uplink: int, service_link: int) -> None:
         self.state = state
+        self.maps: Mapping[str, Map] = state.maps
         self.uplink, self.service_link = uplink, service_link
-        self.vips, self.maglev = VipTable(self.state), MaglevMapTable(self.state)
-        self.backends, self.node = BackendTable(self.state), NodeTable(self.state)
-        self.local_addresses = LocalAddressTable(self.state)
+        self.tick = 1_000_000
+        self.seed = int(Limit.PICK_SEED)
         self._ids: dict[L4Addr, int] = {}
-        self._services: dict[L4Addr, int] = {}
+        self._services: dict[str, int] = {}
+        self._vips: dict[L4Addr, int] = {}
+        self._next_member = 1
+        self._flags = NodeFlag(0)
+        self._timeouts = {name: seconds * HZ for name, seconds in TIMEOUTS_S.items()}
+
+    # -- filling ------------------------------------------------------------------------------
 
     def clear(self) -> World:
         """Forget everything but what was counted."""
-        tables: tuple[Any, ...] = (self.vips, self.maglev, self.backends, self.node)
-        for table in (*tables, self.local_addresses):
-            assert not table.delete(list(table.observe()))
-        for name in ("ct_forward", "ct_reply", "tx_ports"):
-            for key in list(self.state.maps[name].keys()):
-                self.state.maps[name].delete(key)
+        for name in ("vips", "known_addresses", "source_ranges", "affinities", "fragments",
+                     "tx_ports"):  # fmt: skip
+            for key in list(self.maps[name].keys()):
+                self.maps[name].delete(key)
+        for name in ("ct4", "ct4_tags", "ct4_replies", "ct6", "ct6_tags", "ct6_replies",
+                     "vip_filter", "sets"):  # fmt: skip
+            self._zero(name)
+        self.maps["node"].update(_u32(0), bytes(abi.NODE.size))
         return self
+
+    def _zero(self, name: str) -> None:
+        held = self.maps[name]
+        empty = bytes(held.value_size)
+        used = [(key, empty) for key, value in held.items() if value != empty]
+        if used:
+            held.update_batch(used)
 
     def fill(self) -> World:
-        """The node that most tests want: one service of each kind."""
+        """The node that most tests want: one service of each kind, in both families."""
         self.set_node()
-        for address in (IPv4Address(NODE_ADDRESS), IPv6Address(NODE_ADDRESS6)):
-            assert not self.local_addresses.upsert([(address, LocalAddress())])
-        ifindex = struct.pack("=I", self.uplink)
-        self.state.maps["tx_ports"].update(ifindex, ifindex)
-        self.serve(VIP_TCP, [WEB])
-        self.serve(VIP_UDP, [DNS])
-        self.serve(VIP_LOCAL, [WEB], VipFlag(0))
-        self.serve(VIP_EMPTY, [], VipFlag.SNAT | VipFlag.NO_BACKEND)
-        self.serve(NODE_PORT, [WEB_TWO])
+        for address in (NODE_ADDRESS, NODE_ADDRESS6):
+            self.know(address, AddressFlag.ADDRESS_LOCAL)
+        self.maps["tx_ports"].update(_u32(self.uplink), _u32(self.uplink))
+        snat = VipFlag.VIP_SNAT
+        self.serve(VIP_TCP, [To(WEB)])
+        self.serve(VIP_UDP, [To(DNS)])
+        self.serve(VIP_LOCAL, [To(WEB)], VipFlag.VIP_LOCAL)
+        self.serve(VIP_EMPTY, [], snat)
+        self.serve(NODE_PORT, [To(WEB_TWO)])
+        self.serve(VIP6_TCP, [To(WEB6)])
+        self.serve(VIP6_UDP, [To(DNS6)])
+        self.serve(VIP6_LOCAL, [To(WEB6)], VipFlag.VIP_LOCAL)
         return self
 
-    def set_node(self) -> None:
-        """This node has a gateway."""
-        entry = NodeEntry(
-            IPv4Address(SERVICE_ADDRESS),
-            Mac(SERVICE_MAC),
-            Mac(GATEWAY_MAC),
-            self.uplink,
-            Mac(UPLINK_MAC),
-        )
-        assert not self.node.upsert([(0, entry)])
+    def set_node(self, **changed: Any) -> None:
+        """This node has a gateway in both families; `changed` are fields of struct node."""
+        self._flags = NodeFlag.NODE_VALID4 | NodeFlag.NODE_VALID6 | NodeFlag.NODE_FIXED_CLOCK
+        timeouts = [self._timeouts.get(state.name, 0) for state in sorted(abi.CtState)]
+        timeouts = [0] * int(abi.CtState.CT_STATES)
+        for state in abi.CtState:
+            if state.name in self._timeouts:
+                timeouts[state] = self._timeouts[state.name]
+        fields: dict[str, Any] = {
+            "flags": int(self._flags),
+            "tick": self.tick,
+            "ct_seed": 0x5EED,
+            "pick_seed": self.seed,
+            "ct4_mask": self._buckets("ct4_tags"),
+            "ct4_reply_mask": self._buckets("ct4_replies"),
+            "ct6_mask": self._buckets("ct6_tags"),
+            "ct6_reply_mask": self._buckets("ct6_replies"),
+            "service_addr4": IPv4Address(SERVICE_ADDRESS).packed,
+            "uplink_ifindex": self.uplink,
+            "svc_ifindex": self.service_link,
+            "service_mac": mac(SERVICE_MAC),
+            "gateway_mac": mac(GATEWAY_MAC),
+            "uplink_mac": mac(UPLINK_MAC),
+            "service_addr6": IPv6Address(SERVICE_ADDRESS6).packed,
+            "local4": IPv4Address(NODE_ADDRESS).packed,
+            "timeouts": struct.pack(f"={len(timeouts)}I", *timeouts),
+        }
+        fields.update(changed)
+        self._node = fields
+        self.maps["node"].update(_u32(0), abi.NODE.pack(**fields))
 
-    def serve(self, vip: L4Addr, targets: Sequence[L4Addr], flags: VipFlag = VipFlag.SNAT) -> int:
-        """Serve `vip` by these backends from now on; the service's id. Removes no backend."""
-        service_id = self._services.setdefault(vip, len(self._services) + 1)
-        members = []
-        for target in targets:
-            number = self._ids.setdefault(target, len(self._ids) + 1)
-            members.append((number, target))
-            assert not self.backends.upsert([(number, BackendEntry(target, Place.LOCAL))])
-        assert not self.maglev.upsert([(service_id, MaglevTable(maglev_table(members)))])
-        assert not self.vips.upsert([(vip, VipEntry(service_id, flags))])
+    def _buckets(self, name: str) -> int:
+        return self.maps[name].info.max_entries - 1
+
+    def pass_time(self, seconds: float) -> None:
+        """Let the programs' clock go on."""
+        self.tick += int(seconds * HZ)
+        self.set_node(**{**self._node, "tick": self.tick})
+
+    def know(self, address: str, flags: AddressFlag) -> None:
+        """Put an address into `known_addresses`."""
+        self.maps["known_addresses"].update(mapped(_address(address)), _u32(flags))
+
+    def serve(
+        self,
+        vip: L4Addr,
+        backends: Sequence[To],
+        flags: VipFlag = VipFlag.VIP_SNAT,
+        *,
+        local: Sequence[To] | None = None,
+        service: str | None = None,
+        affinity_s: float = 0,
+        ranges: Sequence[str] = (),
+    ) -> int:
+        """Serve `vip` by these backends from now on; the service's id.
+
+        `local` are those of this node (None: those whose place is LOCAL). `service` names the
+        service port that several VIPs share.
+        """
+        name = service or str(vip)
+        service_id = self._services.setdefault(name, len(self._services) + 1)
+        here = [b for b in backends if b.place is abi.Place.PLACE_LOCAL] if local is None else local
+        for scope, chosen in enumerate((backends, here)):
+            self.set_members(service_id, scope, chosen)
+        if ranges:
+            flags |= VipFlag.VIP_SOURCE_RANGES
+        for text in ranges:
+            network = ip_network(text)
+            length = 32 + network.prefixlen + (96 if network.version == 4 else 0)
+            key = abi.SOURCE_RANGE.pack(
+                prefix_length=length,
+                service_id=service_id,
+                addr=mapped(network.network_address),
+            )
+            self.maps["source_ranges"].update(key, _u32(1))
+        if affinity_s:
+            flags |= VipFlag.VIP_AFFINITY
+        self._set_filter(vip)
+        self.maps["vips"].update(
+            self._vip_key(vip),
+            abi.VIP.pack(service_id=service_id, flags=flags, affinity_ticks=int(affinity_s * HZ)),
+        )
+        self._vips[vip] = service_id
         return service_id
 
+    def withdraw(self, vip: L4Addr) -> None:
+        """Serve `vip` no longer. Its bit in the filter stays: it may be another's."""
+        self.maps["vips"].delete(self._vip_key(vip))
+        self._vips.pop(vip, None)
+
+    @staticmethod
+    def _vip_key(vip: L4Addr) -> bytes:
+        return abi.VIP_KEY.pack(addr=mapped(vip.address), port=vip.port, proto=vip.protocol)
+
+    def _set_filter(self, vip: L4Addr) -> None:
+        bit = filter_bit(vip.address.packed, vip.port, vip.protocol, sys.byteorder)
+        held = self.maps["vip_filter"].lookup(_u32(bit // 64))
+        word = int.from_bytes(held or bytes(8), sys.byteorder) | 1 << (bit % 64)
+        self.maps["vip_filter"].update(_u32(bit // 64), word.to_bytes(8, sys.byteorder))
+
+    def set_members(self, service_id: int, scope: int, chosen: Sequence[To]) -> None:
+        """Write the members of one set of a service, and then the set."""
+        members = sorted(
+            Candidate(member_key(str(b.target)), self.add_backend(b), b.weight) for b in chosen
+        )
+        weighted = len({member.weight for member in members}) > 1
+        first, mode = self._next_member, SetMode.SET_EMPTY
+        words: list[bytes] = []
+        if len(members) > Limit.LIST_MAX:
+            mode, first = SetMode.SET_TABLE, scope
+            ids = table(members).astype("=u4")
+            self.maps["tables"].update_batch(
+                [
+                    (_u32(first * Limit.PICK_SLOTS + slot), ids[slot].tobytes())
+                    for slot in range(Limit.PICK_SLOTS)
+                ]
+            )
+        elif members:
+            mode = SetMode.SET_WEIGHTED if weighted else SetMode.SET_LIST
+            for member in members:
+                words.append(abi.MEMBER.pack(backend_id=member.backend_id, key=member.key))
+                if weighted:
+                    words.append(abi.MEMBER.pack(key=member.weight))
+        for at, word in enumerate(words):
+            self.maps["members"].update(_u32(first + at), word)
+        self._next_member += len(words)
+        self.maps["sets"].update(
+            _u32(2 * service_id + scope), abi.SET.pack(first=first, count=len(members), mode=mode)
+        )
+
+    def add_backend(self, backend: To) -> int:
+        """Put a backend in; its id."""
+        number = self._ids.setdefault(backend.target, len(self._ids) + 1)
+        target = backend.target
+        row = abi.BACKEND.pack(
+            addr=mapped(target.address),
+            port=target.port,
+            proto=target.protocol,
+            place=backend.place,
+            mtu=backend.mtu,
+            mac=mac(backend.mac) if backend.mac else bytes(6),
+        )
+        self.maps["backends"].update(_u32(number), row)
+        return number
+
     def remove_backend(self, target: L4Addr) -> None:
-        """Take a backend out of `backends`; tables of services are the caller's."""
-        assert not self.backends.delete([self._ids[target]])
+        """Take a backend out of `backends`; sets of services are the caller's."""
+        self.maps["backends"].update(_u32(self._ids[target]), bytes(abi.BACKEND.size))
 
     def backend_id(self, target: L4Addr) -> int:
         """The id under which a backend was put in."""
         return self._ids[target]
 
+    # -- packets ------------------------------------------------------------------------------
+
+    def counted(self) -> dict[Reason, int]:
+        """Packets by reason, so far."""
+        found = {}
+        for key, value in self.maps["counters"].items():
+            words = struct.unpack(f"={len(value) // 8}Q", value)
+            number = int.from_bytes(key, sys.byteorder)
+            if packets := sum(words[0::2]):
+                found[Reason(number)] = packets
+        return found
+
     def _through(self, kind: ProgramKind, packet: Packet | bytes, ifindex: int) -> Seen:
-        before = counters(self.state)
+        before = self.counted()
         ran = self.state.program(kind).run(bytes(packet), ifindex=ifindex)
-        after = counters(self.state)
-        reasons = {
-            reason: count.packets - (before[reason].packets if reason in before else 0)
-            for reason, count in after.items()
-        }
+        after = self.counted()
+        reasons = {reason: count - before.get(reason, 0) for reason, count in after.items()}
         return Seen(ran.action, {r: n for r, n in reasons.items() if n}, ran.packet)
 
     def arrive(self, packet: Packet | bytes) -> Seen:
@@ -168,38 +384,45 @@ class World:
         """OVS hands a packet to svc0."""
         return self._through(ProgramKind.SERVICE, packet, self.service_link)
 
-    def flows(self) -> dict[tuple[str, int, str, int], abi.Fields]:
-        """ct_forward, by client and VIP."""
-        return self._conntrack("ct_forward", abi.FLOW_FORWARD)
+    # -- conntrack ----------------------------------------------------------------------------
 
-    def replies(self) -> dict[tuple[str, int, str, int], abi.Fields]:
-        """ct_reply, by backend and our side."""
-        return self._conntrack("ct_reply", abi.FLOW_REPLY)
-
-    def _conntrack(
-        self, name: str, layout: abi.Layout
-    ) -> dict[tuple[str, int, str, int], abi.Fields]:
-        found = {}
-        for octets, value in self.state.maps[name].items():
-            key = abi.FLOW_KEY.unpack(octets)
-            source, dest = str(IPv4Address(key["saddr"])), str(IPv4Address(key["daddr"]))
-            found[source, key["sport"], dest, key["dport"]] = layout.unpack(value)
-        return found
-
-    def age(self, seconds: float) -> None:
-        """Make every conntrack entry that much older; beyond the machine's start if need be."""
-        for name, layout in (("ct_forward", abi.FLOW_FORWARD), ("ct_reply", abi.FLOW_REPLY)):
-            for key, value in self.state.maps[name].items():
+    def records(self, version: int = 4) -> Iterator[Flow]:
+        """Records that are flows, whether their time is over or not."""
+        layout = abi.FLOW4 if version == 4 else abi.FLOW6
+        empty = bytes(layout.size)
+        for key, value in self.maps[f"ct{version}"].items():
+            if value != empty:
                 fields = layout.unpack(value)
-                fields["tick"] = (fields["tick"] - int(seconds * 100)) % (1 << 32)
-                fields["seen_ns"] = (fields["seen_ns"] - int(seconds * 1e9)) % (1 << 64)
-                self.state.maps[name].update(key, layout.pack(**fields))
+                if fields["life"] & 1:
+                    yield Flow(int.from_bytes(key, sys.byteorder), fields)
+
+    def flows(self, version: int = 4) -> dict[tuple[str, int, str, int], Flow]:
+        """Living flows by client and VIP."""
+        timeouts = struct.unpack("=16I", self._node["timeouts"])
+        return {
+            flow.tuple: flow
+            for flow in self.records(version)
+            if self.tick - flow.fields["seen"] <= timeouts[flow.fields["state"]]
+        }
+
+    def locks(self) -> int:
+        """How many locks of buckets are held: none, outside of a packet."""
+        return sum(
+            value[:4] != bytes(4)
+            for name in ("ct4_tags", "ct4_replies", "ct6_tags", "ct6_replies")
+            for _, value in self.maps[name].items()
+        )
+
+
+def ip_of(packet: Packet) -> Any:
+    """The IP header of either family."""
+    return packet[IPv6] if IPv6 in packet else packet[IP]
 
 
 def from_client(
     vip: L4Addr = VIP_TCP,
     *,
-    client: str = CLIENT,
+    client: str = "",
     port: int = CLIENT_PORT,
     tcp: str = "S",
     payload: bytes = PAYLOAD,
@@ -211,38 +434,55 @@ def from_client(
         if vip.protocol is Protocol.TCP
         else UDP(sport=port, dport=vip.port)
     )
-    outer = Ether(src=CLIENT_MAC, dst=UPLINK_MAC) / IP(src=client, dst=str(vip.address), **ip)
-    return built(outer / header / Raw(payload))
+    six = vip.address.version == 6
+    client = client or (CLIENT6 if six else CLIENT)
+    outer = (IPv6 if six else IP)(src=client, dst=str(vip.address), **ip)
+    return built(Ether(src=CLIENT_MAC, dst=UPLINK_MAC) / outer / header / Raw(payload))
 
 
-def translated(
-    packet: Packet, target: L4Addr, source: str = SERVICE_ADDRESS, port: int = CLIENT_PORT
-) -> bytes:
+def translated(packet: Packet, target: L4Addr, source: str = "", port: int = CLIENT_PORT) -> bytes:
     """What the uplink has to make of a client's packet, checksums computed anew."""
     wanted = packet.copy()
     wanted[Ether].dst = GATEWAY_MAC
-    wanted[IP].src, wanted[IP].dst = source, str(target.address)
+    ip = ip_of(wanted)
+    source = source or (SERVICE_ADDRESS6 if IPv6 in wanted else SERVICE_ADDRESS)
+    ip.src, ip.dst = source, str(target.address)
+    _age(ip)
     layer = TCP if TCP in wanted else UDP
     wanted[layer].sport, wanted[layer].dport = port, target.port
     return bytes(without_checksums(wanted))
 
 
+def _age(ip: Packet) -> None:
+    if isinstance(ip, IPv6):
+        ip.hlim -= 1
+    else:
+        ip.ttl -= 1
+
+
 def from_backend(translated_packet: bytes, *, tcp: str = "SA", payload: bytes = b"ok") -> Packet:
     """The backend's answer to a translated packet, as OVS hands it to svc0."""
     got = Ether(translated_packet)
-    outer = Ether(src=GATEWAY_MAC, dst=SERVICE_MAC) / IP(src=got[IP].dst, dst=got[IP].src, ttl=62)
+    inner = ip_of(got)
+    ip = (
+        IPv6(src=inner.dst, dst=inner.src, hlim=62)
+        if IPv6 in got
+        else IP(src=inner.dst, dst=inner.src, ttl=62)
+    )
     if TCP in got:
         header = TCP(sport=got[TCP].dport, dport=got[TCP].sport, flags=tcp, seq=9, ack=2)
     else:
         header = UDP(sport=got[UDP].dport, dport=got[UDP].sport)
-    return built(outer / header / Raw(payload))
+    return built(Ether(src=GATEWAY_MAC, dst=SERVICE_MAC) / ip / header / Raw(payload))
 
 
 def reversed_to_client(reply: Packet, asked: Packet) -> bytes:
     """What either program has to make of a backend's answer."""
     wanted = reply.copy()
     wanted[Ether].src, wanted[Ether].dst = asked[Ether].dst, asked[Ether].src
-    wanted[IP].src, wanted[IP].dst = asked[IP].dst, asked[IP].src
+    ip, first = ip_of(wanted), ip_of(asked)
+    ip.src, ip.dst = first.dst, first.src
+    _age(ip)
     layer = TCP if TCP in wanted else UDP
     wanted[layer].sport, wanted[layer].dport = asked[layer].dport, asked[layer].sport
     return bytes(without_checksums(wanted))
