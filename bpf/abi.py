@@ -46,7 +46,7 @@ class Limit(IntEnum):
     MAX_XSK_QUEUES = 64
     MAX_REASONS = 128
     MAX_SWEEP_ENDS = 65536
-    MAX_SOCK_REVERSE = 131072
+    MAX_SOCK_REVERSE = 65536
     PICK_SEED = 0x6D72F10E
     PERF_HEAD = 80
 
@@ -598,6 +598,7 @@ class MapShape:
 
 
 _HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH, _LPM_TRIE, _DEVMAP_HASH = 1, 2, 6, 9, 11, 25
+_SK_STORAGE = 24
 
 _BUCKETS = Limit.MAX_FLOW_SLOTS // Limit.CT_WAYS
 _REPLY_BUCKETS = Limit.MAX_FLOW_SLOTS // 2
@@ -618,6 +619,8 @@ MAPS = {
     "ct6_tags": MapShape(_ARRAY, U32, TAG_BUCKET.size, _BUCKETS),
     "ct6_replies": MapShape(_ARRAY, U32, REPLY_BUCKET.size, _REPLY_BUCKETS),
     "fragments": MapShape(_LRU_HASH, FRAGMENT_KEY.size, FRAGMENT.size, Limit.MAX_FRAGMENTS),
+    "sock_peers": MapShape(_SK_STORAGE, U32, SOCK_PEER.size, 0),
+    "sock_reverse": MapShape(_LRU_HASH, SOCK_KEY.size, SOCK_PEER.size, Limit.MAX_SOCK_REVERSE),
     "known_addresses": MapShape(_HASH, KNOWN_ADDRESS.size, U32, Limit.MAX_KNOWN_ADDRESSES),
     "node": MapShape(_ARRAY, U32, NODE.size, 1),
     "counters": MapShape(_PERCPU_ARRAY, U32, COUNTER.size, Limit.MAX_REASONS),

@@ -35,7 +35,7 @@ enum limit {
 	MAX_XSK_QUEUES = 64,	/* of a private xsks_map; OVS's has its own size */
 	MAX_REASONS = 128,	/* capacity of counters: new reasons change no map */
 	MAX_SWEEP_ENDS = 65536,
-	MAX_SOCK_REVERSE = 131072,
+	MAX_SOCK_REVERSE = 65536,
 	PICK_SEED = 0x6d72f10e,	/* one for all nodes */
 	PERF_HEAD = 80,		/* bytes that the perf wrapper puts back before each run */
 };

@@ -96,6 +96,24 @@ struct {
 PINNED_ARRAY(node, 1, struct node);
 
 
+/* What a socket was connected or spoke to. A miss: to nothing of ours. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct sock_peer);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} sock_peers SEC(".maps");
+
+/* More peers of sockets; see sock.bpf.c. The daemon reads. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_SOCK_REVERSE);
+	__type(key, struct sock_key);
+	__type(value, struct sock_peer);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} sock_reverse SEC(".maps");
+
 /* By reason. Programs write, the daemon reads. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -10,6 +10,8 @@
  *   error, never a packet for a VIP that is served.
  * - sock_peers has what a connected socket is connected to, or the first peer that an unconnected
  *   one has spoken to; its further peers are in sock_reverse, twice: by VIP and by backend.
+ * - What UDP sockets are connected to is in sock_reverse as well, for user space: the kernel runs no
+ *   program when they send, so the daemon ends those whose backend went.
  * - The kernel runs these programs with the socket locked, so a socket's own entry has one writer.
  * - An unconnected socket's peer keeps its backend as long as the backend is in the set that a new
  *   one would be picked from. A connected one keeps it until it connects again.
@@ -24,6 +26,7 @@
 #include <stdbool.h>
 
 #include "abi.h"
+#include "hash.h"
 #include "maps.h"
 #include "pick.h"
 
@@ -33,7 +36,7 @@
 char LICENSE[] SEC("license") = "Apache-2.0";
 
 /* The cookie of the node's network namespace; 0: the machine's first one. */
-const volatile __u64 node_netns = 0;
+const volatile __u64 node_netns SEC(".rodata.node") = 0;
 
 /* Addresses are read as two words; where they lie is aligned to eight octets. */
 typedef __u64 __attribute__((__may_alias__)) half;
@@ -88,6 +91,14 @@ static __always_inline void count(__u32 reason)
 		__sync_fetch_and_add(&stats->field, 1);					\
 } while (0)
 
+static __always_inline bool is_in_filter(const struct vip_key *key)
+{
+	const half *addr = (const half *)key->addr;
+
+	return may_be_vip(is_mapped(key->addr) ? ((const word *)addr)[3] : fold6(addr), key->port,
+			  key->proto);
+}
+
 /*
  * A node port is in vips by the node's addresses that serve it, and by the unspecified address for
  * loopback, which is the node's own only in the node's network namespace.
@@ -97,7 +108,7 @@ static __always_inline struct vip *find_vip(struct bpf_sock_addr *ctx, const str
 	struct vip_key any __attribute__((aligned(8)));
 	struct vip *vip;
 
-	if (filter_has(call->asked.addr, call->asked.port, call->asked.proto)) {
+	if (is_in_filter(&call->asked)) {
 		vip = bpf_map_lookup_elem(&vips, &call->asked);
 		if (vip)
 			return vip;
@@ -111,24 +122,15 @@ static __always_inline struct vip *find_vip(struct bpf_sock_addr *ctx, const str
 		((word *)any.addr)[3] = 0;
 	else
 		((half *)any.addr)[1] = 0;
-	if (!filter_has(any.addr, any.port, any.proto))
+	if (!is_in_filter(&any))
 		return NULL;
 	return bpf_map_lookup_elem(&vips, &any);
 }
 
-/* The set that clients inside are sent to; read at one stroke. */
-static __always_inline struct set set_of(const struct vip *vip)
+/* The set that clients inside are sent to. */
+static __always_inline __u32 set_of(const struct vip *vip)
 {
-	__u32 index = 2 * vip->service_id + !!(vip->flags & VIP_INNER_LOCAL);
-	struct set *held = bpf_map_lookup_elem(&sets, &index);
-	union {
-		__u64 whole;
-		struct set set;
-	} read = {};
-
-	if (held)
-		read.whole = *(volatile __u64 *)held;
-	return read.set;
+	return 2 * vip->service_id + !!(vip->flags & VIP_INNER_LOCAL);
 }
 
 static __always_inline __u32 now(void)
@@ -149,49 +151,58 @@ static __always_inline void client_of(struct bpf_sock_addr *ctx, const struct ca
 	((half *)to)[1] = bpf_get_netns_cookie(ctx);
 }
 
+/* A slot, the same for the same number. */
 static __always_inline __u32 mixed(__u64 number)
 {
-	number ^= number >> 32;
-	return number * 0x9e3779b97f4a7c15ULL >> 32;
+	return mix64(number) >> 48;
+}
+
+/* Why there is none: as the programs of packets have it. */
+static __always_inline int without_backend(const struct vip *vip)
+{
+	if (vip->flags & VIP_INNER_LOCAL && pick(2 * vip->service_id, 0))
+		return DROP_SOCK_NO_LOCAL;
+	return DROP_SOCK_NO_BACKEND;
 }
 
 /* By the client alone, so that a forgotten affinity is found again as long as the set is the same. */
 static __always_inline __u32 pick_with_affinity(struct bpf_sock_addr *ctx, const struct vip *vip,
-						const struct set *set, const struct call *call)
+						const struct call *call)
 {
 	struct affinity_key key __attribute__((aligned(8))) = { .service_id = vip->service_id };
 	struct affinity *held, fresh = {};
+	__u32 set = set_of(vip);
 	__u8 client[16] __attribute__((aligned(8)));
 
 	client_of(ctx, call, client);
 	__builtin_memcpy(key.client, client, sizeof(key.client));
 	fresh.seen = now();
 	held = bpf_map_lookup_elem(&affinities, &key);
-	if (held && fresh.seen - held->seen <= vip->affinity_ticks &&
+	if (held && (__s32)(fresh.seen - held->seen) <= (__s32)vip->affinity_ticks &&
 	    is_member(set, held->backend_id)) {
 		held->seen = fresh.seen;
 		return held->backend_id;
 	}
-	fresh.backend_id = pick_member(set, mixed(((half *)client)[1] ^ vip->service_id) >> 16);
-	bpf_map_update_elem(&affinities, &key, &fresh, BPF_ANY);
+	fresh.backend_id = pick(set, mixed(((half *)client)[1] ^ vip->service_id));
+	if (fresh.backend_id)
+		bpf_map_update_elem(&affinities, &key, &fresh, BPF_ANY);
 	return fresh.backend_id;
 }
 
 /* Give call->peer a backend; 0, or the reason why not. */
 static __noinline int choose(struct bpf_sock_addr *ctx, const struct vip *vip, struct call *call)
 {
-	struct set set = set_of(vip);
 	struct backend *backend;
 	__u32 id;
 
 	if (vip->flags & VIP_AFFINITY)
-		id = pick_with_affinity(ctx, vip, &set, call);
+		id = pick_with_affinity(ctx, vip, call);
 	else
-		id = pick_member(&set, bpf_get_prandom_u32() >> 16);
+		id = pick(set_of(vip), bpf_get_prandom_u32() >> 16);
 	backend = id ? bpf_map_lookup_elem(&backends, &id) : NULL;
 	if (!backend || backend->proto != call->asked.proto ||
 	    is_mapped(backend->addr) != is_mapped(call->asked.addr))
-		return vip->flags & VIP_INNER_LOCAL ? DROP_SOCK_NO_LOCAL : DROP_SOCK_NO_BACKEND;
+		return without_backend(vip);
 	copy_addr(call->peer.vip, call->asked.addr);
 	copy_addr(call->peer.backend, backend->addr);
 	call->peer.vip_port = call->asked.port;
@@ -203,7 +214,7 @@ static __noinline int choose(struct bpf_sock_addr *ctx, const struct vip *vip, s
 	return 0;
 }
 
-/* As kube-proxy: no endpoint anywhere is refused, policy Local without one is unreachable. */
+/* As kube-proxy: no endpoint anywhere is refused; policy Local with none here is silence there. */
 static __always_inline int refuse(const struct vip *vip, __u32 reason)
 {
 	bool refused = reason == DROP_SOCK_NO_BACKEND && vip->flags & VIP_REJECT;
@@ -212,6 +223,38 @@ static __always_inline int refuse(const struct vip *vip, __u32 reason)
 	COUNT_OF_SERVICE(vip->service_id, drops_no_backend);
 	bpf_set_retval(refused ? -ECONNREFUSED : -EHOSTUNREACH);
 	return REFUSE;
+}
+
+/* Beyond a socket's own entry: sock_reverse, by the socket's cookie. */
+static __always_inline struct sock_peer *find_more(struct bpf_sock_addr *ctx, __u8 side,
+						   const __u8 *addr, __be16 port)
+{
+	struct sock_key key = { .cookie = bpf_get_socket_cookie(ctx), .port = port, .side = side };
+
+	copy_addr(key.addr, addr);
+	return bpf_map_lookup_elem(&sock_reverse, &key);
+}
+
+static __always_inline int keep_more(struct bpf_sock_addr *ctx, __u8 side,
+				     const struct sock_peer *peer)
+{
+	struct sock_key key = { .cookie = bpf_get_socket_cookie(ctx), .side = side };
+
+	if (side == SOCK_BY_VIP) {
+		copy_addr(key.addr, peer->vip);
+		key.port = peer->vip_port;
+	} else if (side == SOCK_BY_BACKEND) {
+		copy_addr(key.addr, peer->backend);
+		key.port = peer->backend_port;
+	}
+	return bpf_map_update_elem(&sock_reverse, &key, peer, BPF_ANY);
+}
+
+static __always_inline void forget_connection(struct bpf_sock_addr *ctx)
+{
+	struct sock_key key = { .cookie = bpf_get_socket_cookie(ctx), .side = SOCK_BY_NOTHING };
+
+	bpf_map_delete_elem(&sock_reverse, &key);
 }
 
 /* connect() ------------------------------------------------------------------------------------ */
@@ -226,7 +269,8 @@ static __always_inline bool connect(struct bpf_sock_addr *ctx, struct call *call
 	*verdict = PROCEED;
 	if (!vip) {
 		/* Whatever it was before: from now on it is nothing of ours. */
-		bpf_sk_storage_delete(&sock_peers, ctx->sk);
+		if (!bpf_sk_storage_delete(&sock_peers, ctx->sk))
+			forget_connection(ctx);
 		return false;
 	}
 	reason = choose(ctx, vip, call);
@@ -239,6 +283,8 @@ static __always_inline bool connect(struct bpf_sock_addr *ctx, struct call *call
 	own = bpf_sk_storage_get(&sock_peers, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (own)
 		*own = call->peer;
+	if (call->asked.proto == IPPROTO_UDP)
+		keep_more(ctx, SOCK_BY_NOTHING, &call->peer);
 	count(SOCK_CONNECT);
 	return true;
 }
@@ -260,7 +306,6 @@ static __noinline bool serves(const struct vip *vip, const struct sock_peer *pee
 {
 	__u32 id = peer->backend_id;
 	struct backend *backend;
-	struct set set;
 
 	if (peer->service_id != vip->service_id)
 		return false;
@@ -268,27 +313,7 @@ static __noinline bool serves(const struct vip *vip, const struct sock_peer *pee
 	if (!backend || !same_addr(backend->addr, peer->backend) ||
 	    backend->port != peer->backend_port || backend->proto != peer->proto)
 		return false;
-	set = set_of(vip);
-	return is_member(&set, id);
-}
-
-static __always_inline struct sock_peer *find_more(struct bpf_sock_addr *ctx, __u8 side,
-						   const __u8 *addr, __be16 port)
-{
-	struct sock_key key = { .cookie = bpf_get_socket_cookie(ctx), .port = port, .side = side };
-
-	copy_addr(key.addr, addr);
-	return bpf_map_lookup_elem(&sock_reverse, &key);
-}
-
-static __always_inline int keep_more(struct bpf_sock_addr *ctx, __u8 side,
-				     const struct sock_peer *peer)
-{
-	struct sock_key key = { .cookie = bpf_get_socket_cookie(ctx), .side = side };
-
-	copy_addr(key.addr, side == SOCK_BY_VIP ? peer->vip : peer->backend);
-	key.port = side == SOCK_BY_VIP ? peer->vip_port : peer->backend_port;
-	return bpf_map_update_elem(&sock_reverse, &key, peer, BPF_ANY);
+	return is_member(set_of(vip), id);
 }
 
 /* Two VIPs of a socket may have one backend: what it sends comes from the one spoken to last. */

@@ -152,9 +152,9 @@ class Object(Closing):
         """Do not pin this map, nor reuse what is pinned by its name."""
         call(f"unpin map {name}", "bpf_map__set_pin_path", self._map(name), None)
 
-    def set_constants(self, octets: bytes) -> None:
-        """Give the object's `const volatile` variables their values, all of them; before `load`."""
-        arguments = (self._map(".rodata"), octets, len(octets))
+    def set_constants(self, section: str, octets: bytes) -> None:
+        """Give the `const volatile` variables of a section their values; before `load`."""
+        arguments = (self._map(section), octets, len(octets))
         call("set constants", "bpf_map__set_initial_value", *arguments)
 
     def load(self) -> None:

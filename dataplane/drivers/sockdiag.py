@@ -1,7 +1,4 @@
-"""The kernel's sockets of one network namespace, and how one is ended.
-
-Only connected UDP sockets that were translated are of interest here: what they were made of is read
-from the sockets themselves (the map sock_peers, which the kernel lists along with a socket).
+"""The connected UDP sockets of one network namespace, and how one is ended.
 
 Source: sock_diag(7); uapi linux/inet_diag.h, linux/sock_diag.h; SOCK_DESTROY needs
 CONFIG_INET_DIAG_DESTROY.
@@ -18,53 +15,50 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from bpf import abi
-from dataplane.drivers.libbpf import Map
-from dataplane.model.addr import IPAddress, L4Addr, Protocol
-from dataplane.model.sockets import SocketPeer
+from dataplane.model.addr import IPAddress
 from dataplane.ports import CapabilityMissing, ObserveError
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
-_REQ_BPF_STORAGES, _REQ_MAP_FD = 2, 1
-_BPF_STORAGES, _STORAGE_MAP_VALUE = 20, 3
-_NESTED = 0x8000
-_TYPE_MASK = 0x3FFF
-_ESTABLISHED = 1 << 1
-"""A connected UDP socket's state (TCP_ESTABLISHED) in a mask of states."""
+_CONNECTED = 1 << 1
+"""The state of a connected UDP socket (TCP_ESTABLISHED) in a mask of states."""
 
 _HEADER = struct.Struct("=IHHII")
 _REQUEST_V2 = struct.Struct("=BBBBI48s")
-_ANSWER = struct.Struct("=BBBB48s20x")
-"""struct inet_diag_msg: family, state, timer, retransmissions, the socket's id, and counts."""
+_ANSWER = struct.Struct("=BBBB48s")
+"""struct inet_diag_msg, its beginning: family, state, timer, retransmissions, the socket's id."""
 
+_NUMBER = struct.Struct(">HH16s16s")
+"""struct inet_diag_sockid, its beginning: ports, source, destination."""
+
+_COOKIE = struct.Struct("=II")
+_COOKIE_AT = 40
 _BUFFER = 1 << 16
-_MAPPED = bytes(10) + b"\xff\xff"
 
 
 @dataclass(frozen=True, slots=True)
-class TranslatedSocket:
+class ConnectedSocket:
     """One connected UDP socket; `number` is struct inet_diag_sockid, which names it for good."""
 
     family: int
     number: bytes
-    peer: SocketPeer
 
+    @property
+    def cookie(self) -> int:
+        """The socket's own number, the same as BPF programs see."""
+        low, high = _COOKIE.unpack_from(self.number, _COOKIE_AT)
+        return int(high << 32 | low)
 
-def _attribute(kind: int, payload: bytes) -> bytes:
-    size = 4 + len(payload)
-    return struct.pack("=HH", size, kind) + payload + bytes(-size % 4)
-
-
-def _attributes(octets: bytes) -> Iterator[tuple[int, bytes]]:
-    while len(octets) >= 4:
-        size, kind = struct.unpack_from("=HH", octets)
-        if size < 4:
-            return
-        yield kind & _TYPE_MASK, octets[4:size]
-        octets = octets[(size + 3) // 4 * 4 :]
+    @property
+    def peer(self) -> tuple[IPAddress, int]:
+        """What it is connected to; the port may be 0."""
+        _, port, _, octets = _NUMBER.unpack_from(self.number)
+        if self.family == socket.AF_INET:
+            return IPv4Address(octets[:4]), port
+        address = IPv6Address(octets)
+        return address.ipv4_mapped or address, port
 
 
 @contextmanager
@@ -82,7 +76,7 @@ def _send(to: socket.socket, kind: int, flags: int, payload: bytes) -> None:
     to.send(_HEADER.pack(_HEADER.size + len(payload), kind, flags, 1, 0) + payload)
 
 
-def _messages(source: socket.socket) -> Iterator[tuple[int, bytes]]:
+def _messages(source: socket.socket) -> Iterator[bytes]:
     """Messages of one answer, up to its end; an error of the kernel's is an `OSError`."""
     while True:
         octets = source.recv(_BUFFER)
@@ -96,65 +90,31 @@ def _messages(source: socket.socket) -> Iterator[tuple[int, bytes]]:
                 return
             if kind == _NLMSG_DONE:
                 return
-            yield kind, payload
+            yield payload
 
 
-def _address(octets: bytes) -> IPAddress:
-    if octets.startswith(_MAPPED):
-        return IPv4Address(octets[12:])
-    return IPv6Address(octets)
-
-
-def _peer(value: bytes) -> SocketPeer | None:
-    fields = abi.SOCK_PEER.unpack(value[: abi.SOCK_PEER.size])
-    if not fields["flags"] & abi.SockFlag.SOCK_CONNECTED:
-        return None
-    protocol = Protocol(fields["proto"])
-    return SocketPeer(
-        L4Addr(protocol, _address(fields["vip"]), fields["vip_port"]),
-        L4Addr(protocol, _address(fields["backend"]), fields["backend_port"]),
-        fields["service_id"],
-    )
-
-
-def _storage(attributes: bytes) -> bytes | None:
-    """What sock_peers has for the socket that these attributes are of."""
-    for kind, storages in _attributes(attributes):
-        if kind == _BPF_STORAGES:
-            for _, storage in _attributes(storages):
-                for part, value in _attributes(storage):
-                    if part == _STORAGE_MAP_VALUE:
-                        return value
-    return None
-
-
-def translated_sockets(sock_peers: Map) -> list[TranslatedSocket]:
-    """The connected UDP sockets of the calling thread's namespace that have a VIP's backend.
+def connected_sockets() -> list[ConnectedSocket]:
+    """The connected UDP sockets of the calling thread's namespace.
 
     Raises:
         ObserveError: the kernel does not list them.
     """
     found = []
-    wanted = _attribute(_REQ_MAP_FD, struct.pack("=I", sock_peers.fd))
-    storages = _attribute(_REQ_BPF_STORAGES | _NESTED, wanted)
     for family in (socket.AF_INET, socket.AF_INET6):
-        request = _REQUEST_V2.pack(family, socket.IPPROTO_UDP, 0, 0, _ESTABLISHED, bytes(48))
+        request = _REQUEST_V2.pack(family, socket.IPPROTO_UDP, 0, 0, _CONNECTED, bytes(48))
         with _netlink() as netlink:
             try:
-                _send(netlink, _SOCK_DIAG_BY_FAMILY, _REQUEST | _DUMP, request + storages)
-                for _, message in _messages(netlink):
+                _send(netlink, _SOCK_DIAG_BY_FAMILY, _REQUEST | _DUMP, request)
+                for message in _messages(netlink):
                     of_family, _, _, _, number = _ANSWER.unpack_from(message)
-                    value = _storage(message[_ANSWER.size :])
-                    peer = _peer(value) if value else None
-                    if peer is not None:
-                        found.append(TranslatedSocket(of_family, number, peer))
+                    found.append(ConnectedSocket(of_family, number))
             except OSError as error:
                 msg = f"UDP sockets cannot be listed: {error}"
                 raise ObserveError(msg) from error
     return found
 
 
-def destroy(ended: TranslatedSocket) -> bool:
+def destroy(ended: ConnectedSocket) -> bool:
     """End a socket: what its process does with it next fails with ECONNABORTED, and so says why.
 
     Returns:
@@ -163,7 +123,7 @@ def destroy(ended: TranslatedSocket) -> bool:
     Raises:
         CapabilityMissing: the kernel cannot (CONFIG_INET_DIAG_DESTROY), or we may not.
     """
-    request = _REQUEST_V2.pack(ended.family, socket.IPPROTO_UDP, 0, 0, _ESTABLISHED, ended.number)
+    request = _REQUEST_V2.pack(ended.family, socket.IPPROTO_UDP, 0, 0, _CONNECTED, ended.number)
     with _netlink() as netlink:
         try:
             _send(netlink, _SOCK_DESTROY, _REQUEST | _ACK, request)

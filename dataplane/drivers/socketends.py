@@ -10,11 +10,17 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection, Mapping
+from functools import cache
+from ipaddress import IPv6Address
 from pathlib import Path
 
+from bpf import abi
 from dataplane.drivers.libbpf import Map
+from dataplane.drivers.mapbulk import dtype_of, read_hash
 from dataplane.drivers.netns import NetnsError, inside, opened
-from dataplane.drivers.sockdiag import destroy, translated_sockets
+from dataplane.drivers.sockdiag import connected_sockets, destroy
+from dataplane.model.addr import IPAddress, L4Addr, Protocol
+from dataplane.model.sockets import SocketPeer
 from dataplane.plan.sockets import ServiceRows, stray_peers
 from dataplane.ports import ObserveError
 
@@ -47,38 +53,74 @@ class SocketEnds:
     """Over the sockets of one node, by its pinned maps."""
 
     def __init__(self, maps: Mapping[str, Map]) -> None:
-        self._peers = maps["sock_peers"]
+        self._reverse = maps["sock_reverse"]
 
     def follow(self, cgroups: Collection[str], after: ServiceRows) -> int:
         """End what `after` would give no socket; how many were ended.
 
         Call it when the maps hold `after`: then no new socket comes that would have to end. A
-        namespace that goes meanwhile is left out.
+        namespace that goes meanwhile is left out. Without such sockets, only a map is read.
 
         Raises:
             CapabilityMissing: the kernel ends no sockets.
+            LibbpfError: it does not say what sockets were made of.
             ObserveError: it does not list them.
         """
+        peers = self._connected()
+        strays = stray_peers(set(peers.values()), after)
+        wanted = {
+            cookie: (peer.backend.address, peer.backend.port)
+            for cookie, peer in peers.items()
+            if peer in strays
+        }
+        if not wanted:
+            return 0
         ended = 0
         own = Path(OWN).stat().st_ino
         for number, path in namespaces(cgroups).items():
             if number == own:
-                ended += self._here(after)
+                ended += _end_here(wanted)
                 continue
             try:
                 with opened(path) as fd:
-                    ended += inside(fd, path, lambda: self._here(after))
+                    ended += inside(fd, path, lambda: _end_here(wanted))
             except NetnsError:
                 continue
         if ended:
             log.info("sockets_ended count=%d", ended)
         return ended
 
-    def _here(self, after: ServiceRows) -> int:
-        found = translated_sockets(self._peers)
-        strays = stray_peers((one.peer for one in found), after)
-        try:
-            return sum(destroy(one) for one in found if one.peer in strays)
-        except OSError as error:
-            msg = f"a socket cannot be ended: {error}"
-            raise ObserveError(msg) from error
+    def _connected(self) -> dict[int, SocketPeer]:
+        """What UDP sockets are, or were, connected to, by their cookies."""
+        keys, values = read_hash(self._reverse, dtype_of(abi.SOCK_KEY), dtype_of(abi.SOCK_PEER))
+        chosen = keys["side"] == abi.SockSide.SOCK_BY_NOTHING
+        decoded, size = cache(_peer), abi.SOCK_PEER.size  # few peers, many sockets
+        # What was joined of several reads has ports in host order.
+        octets = values[chosen].astype(dtype_of(abi.SOCK_PEER)).tobytes()
+        return {
+            int(cookie): decoded(octets[at * size : (at + 1) * size])
+            for at, cookie in enumerate(keys["cookie"][chosen])
+        }
+
+
+def _peer(value: bytes) -> SocketPeer:
+    fields = abi.SOCK_PEER.unpack(value)
+
+    def end(name: str) -> L4Addr:
+        address = IPv6Address(fields[name])
+        return L4Addr(
+            Protocol(fields["proto"]), address.ipv4_mapped or address, fields[f"{name}_port"]
+        )
+
+    return SocketPeer(end("vip"), end("backend"), fields["service_id"])
+
+
+def _end_here(wanted: Mapping[int, tuple[IPAddress, int]]) -> int:
+    """End the sockets of this thread's namespace that are still connected as `wanted` says."""
+    try:
+        return sum(
+            destroy(one) for one in connected_sockets() if wanted.get(one.cookie) == one.peer
+        )
+    except OSError as error:
+        msg = f"a socket cannot be ended: {error}"
+        raise ObserveError(msg) from error

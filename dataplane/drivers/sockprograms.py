@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote
 from bpf import abi
 from dataplane.drivers import cgrouphook, xdphook
 from dataplane.drivers.libbpf import Closing, LibbpfError, Map
-from dataplane.drivers.libbpf_programs import Object, Program, ProgramInfo, read_image
+from dataplane.drivers.libbpf_programs import Object, Program, read_image
 from dataplane.drivers.machinefacts import filesystem_of
 from dataplane.model.rows import SocketPrograms
 from dataplane.ports import Failure, ObserveError
@@ -72,10 +72,6 @@ class Pins(Protocol):
         """Where links are pinned."""
         ...
 
-    def owns(self, info: ProgramInfo) -> bool:
-        """Whether a program works on these maps."""
-        ...
-
 
 def netns_cookie() -> int:
     """The number of the calling thread's network namespace, as the programs know it."""
@@ -98,8 +94,9 @@ class SocketProgramSet(Closing):
         try:
             with Object(path, image=image) as made:
                 for name, used in maps.items():
+                    made.keep_private(name)  # or libbpf looks for the pin's map instead
                     made.reuse(name, used)
-                made.set_constants(struct.pack("=Q", netns_cookie()))
+                made.set_constants(".rodata.node", struct.pack("=Q", netns_cookie()))
                 made.load()
                 for hook in HOOKS:
                     program = made.program(hook.function)
@@ -171,7 +168,8 @@ class SocketTable:
     def _is_todays(self, hook: Hook, prog_id: int) -> bool:
         with Program.by_id(prog_id) as held:
             info = held.info()
-        return info.tag == self._programs().infos[hook].tag and self._pins.owns(info)
+        peers = self._pins.maps["sock_peers"].info.id  # all of ours know sockets' peers
+        return info.tag == self._programs().infos[hook].tag and peers in info.map_ids
 
     def upsert(self, batch: Sequence[tuple[str, SocketPrograms]]) -> Mapping[str, Failure]:
         """Attach to these cgroups, or put today's programs in place of older ones."""
