@@ -103,12 +103,12 @@ class Claims:
         return self._settled.get(ref)
 
     def rows(self) -> tuple[RowServices, ...]:
-        """What all rows come to, in no order."""
-        return tuple(self._settled.values())
+        """What all rows come to, by UUID: in the same order on every start."""
+        return tuple(self._settled[ref] for ref in sorted(self._settled))
 
     def services(self) -> tuple[Service, ...]:
         """All services, by VIP."""
-        found = [service for row in self._settled.values() for service in row.services]
+        found = [service for row in self.rows() for service in row.services]
         return tuple(sorted(found, key=lambda s: (rank(s.vip), s.name, s.reason, s.port_key)))
 
     def problems(self) -> tuple[Problem, ...]:
@@ -116,9 +116,9 @@ class Claims:
         return tuple(sorted(p for ref in self._faulty for p in self._settled[ref].problems))
 
     def with_health_port(self) -> tuple[Service, ...]:
-        """The services that a health check is asked for, in no order."""
+        """The services that a health check is asked for, by row."""
         refs = {ref for key in self._health for ref, _ in self._groups[key]}
-        rows = (self._settled[ref] for ref in refs)
+        rows = (self._settled[ref] for ref in sorted(refs))
         return tuple(s for row in rows for s in row.services if s.health_port is not None)
 
     def _forget(self, ref: str) -> set[Hashable]:
