@@ -227,6 +227,8 @@ class Reason(IntEnum):
     SOCK_REPLY = 58
     DROP_SOCK_NO_BACKEND = 59
     DROP_SOCK_NO_LOCAL = 60
+    DROP_ANSWER_LIMIT = 61
+    DROP_TOO_BIG = 62
 
 
 class Fields(dict[str, Any]):

@@ -176,6 +176,8 @@ enum reason {
 	SOCK_REPLY = 58,	/* a datagram of a backend, its source the VIP again */
 	DROP_SOCK_NO_BACKEND = 59,
 	DROP_SOCK_NO_LOCAL = 60,
+	DROP_ANSWER_LIMIT = 61,	/* an answer was due, but this CPU has given enough of them */
+	DROP_TOO_BIG = 62,	/* for the backend's path, and no packet to answer */
 	REASON_END		/* not a reason */
 };
 
