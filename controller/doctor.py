@@ -15,7 +15,7 @@ from pathlib import Path
 from bpf import abi
 from cni.wire import RemoteError, WireError, call
 from controller.vswitchd import running_pid
-from dataplane.drivers import bpfstate, ethtool, processes
+from dataplane.drivers import bpfstate, ethtool, processes, sockprograms
 from dataplane.drivers.libbpf import Map
 from dataplane.drivers.machinefacts import filesystem_of
 from dataplane.model.config import NodeConfig, UplinkConfig, UplinkMode
@@ -124,6 +124,15 @@ def _hugepages(site: Site) -> Iterator[str]:
         yield f"{wanted.mount} is on {kind}, not on hugetlbfs"
 
 
+def _cgroups(site: Site) -> Iterator[str]:
+    for text in site.config.services.connect:
+        kind = filesystem_of(Path(text))
+        if kind != sockprograms.CGROUP_FILESYSTEM:
+            yield f"{text} is on {kind}, not on {sockprograms.CGROUP_FILESYSTEM}"
+        elif not Path(text).is_dir():
+            yield f"there is no cgroup {text}"
+
+
 def _uplinks_exist(site: Site) -> Iterator[str]:
     for uplink in site.config.uplinks:
         if uplink.mode is UplinkMode.VFIO:
@@ -159,6 +168,9 @@ def _objects(_site: Site) -> Iterator[str]:
         path = bpfstate.object_path(kind)
         if not path.is_file():
             yield f"{path} is missing"
+    path = abi.OBJECT_DIRECTORY / sockprograms.OBJECT
+    if not path.is_file():
+        yield f"{path} is missing"
 
 
 def _pins(site: Site) -> Iterator[str]:
@@ -263,6 +275,11 @@ CHECKS = (
     Check("BTF", _btf, "take a kernel with BTF; CO-RE objects cannot be loaded without"),
     Check("BPF filesystem", _bpffs, "mount -t bpf bpf /sys/fs/bpf (`millrace up` does)"),
     Check("hugepages", _hugepages, "free memory, then `millrace up`, which raises the number"),
+    Check(
+        "cgroups",
+        _cgroups,
+        "mend services.connect in the node's file; mount -t cgroup2 where no cgroup2 is",
+    ),
     Check("uplinks", _uplinks_exist, "mend [[uplink]] device in the node's file; see `ip link`"),
     Check("receive offloads", _offloads, "ethtool -K DEVICE lro off rxvlan off"),
     Check(

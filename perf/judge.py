@@ -215,3 +215,34 @@ def path(result: Json) -> list[Verdict]:
             "OVN's load balancer on the gateway router",
         ),
     ]
+
+
+_SOCKETS = (
+    # what, condition, at most so much of the same call without programs
+    ("connect UDP", "miss", 1.3),
+    ("connect UDP", "hit", 2.0),
+    ("connect UDP", "hit, each in turn", 3.0),
+    ("connect UDP", "hit, affinity", 2.0),
+    ("ask UDP", "miss", 1.15),
+    ("ask UDP", "hit", 1.3),
+    ("connect TCP", "miss", 1.15),
+    ("connect TCP", "hit", 1.15),
+)
+
+
+def sockets(result: Json) -> list[Verdict]:
+    """Calls of a process whose cgroup has the programs, by those of one without."""
+    rows = {(row["what"], row["family"], row["condition"]): row for row in result["rows"]}
+    return [
+        Verdict(
+            f"sockets, {what}, {family}, {condition}",
+            ratios(
+                rows[what, family, condition]["samples_ns"],
+                rows[what, family, "none"]["samples_ns"],
+            ),
+            bound,
+            "the same without programs",
+        )
+        for what, condition, bound in _SOCKETS
+        for family in ("IPv4", "IPv6")
+    ]

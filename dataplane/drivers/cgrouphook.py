@@ -34,8 +34,8 @@ def cgroup_id(path: Path) -> int | None:
         return None
 
 
-def pin_link(cgroup: Path, program: Program, attach_type: int, path: Path) -> None:
-    """Attach a program to a cgroup by a link, and pin that at `path`.
+def attach(cgroup: Path, program: Program, attach_type: int) -> Descriptor:
+    """Attach a program to a cgroup by a link, which lasts until it is closed and not pinned.
 
     Raises:
         LibbpfError: the kernel refused.
@@ -45,8 +45,7 @@ def pin_link(cgroup: Path, program: Program, attach_type: int, path: Path) -> No
     try:
         options = t.LinkCreateOptions(sz=c.sizeof(t.LinkCreateOptions))
         arguments = (program.fd, directory, attach_type, c.byref(options))
-        with Descriptor(call(f"attach to cgroup {cgroup}", "bpf_link_create", *arguments)) as link:
-            link.pin(path)
+        return Descriptor(call(f"attach to cgroup {cgroup}", "bpf_link_create", *arguments))
     finally:
         os.close(directory)
 

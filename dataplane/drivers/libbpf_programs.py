@@ -39,6 +39,11 @@ class ProgramInfo:
     run_cnt: int
 
 
+def run_statistics() -> Descriptor:
+    """While this is open, the kernel takes every program's time, which slows all of them a bit."""
+    return Descriptor(call("enable run statistics", "bpf_enable_stats", 0))
+
+
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """What BPF_PROG_TEST_RUN gave: the action, the packet, and the mean duration [ns]."""

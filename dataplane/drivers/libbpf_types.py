@@ -211,6 +211,7 @@ _INTEGERS = {
     "bpf_map_update_batch": (_FD, _PTR, _PTR, _PTR, _PTR),
     "bpf_prog_get_fd_by_id": (_U32,),
     "bpf_prog_test_run_opts": (_FD, _PTR),
+    "bpf_enable_stats": (_U32,),
     "bpf_link_create": (_FD, _FD, c.c_int, _PTR),
     "bpf_link_update": (_FD, _FD, _PTR),
     "bpf_xdp_attach": (c.c_int, _FD, _U32, _PTR),

@@ -206,7 +206,8 @@ class SocketTable:
                         xdphook.update_link(path, program, before)
                 return
             path.unlink()  # of a cgroup of that path that is gone
-        cgrouphook.pin_link(cgroup, program, hook.attach_type, path)
+        with cgrouphook.attach(cgroup, program, hook.attach_type) as link:
+            link.pin(path)
 
     def delete(self, keys: Sequence[str]) -> Mapping[str, Failure]:
         """Take our programs off. Connections stay; their processes see backends from now on."""

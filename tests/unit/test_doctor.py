@@ -54,6 +54,13 @@ def test_kernel(tmp_path: Path, kernel: str, state: str) -> None:
     assert outcome("kernel", site(tmp_path, kernel=kernel)).state == state
 
 
+def test_cgroups(tmp_path: Path) -> None:
+    assert outcome("cgroups", site(tmp_path)).state == "ok", "none is served unless it is named"
+    found = outcome("cgroups", site(tmp_path, f'[services]\nconnect = ["{tmp_path}"]\n'))
+    assert found.state == "fail"
+    assert found.cause == f"{tmp_path} is on {filesystem_of(tmp_path)}, not on cgroup2"
+
+
 def test_hugepages_short(tmp_path: Path) -> None:
     found = outcome(
         "hugepages", site(tmp_path, f'[hugepages]\ncount = 2000\nmount = "{tmp_path}"\n')
