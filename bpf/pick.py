@@ -10,15 +10,19 @@ and tests/bpf compares the two.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bpf.abi import Limit
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _WORD = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B1
@@ -166,13 +170,14 @@ def table(members: Sequence[Candidate]) -> NDArray[np.uint32]:
     return owner
 
 
-def filter_bit(address: bytes, port: int, protocol: int, byteorder: str) -> int:
+def filter_bit(
+    address: bytes, port: int, protocol: int, order: Literal["little", "big"] = sys.byteorder
+) -> int:
     """The bit of vip_filter that a VIP sets; `address` has 4 or 16 octets.
 
     The programs take addresses and ports as they lie in the packet, so it depends on the
     machine's byte order, and the map never leaves the machine.
     """
-    order = "little" if byteorder == "little" else "big"
     mask = (1 << 64) - 1
     raw_port = int.from_bytes(port.to_bytes(2, "big"), order)
     if len(address) == 4:

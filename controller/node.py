@@ -47,24 +47,30 @@ from controller.vswitchd import (
 )
 from dataplane.drivers import ovsjson
 from dataplane.drivers.addresses import AddressesTable
+from dataplane.drivers.announce import AnnouncementsTable
 from dataplane.drivers.bpfmaps import (
     BackendTable,
-    LocalAddressTable,
-    MaglevMapTable,
-    NodeTable,
+    KnownAddressTable,
+    SourceRangeTable,
     VipTable,
     held_ids,
 )
 from dataplane.drivers.bpfstate import BpfState
+from dataplane.drivers.conntrack import Conntrack
 from dataplane.drivers.hugepages import HugepagesTable
 from dataplane.drivers.links import LinksTable
 from dataplane.drivers.machinefacts import machine_facts
 from dataplane.drivers.nics import LinkMonitor, read_nics
+from dataplane.drivers.nodemap import NodeTable
+from dataplane.drivers.offloads import OffloadsTable
 from dataplane.drivers.openflow import FlowsTable
 from dataplane.drivers.ovsdb import Ovs, OvsState
 from dataplane.drivers.ovsports import PortsTable
 from dataplane.drivers.ovstables import BridgesTable, SettingsTable
 from dataplane.drivers.programs import ProgramTable
+from dataplane.drivers.setsmap import SetTable
+from dataplane.drivers.socketends import SocketEnds
+from dataplane.drivers.sockprograms import SocketTable
 from dataplane.drivers.unixctl import UnixctlClient
 from dataplane.model.config import NodeConfig
 from dataplane.model.devices import is_pod_link
@@ -86,7 +92,7 @@ WATCH_S = 0.2
 PLAN = "plan"
 """Invalidates no table as such: those whose desired rows come out different are applied."""
 
-LINK_TABLES = (PLAN, "links", "addresses", "local_addresses", "node", "programs")
+LINK_TABLES = (PLAN, "links", "addresses", "known_addresses", "node", "offloads", "programs")
 """What a change of a link, an address or an attached program may have upset."""
 
 OVS_TABLES = ("ports", "bridges", "addresses", "flows", "programs")
@@ -134,6 +140,10 @@ class NodeDaemon:
             lambda: self._from_thread(lambda: self.loop.invalidate(*LINK_TABLES)),
             ignored=is_pod_link,
         )
+        self.conntrack = Conntrack(self.bpf.maps)
+        self.sockets = SocketTable(self.bpf)
+        self.socket_ends = SocketEnds(self.bpf.maps)
+        self.announcements = AnnouncementsTable()
         self.reconciler = Reconciler(
             (
                 HugepagesTable(lambda: self._wanted_pages),
@@ -144,11 +154,15 @@ class NodeDaemon:
                 AddressesTable(),
                 FlowsTable(config.ovs_rundir, self.ovs.openflow_ports),
                 NodeTable(self.bpf),
-                LocalAddressTable(self.bpf),
+                KnownAddressTable(self.bpf),
                 BackendTable(self.bpf),
-                MaglevMapTable(self.bpf),
+                SetTable(self.bpf),
+                SourceRangeTable(self.bpf),
                 VipTable(self.bpf),
+                OffloadsTable(Path(config.rundir) / "offloads.json"),
                 ProgramTable(self.bpf),
+                self.sockets,
+                self.announcements,
             ),
             Backoff(),
         )
@@ -214,6 +228,9 @@ class NodeDaemon:
         for source in (self.links, self.ovs, self.nb, self.sb):
             source.stop()
         self._worker.shutdown(wait=True)
+        self.announcements.close()
+        self.sockets.close()
+        self.conntrack.close()
         self.bpf.close()
 
     # -- events only invalidate ---------------------------------------------------------------
@@ -251,6 +268,7 @@ class NodeDaemon:
                 self.ovs_version = ""
                 log.info("vswitchd pid=%s restarts=%d", now.pid, now.restarts)
                 if now.restarts != before.restarts:
+                    self.announcements.again()
                     # What the old process refused, the new one may take.
                     for table, key in self._quarantined():
                         self.reconciler.retry(table, key)
@@ -315,6 +333,8 @@ class NodeDaemon:
             scope |= planned.differences(self.planned)
         self._wanted_pages = planned.hugepages
         report = self.reconciler.apply(planned.tables(), started, only=scope, prune=in_sync)
+        if in_sync:
+            self._follow(planned)
         self.planned = planned
         ms = (time.monotonic() - started) * 1000
         self.applied = self.applied.add(report, time.time(), ms, whole=scope is None)
@@ -335,6 +355,20 @@ class NodeDaemon:
         if report.next_retry_at is None:
             return None
         return max(report.next_retry_at - time.monotonic(), 0.0)
+
+    def _follow(self, planned: NodePlan) -> None:
+        """End what the change of services ends: flows, and sockets that none would be given."""
+        before = self.planned if self._whole else None
+        try:
+            ended = self.conntrack.follow(before, planned)
+            sockets = 0
+            if planned.sockets and (before is None or before.sets != planned.sets):
+                sockets = self.socket_ends.follow(tuple(planned.sockets), planned)
+        except DataplaneError as error:
+            log.warning("ending_failed error=%s", error)
+            return
+        if ended or sockets:
+            log.info("ended flows=%d sockets=%d", ended, sockets)
 
     def converged(self) -> bool:
         """Every planned row is as planned, quarantined ones aside, and nothing is out of sight."""

@@ -18,7 +18,7 @@ from controller.metrics import (
 from controller.metrics_services import ConntrackFigures, ServiceSeries, TopServices
 from controller.sight_views import ids_of_services
 from controller.vswitchd import control_socket
-from dataplane.drivers.bpfmaps import counters
+from dataplane.drivers.counters import counters
 from dataplane.drivers.ovstext import PmdThread, pmd_threads
 from dataplane.drivers.servicestats import read_counts
 from dataplane.drivers.unixctl import UnixctlClient

@@ -7,16 +7,17 @@ from dataclasses import dataclass, field
 
 from controller.translate.claims import Claims
 from controller.translate.index import Index
-from controller.translate.node import announcers, gateway
+from controller.translate.node import announcers, gateway, gateway_macs
 from controller.translate.ovn import NbSnapshot, SbSnapshot
 from controller.translate.served import as_served, means
 from controller.translate.services import Vantage, claims
+from dataplane.model.addr import Mac
 from dataplane.model.config import NodeConfig
 from dataplane.model.service import Service
 from dataplane.model.state import Attachment, Gateway, HeldIds, Nic, NodeState
 
 EARLY_TABLES = frozenset(
-    {"hugepages", "ovs", "bridges", "ports", "addresses", "local_addresses", "programs"}
+    {"hugepages", "ovs", "bridges", "ports", "addresses", "known_addresses", "programs"}
 )
 """Tables with rows that follow from the configuration, the kernel and the recorded attachments.
 
@@ -35,6 +36,7 @@ class OvnView:
     services: tuple[Service, ...]
     gateway: Gateway | None
     announcers: frozenset[str]
+    routers: Mapping[str, Mac]
 
 
 @dataclass(slots=True)
@@ -79,7 +81,8 @@ class Sources:
         peers = frozenset[str]()
         if found is not None and config.services.announce:
             peers = announcers(nb, found.physnet, index)
-        view = OvnView(index, rows, served, found, peers)
+        routers = gateway_macs(nb, found.physnet, index) if found is not None else {}
+        view = OvnView(index, rows, served, found, peers, routers)
         self._view = current, view  # in one store: two threads may be here
         return view
 
@@ -96,4 +99,5 @@ class Sources:
             nics=self.nics or {},
             held=held,
             announcers=view.announcers if view else frozenset(),
+            routers=view.routers if view else {},
         )

@@ -96,6 +96,21 @@ def _gateway(index: Index, router: LogicalRouter) -> Gateway | None:
     return None
 
 
+def gateway_macs(nb: NbSnapshot, physnet: str, index: Index | None = None) -> dict[str, Mac]:
+    """The MAC of each chassis's gateway router on a provider network, by chassis."""
+    index = index or Index(nb, SbSnapshot())
+    chassis = {
+        router.options.get("chassis", "")
+        for router in nb.routers.values()
+        if SERVICE_ADDRESS_KEY in router.external_ids
+    }
+    return {
+        name: found.mac
+        for name in sorted(chassis - {""})
+        if (found := gateway(nb, name, index)) is not None and found.physnet == physnet
+    }
+
+
 def announcers(nb: NbSnapshot, physnet: str, index: Index | None = None) -> frozenset[str]:
     """The chassis that may own VIPs of a provider network: a gateway on it, and a sign of life.
 

@@ -1,4 +1,7 @@
-"""The tables that are BPF maps: `vips`, `maglev`, `backends`, `local_addresses` and `node`.
+"""Tables that are BPF maps with a row for each entry.
+
+`vips`, `backends`, `source_ranges` and `known_addresses`; `sets` and `node` have modules of their
+own.
 
 How our own is recognised after a restart: every entry of a pinned map below our directory is
 ours; nobody else writes there. `held_ids` reads service and backend ids back from them, so that
@@ -8,24 +11,27 @@ a restarted daemon keeps the numbers that running flows and counters go by.
 from __future__ import annotations
 
 import errno
-import struct
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import IPv6Address, ip_network
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from bpf import abi
+from bpf.pick import filter_bit
 from dataplane.drivers.bpfstate import MapOwner
-from dataplane.drivers.libbpf import MAP_TYPE_ARRAY, LibbpfError, Map
-from dataplane.model.addr import IPAddress, L4Addr, Mac, Protocol
+from dataplane.drivers.libbpf import LibbpfError, Map
+from dataplane.drivers.mapbulk import dtype_of, read_array, update_keys
+from dataplane.drivers.sweeps import tick_s
+from dataplane.model.addr import IPAddress, IPNetwork, L4Addr, Mac, Protocol
 from dataplane.model.rows import (
+    AddressFlag,
     BackendEntry,
-    LocalAddress,
-    MaglevTable,
-    NodeEntry,
+    KnownAddress,
+    SourceRange,
     VipEntry,
     VipFlag,
 )
@@ -43,24 +49,38 @@ _PLACES = {
     Place.HOST: abi.Place.PLACE_HOST,
 }
 _PLACE_OF = {number: place for place, number in _PLACES.items()}
-_ZERO = bytes(abi.U32)
+_MAPPED = bytes(10) + b"\xff\xff"
 
 
-def _number(value: int) -> bytes:
+def number(value: int) -> bytes:
+    """A key or value that is a plain number."""
     return value.to_bytes(abi.U32, sys.byteorder)
 
 
-def _integer(octets: bytes) -> int:
+def integer(octets: bytes) -> int:
+    """The same back."""
     return int.from_bytes(octets, sys.byteorder)
 
 
-def _failure(error: LibbpfError, info: Map) -> Failure:
-    if error.errno == errno.E2BIG:
-        return Failure(f"map {info.info.name} is full ({info.info.max_entries} entries)")
+def failure(error: LibbpfError, held: Map) -> Failure:
+    """Why an entry could not be set."""
+    if error.errno in {errno.E2BIG, errno.ENOSPC}:
+        return Failure(f"map {held.info.name} is full ({held.info.max_entries} entries)")
     return Failure(str(error))
 
 
-class _MapTable(ABC, Generic[K, V]):
+def packed(address: IPAddress) -> bytes:
+    """An address as the maps have it: 16 octets, IPv4 mapped."""
+    return address.packed if address.version == 6 else _MAPPED + address.packed
+
+
+def unpacked(octets: bytes) -> IPAddress:
+    """The same back."""
+    address = IPv6Address(octets)
+    return address.ipv4_mapped or address
+
+
+class MapTable(ABC, Generic[K, V]):
     """A table whose rows are the entries of one hash map.
 
     Of ten thousand entries few change between two looks, and making the rows costs much more than
@@ -112,7 +132,7 @@ class _MapTable(ABC, Generic[K, V]):
             try:
                 self._map.update(encoded_key, encoded)
             except LibbpfError as error:
-                failures[key] = _failure(error, self._map)
+                failures[key] = failure(error, self._map)
         return failures
 
     def delete(self, keys: Sequence[K]) -> Mapping[K, Failure]:
@@ -122,233 +142,236 @@ class _MapTable(ABC, Generic[K, V]):
             try:
                 self._map.delete(self._encode_key(key))
             except LibbpfError as error:
-                failures[key] = _failure(error, self._map)
+                failures[key] = failure(error, self._map)
         return failures
 
 
-class VipTable(_MapTable[L4Addr, VipEntry]):
-    """Table `vips`. A service's statistics begin at zero again when its VIP goes."""
+class _Filter:
+    """`vip_filter`: one bit for each hash of a VIP, set while any VIP has it."""
+
+    def __init__(self, held: Map) -> None:
+        self._map = held
+        self._uses: Counter[int] = Counter()
+        self._words = np.zeros(abi.Limit.FILTER_BITS // 64, np.uint64)
+
+    @staticmethod
+    def _bit(vip: L4Addr) -> int:
+        return filter_bit(vip.address.packed, vip.port, vip.protocol, sys.byteorder)
+
+    def reset(self, vips: Iterable[L4Addr]) -> None:
+        """Make the map equal to these VIPs, if it is not."""
+        uses = Counter(map(self._bit, vips))
+        words = np.zeros_like(self._words)
+        bits = np.fromiter(uses, np.uint64, len(uses))
+        np.bitwise_or.at(words, bits // 64, np.uint64(1) << (bits % 64))
+        self._uses, self._words = uses, words
+        held = read_array(self._map, np.dtype(np.uint64))
+        wrong = np.flatnonzero(held != words).astype(np.uint32)
+        if len(wrong):
+            update_keys(self._map, wrong, np.ascontiguousarray(words[wrong]))
+
+    def add(self, vips: Iterable[L4Addr]) -> None:
+        """VIPs are about to be put in: before their entries."""
+        self._change(vips, 1)
+
+    def remove(self, vips: Iterable[L4Addr]) -> None:
+        """VIPs were taken out: after their entries."""
+        self._change(vips, -1)
+
+    def _change(self, vips: Iterable[L4Addr], by: int) -> None:
+        touched = set()
+        for bit in map(self._bit, vips):
+            self._uses[bit] += by
+            word, mask = bit // 64, np.uint64(1 << (bit % 64))
+            if self._uses[bit] > 0:
+                self._words[word] |= mask
+            else:
+                del self._uses[bit]
+                self._words[word] &= ~mask
+            touched.add(word)
+        if touched:
+            keys = np.array(sorted(touched), np.uint32)
+            update_keys(self._map, keys, np.ascontiguousarray(self._words[keys]))
+
+
+class VipTable(MapTable[L4Addr, VipEntry]):
+    """Table `vips`, with the filter before it.
+
+    What was counted for a service begins at zero again when its last VIP goes.
+    """
 
     name = "vips"
 
     def __init__(self, state: MapOwner) -> None:
         super().__init__(state)
         self._stats = state.maps["service_stats"]
+        self._filter = _Filter(state.maps["vip_filter"])
+        self._tick_s = tick_s()
+        self._known: dict[L4Addr, int] = {}
+        self.observe()
+
+    def observe(self) -> Mapping[L4Addr, VipEntry]:
+        """Every entry of the map; the filter is made to agree."""
+        found = super().observe()
+        try:
+            if self._known.keys() != found.keys() or not self._known:
+                self._filter.reset(found)
+        except LibbpfError as error:
+            raise ObserveError(str(error)) from error
+        self._known = {vip: entry.service_id for vip, entry in found.items()}
+        return found
 
     def _encode_key(self, key: L4Addr) -> bytes:
-        return abi.VIP_KEY.pack(addr=key.address.packed, port=key.port, proto=key.protocol)
+        return abi.VIP_KEY.pack(addr=packed(key.address), port=key.port, proto=key.protocol)
 
     def _encode(self, value: VipEntry) -> bytes:
-        return abi.VIP.pack(service_id=value.service_id, flags=value.flags)
+        return abi.VIP.pack(
+            service_id=value.service_id,
+            flags=value.flags,
+            affinity_ticks=round(value.affinity_s / self._tick_s),
+        )
 
     def _decode(self, key: bytes, value: bytes) -> tuple[L4Addr, VipEntry]:
         fields, entry = abi.VIP_KEY.unpack(key), abi.VIP.unpack(value)
-        vip = L4Addr(Protocol(fields["proto"]), IPv4Address(fields["addr"]), fields["port"])
-        return vip, VipEntry(entry["service_id"], VipFlag(entry["flags"]))
+        vip = L4Addr(Protocol(fields["proto"]), unpacked(fields["addr"]), fields["port"])
+        seconds = round(entry["affinity_ticks"] * self._tick_s)
+        return vip, VipEntry(entry["service_id"], VipFlag(entry["flags"]), seconds)
+
+    def upsert(self, batch: Sequence[tuple[L4Addr, VipEntry]]) -> Mapping[L4Addr, Failure]:
+        """Set entries, their bits first."""
+        fresh = [vip for vip, _ in batch if vip not in self._known]
+        try:
+            self._filter.add(fresh)
+        except LibbpfError as error:
+            return {vip: failure(error, self._map) for vip, _ in batch}
+        failures = super().upsert(batch)
+        self._known.update({v: row.service_id for v, row in batch if v not in failures})
+        self._filter.remove([vip for vip in fresh if vip in failures])
+        return failures
 
     def delete(self, keys: Sequence[L4Addr]) -> Mapping[L4Addr, Failure]:
-        """Remove entries, and clear what was counted for their services."""
-        gone = [value for key in keys if (value := self._map.lookup(self._encode_key(key)))]
+        """Remove entries and then their bits, and clear what was counted for their services."""
         failures = super().delete(keys)
-        for value in gone:
-            number = abi.VIP.unpack(value)["service_id"]
-            self._stats.update(_number(number), bytes(self._stats.value_size))
+        gone = [key for key in keys if key not in failures and key in self._known]
+        numbers = {self._known.pop(key) for key in gone}
+        self._filter.remove(gone)
+        if numbers:
+            empty = bytes(self._stats.value_size)
+            for service_id in numbers - set(self._known.values()):
+                self._stats.update(number(service_id), empty)
         return failures
 
 
-class BackendTable(_MapTable[int, BackendEntry]):
-    """Table `backends`."""
+class BackendTable:
+    """Table `backends`: an array; a row is an entry with a protocol."""
 
     name = "backends"
 
-    def _encode_key(self, key: int) -> bytes:
-        return _number(key)
+    def __init__(self, state: MapOwner) -> None:
+        self._map = state.maps[self.name]
+        self._dtype = dtype_of(abi.BACKEND)
+        self._seen: dict[tuple[int, bytes], BackendEntry] = {}
 
-    def _encode(self, value: BackendEntry) -> bytes:
+    def observe(self) -> Mapping[int, BackendEntry]:
+        """Every backend there is."""
+        try:
+            rows = read_array(self._map, self._dtype)
+        except LibbpfError as error:
+            raise ObserveError(str(error)) from error
+        seen, self._seen = self._seen, {}
+        found: dict[int, BackendEntry] = {}
+        for at in np.flatnonzero(rows["proto"]).tolist():
+            key = at, rows[at].tobytes()
+            entry = seen.get(key) or self._decode(key[1])
+            self._seen[key] = found[at] = entry
+        return found
+
+    @staticmethod
+    def _decode(octets: bytes) -> BackendEntry:
+        entry = abi.BACKEND.unpack(octets)
+        try:
+            target = L4Addr(Protocol(entry["proto"]), unpacked(entry["addr"]), entry["port"])
+            place = _PLACE_OF[abi.Place(entry["place"])]
+        except ValueError as error:
+            msg = f"map backends holds what is not ours: {error}; remove its pin"
+            raise ObserveError(msg) from error
+        mac = Mac(entry["mac"].hex(":")) if any(entry["mac"]) else None
+        return BackendEntry(target, place, entry["mtu"], mac)
+
+    @staticmethod
+    def _encode(value: BackendEntry) -> bytes:
         target = value.target
         return abi.BACKEND.pack(
-            addr=target.address.packed,
+            addr=packed(target.address),
             port=target.port,
             proto=target.protocol,
             place=_PLACES[value.place],
+            mtu=value.mtu,
+            mac=value.mac.packed() if value.mac else bytes(6),
         )
 
-    def _decode(self, key: bytes, value: bytes) -> tuple[int, BackendEntry]:
-        entry = abi.BACKEND.unpack(value)
-        target = L4Addr(Protocol(entry["proto"]), IPv4Address(entry["addr"]), entry["port"])
-        return _integer(key), BackendEntry(target, _PLACE_OF[abi.Place(entry["place"])])
+    def upsert(self, batch: Sequence[tuple[int, BackendEntry]]) -> Mapping[int, Failure]:
+        """Set entries, in one call."""
+        return self._write([(key, self._encode(value)) for key, value in batch])
+
+    def delete(self, keys: Sequence[int]) -> Mapping[int, Failure]:
+        """Clear entries."""
+        return self._write([(key, bytes(abi.BACKEND.size)) for key in keys])
+
+    def _write(self, rows: Sequence[tuple[int, bytes]]) -> dict[int, Failure]:
+        if not rows:
+            return {}
+        keys = np.array([key for key, _ in rows], np.uint32)
+        values = np.frombuffer(b"".join(row for _, row in rows), self._dtype)
+        try:
+            update_keys(self._map, keys, values)
+        except LibbpfError as error:
+            return {key: failure(error, self._map) for key, _ in rows}
+        return {}
 
 
-class LocalAddressTable(_MapTable[IPAddress, LocalAddress]):
-    """Table `local_addresses`; an IPv4 address is kept as ::ffff:a.b.c.d."""
+class SourceRangeTable(MapTable[tuple[int, IPNetwork], SourceRange]):
+    """Table `source_ranges`: a longest-prefix trie; a prefix counts the service id's 32 bits."""
 
-    name = "local_addresses"
+    name = "source_ranges"
+
+    def _encode_key(self, key: tuple[int, IPNetwork]) -> bytes:
+        service_id, network = key
+        return abi.SOURCE_RANGE.pack(
+            prefix_length=32 + network.prefixlen + (96 if network.version == 4 else 0),
+            service_id=service_id,
+            addr=packed(network.network_address),
+        )
+
+    def _encode(self, value: SourceRange) -> bytes:
+        del value
+        return number(1)
+
+    def _decode(self, key: bytes, value: bytes) -> tuple[tuple[int, IPNetwork], SourceRange]:
+        del value
+        fields = abi.SOURCE_RANGE.unpack(key)
+        address, bits = unpacked(fields["addr"]), fields["prefix_length"] - 32
+        network = ip_network((address, bits - 96 if address.version == 4 else bits))
+        return (fields["service_id"], network), SourceRange()
+
+
+class KnownAddressTable(MapTable[IPAddress, KnownAddress]):
+    """Table `known_addresses`."""
+
+    name = "known_addresses"
 
     def _encode_key(self, key: IPAddress) -> bytes:
-        prefix = bytes(10) + b"\xff\xff" if key.version == 4 else b""
-        return abi.LOCAL_ADDRESS.pack(octets=prefix + key.packed)
+        return abi.KNOWN_ADDRESS.pack(octets=packed(key))
 
-    def _encode(self, value: LocalAddress) -> bytes:
-        del value
-        return _number(1)
+    def _encode(self, value: KnownAddress) -> bytes:
+        return number(value.flags)
 
-    def _decode(self, key: bytes, value: bytes) -> tuple[IPAddress, LocalAddress]:
-        del value
-        address = IPv6Address(key)
-        return address.ipv4_mapped or address, LocalAddress()
-
-
-class NodeTable:
-    """Table `node`: key 0, the only entry of an array; one that is not valid is no row."""
-
-    name = "node"
-
-    def __init__(self, state: MapOwner) -> None:
-        self._map = state.maps[self.name]
-
-    def observe(self) -> Mapping[int, NodeEntry]:
-        """The entry, if it is valid."""
-        try:
-            octets = self._map.lookup(_ZERO)
-        except LibbpfError as error:
-            raise ObserveError(str(error)) from error
-        fields = abi.NODE.unpack(octets or bytes(abi.NODE.size))
-        if not fields["valid"]:
-            return {}
-        entry = NodeEntry(
-            IPv4Address(fields["service_addr"]),
-            Mac(fields["service_mac"].hex(":")),
-            Mac(fields["gateway_mac"].hex(":")),
-            fields["uplink_ifindex"],
-            Mac(fields["uplink_mac"].hex(":")),
-        )
-        return {0: entry}
-
-    def upsert(self, batch: Sequence[tuple[int, NodeEntry]]) -> Mapping[int, Failure]:
-        """Set the entry."""
-        return {key: failed for key, entry in batch if (failed := self._write(key, entry))}
-
-    def delete(self, keys: Sequence[int]) -> Mapping[int, Failure]:
-        """Make the entry invalid: packets of VIPs are dropped from now on."""
-        return {key: failed for key in keys if (failed := self._write(key, None))}
-
-    def _write(self, key: int, entry: NodeEntry | None) -> Failure | None:
-        octets = bytes(abi.NODE.size)
-        if key:
-            return Failure(f"table node has no row {key}, only row 0")
-        if entry is not None:
-            octets = abi.NODE.pack(
-                service_addr=entry.service_address.packed,
-                uplink_ifindex=entry.uplink_ifindex,
-                service_mac=entry.service_mac.packed(),
-                gateway_mac=entry.gateway_mac.packed(),
-                uplink_mac=entry.uplink_mac.packed(),
-                valid=1,
-            )
-        try:
-            self._map.update(_ZERO, octets)
-        except LibbpfError as error:
-            return _failure(error, self._map)
-        return None
-
-
-_INNER_MAPS_AT_ONCE = 256
-"""Each is an open file for a moment; 1,024 is the usual limit of a process."""
-
-_TABLE, _NO_TABLE = "maglev_table", "maglev_none"
-"""Names of inner maps in the kernel; the second stands for "no table" (see `delete`)."""
-
-
-def _inner_map(name: str, slots: bytes) -> Map:
-    size = abi.MAGLEV_TABLE.size
-    if len(slots) != size:
-        msg = f"a table of {len(slots)} octets, not {size}"
-        raise ValueError(msg)
-    made = Map.create(MAP_TYPE_ARRAY, name, abi.U32, size, 1)
-    made.update(_ZERO, slots)
-    return made
-
-
-class MaglevMapTable:
-    """Table `maglev`: key service id; each row is an inner map, replaced whole.
-
-    An inner map is filled before it is put in its place and never written again, so its id stands
-    for its content: what was read once is not read twice.
-
-    The kernel waits out an RCU grace period, some milliseconds, after each system call that
-    changes a map of maps. So many are changed by one call, which exists for updates only: a row
-    is removed by putting a table without backends, known by its name, in its place.
-    """
-
-    name = "maglev"
-
-    def __init__(self, state: MapOwner) -> None:
-        self._map = state.maps[self.name]
-        self._known: dict[int, tuple[int, MaglevTable | None]] = {}
-
-    def observe(self) -> Mapping[int, MaglevTable]:
-        """The tables of all services that have one."""
-        known: dict[int, tuple[int, MaglevTable | None]] = {}
-        try:
-            for service_id, inner_id in self._map.numbers():
-                held = self._known.get(service_id)
-                if held is None or held[0] != inner_id:
-                    held = inner_id, self._read(inner_id)
-                known[service_id] = held
-        except LibbpfError as error:
-            raise ObserveError(str(error)) from error
-        self._known = known
-        return {number: table for number, (_, table) in known.items() if table is not None}
-
-    def _read(self, inner_id: int) -> MaglevTable | None:
-        with Map.by_id(inner_id) as inner:
-            if inner.info.name == _NO_TABLE:
-                return None
-            return MaglevTable(inner.lookup(_ZERO) or b"")
-
-    def upsert(self, batch: Sequence[tuple[int, MaglevTable]]) -> Mapping[int, Failure]:
-        """Put new tables in their places; each changes at one stroke."""
-        failures: dict[int, Failure] = {}
-        for at in range(0, len(batch), _INNER_MAPS_AT_ONCE):
-            made: dict[int, tuple[Map, MaglevTable | None]] = {}
-            with ExitStack() as stack:
-                for service_id, table in batch[at : at + _INNER_MAPS_AT_ONCE]:
-                    try:
-                        inner = stack.enter_context(_inner_map(_TABLE, table.slots))
-                    except (LibbpfError, ValueError) as error:
-                        failures[service_id] = Failure(str(error))
-                    else:
-                        made[service_id] = inner, table
-                failures.update(self._put(made))
-        return failures
-
-    def delete(self, keys: Sequence[int]) -> Mapping[int, Failure]:
-        """Take tables away: new flows of these services are dropped."""
-        try:
-            with _inner_map(_NO_TABLE, bytes(abi.MAGLEV_TABLE.size)) as none:
-                return self._put(dict.fromkeys(keys, (none, None)))
-        except LibbpfError as error:
-            return {key: _failure(error, self._map) for key in keys}
-
-    def _put(self, made: Mapping[int, tuple[Map, MaglevTable | None]]) -> dict[int, Failure]:
-        failures: dict[int, Failure] = {}
-        entries = [(_number(number), _number(inner.fd)) for number, (inner, _) in made.items()]
-        try:
-            self._map.update_batch(entries)
-        except LibbpfError:  # one of them, or a kernel without batches: see which
-            for number, (key, fd) in zip(made, entries, strict=True):
-                try:
-                    self._map.update(key, fd)
-                except LibbpfError as error:
-                    failures[number] = _failure(error, self._map)
-        for number, (inner, table) in made.items():
-            if number not in failures:
-                self._known[number] = inner.info.id, table
-        return failures
+    def _decode(self, key: bytes, value: bytes) -> tuple[IPAddress, KnownAddress]:
+        return unpacked(key), KnownAddress(AddressFlag(integer(value)))
 
 
 def held_ids(state: MapOwner) -> HeldIds:
-    """The ids that the pinned maps hold.
+    """The ids that the pinned maps hold, and how many they have room for.
 
     Raises:
         ObserveError: a map cannot be read.
@@ -356,66 +379,7 @@ def held_ids(state: MapOwner) -> HeldIds:
     vips, backends = VipTable(state).observe(), BackendTable(state).observe()
     return HeldIds(
         services={vip: entry.service_id for vip, entry in vips.items()},
-        backends={entry.target: number for number, entry in backends.items()},
+        backends={entry.target: key for key, entry in backends.items()},
+        max_services=state.maps["service_stats"].info.max_entries - 1,
+        max_backends=state.maps["backends"].info.max_entries - 1,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Count:
-    """Packets and their octets, summed over CPUs."""
-
-    packets: int
-    octets: int
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceStats:
-    """What one service's packets came to, summed over CPUs."""
-
-    forward: Count
-    reply: Count
-    new_flows: int
-
-
-def _sums(octets: bytes, layout: abi.Layout) -> list[int]:
-    words = struct.unpack(f"={len(octets) // 8}Q", octets)
-    width = layout.size // 8
-    return [sum(words[at::width]) for at in range(width)]
-
-
-def counters(state: MapOwner) -> Mapping[abi.Reason, Count]:
-    """Packets by the reason of their verdict, those that have any."""
-    return counted(state.maps["counters"])
-
-
-def counted(counters_map: Map) -> Mapping[abi.Reason, Count]:
-    """The same, of a map of that layout."""
-    sums = {_integer(key): _sums(value, abi.COUNTER) for key, value in counters_map.items()}
-    return {r: Count(*sums[r]) for r in abi.Reason if sums[r][0]}
-
-
-def service_stats(state: MapOwner) -> Mapping[int, ServiceStats]:
-    """Traffic by service id, of those that have any."""
-    found: dict[int, ServiceStats] = {}
-    empty = bytes(state.maps["service_stats"].value_size)
-    for key, value in state.maps["service_stats"].items():
-        if value != empty:
-            forward, forward_octets, reply, reply_octets, new = _sums(value, abi.SERVICE_STATS)
-            found[_integer(key)] = ServiceStats(
-                Count(forward, forward_octets), Count(reply, reply_octets), new
-            )
-    return found
-
-
-def stats_by_vip(state: MapOwner) -> Mapping[L4Addr, ServiceStats]:
-    """Traffic of the VIPs that the maps hold, of those that have any.
-
-    Raises:
-        ObserveError: the table of VIPs cannot be read.
-    """
-    counted = service_stats(state)
-    return {
-        vip: counted[entry.service_id]
-        for vip, entry in VipTable(state).observe().items()
-        if entry.service_id in counted
-    }

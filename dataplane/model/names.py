@@ -60,6 +60,3 @@ life; no VIP is announced by it then."""
 INTEGRATION_BRIDGE = "br-int"
 ISOLATED_VLAN = 4094
 """Access VLAN of svc0's OVS port: NORMAL never floods to it, explicit output still reaches it."""
-
-MAGLEV_SIZE = 4093
-"""Slots of a Maglev table; prime (Eisenbud et al., NSDI 2016). Equal to abi.h's."""

@@ -94,10 +94,15 @@ class Nic:
 
 @dataclass(frozen=True, slots=True)
 class HeldIds:
-    """Identifiers that the pinned maps hold already; they are kept before new ones are made."""
+    """Identifiers that the pinned maps hold already; they are kept before new ones are made.
+
+    `max_services`, `max_backends`: the highest that the maps have room for; 0 is never given out.
+    """
 
     services: Mapping[L4Addr, int] = field(default_factory=dict)
     backends: Mapping[L4Addr, int] = field(default_factory=dict)
+    max_services: int = 16_383
+    max_backends: int = 131_071
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,7 @@ class NodeState:
     """All inputs of `dataplane.plan.node.plan`, each in sync, at one moment.
 
     `announcers`: the chassis that may own VIPs of the gateway's provider network, this one too.
+    `routers`: the MAC of each chassis's gateway router on that network.
     """
 
     config: NodeConfig
@@ -114,3 +120,4 @@ class NodeState:
     nics: Mapping[str, Nic]
     held: HeldIds
     announcers: frozenset[str] = frozenset()
+    routers: Mapping[str, Mac] = field(default_factory=dict)

@@ -6,8 +6,8 @@ The table, highest priority first (ARCHITECTURE.md shows the same one):
 prio  match                                    actions         why
 ====  =======================================  ==============  =================================
 200   in_port=svc0-ovs                         patch           svc0 speaks to the router only
-110   in_port=patch, a Local service's local   svc0-ovs        its reply must be reversed before
-      backend as source (address and port)                     it reaches the wire
+110   in_port=patch, a local backend of a      svc0-ovs        its reply must be reversed before
+      Local or DSR service as source                           it reaches the wire
 100   in_port=patch, dl_dst=svc0's MAC         svc0-ovs        replies of SNATed flows
 100   in_port=uplink, dl_dst=the router's MAC  patch           translated packets need no learning
 0     any                                      NORMAL          OVS's own default rule, not ours
@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from dataplane.model.addr import Mac, mac_of_address
 from dataplane.model.names import INTEGRATION_BRIDGE
 from dataplane.model.rows import Flow, FlowKey
-from dataplane.model.service import Service, TrafficPolicy
+from dataplane.model.service import Service
 from dataplane.model.state import Gateway
-from dataplane.plan.services import fast_services, usable
+from dataplane.plan.services import Vantage, fast_services, local_backends
 
 PRIORITY_FROM_SVC = 200
 PRIORITY_LOCAL_REPLY = 110
@@ -40,7 +40,12 @@ def _to_mac(port: str, mac: Mac) -> str:
 
 
 def service_flows(
-    bridge: str, uplink_port: str, svc_port: str, gateway: Gateway, services: Sequence[Service]
+    bridge: str,
+    uplink_port: str,
+    svc_port: str,
+    gateway: Gateway,
+    services: Sequence[Service],
+    vantage: Vantage,
 ) -> dict[FlowKey, Flow]:
     """All rules of ours on one provider bridge."""
     patch = patch_port(gateway)
@@ -52,13 +57,11 @@ def service_flows(
         FlowKey(bridge, PRIORITY_BY_MAC, _to_mac(uplink_port, gateway.mac)): to_router,
     }
     for service in fast_services(services):
-        if service.policy is not TrafficPolicy.LOCAL:
-            continue
-        for backend in usable(service):
+        for backend in local_backends(service, vantage):
             target = backend.target
-            match = (
-                f'{target.protocol.name.lower()},in_port="{patch}",'
-                f"nw_src={target.address},tp_src={target.port}"
-            )
+            protocol, source = target.protocol.name.lower(), "nw_src"
+            if target.address.version == 6:
+                protocol, source = f"{protocol}6", "ipv6_src"
+            match = f'{protocol},in_port="{patch}",{source}={target.address},tp_src={target.port}'
             flows[FlowKey(bridge, PRIORITY_LOCAL_REPLY, match)] = to_svc
     return flows

@@ -5,33 +5,48 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, fields
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 
-from dataplane.model.addr import IPAddress, L4Addr, Mac, mac_of_address
+from bpf.abi import Limit
+from dataplane.model.addr import IPAddress, IPNetwork, L4Addr, Mac, mac_of_address
 from dataplane.model.config import NodeConfig, UplinkConfig, UplinkMode
 from dataplane.model.names import INTEGRATION_BRIDGE
 from dataplane.model.rows import (
+    Announcement,
     BackendEntry,
     Bridge,
     DeviceAddress,
     Flow,
     FlowKey,
     Hugepages,
+    KnownAddress,
     Link,
-    LocalAddress,
-    MaglevTable,
     NodeEntry,
     OvsSetting,
     Port,
     Program,
     ProgramKind,
+    ReceiveOffloads,
+    SetEntry,
+    SetScope,
+    SocketPrograms,
+    SourceRange,
     VipEntry,
 )
+from dataplane.model.service import Place
 from dataplane.model.state import Gateway, HeldIds, NodeState
 from dataplane.plan.flows import service_flows
 from dataplane.plan.ovs import OvsKey, ovs_settings
+from dataplane.plan.owners import announcements, owned
 from dataplane.plan.ports import attachment_port, service_port, uplink_port, uplink_port_name
-from dataplane.plan.services import ServiceTables, service_tables
+from dataplane.plan.services import (
+    ServiceTables,
+    Vantage,
+    fast_services,
+    known_addresses,
+    service_tables,
+)
+from dataplane.plan.sockets import socket_rows
 
 SERVICE_MTU = 1500
 
@@ -48,11 +63,15 @@ class NodePlan:
     addresses: Mapping[tuple[str, IPv4Interface], DeviceAddress]
     flows: Mapping[FlowKey, Flow]
     node: Mapping[int, NodeEntry]
-    local_addresses: Mapping[IPAddress, LocalAddress]
+    known_addresses: Mapping[IPAddress, KnownAddress]
     backends: Mapping[int, BackendEntry]
-    maglev: Mapping[int, MaglevTable]
+    sets: Mapping[tuple[int, SetScope], SetEntry]
+    source_ranges: Mapping[tuple[int, IPNetwork], SourceRange]
     vips: Mapping[L4Addr, VipEntry]
+    offloads: Mapping[str, ReceiveOffloads]
     programs: Mapping[str, Program]
+    sockets: Mapping[str, SocketPrograms]
+    announcements: Mapping[IPAddress, Announcement]
 
     def differences(self, before: NodePlan | None) -> frozenset[str]:
         """Names of the tables whose rows differ from those of another plan (None: all)."""
@@ -70,6 +89,8 @@ class NodePlan:
         return HeldIds(
             {**held.services, **{vip: row.service_id for vip, row in self.vips.items()}},
             {**held.backends, **{row.target: number for number, row in self.backends.items()}},
+            held.max_services,
+            held.max_backends,
         )
 
     def tables(self) -> dict[str, Mapping[Hashable, object]]:
@@ -127,6 +148,36 @@ def service_gateway(gateway: Gateway | None, config: NodeConfig) -> Gateway | No
     return gateway if physnets.get(uplink.bridge) == gateway.physnet else None
 
 
+def own_addresses(state: NodeState) -> tuple[IPAddress, ...]:
+    """The node's own addresses on its service uplinks."""
+    found = {
+        address: None
+        for uplink in state.config.uplinks
+        if uplink.services and uplink.device in state.nics
+        for address in state.nics[uplink.device].addresses
+    }
+    return tuple(found)
+
+
+def vantage_of(state: NodeState) -> Vantage:
+    """What the rows of services depend on beside the services."""
+    config, networks = state.config, state.config.services.nodeport_addresses
+    ports = [
+        address
+        for address in own_addresses(state)
+        if not address.is_link_local
+        and (not networks or any(address in network for network in networks))
+    ]
+    mtu = config.port_mtu
+    return Vantage(
+        config.name,
+        config.services.zone,
+        tuple(sorted(ports, key=lambda address: (address.version, address.packed))),
+        {Place.LOCAL: mtu, Place.REMOTE: mtu},
+        state.routers,
+    )
+
+
 def plan(state: NodeState) -> NodePlan:
     """Everything this node must be, as a function of the state and of nothing else.
 
@@ -141,25 +192,41 @@ def plan(state: NodeState) -> NodePlan:
     links: dict[str, Link] = {}
     flows: dict[FlowKey, Flow] = {}
     node: dict[int, NodeEntry] = {}
-    tables = ServiceTables({}, {}, {})
+    tables = ServiceTables()
+    answered: frozenset[IPAddress] = frozenset()
+    nic = state.nics.get(uplink.device) if uplink else None
+    own = own_addresses(state)
+    four = tuple(address for address in own if isinstance(address, IPv4Address))
     if uplink is not None and gateway is not None:
         svc_port = peer_name(config.service_link)
         svc_mac = mac_of_address(gateway.service_address)
         queues = max(1, len(config.dpdk.pmd))
-        links[config.service_link] = Link(
-            svc_port,
-            svc_mac,
-            SERVICE_MTU,
-            queues,
-            (IPv4Interface(f"{gateway.service_address}/32"),),
-        )
+        addresses: list[IPv4Interface | IPv6Interface] = [
+            IPv4Interface(f"{gateway.service_address}/32")
+        ]
+        if gateway.service_address6 is not None:
+            addresses.append(IPv6Interface(f"{gateway.service_address6}/128"))
+        links[config.service_link] = Link(svc_port, svc_mac, SERVICE_MTU, queues, tuple(addresses))
         ports[svc_port] = service_port(uplink, queues)
-        port_name = uplink_port_name(uplink)
-        flows = service_flows(uplink.bridge, port_name, svc_port, gateway, state.services)
-        nic = state.nics.get(uplink.device)
+        vantage = vantage_of(state)
+        flows = service_flows(
+            uplink.bridge, uplink_port_name(uplink), svc_port, gateway, state.services, vantage
+        )
         if nic is not None:
-            node[0] = NodeEntry(gateway.service_address, svc_mac, gateway.mac, nic.ifindex, nic.mac)
-        tables = service_tables(state.services, state.held)
+            node[0] = NodeEntry(
+                gateway.service_address,
+                gateway.service_address6,
+                svc_mac,
+                gateway.mac,
+                nic.ifindex,
+                nic.mac,
+                0,
+                four[: Limit.LOCAL4_INLINE],
+                more_local=len(four) > Limit.LOCAL4_INLINE,
+            )
+        tables = service_tables(state.services, state.held, vantage)
+        if config.services.announce:
+            answered = owned(fast_services(state.services), state.announcers, config.name)
     return NodePlan(
         hugepages={
             config.hugepages.size_kib: Hugepages(config.hugepages.count, config.hugepages.mount)
@@ -175,14 +242,17 @@ def plan(state: NodeState) -> NodePlan:
         else {},
         flows=flows,
         node=node,
-        local_addresses={
-            address: LocalAddress()
+        known_addresses=known_addresses(own, answered, tables.vips),
+        backends=tables.backends,
+        sets=tables.sets,
+        source_ranges=tables.source_ranges,
+        vips=tables.vips,
+        offloads={
+            u.device: ReceiveOffloads()
             for u in config.uplinks
             if u.services and u.device in state.nics
-            for address in state.nics[u.device].addresses
         },
-        backends=tables.backends,
-        maglev=tables.maglev,
-        vips=tables.vips,
         programs=_programs(config, with_service_link=gateway is not None),
+        sockets=socket_rows(config.services),
+        announcements=announcements(answered, nic),
     )

@@ -1,0 +1,37 @@
+"""What the programs counted by reason, summed over processors."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bpf import abi
+from dataplane.drivers.bpfmaps import integer
+from dataplane.drivers.bpfstate import MapOwner
+from dataplane.drivers.libbpf import Map
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Packets and their octets, summed over CPUs."""
+
+    packets: int
+    octets: int
+
+
+def _sums(octets: bytes, layout: abi.Layout) -> list[int]:
+    words = struct.unpack(f"={len(octets) // 8}Q", octets)
+    width = layout.size // 8
+    return [sum(words[at::width]) for at in range(width)]
+
+
+def counters(state: MapOwner) -> Mapping[abi.Reason, Count]:
+    """Packets by the reason of their verdict, those that have any."""
+    return counted(state.maps["counters"])
+
+
+def counted(counters_map: Map) -> Mapping[abi.Reason, Count]:
+    """The same, of a map of that layout."""
+    sums = {integer(key): _sums(value, abi.COUNTER) for key, value in counters_map.items()}
+    return {r: Count(*sums[r]) for r in abi.Reason if sums[r][0]}
