@@ -47,6 +47,7 @@ class Limit(IntEnum):
     MAX_REASONS = 128
     MAX_SWEEP_ENDS = 65536
     MAX_SOCK_REVERSE = 65536
+    MAX_CONNECTED = 262144
     PICK_SEED = 0x6D72F10E
     PERF_HEAD = 80
 
@@ -151,7 +152,6 @@ class SockSide(IntEnum):
 
     SOCK_BY_VIP = 0
     SOCK_BY_BACKEND = 1
-    SOCK_BY_NOTHING = 2
 
 
 class NodeFlag(IntFlag):
@@ -556,6 +556,25 @@ PERF_PLAN = Layout(
         ("head", f"{Limit.PERF_HEAD}s"),
         ("flows", "I"),
         ("next", "I"),
+        ("services", "I"),
+        ("pad", "I"),
+    ),
+)
+PERF_FLOOR_KEY = Layout(
+    "perf_floor_key",
+    (
+        ("vip", "be32"),
+        ("port", "be16"),
+        ("proto", "B"),
+        ("pad", "B"),
+    ),
+)
+PERF_FLOOR = Layout(
+    "perf_floor",
+    (
+        ("backend", "be32"),
+        ("port", "be16"),
+        ("mac", "6s"),
     ),
 )
 
@@ -583,6 +602,8 @@ LAYOUTS = (
     SWEEP_KEY,
     SWEEP,
     PERF_PLAN,
+    PERF_FLOOR_KEY,
+    PERF_FLOOR,
 )
 
 U32, U64 = 4, 8

@@ -36,6 +36,7 @@ enum limit {
 	MAX_REASONS = 128,	/* capacity of counters: new reasons change no map */
 	MAX_SWEEP_ENDS = 65536,
 	MAX_SOCK_REVERSE = 65536,
+	MAX_CONNECTED = 262144,	/* UDP sockets that one walk can find */
 	PICK_SEED = 0x6d72f10e,	/* one for all nodes */
 	PERF_HEAD = 80,		/* bytes that the perf wrapper puts back before each run */
 };
@@ -362,7 +363,6 @@ enum sock_flag {
 enum sock_side {
 	SOCK_BY_VIP = 0,
 	SOCK_BY_BACKEND = 1,
-	SOCK_BY_NOTHING = 2,	/* zero: what a connected UDP socket is connected to */
 };
 
 /*
@@ -485,12 +485,30 @@ struct sweep {
 };
 _Static_assert(sizeof(struct sweep) == 96, "sweep");
 
-/* perf_plan, of perf_wrapper.bpf.c only: the only value. */
+/* perf_plan, of the programs that measure: the only value. */
 struct perf_plan {
 	__u8 head[PERF_HEAD];	/* the packet's first bytes */
 	__u32 flows;		/* how many 5-tuples to take in turn; 1: the head as it is */
 	__u32 next;
+	__u32 services;		/* how many addresses of VIPs to take in turn, likewise */
+	__u32 pad;
 };
-_Static_assert(sizeof(struct perf_plan) == 88, "perf_plan");
+_Static_assert(sizeof(struct perf_plan) == 96, "perf_plan");
+
+/* perf_floor_vips, of perf_wrapper.bpf.c only: key and value. */
+struct perf_floor_key {
+	__be32 vip;
+	__be16 port;
+	__u8 proto;
+	__u8 pad;
+};
+_Static_assert(sizeof(struct perf_floor_key) == 8, "perf_floor_key");
+
+struct perf_floor {
+	__be32 backend;
+	__be16 port;
+	__u8 mac[6];
+};
+_Static_assert(sizeof(struct perf_floor) == 12, "perf_floor");
 
 #endif

@@ -10,8 +10,8 @@
  *   error, never a packet for a VIP that is served.
  * - sock_peers has what a connected socket is connected to, or the first peer that an unconnected
  *   one has spoken to; its further peers are in sock_reverse, twice: by VIP and by backend.
- * - What UDP sockets are connected to is in sock_reverse as well, for user space: the kernel runs no
- *   program when they send, so the daemon ends those whose backend went.
+ * - The kernel runs no program when a connected socket sends: those whose backend went are ended by
+ *   the daemon, which finds them in sock_peers (sockpeers.bpf.c).
  * - The kernel runs these programs with the socket locked, so a socket's own entry has one writer.
  * - An unconnected socket's peer keeps its backend as long as the backend is in the set that a new
  *   one would be picked from. A connected one keeps it until it connects again.
@@ -240,21 +240,9 @@ static __always_inline int keep_more(struct bpf_sock_addr *ctx, __u8 side,
 {
 	struct sock_key key = { .cookie = bpf_get_socket_cookie(ctx), .side = side };
 
-	if (side == SOCK_BY_VIP) {
-		copy_addr(key.addr, peer->vip);
-		key.port = peer->vip_port;
-	} else if (side == SOCK_BY_BACKEND) {
-		copy_addr(key.addr, peer->backend);
-		key.port = peer->backend_port;
-	}
+	copy_addr(key.addr, side == SOCK_BY_VIP ? peer->vip : peer->backend);
+	key.port = side == SOCK_BY_VIP ? peer->vip_port : peer->backend_port;
 	return bpf_map_update_elem(&sock_reverse, &key, peer, BPF_ANY);
-}
-
-static __always_inline void forget_connection(struct bpf_sock_addr *ctx)
-{
-	struct sock_key key = { .cookie = bpf_get_socket_cookie(ctx), .side = SOCK_BY_NOTHING };
-
-	bpf_map_delete_elem(&sock_reverse, &key);
 }
 
 /* connect() ------------------------------------------------------------------------------------ */
@@ -269,8 +257,7 @@ static __always_inline bool connect(struct bpf_sock_addr *ctx, struct call *call
 	*verdict = PROCEED;
 	if (!vip) {
 		/* Whatever it was before: from now on it is nothing of ours. */
-		if (!bpf_sk_storage_delete(&sock_peers, ctx->sk))
-			forget_connection(ctx);
+		bpf_sk_storage_delete(&sock_peers, ctx->sk);
 		return false;
 	}
 	reason = choose(ctx, vip, call);
@@ -283,8 +270,6 @@ static __always_inline bool connect(struct bpf_sock_addr *ctx, struct call *call
 	own = bpf_sk_storage_get(&sock_peers, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (own)
 		*own = call->peer;
-	if (call->asked.proto == IPPROTO_UDP)
-		keep_more(ctx, SOCK_BY_NOTHING, &call->peer);
 	count(SOCK_CONNECT);
 	return true;
 }

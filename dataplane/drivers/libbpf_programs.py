@@ -26,6 +26,9 @@ from dataplane.drivers.libbpf import (
     library,
 )
 
+_BPF_TRACE_ITER = 28
+"""enum bpf_attach_type."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProgramInfo:
@@ -98,6 +101,23 @@ class Program(Descriptor):
             options.ctx_size_in = c.sizeof(context)
         call("run a program", "bpf_prog_test_run_opts", self.fd, c.byref(options))
         return RunResult(options.retval, room.raw[: options.data_size_out], options.duration)
+
+    def show_all_of(self, walked: Map) -> None:
+        """Run an iterator's program on every entry of a map that the kernel walks (sk storage)."""
+        info = t.IteratorMap(map_fd=walked.fd)
+        options = t.IteratorLinkOptions(
+            sz=c.sizeof(t.IteratorLinkOptions),
+            iter_info=c.addressof(info),
+            iter_info_len=c.sizeof(info),
+        )
+        what = f"walk {walked.info.name}"
+        arguments = (self.fd, 0, _BPF_TRACE_ITER, c.byref(options))
+        with (
+            Descriptor(call(what, "bpf_link_create", *arguments)) as link,
+            Descriptor(call(what, "bpf_iter_create", link.fd)) as walk,
+        ):
+            while os.read(walk.fd, 4096):
+                pass
 
     def call(self, argument: bytes) -> bytes:
         """Run a program that user space calls (SEC("syscall")); the argument as it left it."""

@@ -43,6 +43,25 @@ class LinkCreateOptions(c.Structure):
     _fields_ = [("sz", c.c_size_t), ("flags", c.c_uint32), ("pad", c.c_uint32)]
 
 
+class IteratorMap(c.Structure):
+    """union bpf_iter_link_info of an iterator over a map."""
+
+    _fields_ = [("map_fd", c.c_uint32), ("rest", c.c_uint32 * 3)]
+
+
+class IteratorLinkOptions(c.Structure):
+    """struct bpf_link_create_opts of an iterator, its beginning."""
+
+    _fields_ = [
+        ("sz", c.c_size_t),
+        ("flags", c.c_uint32),
+        ("pad", c.c_uint32),
+        ("iter_info", c.c_void_p),
+        ("iter_info_len", c.c_uint32),
+        ("pad2", c.c_uint32),
+    ]
+
+
 class LinkUpdateOptions(c.Structure):
     """struct bpf_link_update_opts."""
 
@@ -212,6 +231,7 @@ _INTEGERS = {
     "bpf_prog_get_fd_by_id": (_U32,),
     "bpf_prog_test_run_opts": (_FD, _PTR),
     "bpf_enable_stats": (_U32,),
+    "bpf_iter_create": (_FD,),
     "bpf_link_create": (_FD, _FD, c.c_int, _PTR),
     "bpf_link_update": (_FD, _FD, _PTR),
     "bpf_xdp_attach": (c.c_int, _FD, _U32, _PTR),

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from functools import cache
 from ipaddress import IPv6Address
 from pathlib import Path
 
 from bpf import abi
-from dataplane.drivers.libbpf import Map
-from dataplane.drivers.mapbulk import dtype_of, read_hash
+from dataplane.drivers.libbpf import Closing, Map
+from dataplane.drivers.libbpf_programs import Program, loaded
 from dataplane.drivers.netns import NetnsError, inside, opened
 from dataplane.drivers.sockdiag import connected_sockets, destroy
 from dataplane.model.addr import IPAddress, L4Addr, Protocol
@@ -26,6 +28,7 @@ from dataplane.ports import ObserveError
 
 log = logging.getLogger(__name__)
 
+OBJECT = "sockpeers.bpf.o"
 OWN = "/proc/thread-self/ns/net"
 
 
@@ -49,17 +52,31 @@ def namespaces(cgroups: Collection[str]) -> dict[int, str]:
     return found
 
 
-class SocketEnds:
-    """Over the sockets of one node, by its pinned maps."""
+class SocketEnds(Closing):
+    """Over the sockets of one node, by its pinned maps. Loads what it needs when it needs it.
 
-    def __init__(self, maps: Mapping[str, Map]) -> None:
-        self._reverse = maps["sock_reverse"]
+    Args:
+        maps: the pinned maps by name.
+        objects: where the compiled objects are.
+    """
+
+    def __init__(self, maps: Mapping[str, Map], objects: Path = abi.OBJECT_DIRECTORY) -> None:
+        self._peers = maps["sock_peers"]
+        self._path = objects / OBJECT
+        self._open = ExitStack()
+        self._walker: Program | None = None
+        self._found: Map | None = None
+
+    def close(self) -> None:
+        """Let go of the program."""
+        self._open.close()
+        self._walker = self._found = None
 
     def follow(self, cgroups: Collection[str], after: ServiceRows) -> int:
         """End what `after` would give no socket; how many were ended.
 
         Call it when the maps hold `after`: then no new socket comes that would have to end. A
-        namespace that goes meanwhile is left out. Without such sockets, only a map is read.
+        namespace that goes meanwhile is left out. Without such sockets, only a map is walked.
 
         Raises:
             CapabilityMissing: the kernel ends no sockets.
@@ -91,16 +108,17 @@ class SocketEnds:
         return ended
 
     def _connected(self) -> dict[int, SocketPeer]:
-        """What UDP sockets are, or were, connected to, by their cookies."""
-        keys, values = read_hash(self._reverse, dtype_of(abi.SOCK_KEY), dtype_of(abi.SOCK_PEER))
-        chosen = keys["side"] == abi.SockSide.SOCK_BY_NOTHING
-        decoded, size = cache(_peer), abi.SOCK_PEER.size  # few peers, many sockets
-        # What was joined of several reads has ports in host order.
-        octets = values[chosen].astype(dtype_of(abi.SOCK_PEER)).tobytes()
-        return {
-            int(cookie): decoded(octets[at * size : (at + 1) * size])
-            for at, cookie in enumerate(keys["cookie"][chosen])
-        }
+        """What UDP sockets are connected to, by their cookies; of every network namespace."""
+        if self._walker is None or self._found is None:
+            made = self._open.enter_context(loaded(self._path))
+            self._walker = self._open.enter_context(made.program("millrace_peers"))
+            self._found = self._open.enter_context(made.map("connected"))
+        self._walker.show_all_of(self._peers)
+        decoded = cache(_peer)  # few peers, many sockets
+        found = self._found.items()
+        for cookie, _ in found:
+            self._found.delete(cookie)
+        return {int.from_bytes(cookie, sys.byteorder): decoded(value) for cookie, value in found}
 
 
 def _peer(value: bytes) -> SocketPeer:

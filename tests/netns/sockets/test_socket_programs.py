@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -220,8 +220,9 @@ def rows(world: SockWorld, vip: L4Addr, service: int, targets: list[L4Addr]) -> 
 
 
 @pytest.fixture
-def ends(world: SockWorld, client: Client) -> SocketEnds:
-    return SocketEnds(world.maps)
+def ends(world: SockWorld, client: Client) -> Iterator[SocketEnds]:
+    with SocketEnds(world.maps) as made:
+        yield made
 
 
 @pytest.mark.parametrize("family", [V4, V6], ids=["ipv4", "mapped"])
