@@ -230,6 +230,7 @@ class NodeDaemon:
         self._worker.shutdown(wait=True)
         self.announcements.close()
         self.sockets.close()
+        self.socket_ends.close()
         self.conntrack.close()
         self.bpf.close()
 
@@ -362,7 +363,9 @@ class NodeDaemon:
         try:
             ended = self.conntrack.follow(before, planned)
             sockets = 0
-            if planned.sockets and (before is None or before.sets != planned.sets):
+            if planned.sockets and (
+                before is None or before.sets != planned.sets or before.vips != planned.vips
+            ):
                 sockets = self.socket_ends.follow(tuple(planned.sockets), planned)
         except DataplaneError as error:
             log.warning("ending_failed error=%s", error)
