@@ -8,7 +8,16 @@ from ipaddress import IPv4Address, IPv4Interface
 import pytest
 
 from dataplane.model.config import UplinkMode
-from dataplane.model.rows import FlowKey, NodeEntry, Program, ProgramKind, VipFlag
+from dataplane.model.rows import (
+    AddressFlag,
+    FlowKey,
+    KnownAddress,
+    NodeEntry,
+    Program,
+    ProgramKind,
+    SetScope,
+    VipFlag,
+)
 from dataplane.model.service import Backend, Place, ServedBy, TrafficPolicy
 from dataplane.model.state import HeldIds, PortKind
 from dataplane.plan.node import TABLE_ORDER, bridge_mac, plan
@@ -31,7 +40,7 @@ NEAR_AND_FAR = (backend("10.1.0.11:8080"), backend("10.1.0.12:8080", Place.REMOT
 def test_tables_put_backends_before_vips_before_programs() -> None:
     order = {name: place for place, name in enumerate(TABLE_ORDER)}
     assert order["bridges"] < order["ports"] < order["flows"]
-    assert order["backends"] < order["maglev"] < order["vips"] < order["programs"]
+    assert order["backends"] < order["sets"] < order["vips"] < order["programs"]
 
 
 def test_an_empty_cluster_still_brings_up_bridges_uplinks_and_the_tunnel() -> None:
@@ -44,7 +53,10 @@ def test_an_empty_cluster_still_brings_up_bridges_uplinks_and_the_tunnel() -> No
 
 
 def test_the_nodes_own_address_stays_with_the_kernel() -> None:
-    assert set(plan(STATE).local_addresses) == {IPv4Address("172.18.0.11")}
+    own = IPv4Address("172.18.0.11")
+    rows = plan(STATE)
+    assert rows.known_addresses == {own: KnownAddress(AddressFlag.LOCAL)}
+    assert rows.node[0].local == (own,)
 
 
 def test_the_gateway_brings_the_service_link_and_its_program() -> None:
@@ -54,7 +66,10 @@ def test_the_gateway_brings_the_service_link_and_its_program() -> None:
     assert str(link.mac) == "0a:58:64:40:ff:01"
     assert rows.ports["svc0-ovs"].tag == 4094
     assert rows.programs["svc0"] == Program(ProgramKind.SERVICE, swap=False)
-    assert rows.node[0] == NodeEntry(GATEWAY.service_address, link.mac, GATEWAY.mac, 7, NIC_MAC)
+    assert rows.node[0] == NodeEntry(
+        GATEWAY.service_address, None, link.mac, GATEWAY.mac, 7, NIC_MAC, 0,
+        (IPv4Address("172.18.0.11"),),
+    )  # fmt: skip
 
 
 def test_a_gateway_of_another_provider_network_serves_nothing_here() -> None:
@@ -65,7 +80,7 @@ def test_a_gateway_of_another_provider_network_serves_nothing_here() -> None:
 def test_a_missing_nic_leaves_the_programs_node_entry_out() -> None:
     rows = plan(replace(STATE, nics={}))
     assert not rows.node
-    assert not rows.local_addresses
+    assert not rows.known_addresses
 
 
 def test_vfio_has_no_hook_and_so_no_fast_path() -> None:
@@ -78,18 +93,25 @@ def test_vfio_has_no_hook_and_so_no_fast_path() -> None:
 def test_cluster_policy_uses_snat_and_every_backend() -> None:
     rows = plan(state(service("10.96.0.10:80", *NEAR_AND_FAR)))
     entry = rows.vips[l4("10.96.0.10:80")]
-    assert entry.flags == VipFlag.SNAT
+    assert entry.flags == VipFlag.SNAT | VipFlag.INNER_SNAT | VipFlag.REJECT
     assert {b.target for b in rows.backends.values()} == {
         l4("10.1.0.11:8080"),
         l4("10.1.0.12:8080"),
     }
-    assert set(rows.maglev) == {entry.service_id}
+    everyone = rows.sets[entry.service_id, SetScope.CLUSTER].members
+    here = rows.sets[entry.service_id, SetScope.LOCAL].members
+    assert {rows.backends[number].target for number, _, _ in everyone} == {
+        l4("10.1.0.11:8080"),
+        l4("10.1.0.12:8080"),
+    }
+    assert [rows.backends[number].target for number, _, _ in here] == [l4("10.1.0.11:8080")]
 
 
 def test_local_policy_keeps_the_client_and_leads_replies_to_svc0() -> None:
     rows = plan(state(service("10.96.0.10:80", *NEAR_AND_FAR, policy=TrafficPolicy.LOCAL)))
-    assert rows.vips[l4("10.96.0.10:80")].flags == VipFlag(0)
-    assert [b.target for b in rows.backends.values()] == [l4("10.1.0.11:8080")]
+    flags = rows.vips[l4("10.96.0.10:80")].flags
+    assert VipFlag.LOCAL in flags
+    assert VipFlag.SNAT not in flags
     key = FlowKey(
         "br-ex",
         110,
@@ -105,8 +127,8 @@ def test_a_vip_without_a_usable_backend_is_refused_not_forgotten(
     backends: tuple[Backend, ...],
 ) -> None:
     rows = plan(state(service("10.96.0.10:80", *backends)))
-    assert VipFlag.NO_BACKEND in rows.vips[l4("10.96.0.10:80")].flags
-    assert not (rows.backends or rows.maglev)
+    assert VipFlag.REJECT in rows.vips[l4("10.96.0.10:80")].flags
+    assert not (rows.backends or rows.sets)
 
 
 def test_what_ovn_serves_is_not_in_the_maps() -> None:
