@@ -175,13 +175,17 @@ def take_links_over(bpf_root: str) -> list[str]:
     ours = Path(bpf_root) / f"v{abi.Limit.ABI_VERSION:d}" / LINKS
     taken = []
     for _, directory in sorted(older(bpf_root).items(), reverse=True):
-        for path in sorted((directory / LINKS).glob("*")):
-            mine = ours / path.name
+        links = directory / LINKS
+        for path in sorted(links.rglob("*")):
+            if path.is_dir():
+                continue  # of a cgroup's links (`dataplane.drivers.sockprograms`)
+            name = path.relative_to(links)
+            mine = ours / name
             if not mine.exists():
-                ours.mkdir(mode=0o700, parents=True, exist_ok=True)
+                mine.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 with pinned(path) as link:
                     link.pin(mine)
-                taken.append(path.name)
+                taken.append(str(name))
             path.unlink()
     return taken
 

@@ -17,6 +17,7 @@ import pytest
 
 from bpf import abi
 from dataplane.drivers.libbpf_programs import Program
+from dataplane.drivers.migration import take_links_over
 from dataplane.drivers.socketends import SocketEnds, namespaces
 from dataplane.drivers.sockprograms import HOOKS, SocketTable
 from dataplane.model.addr import L4Addr
@@ -146,6 +147,24 @@ def test_an_upgrade_under_load_loses_nothing(
     assert load["failed"] == []
     assert min(load["connections"], load["datagrams"]) > 100
     assert process("peer", "held") == [VIP, 80]
+
+
+def test_links_of_an_older_version_are_taken_along(
+    pins: Pins, servers: object, cgroup: Path
+) -> None:
+    older = Pins(pins.links / "v1" / "links", pins.maps)
+    newer = Pins(pins.links / f"v{abi.Limit.ABI_VERSION:d}" / "links", pins.maps)
+    older.links.mkdir(parents=True)
+    table = SocketTable(older)
+    assert not table.upsert([(str(cgroup), IN_PLACE)])
+    attached = programs_of(pins, cgroup)
+    table.close()
+    assert len(take_links_over(str(pins.links))) == len(HOOKS)
+    table = SocketTable(newer)
+    assert table.observe() == {str(cgroup): IN_PLACE}
+    assert programs_of(pins, cgroup) == attached
+    assert not table.delete([str(cgroup)])
+    table.close()
 
 
 def test_what_is_half_there_is_made_whole(pins: Pins, table: SocketTable, cgroup: Path) -> None:
