@@ -8,7 +8,10 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class NodeFile:
-    """What differs between the lab's nodes. `nb_rundir` is another node's, None: OVN is here."""
+    """What differs between the lab's nodes. `nb_rundir` is another node's, None: OVN is here.
+
+    `services` are the lines of the file's table of that name.
+    """
 
     name: str
     uplinks: tuple[tuple[str, str, bool], ...]
@@ -18,6 +21,7 @@ class NodeFile:
     socket_mem_mib: int = 512
     statedir: str | None = None
     mode: str = "af_xdp"
+    services: str = ""
 
     def text(self) -> str:
         """The file."""
@@ -47,6 +51,8 @@ class NodeFile:
             parts.append(
                 f'[tunnel]\ntype = "geneve"\nbridge = "br-phy"\naddress = "{self.tunnel}"\n'
             )
+        if self.services:
+            parts.append(f"[services]\n{self.services}\n")
         return "\n".join(parts)
 
     def write(self, path: Path) -> None:
@@ -54,15 +60,25 @@ class NodeFile:
         path.write_text(self.text(), encoding="utf-8")
 
 
-def cluster_text(nb_rundir: Path, gateways: dict[str, str], router: str) -> str:
-    """The cluster's file: `gateways` is chassis name to external address."""
+def cluster_text(
+    nb_rundir: Path,
+    gateways: dict[str, str],
+    router: str,
+    gateways6: dict[str, str] | None = None,
+) -> str:
+    """The cluster's file: `gateways` is chassis name to external address, `gateways6` to IPv6."""
     parts = [
         f'[cluster]\nnb = "unix:{nb_rundir}/nb.sock"\nsb = "unix:{nb_rundir}/sb.sock"\n'
         'join = "100.64.0.0/24"\nservice_pool = "100.64.255.0/24"\n'
     ]
-    parts += [
-        f'[[gateway]]\nchassis = "{chassis}"\nphysnet = "physnet1"\n'
-        f'address = "{address}"\nrouters = ["{router}"]\n'
-        for chassis, address in gateways.items()
-    ]
+    if gateways6:
+        parts.append('join6 = "fd00:100::/64"\nservice_pool6 = "fd00:101::/64"\n')
+    for chassis, address in gateways.items():
+        lines = [
+            f'[[gateway]]\nchassis = "{chassis}"\nphysnet = "physnet1"',
+            f'address = "{address}"\nrouters = ["{router}"]',
+        ]
+        if gateways6:
+            lines.append(f'address6 = "{gateways6[chassis]}"')
+        parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
