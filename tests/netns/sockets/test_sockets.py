@@ -301,9 +301,11 @@ def test_node_ports_on_the_nodes_addresses_and_loopback(
     assert client.ask(f"[{NODE6}]:30080") in names(WEB6)
     assert client.ask("127.0.0.1:30080") in names(WEB)
     assert client.ask("[::1]:30080") in names(WEB6)
+    assert client.ask("0.0.0.0:30080") in names(WEB), "loopback by another name"
+    assert client.ask("[::]:30080") in names(WEB6)
     process = start(pod)
     assert process.ask(f"{NODE}:30080") in names(WEB)
-    for loopback in ("127.0.0.1:30080", "[::1]:30080"):
+    for loopback in ("127.0.0.1:30080", "[::1]:30080", "0.0.0.0:30080", "[::]:30080"):
         with pytest.raises(Refused, match="ECONNREFUSED"):
             process.ask(loopback)  # its own, not the node's
 
