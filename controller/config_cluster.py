@@ -24,6 +24,11 @@ def cluster_config(root: TableReader) -> ClusterConfig:
     pool = _network(table, "service_pool", IPv4Network, "100.64.255.0/24")
     _apart(table, ("join", join), ("service_pool", pool))
     join6, pool6 = _networks6(table)
+    ranges = values.networks(table, "service_ranges")
+    for network in ranges:
+        for key, other in (("join", join), ("service_pool", pool)):
+            if network.version == 4:
+                _apart(table, (key, other), ("service_ranges", network))
     heartbeat_s = table.number("heartbeat_s", 0, MAX_HEARTBEAT_S, default=0)
     table.finish()
     return ClusterConfig(
@@ -35,6 +40,7 @@ def cluster_config(root: TableReader) -> ClusterConfig:
         join6=join6,
         service_pool6=pool6,
         heartbeat_s=heartbeat_s,
+        service_ranges=ranges,
     )
 
 

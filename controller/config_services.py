@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from ipaddress import ip_network
 
+from controller import config_values as values
 from controller.config_reader import TableReader
-from dataplane.model.addr import IPNetwork
 from dataplane.model.config import ServicesConfig
 
 MIN_CAPACITY = 64
@@ -37,7 +36,7 @@ def services_config(root: TableReader) -> ServicesConfig:
         flows=_capacity(table, "flows", MAX_FLOWS, defaults.flows),
         services=_capacity(table, "services", MAX_SERVICES, defaults.services),
         backends=_capacity(table, "backends", MAX_BACKENDS, defaults.backends),
-        nodeport_addresses=_networks(table, "nodeport_addresses"),
+        nodeport_addresses=values.networks(table, "nodeport_addresses"),
         connect=_cgroups(table, "connect"),
         announce=table.boolean("announce", default=defaults.announce),
         metrics=table.integer("metrics", 0, MAX_METRICS, default=defaults.metrics),
@@ -49,20 +48,6 @@ def services_config(root: TableReader) -> ServicesConfig:
 def _capacity(table: TableReader, key: str, most: int, default: int) -> int:
     """A number of entries, rounded up to a power of two: what the programs' masks take."""
     return 1 << (table.integer(key, MIN_CAPACITY, most, default=default) - 1).bit_length()
-
-
-def _networks(table: TableReader, key: str) -> tuple[IPNetwork, ...]:
-    found: list[IPNetwork] = []
-    for index, text in table.items(key, str, default=[], example='["192.0.2.0/24"]').items():
-        try:
-            network = ip_network(text)
-        except ValueError as error:
-            table.fault_at(key, index, str(error), 'write it as "192.0.2.0/24"')
-            continue
-        if network in found:
-            table.fault_at(key, index, "it is there already", "name it once")
-        found.append(network)
-    return tuple(found)
 
 
 def _cgroups(table: TableReader, key: str) -> tuple[str, ...]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Interface, IPv6Address, IPv6Interface
+from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, ip_network
 
 from controller.config_reader import TableReader, shown
+from dataplane.model.addr import IPNetwork
 
 SOME_INTERFACE = IPv4Interface("192.0.2.1/24")
 """What stands in for an address that could not be read (RFC 5737, documentation)."""
@@ -152,3 +153,18 @@ def neighbour6(text: str) -> IPv6Address:
         msg = "an address with a zone means something on one host only"
         raise ValueError(msg)
     return IPv6Address(text)
+
+
+def networks(table: TableReader, key: str) -> tuple[IPNetwork, ...]:
+    """A list of networks of either family, each once."""
+    found: list[IPNetwork] = []
+    for index, text in table.items(key, str, default=[], example='["192.0.2.0/24"]').items():
+        try:
+            network = ip_network(text)
+        except ValueError as error:
+            table.fault_at(key, index, str(error), 'write it as "192.0.2.0/24"')
+            continue
+        if network in found:
+            table.fault_at(key, index, "it is there already", "name it once")
+        found.append(network)
+    return tuple(found)

@@ -91,7 +91,9 @@ class _Draft:
             chassis = gateway.chassis
             mine = [name for name in gateway.routers if name in vpcs]
             service = _column(services, chassis)
-            self.rows.gateway(gateway, service, down=chassis not in self.alive)
+            self.rows.gateway(
+                gateway, service, self.cluster.service_ranges, down=chassis not in self.alive
+            )
             for family in self.families:
                 self._routes_of_gateway(family, gateway, {n: vpcs[n] for n in mine}, join[family])
             at = _column(join, gateway_router(chassis))

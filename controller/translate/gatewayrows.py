@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 
 from controller.translate.families import Family
@@ -28,7 +28,7 @@ from controller.translate.nbrows import (
     switch_side,
 )
 from controller.translate.ovn import Problem
-from dataplane.model.addr import IPAddress, Mac, mac_of_address
+from dataplane.model.addr import IPAddress, IPNetwork, Mac, mac_of_address
 from dataplane.model.config import GatewayConfig
 from dataplane.model.names import DOWN_KEY
 
@@ -75,8 +75,18 @@ class GatewayRows:
             switch, "router", ("router",), (("router-port", port),)
         )
 
-    def gateway(self, gateway: GatewayConfig, service: Addresses, *, down: bool) -> None:
-        """The gateway router, its external switch, and the two ends of svc0's addresses."""
+    def gateway(
+        self,
+        gateway: GatewayConfig,
+        service: Addresses,
+        ranges: Sequence[IPNetwork],
+        *,
+        down: bool,
+    ) -> None:
+        """The gateway router, its external switch, and the two ends of svc0's addresses.
+
+        `ranges`: networks of services that workloads reach by svc0, too.
+        """
         chassis, router = gateway.chassis, gateway_router(gateway.chassis)
         switch, port = external_switch(chassis), external_port(chassis)
         self.routers[router] = RouterRow(
@@ -115,6 +125,9 @@ class GatewayRows:
             self.static_macs[MacKey(port, str(address))] = MacRow(
                 str(mac_of(service)), override=True
             )
+            for network in ranges:
+                if network.version == address.version:
+                    self.routes[RouteKey(router, str(network))] = RouteRow(str(address), port)
             next_hop = family.of_gateway(gateway)[1]
             if next_hop:
                 # A link-local neighbour is on no network that tells the port (ovn-nb(5)).

@@ -135,11 +135,17 @@ def _as_served(service: Service, attached: tuple[str, ...], node: Means) -> Serv
 def _without_xdp(service: Service, attached: tuple[str, ...], missing: str) -> Service:
     reason = f"marked for the fast path, but {missing}"
     if not attached:
-        return replace(service, served_by=ServedBy.NOBODY, reason=reason, health_port=None)
+        return replace(
+            service,
+            served_by=ServedBy.NOBODY,
+            reason=reason,
+            health_port=None,
+            sockets_only=True,
+        )
     reason += f"; served by OVN, because attached to {', '.join(attached)}"
     if broken := ", ".join(_not_kept_by_ovn(service)):
         reason += f"; OVN does not keep: {broken}"
-    return replace(service, served_by=ServedBy.OVN, reason=reason)
+    return replace(service, served_by=ServedBy.OVN, reason=reason, sockets_only=True)
 
 
 def _not_kept_by_ovn(service: Service) -> Iterator[str]:

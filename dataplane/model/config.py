@@ -154,7 +154,8 @@ class ClusterConfig:
     """What the cluster controller is told: address ranges and gateways.
 
     `join6` and `service_pool6` are both networks, or both empty: no IPv6. `heartbeat_s`: how often
-    the chassis are asked for a sign of life; 0: never.
+    the chassis are asked for a sign of life; 0: never. `service_ranges`: networks of cluster IPs
+    that gateway routers lead to svc0, so that workloads behind OVN reach services by its program.
     """
 
     nb_remote: str
@@ -165,3 +166,4 @@ class ClusterConfig:
     join6: str = ""
     service_pool6: str = ""
     heartbeat_s: float = 0.0
+    service_ranges: tuple[IPNetwork, ...] = ()

@@ -72,7 +72,10 @@ def cluster_text(
         'join = "100.64.0.0/24"\nservice_pool = "100.64.255.0/24"\n'
     ]
     if gateways6:
-        parts.append('join6 = "fd00:100::/64"\nservice_pool6 = "fd00:101::/64"\n')
+        parts.append(
+            'join6 = "fd00:100::/64"\nservice_pool6 = "fd00:101::/64"\n'
+            'service_ranges = ["10.96.0.0/16", "fd96::/64"]\n'
+        )
     for chassis, address in gateways.items():
         lines = [
             f'[[gateway]]\nchassis = "{chassis}"\nphysnet = "physnet1"',
