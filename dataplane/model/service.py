@@ -90,7 +90,8 @@ class Service:
     affinity and statistics are kept by it. `policy` is for clients outside (externalTrafficPolicy,
     also loadBalancerSourceRanges), `inner_policy` for those inside (internalTrafficPolicy, cluster
     IPs only). `affinity_s` 0 is no affinity. `reject`: without any endpoint, refuse instead of
-    dropping. `health_port` is healthCheckNodePort.
+    dropping. `health_port` is healthCheckNodePort. `sockets_only`: XDP would serve it if this node
+    had the means; its own sockets can be served all the same (connect-time translation).
     """
 
     name: str
@@ -107,3 +108,4 @@ class Service:
     reject: bool = True
     forwarding: Forwarding = Forwarding.SNAT
     health_port: int | None = None
+    sockets_only: bool = False

@@ -45,6 +45,7 @@ from dataplane.plan.services import (
     fast_services,
     known_addresses,
     service_tables,
+    socket_services,
 )
 from dataplane.plan.sockets import socket_rows
 
@@ -227,6 +228,9 @@ def plan(state: NodeState) -> NodePlan:
         tables = service_tables(state.services, state.held, vantage)
         if config.services.announce:
             answered = owned(fast_services(state.services), state.announcers, config.name)
+    elif uplink is None and config.services.connect:
+        marked = socket_services(state.services)
+        tables = service_tables(marked, state.held, vantage_of(state))
     return NodePlan(
         hugepages={
             config.hugepages.size_kib: Hugepages(config.hugepages.count, config.hugepages.mount)

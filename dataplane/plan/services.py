@@ -8,7 +8,7 @@ the backend sees the client's address, are flags of the VIP.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bpf.abi import Limit
 from bpf.pick import member_key
@@ -72,6 +72,11 @@ class ServiceTables:
 def fast_services(services: Iterable[Service]) -> tuple[Service, ...]:
     """The services that XDP answers on this node, by VIP."""
     return tuple(sorted((s for s in services if s.served_by is ServedBy.XDP), key=lambda s: s.vip))
+
+
+def socket_services(services: Iterable[Service]) -> tuple[Service, ...]:
+    """The services that sockets of this node are served, where no packet's program runs."""
+    return tuple(replace(s, served_by=ServedBy.XDP) for s in services if s.sockets_only)
 
 
 def port_key(service: Service) -> PortKey:

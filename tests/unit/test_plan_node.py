@@ -90,6 +90,21 @@ def test_vfio_has_no_hook_and_so_no_fast_path() -> None:
     assert not (rows.programs.keys() - {"svc0"} or rows.vips or rows.links)
 
 
+def test_without_a_hook_sockets_are_served_if_they_are_to_be() -> None:
+    vfio = replace(UPLINK, mode=UplinkMode.VFIO, device="0000:3b:00.0")
+    ovns = service("10.96.0.10:80", *NEAR_AND_FAR, served_by=ServedBy.OVN)
+    ovns = replace(ovns, sockets_only=True)
+    here = state(ovns, service("10.96.0.11:80", *NEAR_AND_FAR, served_by=ServedBy.NOBODY))
+    config = replace(CONFIG, uplinks=(vfio,))
+    assert not plan(replace(here, config=config)).vips
+    config = replace(config, services=replace(config.services, connect=("/cgroup",)))
+    rows = plan(replace(here, config=config))
+    assert set(rows.vips) == {ovns.vip}
+    assert {row.target for row in rows.backends.values()} == {b.target for b in NEAR_AND_FAR}
+    assert set(rows.sockets) == {"/cgroup"}
+    assert not (rows.programs.keys() - {"svc0"} or rows.node)
+
+
 def test_cluster_policy_uses_snat_and_every_backend() -> None:
     rows = plan(state(service("10.96.0.10:80", *NEAR_AND_FAR)))
     entry = rows.vips[l4("10.96.0.10:80")]
