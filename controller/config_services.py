@@ -14,7 +14,7 @@ MAX_FLOWS = 1 << 22
 
 MAX_SERVICES = 1 << 18
 MAX_BACKENDS = 1 << 22
-MAX_METRICS = 1000
+MAX_METRICS = 500
 """Service ports with series of their own: ten each, and a scrape has to stay cheap."""
 
 _ZONE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")

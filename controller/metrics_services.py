@@ -56,28 +56,31 @@ class TopServices:
 
         Args:
             counts: a row a service id, the columns of FIELDS.
-            names: the service ports that have a series or may get one, by id.
-            limit: how many of them are shown by name.
+            names: the service port of each id; several ids (families) may be of one.
+            limit: how many service ports are shown by name.
         """
         before = self._before
         if before is None or before.shape != counts.shape:
             before = np.zeros_like(counts)
         # A counter that went back belongs to another service now.
         grown = np.where(counts >= before, counts - before, counts)
-        ids = np.fromiter(names, np.int64, count=len(names))
-        ids = ids[ids < len(counts)]
-        packets = counts[ids][:, _PACKETS].sum(axis=1)
-        # The smaller id first among equals, so that idle services do not take turns.
-        order = np.lexsort((ids, -packets.astype(np.int64)))
-        top = ids[order[:limit]]
-        mine = np.zeros(len(counts), bool)
-        mine[top] = True
-        self._other = self._other + grown[~mine].sum(axis=0, dtype=np.uint64)
+        ids = np.array([number for number in sorted(names) if number < len(counts)], np.int64)
+        # By first id, so that idle services do not take turns among equals.
+        ports = list(dict.fromkeys(names[int(number)] for number in ids))
+        places = {name: place for place, name in enumerate(ports)}
+        of_ids = np.array([places[names[int(number)]] for number in ids], np.int64)
+        sums = np.zeros((len(ports), len(FIELDS)), np.uint64)
+        np.add.at(sums, of_ids, counts[ids])
+        packets = sums[:, _PACKETS].sum(axis=1).astype(np.int64)
+        top = np.argsort(-packets, kind="stable")[:limit]
+        hidden = np.ones(len(counts), bool)
+        hidden[ids[np.isin(of_ids, top)]] = False
+        self._other = self._other + grown[hidden].sum(axis=0, dtype=np.uint64)
         self._before = counts.copy()
         return ServiceSeries(
-            {names[int(number)]: counts_of(counts[number]) for number in np.sort(top)},
+            {ports[place]: counts_of(sums[place]) for place in sorted(top.tolist())},
             counts_of(self._other),
-            len(ids) - len(top),
+            len(ports) - len(top),
         )
 
 

@@ -16,7 +16,7 @@ from controller.metrics import (
     TableFigures,
 )
 from controller.metrics_services import ConntrackFigures, ServiceSeries, TopServices
-from controller.sight_views import ids_of_services
+from controller.sight_views import ids_of_services, names_of_ids
 from controller.vswitchd import control_socket
 from dataplane.drivers.counters import counters
 from dataplane.drivers.ovstext import PmdThread, pmd_threads
@@ -135,7 +135,7 @@ class NodeMetrics:
         ids = ids_of_services(view.services, held) if view else {}
         return self._top.take(
             read_counts(daemon.bpf.maps["service_stats"]),
-            {number: name for name, number in ids.items()},
+            names_of_ids(ids),
             daemon.config.services.metrics,
         )
 

@@ -20,6 +20,7 @@ from dataplane.drivers.tracemaps import Question
 from dataplane.model.addr import L4Addr, Protocol
 from dataplane.model.conntrack import Endpoint, FlowFilter, FlowState
 from dataplane.model.service import Service
+from dataplane.plan.services import PortKey, port_key
 
 if TYPE_CHECKING:
     from controller.node import NodeDaemon
@@ -39,7 +40,7 @@ class SightApi:
 
     def __init__(self, daemon: NodeDaemon) -> None:
         self._daemon = daemon
-        self._counted: dict[str, views.Traffic] | None = None  # for the pages after the first
+        self._counted: dict[PortKey, views.Traffic] | None = None  # for the pages after the first
 
     def handlers(self) -> Mapping[str, Handler]:
         """Operation name to handler, for `controller.server.serve`."""
@@ -64,7 +65,7 @@ class SightApi:
         size = 0
         ordered = sorted(services, key=lambda service: (service.vip, service.name))
         for service in ordered[first:]:
-            row = views.service_view(service, traffic.get(service.port_key or service.name))
+            row = views.service_view(service, traffic.get(port_key(service)))
             size += len(json.dumps(row))
             if rows and size > PAGE_OCTETS:
                 break
@@ -72,15 +73,15 @@ class SightApi:
         end = first + len(rows)
         return {"services": rows, "next": end if end < len(ordered) else None}
 
-    def _traffic(self, services: tuple[Service, ...]) -> dict[str, views.Traffic]:
+    def _traffic(self, services: tuple[Service, ...]) -> dict[PortKey, views.Traffic]:
         daemon = self._daemon
         counts = service_counts(daemon.bpf.maps["service_stats"])
         flows = daemon.conntrack.by_service()
         ids = views.ids_of_services(services, self._held())
         return {
-            name: views.Traffic(number, counts.get(number, ServiceCounts()),
+            key: views.Traffic(number, counts.get(number, ServiceCounts()),
                                 flows.get(number, 0))
-            for name, number in ids.items()
+            for key, number in ids.items()
         }  # fmt: skip
 
     def _held(self) -> dict[L4Addr, int]:
@@ -103,8 +104,7 @@ class SightApi:
         view = daemon.sources.view(daemon.config)
         names = {}
         if view is not None:
-            ids = views.ids_of_services(view.services, self._held())
-            names = {number: name for name, number in ids.items()}
+            names = views.names_of_ids(views.ids_of_services(view.services, self._held()))
         flows, hidden = daemon.conntrack.flows(wanted, limit)
         each = tick_s()
         return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bpf import abi
@@ -13,6 +13,7 @@ from dataplane.drivers.sweeps import Swept
 from dataplane.drivers.trace import Trace
 from dataplane.model.addr import L4Addr, Protocol
 from dataplane.model.service import Backend, Forwarding, ServedBy, Service, TrafficPolicy
+from dataplane.plan.services import PortKey, port_key
 
 Json = dict[str, object]
 
@@ -22,7 +23,7 @@ BACKENDS_SHOWN = 256
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What XDP saw of one service port, and the flows that it has now."""
+    """What XDP saw of one family of a service port, and the flows that it has now."""
 
     service_id: int
     counts: ServiceCounts = field(default_factory=ServiceCounts)
@@ -56,7 +57,7 @@ def backend_view(backend: Backend) -> Json:
 
 
 def service_view(service: Service, traffic: Traffic | None) -> Json:
-    """One VIP of `millrace services --json`; `traffic` is its service port's, all VIPs together."""
+    """One VIP of `millrace services --json`; `traffic` is of all its service port's VIPs."""
     counts = traffic.counts if traffic else ServiceCounts()
     host = service.vip.address
     return {
@@ -87,30 +88,14 @@ def service_view(service: Service, traffic: Traffic | None) -> Json:
     }
 
 
-def ids_of_services(services: Sequence[Service], held: Mapping[L4Addr, int]) -> dict[str, int]:
-    """Service ids by service port, from the ids of the VIPs that the maps hold.
+def ids_of_services(services: Iterable[Service], held: Mapping[L4Addr, int]) -> dict[PortKey, int]:
+    """Service ids by service port and family, from the ids of the VIPs that the maps hold."""
+    return {port_key(service): held[service.vip] for service in services if service.vip in held}
 
-    A node port's VIP has no address of its own: the port and protocol tell its rows, unless
-    another VIP of the same service port told its id already.
-    """
-    found: dict[str, int] = {}
-    of_ports: dict[tuple[Protocol, int, int], set[int]] = {}
-    for vip, number in held.items():
-        of_ports.setdefault((vip.protocol, vip.address.version, vip.port), set()).add(number)
-    known = {service.vip: held[service.vip] for service in services if service.vip in held}
-    for service in services:
-        if service.vip in known:
-            found[service.port_key or service.name] = known[service.vip]
-    taken = set(known.values())
-    for service in services:
-        key = service.port_key or service.name
-        if key in found or not service.vip.address.is_unspecified:
-            continue
-        port = service.vip.protocol, service.vip.address.version, service.vip.port
-        left = of_ports.get(port, set()) - taken
-        if len(left) == 1:
-            found[key] = left.pop()
-    return found
+
+def names_of_ids(ids: Mapping[PortKey, int]) -> dict[int, str]:
+    """The service port of each service id; both families of one have the same name."""
+    return {number: name for (name, _), number in ids.items()}
 
 
 def swept_view(swept: Swept) -> Json:

@@ -144,15 +144,14 @@ def test_a_service_is_shown_with_what_was_counted_of_its_port() -> None:
     }
 
 
-def test_a_node_ports_id_is_its_service_ports_or_its_rows() -> None:
-    node_port = replace(
-        WEB, name="np", vip=address("0.0.0.0", 30080), kind=ServiceKind.NODE_PORT, port_key="a/b:c"
-    )
-    held = {WEB.vip: 7, address("172.18.0.11", 30080): 9, address("172.18.0.12", 30080): 9}
-    assert views.ids_of_services([WEB, node_port], held) == {"default/web:http": 7, "a/b:c": 9}
-    shared = replace(node_port, port_key=WEB.port_key)
-    assert views.ids_of_services([shared, WEB], held) == {"default/web:http": 7}
-    assert views.ids_of_services([node_port], {}) == {}
+def test_the_families_of_a_service_port_have_ids_of_their_own() -> None:
+    node_port = replace(WEB, name="np", vip=address("0.0.0.0", 30080), kind=ServiceKind.NODE_PORT)
+    six = replace(WEB, name="six", vip=address("2001:db8::1", 80))
+    unserved = replace(WEB, vip=address("192.0.2.77", 80), port_key="a/b:c")
+    held = {WEB.vip: 7, node_port.vip: 7, address("172.18.0.11", 30080): 7, six.vip: 9}
+    ids = views.ids_of_services([WEB, node_port, six, unserved], held)
+    assert ids == {("default/web:http", 4): 7, ("default/web:http", 6): 9}
+    assert views.names_of_ids(ids) == {7: "default/web:http", 9: "default/web:http"}
 
 
 FLOW = Flow(

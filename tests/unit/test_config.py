@@ -257,7 +257,7 @@ SERVICES_CASES = (
     ('connect = ["/sys/fs/cgroup/a", "/sys/fs/cgroup"]', "has the other"),
     ('connect = ["/sys/fs/cgroup", "/sys/fs/cgroup/a"]', "has the other"),
     ('announce = "yes"', "it has to be a boolean"),
-    ("metrics = 1001", "0..1000"),
+    ("metrics = 501", "0..500"),
     ("zoen = 1", "did you mean zone?"),
 )
 

@@ -191,6 +191,13 @@ def test_the_sum_of_the_others_never_goes_back() -> None:
     assert top.take(counted((2, 0, 0), (90, 0, 0)), {}, 1).hidden == 0
 
 
+def test_both_families_of_a_service_port_are_one_series() -> None:
+    names = {0: "a", 1: "b", 2: "a"}
+    series = TopServices().take(counted((10, 0, 1), (14, 0, 0), (5, 0, 1)), names, 1)
+    assert series.shown == {"a": ServiceCounts(15, 0, 0, 0, 0, (("no_port", 2),))}
+    assert (series.other.packets, series.hidden) == (14, 1)
+
+
 def test_without_any_series_all_is_other() -> None:
     series = TopServices().take(counted((10, 0, 0), (4, 0, 0)), {0: "a", 1: "b"}, 0)
     assert (dict(series.shown), series.other.packets, series.hidden) == ({}, 14, 2)
