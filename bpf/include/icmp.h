@@ -202,10 +202,10 @@ __noinline int echo(struct xdp_md *ctx, struct rare *rare)
 	if (take(ctx, frame->l4 + 2, &check, sizeof(check)) || swap_link(ctx, self, size, link))
 		return NOT_SERVED;
 	type = frame->version == 4 ? ICMP_ECHO_ANSWER : ICMP6_ECHO_ANSWER;
-	check = csum_apply(check, frame->version == 4 ?
-			   csum_delta16(bpf_htons(ICMP_ECHO_REQUEST << 8), 0) :
-			   csum_delta16(bpf_htons(ICMP6_ECHO_REQUEST << 8),
-					bpf_htons(ICMP6_ECHO_ANSWER << 8)));
+	check = csum_apply(check, csum_fold(frame->version == 4 ?
+					    csum_delta16(bpf_htons(ICMP_ECHO_REQUEST << 8), 0) :
+					    csum_delta16(bpf_htons(ICMP6_ECHO_REQUEST << 8),
+							 bpf_htons(ICMP6_ECHO_ANSWER << 8))));
 	rare->turn.saddr = frame->daddr;
 	rare->turn.daddr = frame->saddr;
 	rare->turn.ttl = ANSWER_HOPS;

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_network
+from itertools import count
 from typing import Any
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -68,6 +69,9 @@ WEB6, WEB6_TWO, DNS6 = tcp("fd10::2", 8080), tcp("fd10::3", 8080), udp("fd10::4"
 PAYLOAD = b"what the client says, of odd length"
 HZ = 100
 """Ticks of a second, as these tests have it: the clock is theirs."""
+
+_BEGINNINGS = count(1_000_000, 10_000)
+"""Each world's first tick: what a CPU may answer is measured in ticks, and there is one CPU."""
 
 TIMEOUTS_S = {
     "CT_SYN": 30, "CT_SYN_ACK": 60, "CT_MIDDLE": 120, "CT_ESTABLISHED": 7440, "CT_FIN": 240,
@@ -157,7 +161,7 @@ class World:
         self.state = state
         self.maps: Mapping[str, Map] = state.maps
         self.uplink, self.service_link = uplink, service_link
-        self.tick = 1_000_000
+        self.tick = next(_BEGINNINGS)
         self.seed = int(Limit.PICK_SEED)
         self._ids: dict[L4Addr, int] = {}
         self._services: dict[str, int] = {}
