@@ -28,6 +28,7 @@ from controller.attachments import AttachmentStore
 from controller.cni_server import CniServer
 from controller.completion import in_thread
 from controller.config_machine import check_machine
+from controller.followup import FollowUp
 from controller.health_ports import HealthPorts
 from controller.host import NodeHost
 from controller.loop import ApplyLoop, RoundFailed, Scope
@@ -45,7 +46,7 @@ from controller.vswitchd import (
     seen,
     version_of,
 )
-from dataplane.drivers import ovsjson
+from dataplane.drivers import migration, ovsjson
 from dataplane.drivers.addresses import AddressesTable
 from dataplane.drivers.announce import AnnouncementsTable
 from dataplane.drivers.bpfmaps import (
@@ -56,7 +57,6 @@ from dataplane.drivers.bpfmaps import (
     held_ids,
 )
 from dataplane.drivers.bpfstate import BpfState
-from dataplane.drivers.conntrack import Conntrack
 from dataplane.drivers.hugepages import HugepagesTable
 from dataplane.drivers.links import LinksTable
 from dataplane.drivers.machinefacts import machine_facts
@@ -69,7 +69,6 @@ from dataplane.drivers.ovsports import PortsTable
 from dataplane.drivers.ovstables import BridgesTable, SettingsTable
 from dataplane.drivers.programs import ProgramTable
 from dataplane.drivers.setsmap import SetTable
-from dataplane.drivers.socketends import SocketEnds
 from dataplane.drivers.sockprograms import SocketTable
 from dataplane.drivers.unixctl import UnixctlClient
 from dataplane.model.config import NodeConfig
@@ -123,6 +122,8 @@ class NodeDaemon:
         }
         self.loop = ApplyLoop(self._apply)
         self.bpf = BpfState(config.bpf_root)
+        if taken := migration.take_links_over(config.bpf_root):
+            log.info("links_taken_over names=%s", ",".join(taken))
         self.ovs = Ovs(
             config.ovs_remote,
             lambda state: self._from_thread(lambda: self._saw_ovs(state)),
@@ -140,9 +141,8 @@ class NodeDaemon:
             lambda: self._from_thread(lambda: self.loop.invalidate(*LINK_TABLES)),
             ignored=is_pod_link,
         )
-        self.conntrack = Conntrack(self.bpf.maps)
+        self.follow_up = FollowUp(self.bpf)
         self.sockets = SocketTable(self.bpf)
-        self.socket_ends = SocketEnds(self.bpf.maps)
         self.announcements = AnnouncementsTable()
         self.reconciler = Reconciler(
             (
@@ -230,8 +230,7 @@ class NodeDaemon:
         self._worker.shutdown(wait=True)
         self.announcements.close()
         self.sockets.close()
-        self.socket_ends.close()
-        self.conntrack.close()
+        self.follow_up.close()
         self.bpf.close()
 
     # -- events only invalidate ---------------------------------------------------------------
@@ -335,7 +334,7 @@ class NodeDaemon:
         self._wanted_pages = planned.hugepages
         report = self.reconciler.apply(planned.tables(), started, only=scope, prune=in_sync)
         if in_sync:
-            self._follow(planned)
+            self.follow_up.follow(planned)
         self.planned = planned
         ms = (time.monotonic() - started) * 1000
         self.applied = self.applied.add(report, time.time(), ms, whole=scope is None)
@@ -353,25 +352,12 @@ class NodeDaemon:
             self._whole = True
             if self.converged():
                 self.vswitchd = recovered(self.vswitchd, time.monotonic())
+                # Today's programs are everywhere, so nothing works on other versions' maps.
+                if gone := migration.remove_older(config.bpf_root):
+                    log.info("old_pins_removed versions=%s", gone)
         if report.next_retry_at is None:
             return None
         return max(report.next_retry_at - time.monotonic(), 0.0)
-
-    def _follow(self, planned: NodePlan) -> None:
-        """End what the change of services ends: flows, and sockets that none would be given."""
-        before = self.planned if self._whole else None
-        try:
-            ended = self.conntrack.follow(before, planned)
-            sockets = 0
-            if planned.sockets and (
-                before is None or before.sets != planned.sets or before.vips != planned.vips
-            ):
-                sockets = self.socket_ends.follow(tuple(planned.sockets), planned)
-        except DataplaneError as error:
-            log.warning("ending_failed error=%s", error)
-            return
-        if ended or sockets:
-            log.info("ended flows=%d sockets=%d", ended, sockets)
 
     def converged(self) -> bool:
         """Every planned row is as planned, quarantined ones aside, and nothing is out of sight."""

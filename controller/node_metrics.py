@@ -142,5 +142,5 @@ class NodeMetrics:
     def _conntrack(self) -> dict[str, ConntrackFigures]:
         return {
             f"ipv{version}": ConntrackFigures(fill.slots, fill.slots // 2, fill.live)
-            for version, fill in self._daemon.conntrack.fill().items()
+            for version, fill in self._daemon.follow_up.conntrack.fill().items()
         }

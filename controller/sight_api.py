@@ -76,7 +76,7 @@ class SightApi:
     def _traffic(self, services: tuple[Service, ...]) -> dict[PortKey, views.Traffic]:
         daemon = self._daemon
         counts = service_counts(daemon.bpf.maps["service_stats"])
-        flows = daemon.conntrack.by_service()
+        flows = daemon.follow_up.conntrack.by_service()
         ids = views.ids_of_services(services, self._held())
         return {
             key: views.Traffic(number, counts.get(number, ServiceCounts()),
@@ -92,7 +92,7 @@ class SightApi:
         """Flows by filter: listed, only counted (`count`), or ended (`flush`)."""
         wanted = filter_of(args)
         limit = _given(args, "limit", int, FLOWS_SHOWN)
-        conntrack = self._daemon.conntrack
+        conntrack = self._daemon.follow_up.conntrack
         if args.get("flush"):
             return views.swept_view(await in_thread(conntrack.flush, wanted))
         if args.get("count"):
@@ -105,7 +105,7 @@ class SightApi:
         names = {}
         if view is not None:
             names = views.names_of_ids(views.ids_of_services(view.services, self._held()))
-        flows, hidden = daemon.conntrack.flows(wanted, limit)
+        flows, hidden = daemon.follow_up.conntrack.flows(wanted, limit)
         each = tick_s()
         return {
             "flows": [
@@ -118,7 +118,9 @@ class SightApi:
     async def trace(self, args: Args) -> Args:
         """What the fast path would do with a packet."""
         asked = question_of(args)
-        answer = await in_thread(tracer(self._daemon.bpf.maps, self._daemon.conntrack).trace, asked)
+        answer = await in_thread(
+            tracer(self._daemon.bpf.maps, self._daemon.follow_up.conntrack).trace, asked
+        )
         return views.trace_view(answer)
 
 

@@ -1,0 +1,51 @@
+"""After the tables are applied: what a change of services ends, flows and sockets, ends at once."""
+
+from __future__ import annotations
+
+import logging
+
+from dataplane.drivers.bpfstate import BpfState
+from dataplane.drivers.conntrack import Conntrack
+from dataplane.drivers.socketends import SocketEnds
+from dataplane.plan.node import NodePlan
+from dataplane.ports import DataplaneError
+
+log = logging.getLogger(__name__)
+
+
+class FollowUp:
+    """Ends flows, and sockets that none would be given, by comparing the last plan with this one.
+
+    Attributes:
+        conntrack: the node's flows.
+    """
+
+    def __init__(self, bpf: BpfState) -> None:
+        self.conntrack = Conntrack(bpf.maps)
+        self._sockets = SocketEnds(bpf.maps)
+        self._before: NodePlan | None = None
+
+    def close(self) -> None:
+        """Let go of the programs."""
+        self._sockets.close()
+        self.conntrack.close()
+
+    def follow(self, planned: NodePlan) -> None:
+        """Call it when the maps hold `planned`.
+
+        The first time, and after a failure, nobody knows what was before: all flows are looked at.
+        """
+        before, self._before = self._before, None
+        try:
+            ended = self.conntrack.follow(before, planned)
+            sockets = 0
+            if planned.sockets and (
+                before is None or before.sets != planned.sets or before.vips != planned.vips
+            ):
+                sockets = self._sockets.follow(tuple(planned.sockets), planned)
+        except DataplaneError as error:
+            log.warning("ending_failed error=%s; every flow is looked at in the next round", error)
+            return
+        self._before = planned
+        if ended or sockets:
+            log.info("ended flows=%d sockets=%d", ended, sockets)
