@@ -9,12 +9,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataplane.drivers import processes
-from dataplane.drivers.netns import delete_named
+from bpf import abi
+from dataplane.drivers import processes, xdphook
+from dataplane.drivers.libbpf import XDP_FLAGS_DRV_MODE
+from dataplane.drivers.libbpf_programs import Object
+from dataplane.drivers.netns import delete_named, inside_named
 from dataplane.drivers.processes import NETNS_DIR
 
 
@@ -124,6 +128,23 @@ def finish_checksums(namespace: Namespace, device: str) -> None:
 def receive_by_napi(namespace: Namespace, device: str) -> None:
     """Turn GRO on: only then does a veth without a program accept redirected XDP frames."""
     namespace.run("ethtool", "-K", device, "gro", "on")
+
+
+def receive_transmitted(namespace: Namespace, device: str) -> None:
+    """Give a veth's end a program that passes everything on.
+
+    What the program of the other end transmits (XDP_TX) waits in the ring of an end without one
+    until something else comes: drivers/net/veth.c, veth_xdp_flush(), looks for a program and not
+    for NAPI. A real NIC just sends.
+    """
+    with Object(abi.OBJECT_DIRECTORY / "perf_peers.bpf.o") as made:
+        made.load()
+        with made.program("peers_pass") as program:
+
+            def attach() -> None:
+                xdphook.attach(socket.if_nametoindex(device), program, XDP_FLAGS_DRV_MODE)
+
+            inside_named(namespace.name, attach)
 
 
 def mac_of(namespace: Namespace, device: str) -> str:

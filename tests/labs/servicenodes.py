@@ -173,6 +173,8 @@ class ServiceLab(Built):
                 netns.finish_checksums(here, name)
             # Redirected frames reach the bridge only with GRO at its end.
             netns.receive_by_napi(self.wire, port)
+            if where is not self.client:
+                netns.receive_transmitted(self.wire, port)
         netns.veth(self.nodes[0].namespace, "phy0", self.nodes[1].namespace, "phy0")
         self.client.run("ip", "route", "add", "10.96.0.0/16", "via", NODES[0], "src", CLIENT)
         self.client.run("ip", "-6", "route", "add", "fd96::/64", "via", NODES6[0], "src", CLIENT6)
@@ -272,7 +274,7 @@ class ServiceLab(Built):
     @staticmethod
     def _serves(node: LabNode, vips: Mapping[str, int]) -> bool:
         listed: dict[str, dict[str, Any]] = {
-            str(one["vip"]): one for one in node.ask("services")["services"]
+            f"{one['vip']}/{one['protocol']}": one for one in node.ask("services")["services"]
         }
         return bool(node.ask("status")["converged"]) and all(
             vip in listed
