@@ -127,6 +127,13 @@ def to_client(packet: Packet | bytes, vip: Any, client: str = "", port: int | No
     )
 
 
+def sound(octets: bytes) -> Packet:
+    """The packet (no error), whose checksums are what scapy computes."""
+    again = bytes(without_sums(Ether(octets)))
+    assert octets == again, shown(octets, again)
+    return Ether(octets)
+
+
 def folded(octets: bytes) -> int:
     """The Internet checksum's sum (RFC 1071): 0xffff over what has a right one."""
     total = sum(struct.unpack(f"!{(len(octets) + 1) // 2}H", octets + b"\0" * (len(octets) % 2)))
