@@ -161,7 +161,9 @@ class Tracer:
             if reply is not None:
                 return reply
         flags, six = self._maps.address_flags(address), address.version == 6
-        if flags & AddressFlag.ADDRESS_VIP and not flags & AddressFlag.ADDRESS_LOCAL:
+        if flags & AddressFlag.ADDRESS_VIP and (
+            asked.inside or not flags & AddressFlag.ADDRESS_LOCAL
+        ):
             way.step("address", "a VIP's, and no service has this port")
             return self._refuse(asked, way)
         if asked.inside:
