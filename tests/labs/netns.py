@@ -147,6 +147,15 @@ def receive_transmitted(namespace: Namespace, device: str) -> None:
             inside_named(namespace.name, attach)
 
 
+def take_answers(namespace: Namespace, device: str, program: Path) -> None:
+    """Let a veth's end receive at once what a program at the other end sends by XDP_TX.
+
+    The kernel wakes the receiver of such frames only if that has a program, too: without one they
+    wait for the next packet (drivers/net/veth.c, veth_xdp_flush). A NIC has no such gap.
+    """
+    namespace.run("ip", "link", "set", "dev", device, "xdpdrv", "obj", str(program), "sec", "xdp")
+
+
 def mac_of(namespace: Namespace, device: str) -> str:
     """The Ethernet address of a device."""
     line = namespace.run("ip", "-o", "link", "show", "dev", device)
