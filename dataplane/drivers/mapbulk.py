@@ -74,7 +74,8 @@ def array_chunks(array: Map, dtype: np.dtype[Any]) -> Iterator[tuple[int, NDArra
 
 def read_array(array: Map, dtype: np.dtype[Any]) -> NDArray[Any]:
     """All values of an array map, in order; see `array_chunks`."""
-    return np.concatenate([values.copy() for _, values in array_chunks(array, dtype)])
+    # Told its type, or the result would have integers in host order: other octets than the map's.
+    return np.concatenate([values.copy() for _, values in array_chunks(array, dtype)], dtype=dtype)
 
 
 def read_hash(
@@ -113,7 +114,7 @@ def read_hash(
         keys.append(some_keys[: number.value])
         values.append(some_values[: number.value])
         token = c.byref(c.c_uint32(following.value))
-    return np.concatenate(keys), np.concatenate(values)
+    return np.concatenate(keys, dtype=key), np.concatenate(values, dtype=value)
 
 
 def write_array(array: Map, values: NDArray[Any], first: int = 0) -> None:

@@ -18,6 +18,7 @@ import pytest
 from bpf import abi
 from dataplane.drivers.libbpf_programs import Program
 from dataplane.drivers.migration import take_links_over
+from dataplane.drivers.processes import wait_until
 from dataplane.drivers.socketends import SocketEnds, namespaces
 from dataplane.drivers.sockprograms import HOOKS, SocketTable
 from dataplane.model.addr import L4Addr
@@ -211,6 +212,8 @@ def test_without_the_programs_nothing_is_translated(
     assert not table.delete([str(cgroup)])
     assert not table.delete([str(cgroup)]), "a missing row is success"
     assert not list((pins.links / "cgroups").iterdir())
+    # The kernel lets a link go some time after its last name.
+    wait_until(lambda: not programs_of(pins, cgroup), "no program on the cgroup", timeout_s=20)
     assert process("peer", "held")[1] == 8080
     with pytest.raises(Refused):
         process.ask(f"{VIP}:80")
