@@ -12,11 +12,7 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from functools import cached_property
-from pathlib import Path
 from typing import Any
-
-OBJECT_DIRECTORY = Path(__file__).parent / "obj"
-"""Where `make -C bpf` puts the compiled objects."""
 
 
 class Limit(IntEnum):
@@ -367,7 +363,8 @@ TAG_BUCKET = Layout(
     (
         ("lock", "I"),
         ("tags", f"{4 * Limit.CT_WAYS}s"),
-        ("pad", "28s"),
+        ("spilled", "I"),
+        ("pad", "24s"),
     ),
 )
 REPLY_BUCKET = Layout(

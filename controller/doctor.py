@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bpf import abi
+from bpf.objects import OBJECT_DIRECTORY
 from cni.wire import RemoteError, WireError, call
 from controller.vswitchd import running_pid
 from dataplane.drivers import bpfstate, ethtool, processes, sockprograms
@@ -168,7 +169,7 @@ def _objects(_site: Site) -> Iterator[str]:
         path = bpfstate.object_path(kind)
         if not path.is_file():
             yield f"{path} is missing"
-    path = abi.OBJECT_DIRECTORY / sockprograms.OBJECT
+    path = OBJECT_DIRECTORY / sockprograms.OBJECT
     if not path.is_file():
         yield f"{path} is missing"
 

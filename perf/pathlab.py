@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from bpf import abi
+from bpf.objects import OBJECT_DIRECTORY
 from dataplane.drivers import ovsprocess, processes, xdphook
 from dataplane.drivers.libbpf import XDP_FLAGS_DRV_MODE, Map
 from dataplane.drivers.libbpf_programs import Object
@@ -179,7 +179,7 @@ class PathLab:
 @contextmanager
 def answering(space: str) -> Iterator[Map]:
     """Each UDP packet that comes to `space`'s eth0 goes out again; the map counts them."""
-    with Object(abi.OBJECT_DIRECTORY / "perf_peers.bpf.o") as made:
+    with Object(OBJECT_DIRECTORY / "perf_peers.bpf.o") as made:
         made.load()
         with made.program("peers_loop") as program, made.map("peers_count") as count:
             number = inside_named(space, lambda: socket.if_nametoindex("eth0"))

@@ -18,6 +18,7 @@ from ipaddress import IPv4Address
 import numpy as np
 
 from bpf import abi, pick
+from bpf.objects import OBJECT_DIRECTORY
 from dataplane.drivers import libbpf_types as t
 from dataplane.drivers.bpfstate import FUNCTIONS
 from dataplane.drivers.libbpf import Closing, Map, call
@@ -65,7 +66,7 @@ class Source(Closing):
 
     def __init__(self) -> None:
         with ExitStack() as stack:
-            made = stack.enter_context(Object(abi.OBJECT_DIRECTORY / "perf_peers.bpf.o"))
+            made = stack.enter_context(Object(OBJECT_DIRECTORY / "perf_peers.bpf.o"))
             made.load()
             self._send = stack.enter_context(made.program("peers_send"))
             self._plan = stack.enter_context(made.map("peers_plan"))
@@ -130,7 +131,7 @@ class Ours(Closing):
         with ExitStack() as stack:
             next_hop = stack.enter_context(Map.create(kind, "xsks_map", 4, 4, 64))
             next_hop.update(bytes(4), struct.pack("=I", value))
-            made = stack.enter_context(Object(abi.OBJECT_DIRECTORY / "uplink.bpf.o"))
+            made = stack.enter_context(Object(OBJECT_DIRECTORY / "uplink.bpf.o"))
             for name in abi.MAPS:
                 made.keep_private(name)
             made.reuse("xsks_map", next_hop)

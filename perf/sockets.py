@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from bpf import abi
+from bpf.objects import OBJECT_DIRECTORY
 from dataplane.drivers import cgrouphook
 from dataplane.drivers.libbpf import Map
 from dataplane.drivers.libbpf_programs import Object, read_image, run_statistics
@@ -123,7 +124,7 @@ def own_cgroup() -> Iterator[Path]:
 def own_maps() -> Iterator[dict[str, Map]]:
     """Maps of the object's own, pinned nowhere."""
     with ExitStack() as stack:
-        made = stack.enter_context(Object(abi.OBJECT_DIRECTORY / OBJECT))
+        made = stack.enter_context(Object(OBJECT_DIRECTORY / OBJECT))
         for name in abi.MAPS:
             made.keep_private(name)
         made.load()
@@ -155,7 +156,7 @@ def measure(rounds: int, scale: float, services: int) -> list[Row]:
         served = {name: filler.family(4 if name == "IPv4" else 6, services) for name in FAMILIES}
         filler.write()
         cgroup = stack.enter_context(own_cgroup())
-        path = abi.OBJECT_DIRECTORY / OBJECT
+        path = OBJECT_DIRECTORY / OBJECT
         loaded = stack.enter_context(SocketProgramSet(maps, read_image(path), path))
         for hook, program in loaded.programs.items():
             stack.enter_context(cgrouphook.attach(cgroup, program, hook.attach_type))

@@ -264,7 +264,8 @@ _Static_assert(sizeof(struct affinity) == 8, "affinity");
 struct tag_bucket {
 	__u32 lock;		/* 0: free. Whoever adds a flow whose first bucket this is holds it */
 	__u32 tags[CT_WAYS];	/* of the records of this bucket; whether one lives says the record */
-	__u32 pad[7];
+	__u32 spilled;		/* not 0: a flow whose first bucket this is may be in its second */
+	__u32 pad[6];
 };
 _Static_assert(sizeof(struct tag_bucket) == 64, "tag_bucket");
 

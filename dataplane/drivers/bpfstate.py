@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bpf import abi
+from bpf.objects import OBJECT_DIRECTORY
 from dataplane.drivers.libbpf import Closing, Map, MapInfo
 from dataplane.drivers.libbpf_programs import Object, Program, ProgramInfo, loaded, read_image
 from dataplane.model.rows import ProgramKind
@@ -24,7 +25,7 @@ FUNCTIONS = {ProgramKind.UPLINK: "millrace_uplink", ProgramKind.SERVICE: "millra
 """The function of each program, which is also its name in the kernel (15 characters at most)."""
 
 
-def object_path(kind: ProgramKind, objects: Path = abi.OBJECT_DIRECTORY) -> Path:
+def object_path(kind: ProgramKind, objects: Path = OBJECT_DIRECTORY) -> Path:
     """The compiled object of a program."""
     return objects / f"{kind.value}.bpf.o"
 
@@ -79,7 +80,7 @@ class BpfState(Closing):
         LibbpfError: the kernel refused; with libbpf's and the verifier's words.
     """
 
-    def __init__(self, bpf_root: str, objects: Path = abi.OBJECT_DIRECTORY) -> None:
+    def __init__(self, bpf_root: str, objects: Path = OBJECT_DIRECTORY) -> None:
         self.directory = version_directory(bpf_root)
         self._objects = objects
         self._open = ExitStack()

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from bpf import abi
 from bpf.abi import SweepFlag, SweepSide
+from bpf.objects import OBJECT_DIRECTORY
 from dataplane.drivers.libbpf import Closing, Map
 from dataplane.drivers.mapbulk import array_chunks, distinct, dtype_of, read_hash
 from dataplane.drivers.sweeps import EVERY_STATE, End, Sweeps, Swept, mask_of, packed
@@ -86,7 +87,7 @@ class Conntrack(Closing):
         LibbpfError: the program cannot be loaded; with the verifier's words.
     """
 
-    def __init__(self, maps: Mapping[str, Map], objects: Path = abi.OBJECT_DIRECTORY) -> None:
+    def __init__(self, maps: Mapping[str, Map], objects: Path = OBJECT_DIRECTORY) -> None:
         self._maps = maps
         self._sweeps = Sweeps(maps, objects)
 

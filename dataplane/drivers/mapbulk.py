@@ -75,7 +75,8 @@ def array_chunks(array: Map, dtype: np.dtype[Any]) -> Iterator[tuple[int, NDArra
 def read_array(array: Map, dtype: np.dtype[Any]) -> NDArray[Any]:
     """All values of an array map, in order; see `array_chunks`."""
     # Told its type, or the result would have integers in host order: other octets than the map's.
-    return np.concatenate([values.copy() for _, values in array_chunks(array, dtype)], dtype=dtype)
+    parts = [values.copy() for _, values in array_chunks(array, dtype)]
+    return np.concatenate(parts, dtype=dtype.base)
 
 
 def read_hash(

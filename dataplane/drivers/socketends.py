@@ -17,6 +17,7 @@ from ipaddress import IPv6Address
 from pathlib import Path
 
 from bpf import abi
+from bpf.objects import OBJECT_DIRECTORY
 from dataplane.drivers.libbpf import Closing, Map
 from dataplane.drivers.libbpf_programs import Program, loaded
 from dataplane.drivers.netns import NetnsError, inside, opened
@@ -60,7 +61,7 @@ class SocketEnds(Closing):
         objects: where the compiled objects are.
     """
 
-    def __init__(self, maps: Mapping[str, Map], objects: Path = abi.OBJECT_DIRECTORY) -> None:
+    def __init__(self, maps: Mapping[str, Map], objects: Path = OBJECT_DIRECTORY) -> None:
         self._peers = maps["sock_peers"]
         self._path = objects / OBJECT
         self._open = ExitStack()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote, unquote
 
-from bpf import abi
+from bpf.objects import OBJECT_DIRECTORY
 from dataplane.drivers import cgrouphook, xdphook
 from dataplane.drivers.libbpf import Closing, LibbpfError, Map
 from dataplane.drivers.libbpf_programs import Object, Program, read_image
@@ -116,7 +116,7 @@ class SocketTable:
 
     name = "sockets"
 
-    def __init__(self, pins: Pins, objects: Path = abi.OBJECT_DIRECTORY) -> None:
+    def __init__(self, pins: Pins, objects: Path = OBJECT_DIRECTORY) -> None:
         self._pins = pins
         self._path = objects / OBJECT
         # Read once, as BpfState does: a file replaced meanwhile is the next start's business.
@@ -206,8 +206,8 @@ class SocketTable:
                         xdphook.update_link(path, program, before)
                 return
             path.unlink()  # of a cgroup of that path that is gone
-        with cgrouphook.attach(cgroup, program, hook.attach_type) as link:
-            link.pin(path)
+        with cgrouphook.attach(cgroup, program, hook.attach_type) as made:
+            made.pin(path)
 
     def delete(self, keys: Sequence[str]) -> Mapping[str, Failure]:
         """Take our programs off. Connections stay; their processes see backends from now on."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from bpf import abi
 from bpf.abi import SweepSide
+from bpf.objects import OBJECT_DIRECTORY
 from dataplane.drivers.libbpf import Closing, Map
 from dataplane.drivers.libbpf_programs import Program, loaded
 from dataplane.model.addr import IPAddress
@@ -101,7 +102,7 @@ class Sweeps(Closing):
         LibbpfError: they cannot be loaded; with the verifier's words.
     """
 
-    def __init__(self, maps: Mapping[str, Map], objects: Path = abi.OBJECT_DIRECTORY) -> None:
+    def __init__(self, maps: Mapping[str, Map], objects: Path = OBJECT_DIRECTORY) -> None:
         self._sizes = {v: maps[f"ct{v}"].info.max_entries for v in _PROGRAMS}
         self._open = ExitStack()
         self._sweeping = threading.Lock()

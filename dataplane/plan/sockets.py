@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address
-from pathlib import PurePosixPath
 from typing import Protocol as Interface
 
 from dataplane.model.addr import L4Addr, Protocol
@@ -45,8 +44,11 @@ def socket_rows(config: ServicesConfig) -> dict[str, SocketPrograms]:
     A cgroup's programs run for everything below it, so one below another of the list has none of
     its own: translated twice, a socket would lose what it asked for.
     """
-    paths = {PurePosixPath(path) for path in config.connect}
-    return {str(path): SocketPrograms() for path in sorted(paths) if paths.isdisjoint(path.parents)}
+    return {
+        path: SocketPrograms()
+        for path in sorted(set(config.connect))
+        if not any(path != other and path.startswith(f"{other}/") for other in config.connect)
+    }
 
 
 def _row_of(vip: L4Addr, after: ServiceRows) -> VipEntry | None:

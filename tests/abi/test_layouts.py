@@ -11,6 +11,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from bpf import abi
+from bpf.objects import OBJECT_DIRECTORY
 from dataplane.model import names
 from dataplane.model.rows import VipFlag
 from dataplane.plan import services
@@ -35,9 +36,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     flags += ["-isystem", f"/usr/include/{multiarch.stdout.strip()}-linux-gnu"]
     made = directory / "every.bpf.o"
     subprocess.run(["clang", *flags, "-c", str(source), "-o", str(made)], check=True)
-    compiled = {
-        name: abi.OBJECT_DIRECTORY / f"{name}.bpf.o" for name in (*PROGRAMS, "perf_wrapper")
-    }
+    compiled = {name: OBJECT_DIRECTORY / f"{name}.bpf.o" for name in (*PROGRAMS, "perf_wrapper")}
     return {"every": made, **compiled}
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bpf import abi
 from bpf.abi import Reason
+from bpf.objects import OBJECT_DIRECTORY
 from dataplane.drivers import xdphook
 from dataplane.drivers.bpfstate import BpfState, version_directory
 from dataplane.drivers.libbpf import XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE
@@ -154,7 +154,7 @@ def test_an_uplink_that_replies_cannot_leave_by_is_outdated(
 @pytest.fixture
 def other_version(tmp_path: Path) -> Path:
     """Objects of another version: one counts another reason, and so every tag differs."""
-    shutil.copytree(abi.OBJECT_DIRECTORY, tmp_path / "obj")
+    shutil.copytree(OBJECT_DIRECTORY, tmp_path / "obj")
     load = b"\xb4\x01\x00\x00%c\x00\x00\x00"  # w1 = a number, in little-endian BPF
     for path in (tmp_path / "obj").glob("*.bpf.o"):
         wanted, other = load % Reason.DROP_NO_GATEWAY, load % Reason.REASON_UNUSED
@@ -183,7 +183,7 @@ def test_an_upgrade_is_the_same_swap(bpf_root: str, ovs_object: Path, other_vers
 def test_objects_replaced_under_a_running_daemon_wait_for_its_restart(
     bpf_root: str, ovs_object: Path, other_version: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(abi.OBJECT_DIRECTORY, tmp_path / "live")
+    shutil.copytree(OBJECT_DIRECTORY, tmp_path / "live")
     ifindex = socket.if_nametoindex("up0")
     with (
         standin.attached(ovs_object, ifindex, XDP_FLAGS_DRV_MODE, "standin"),

@@ -20,6 +20,7 @@ import numpy as np
 
 from bpf import abi, pick
 from bpf.abi import AddressFlag, CtState, NodeFlag, Place, Reason, SetMode, VipFlag
+from bpf.objects import OBJECT_DIRECTORY
 from dataplane.drivers.libbpf import Map
 from dataplane.drivers.libbpf_programs import Program, RunResult, loaded
 from dataplane.drivers.mapbulk import read_array, write_array
@@ -168,12 +169,12 @@ def node(pin_root: Path, seed: int) -> Iterator[Node]:
             for name in _CONNTRACK
         }
         up = stack.enter_context(
-            loaded(abi.OBJECT_DIRECTORY / "uplink.bpf.o", pin_root=pin_root, image=None, **small)
+            loaded(OBJECT_DIRECTORY / "uplink.bpf.o", pin_root=pin_root, image=None, **small)
         )
         tx_ports = stack.enter_context(up.map("tx_ports"))
         svc = stack.enter_context(
             loaded(
-                abi.OBJECT_DIRECTORY / "svc.bpf.o",
+                OBJECT_DIRECTORY / "svc.bpf.o",
                 pin_root=pin_root,
                 image=None,
                 tx_ports=tx_ports,

@@ -7,7 +7,6 @@ and never installed; the initramfs is a static busybox, the modules and the lab'
 from __future__ import annotations
 
 import gzip
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -86,19 +85,6 @@ def answerd() -> Path:
         processes.run([compiler, "-O2", "-Wall", "-static", "-o", str(partial), str(SOURCE)])
         partial.replace(binary)
     return binary
-
-
-def pass_program() -> Path:
-    """An XDP program that passes everything, compiled if its source is newer."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    source, made = SOURCE.with_name("pass_bpf.c"), CACHE / "pass.bpf.o"
-    if not made.exists() or made.stat().st_mtime < source.stat().st_mtime:
-        partial = CACHE / "pass.bpf.o.new"
-        include = f"/usr/include/{os.uname().machine}-linux-gnu"
-        flags = ["-target", "bpf", "-O2", "-g", "-isystem", include]
-        processes.run(["clang", *flags, "-c", str(source), "-o", str(partial)])
-        partial.replace(made)
-    return made
 
 
 def guest_image() -> Image:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bpf import abi
+from bpf.objects import OBJECT_DIRECTORY
 from dataplane.drivers import processes, xdphook
 from dataplane.drivers.libbpf import XDP_FLAGS_DRV_MODE
 from dataplane.drivers.libbpf_programs import Object
@@ -137,7 +137,7 @@ def receive_transmitted(namespace: Namespace, device: str) -> None:
     until something else comes: drivers/net/veth.c, veth_xdp_flush(), looks for a program and not
     for NAPI. A real NIC just sends.
     """
-    with Object(abi.OBJECT_DIRECTORY / "perf_peers.bpf.o") as made:
+    with Object(OBJECT_DIRECTORY / "perf_peers.bpf.o") as made:
         made.load()
         with made.program("peers_pass") as program:
 
@@ -145,15 +145,6 @@ def receive_transmitted(namespace: Namespace, device: str) -> None:
                 xdphook.attach(socket.if_nametoindex(device), program, XDP_FLAGS_DRV_MODE)
 
             inside_named(namespace.name, attach)
-
-
-def take_answers(namespace: Namespace, device: str, program: Path) -> None:
-    """Let a veth's end receive at once what a program at the other end sends by XDP_TX.
-
-    The kernel wakes the receiver of such frames only if that has a program, too: without one they
-    wait for the next packet (drivers/net/veth.c, veth_xdp_flush). A NIC has no such gap.
-    """
-    namespace.run("ip", "link", "set", "dev", device, "xdpdrv", "obj", str(program), "sec", "xdp")
 
 
 def mac_of(namespace: Namespace, device: str) -> str:

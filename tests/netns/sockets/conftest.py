@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bpf import abi
+from bpf.objects import OBJECT_DIRECTORY
 from dataplane.drivers.libbpf import Map
 from dataplane.drivers.libbpf_programs import Object
 from dataplane.drivers.sockprograms import SocketTable
@@ -44,7 +45,7 @@ def bpffs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def maps() -> Iterator[dict[str, Map]]:
     """The node's maps, made once."""
     with ExitStack() as stack:
-        made = stack.enter_context(Object(abi.OBJECT_DIRECTORY / "sock.bpf.o"))
+        made = stack.enter_context(Object(OBJECT_DIRECTORY / "sock.bpf.o"))
         for name in abi.MAPS:
             made.keep_private(name)
         made.load()
