@@ -25,7 +25,7 @@ _NODES_OWN: tuple[IPAddress, ...] = (*OWN, SERVICE4, SERVICE6)
 _TRANSLATED = {Reason.VIP_NEW, Reason.VIP_FORWARD, Reason.SVC_NEW, Reason.SVC_FORWARD}
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(params=[1, 2])
 def pins(bpffs: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Path, int]]:
     made = bpffs / f"trace-{request.param}"
     made.mkdir()
