@@ -136,7 +136,9 @@ def sound(octets: bytes) -> Packet:
 
 def folded(octets: bytes) -> int:
     """The Internet checksum's sum (RFC 1071): 0xffff over what has a right one."""
-    total = sum(struct.unpack(f"!{(len(octets) + 1) // 2}H", octets + b"\0" * (len(octets) % 2)))
+    total: int = sum(
+        struct.unpack(f"!{(len(octets) + 1) // 2}H", octets + b"\0" * (len(octets) % 2))
+    )
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return total

@@ -202,7 +202,7 @@ def test_what_is_not_answered(refusing: World, packet: Packet, reason: Reason) -
 def test_a_packet_at_its_last_hop(world: World, six: bool) -> None:
     vip = VIP6_UDP if six else VIP_UDP
     world.know(str(vip.address), AddressFlag.ADDRESS_VIP)
-    asked = from_client(vip, **({"hlim": 1} if six else {"ttl": 1}))
+    asked = from_client(vip, hlim=1) if six else from_client(vip, ttl=1)
     for octets in (bytes(asked), tagged(asked, 7)):
         seen = world.arrive(octets)
         assert seen.reason is Reason.ANSWER_TTL
