@@ -76,6 +76,7 @@ from dataplane.model.devices import is_pod_link
 from dataplane.model.rows import Hugepages
 from dataplane.model.service import Service
 from dataplane.model.state import Attachment, HeldIds, Nic
+from dataplane.plan.capacity import map_sizes
 from dataplane.plan.ids import OutOfIds
 from dataplane.plan.node import NodePlan, plan
 from dataplane.ports import DataplaneError
@@ -121,7 +122,7 @@ class NodeDaemon:
             (a.container_id, a.ifname): a for a in self.store.load_all()
         }
         self.loop = ApplyLoop(self._apply)
-        self.bpf = BpfState(config.bpf_root)
+        self.bpf = BpfState(config.bpf_root, sizes=map_sizes(config.services))
         if taken := migration.take_links_over(config.bpf_root):
             log.info("links_taken_over names=%s", ",".join(taken))
         self.ovs = Ovs(

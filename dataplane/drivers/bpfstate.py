@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -48,8 +49,9 @@ def _filesystem(path: Path) -> str:
 
 
 def _require_shape(info: MapInfo, shape: abi.MapShape, where: str, next_step: str) -> None:
+    """The layout is what counts: a map that is pinned keeps the size that it was made with."""
     found = abi.MapShape(info.type, info.key_size, info.value_size, info.max_entries)
-    if found != shape:
+    if replace(found, max_entries=0) != replace(shape, max_entries=0):
         msg = f"map {info.name} of {where} is {found}, but this version needs {shape}; {next_step}"
         raise AbiMismatch(msg)
 
@@ -73,6 +75,8 @@ class BpfState(Closing):
     Args:
         bpf_root: a directory on a BPF filesystem; made if it is missing, mode 0700.
         objects: where the compiled objects are.
+        sizes: entries of maps that are made anew, where not abi.MAPS's; pinned ones keep theirs
+            (`resized` names those that the sizes would have otherwise).
 
     Raises:
         CapabilityMissing: no BPF filesystem there, or no libbpf.
@@ -80,8 +84,16 @@ class BpfState(Closing):
         LibbpfError: the kernel refused; with libbpf's and the verifier's words.
     """
 
-    def __init__(self, bpf_root: str, objects: Path = OBJECT_DIRECTORY) -> None:
+    def __init__(
+        self,
+        bpf_root: str,
+        objects: Path = OBJECT_DIRECTORY,
+        sizes: Mapping[str, int] | None = None,
+    ) -> None:
         self.directory = version_directory(bpf_root)
+        self._wanted = {name: shape.max_entries for name, shape in abi.MAPS.items()}
+        self._wanted.update(sizes or {})
+        self._sizes = dict(self._wanted)
         self._objects = objects
         self._open = ExitStack()
         self.maps: dict[str, Map] = {}
@@ -131,11 +143,18 @@ class BpfState(Closing):
             if path.exists():
                 with Map.at(path) as held:
                     _require_shape(held.info, shape, f"the pins in {self.directory}", step)
+                    self._sizes[name] = held.info.max_entries
 
     def _loaded(self, kind: ProgramKind, **reused: Map) -> AbstractContextManager[Object]:
         if TX_PORTS in self.maps:
             reused[TX_PORTS] = self.maps[TX_PORTS]
-        return loaded(self._path(kind), pin_root=self.directory, image=self._images[kind], **reused)
+        return loaded(
+            self._path(kind),
+            pin_root=self.directory,
+            image=self._images[kind],
+            sizes={name: size for name, size in self._sizes.items() if name not in reused},
+            **reused,
+        )
 
     def _open_tx_ports(self) -> None:
         """Libbpf cannot reuse a pinned device map by itself (see maps.h)."""
@@ -150,6 +169,15 @@ class BpfState(Closing):
             if name == TX_PORTS and name not in self.maps:
                 found.pin(self.directory / name)
             self.maps.setdefault(name, found)
+
+    @property
+    def resized(self) -> Mapping[str, tuple[int, int]]:
+        """Pinned maps whose size is another than the one asked for: name to (is, wanted)."""
+        return {
+            name: (self._sizes[name], wanted)
+            for name, wanted in self._wanted.items()
+            if self._sizes[name] != wanted
+        }
 
     @property
     def links(self) -> Path:

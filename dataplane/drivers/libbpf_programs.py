@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes as c
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,6 +182,12 @@ class Object(Closing):
         arguments = (self._map(section), octets, len(octets))
         call("set constants", "bpf_map__set_initial_value", *arguments)
 
+    def resize(self, name: str, entries: int) -> None:
+        """Make a map of this size; before `load`. A map that the object does not have: nothing."""
+        held = library().bpf_object__find_map_by_name(self._object, name.encode())
+        if held:
+            call(f"resize map {name}", "bpf_map__set_max_entries", held, entries)
+
     def load(self) -> None:
         """Create the maps and load the programs. The error carries the verifier's log."""
         call(f"load {self.path}", "bpf_object__load", self._object)
@@ -214,10 +220,20 @@ def read_image(path: Path) -> bytes:
 
 @contextmanager
 def loaded(
-    path: Path, *, pin_root: Path | None = None, image: bytes | None = None, **reused: Map
+    path: Path,
+    *,
+    pin_root: Path | None = None,
+    image: bytes | None = None,
+    sizes: Mapping[str, int] | None = None,
+    **reused: Map,
 ) -> Iterator[Object]:
-    """An object, loaded with these maps of others in place of its own, closed afterwards."""
+    """An object, loaded with these maps of others in place of its own, closed afterwards.
+
+    `sizes`: how many entries maps of its own have, where not as many as the object says.
+    """
     with Object(path, pin_root=pin_root, image=image) as made:
+        for name, entries in (sizes or {}).items():
+            made.resize(name, entries)
         for name, used in reused.items():
             made.reuse(name, used)
         made.load()

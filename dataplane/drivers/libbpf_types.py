@@ -215,6 +215,7 @@ _INTEGERS = {
     "bpf_map__fd": (_PTR,),
     "bpf_map__reuse_fd": (_PTR, _FD),
     "bpf_map__set_pin_path": (_PTR, _STR),
+    "bpf_map__set_max_entries": (_PTR, c.c_uint32),
     "bpf_map__set_initial_value": (_PTR, _PTR, c.c_size_t),
     "bpf_program__fd": (_PTR,),
     "bpf_obj_get": (_STR,),

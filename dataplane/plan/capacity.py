@@ -1,0 +1,34 @@
+"""How big the maps of the service fast path are, by what the configuration asks for."""
+
+from __future__ import annotations
+
+from bpf.abi import Limit
+from dataplane.model.config import ServicesConfig
+
+ADDRESSES_PER_PORT = 4
+"""VIPs that a service port has room for: cluster IP, node ports, load balancer, external."""
+
+MEMBERS_PER_BACKEND = 4
+"""A backend is in two sets, and a set that changes is there twice for a second."""
+
+
+def map_sizes(services: ServicesConfig) -> dict[str, int]:
+    """Entries of each map that depends on the configuration.
+
+    Conntrack has twice as many records as flows: then a bucket is full as rarely as one new flow in
+    a million, and a reply's bucket about one in ten thousand (where the next port is tried).
+    """
+    slots = 2 * services.flows
+    sizes = {
+        "vips": ADDRESSES_PER_PORT * services.services,
+        "known_addresses": ADDRESSES_PER_PORT * services.services,
+        "sets": 2 * services.services,
+        "service_stats": services.services,
+        "backends": services.backends,
+        "members": MEMBERS_PER_BACKEND * services.backends,
+    }
+    for family in ("ct4", "ct6"):
+        sizes[family] = slots
+        sizes[f"{family}_tags"] = slots // Limit.CT_WAYS
+        sizes[f"{family}_replies"] = slots // 2
+    return sizes
