@@ -156,29 +156,14 @@ def node(pin_root: Path, seed: int) -> Iterator[Node]:
     """A node of random services, in a namespace with devices up0 and svc0."""
     rng = random.Random(seed)
     with ExitStack() as stack:
-        small = {
-            name: stack.enter_context(
-                Map.create(
-                    abi.MAPS[name].type,
-                    name,
-                    abi.MAPS[name].key_size,
-                    abi.MAPS[name].value_size,
-                    _size(name),
-                )
-            )
-            for name in _CONNTRACK
-        }
+        sizes = {name: _size(name) for name in _CONNTRACK}
         up = stack.enter_context(
-            loaded(OBJECT_DIRECTORY / "uplink.bpf.o", pin_root=pin_root, image=None, **small)
+            loaded(OBJECT_DIRECTORY / "uplink.bpf.o", pin_root=pin_root, sizes=sizes)
         )
         tx_ports = stack.enter_context(up.map("tx_ports"))
         svc = stack.enter_context(
             loaded(
-                OBJECT_DIRECTORY / "svc.bpf.o",
-                pin_root=pin_root,
-                image=None,
-                tx_ports=tx_ports,
-                **small,
+                OBJECT_DIRECTORY / "svc.bpf.o", pin_root=pin_root, sizes=sizes, tx_ports=tx_ports
             )
         )
         maps = {name: stack.enter_context(up.map(name)) for name in abi.MAPS if _is_ours(name)}
