@@ -113,6 +113,7 @@ class FlowFlag(IntFlag):
     FLOW_CLIENT_FIN = 4
     FLOW_BACKEND_FIN = 8
     FLOW_NO_SNAT = 16
+    FLOW_HANDED = 32
 
 
 class SweepSide(IntEnum):

@@ -96,6 +96,7 @@ enum flow_flag {
 	FLOW_CLIENT_FIN = 4,
 	FLOW_BACKEND_FIN = 8,
 	FLOW_NO_SNAT = 16,
+	FLOW_HANDED = 32,	/* handed over by another node: replies keep the MACs that OVN gave */
 };
 
 enum node_flag {

@@ -209,6 +209,8 @@ static __always_inline bool wants_snat(const struct opening *o)
 		return false;
 	if (same16(o->client, o->backend.addr))
 		return true;
+	if ((o->flags & VIP_DSR) && !o->inner && o->backend.place == PLACE_LOCAL)
+		return false;
 	return o->flags & (o->inner ? VIP_INNER_SNAT : VIP_SNAT);
 }
 
@@ -233,6 +235,7 @@ static __always_inline __be16 port_to_try(__u32 hash, __u32 turn)
 		(flow).proto = (o)->key.proto;					\
 		(flow).state = first_state(o);					\
 		(flow).flags = ((o)->inner ? FLOW_INNER : 0) |			\
+			       ((o)->handed_over ? FLOW_HANDED : 0) |		\
 			       (wants_dsr(o) ? FLOW_DSR : 0);			\
 		(flow).backend_port = (o)->backend.port;			\
 		(flow).source_port = (o)->client_port;				\

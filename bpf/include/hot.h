@@ -135,8 +135,6 @@ static __always_inline int forward4(struct xdp_md *ctx, struct ethhdr *eth, stru
 {
 	__u32 tick = tick_of(self), life, ports, failed, service_id, reason;
 	struct flow4 *flow = ct4_find(self, tuple);
-	__be32 backend, source;
-	__u16 ip_delta, l4_delta;
 	__u8 state, flags;
 
 	reason = inner ? SVC_FORWARD : VIP_FORWARD;
@@ -155,24 +153,36 @@ static __always_inline int forward4(struct xdp_md *ctx, struct ethhdr *eth, stru
 		reason = inner ? SVC_NEW : VIP_NEW;
 	}
 	life = flow->life;
-	barrier();
-	backend = flow->backend;
-	source = flow->source;
-	ports = *(__u32 *)&flow->backend_port;
-	ip_delta = flow->ip_delta;
-	l4_delta = flow->l4_delta;
-	service_id = flow->service_id;
 	state = flow->state;
 	flags = flow->flags;
+	barrier();
 	if (unlikely(ip->ttl <= 1))
 		return answer(ctx, ANSWER_TTL, 0);
 	if (unlikely(flow->mtu && bpf_ntohs(ip->tot_len) > flow->mtu))
 		return answer(ctx, ANSWER_TOO_BIG, flow->mtu);
+	if (likely(!(flags & FLOW_DSR))) {
+		ports = *(__u32 *)&flow->backend_port;
+		ip->saddr = flow->source;
+		ip->daddr = flow->backend;
+		mend_ip(ip, flow->ip_delta);
+		/* In the record the backend's port is first, in the packet the source's. */
+		*(__u32 *)l4->ports = ports << 16 | ports >> 16;
+		mend_l4(l4, flow->l4_delta);
+	}
+	service_id = flow->service_id;
 	barrier();
+	/* Another flow has the record now: what was made of its fields is dropped. */
 	if (unlikely(flow->life != life))
 		return verdict(ctx, XDP_DROP, DROP_CONFLICT);
-	if (flow->seen != tick)
+	if (flow->seen != tick) {
 		flow->seen = tick;
+		/* A client may move to another port or uplink. */
+		if (!inner && !(flags & FLOW_DSR)) {
+			copy_mac(flow->client_mac, eth->h_source);
+			copy_mac(flow->vip_mac, eth->h_dest);
+			flow->ifindex = ctx->ingress_ifindex;
+		}
+	}
 	if (unlikely(says_something(l4, state))) {
 		flow->state = tcp_next(state, &flags, l4->tcp_flags, false);
 		flow->flags = flags;
@@ -186,12 +196,6 @@ static __always_inline int forward4(struct xdp_md *ctx, struct ethhdr *eth, stru
 	copy_mac(eth->h_dest, self->gateway_mac);
 	if (inner)
 		copy_mac(eth->h_source, self->service_mac);
-	ip->saddr = source;
-	ip->daddr = backend;
-	/* In the record the backend's port is first, in the packet the source's. */
-	*(__u32 *)l4->ports = ports << 16 | ports >> 16;
-	mend_ip(ip, ip_delta);
-	mend_l4(l4, l4_delta);
 	return to_backend(ctx, inner, reason);
 }
 
@@ -200,27 +204,31 @@ static __always_inline int reply4(struct xdp_md *ctx, struct ethhdr *eth, struct
 				  __u32 reason)
 {
 	__u32 tick = tick_of(self), life = flow->life, ports, service_id, ifindex;
-	__u8 client_mac[6], vip_mac[6], state, flags;
-	__be32 client, vip;
-	__u16 ip_delta, l4_delta;
+	__u8 state = flow->state, flags = flow->flags;
 
 	barrier();
-	client = flow->client;
-	vip = flow->vip;
-	ports = *(__u32 *)&flow->client_port;
-	ip_delta = flow->ip_delta;
-	l4_delta = flow->l4_delta;
-	service_id = flow->service_id;
-	ifindex = flow->ifindex;
-	state = flow->state;
-	flags = flow->flags;
-	copy_mac(client_mac, flow->client_mac);
-	copy_mac(vip_mac, flow->vip_mac);
 	if (unlikely(flow->vlan[0]))
 		return rare_svc(ctx);
 	if (unlikely(ip->ttl <= 1))
 		return answer(ctx, ANSWER_TTL, 0);
+	if (unlikely(flags & FLOW_INNER)) {
+		copy_mac(eth->h_dest, self->gateway_mac);
+		copy_mac(eth->h_source, self->service_mac);
+	} else if (likely(!(flags & FLOW_HANDED))) {
+		/* To what another node handed over OVN has given the client's MAC already. */
+		copy_mac(eth->h_dest, flow->client_mac);
+		copy_mac(eth->h_source, flow->vip_mac);
+	}
+	ports = *(__u32 *)&flow->client_port;
+	ip->saddr = flow->vip;
+	ip->daddr = flow->client;
+	mend_ip(ip, undone(flow->ip_delta));
+	*(__u32 *)l4->ports = ports << 16 | ports >> 16;
+	mend_l4(l4, undone(flow->l4_delta));
+	service_id = flow->service_id;
+	ifindex = flow->ifindex;
 	barrier();
+	/* Another flow has the record now: what was made of its fields is dropped. */
 	if (unlikely(flow->life != life))
 		return verdict(ctx, XDP_DROP, DROP_CONFLICT);
 	if (flow->seen != tick)
@@ -232,18 +240,6 @@ static __always_inline int reply4(struct xdp_md *ctx, struct ethhdr *eth, struct
 		flow->state = CT_UDP;
 	}
 	count_reply(ctx, service_id);
-	if (unlikely(flags & FLOW_INNER)) {
-		copy_mac(eth->h_dest, self->gateway_mac);
-		copy_mac(eth->h_source, self->service_mac);
-	} else {
-		copy_mac(eth->h_dest, client_mac);
-		copy_mac(eth->h_source, vip_mac);
-	}
-	ip->saddr = vip;
-	ip->daddr = client;
-	*(__u32 *)l4->ports = ports << 16 | ports >> 16;
-	mend_ip(ip, undone(ip_delta));
-	mend_l4(l4, undone(l4_delta));
 	return to_client(ctx, ifindex, flags, reason);
 }
 
@@ -253,9 +249,7 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *eth, stru
 {
 	__u32 tick = tick_of(self), life, ports, failed, service_id, reason;
 	struct flow6 *flow = ct6_find(self, tuple);
-	__u64 backend[2], source[2];
 	__u8 state, flags;
-	__u16 l4_delta;
 
 	reason = inner ? SVC_FORWARD : VIP_FORWARD;
 	if (unlikely(!flow || !ct6_alive(flow, self, tick) ||
@@ -273,23 +267,36 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *eth, stru
 		reason = inner ? SVC_NEW : VIP_NEW;
 	}
 	life = flow->life;
-	barrier();
-	__builtin_memcpy(backend, flow->backend, 16);
-	__builtin_memcpy(source, flow->source, 16);
-	ports = *(__u32 *)&flow->backend_port;
-	l4_delta = flow->l4_delta;
-	service_id = flow->service_id;
 	state = flow->state;
 	flags = flow->flags;
+	barrier();
 	if (unlikely(ip->hop_limit <= 1))
 		return answer(ctx, ANSWER_TTL, 0);
 	if (unlikely(flow->mtu && bpf_ntohs(ip->payload_len) + sizeof(*ip) > flow->mtu))
 		return answer(ctx, ANSWER_TOO_BIG, flow->mtu);
+	if (likely(!(flags & FLOW_DSR))) {
+		ports = *(__u32 *)&flow->backend_port;
+		__builtin_memcpy(&ip->saddr, flow->source, 16);
+		__builtin_memcpy(&ip->daddr, flow->backend, 16);
+		ip->hop_limit--;
+		/* In the record the backend's port is first, in the packet the source's. */
+		*(__u32 *)l4->ports = ports << 16 | ports >> 16;
+		mend_l4(l4, flow->l4_delta);
+	}
+	service_id = flow->service_id;
 	barrier();
+	/* Another flow has the record now: what was made of its fields is dropped. */
 	if (unlikely(flow->life != life))
 		return verdict(ctx, XDP_DROP, DROP_CONFLICT);
-	if (flow->seen != tick)
+	if (flow->seen != tick) {
 		flow->seen = tick;
+		/* A client may move to another port or uplink. */
+		if (!inner && !(flags & FLOW_DSR)) {
+			copy_mac(flow->client_mac, eth->h_source);
+			copy_mac(flow->vip_mac, eth->h_dest);
+			flow->ifindex = ctx->ingress_ifindex;
+		}
+	}
 	if (unlikely(says_something(l4, state))) {
 		flow->state = tcp_next(state, &flags, l4->tcp_flags, false);
 		flow->flags = flags;
@@ -303,11 +310,6 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *eth, stru
 	copy_mac(eth->h_dest, self->gateway_mac);
 	if (inner)
 		copy_mac(eth->h_source, self->service_mac);
-	__builtin_memcpy(&ip->saddr, source, 16);
-	__builtin_memcpy(&ip->daddr, backend, 16);
-	ip->hop_limit--;
-	*(__u32 *)l4->ports = ports << 16 | ports >> 16;
-	mend_l4(l4, l4_delta);
 	return to_backend(ctx, inner, reason);
 }
 
@@ -316,26 +318,31 @@ static __always_inline int reply6(struct xdp_md *ctx, struct ethhdr *eth, struct
 				  __u32 reason)
 {
 	__u32 tick = tick_of(self), life = flow->life, ports, service_id, ifindex;
-	__u8 client_mac[6], vip_mac[6], state, flags;
-	__u64 client[2], vip[2];
-	__u16 l4_delta;
+	__u8 state = flow->state, flags = flow->flags;
 
 	barrier();
-	__builtin_memcpy(client, flow->client, 16);
-	__builtin_memcpy(vip, flow->vip, 16);
-	ports = *(__u32 *)&flow->client_port;
-	l4_delta = flow->l4_delta;
-	service_id = flow->service_id;
-	ifindex = flow->ifindex;
-	state = flow->state;
-	flags = flow->flags;
-	copy_mac(client_mac, flow->client_mac);
-	copy_mac(vip_mac, flow->vip_mac);
 	if (unlikely(flow->vlan[0]))
 		return rare_svc(ctx);
 	if (unlikely(ip->hop_limit <= 1))
 		return answer(ctx, ANSWER_TTL, 0);
+	if (unlikely(flags & FLOW_INNER)) {
+		copy_mac(eth->h_dest, self->gateway_mac);
+		copy_mac(eth->h_source, self->service_mac);
+	} else if (likely(!(flags & FLOW_HANDED))) {
+		/* To what another node handed over OVN has given the client's MAC already. */
+		copy_mac(eth->h_dest, flow->client_mac);
+		copy_mac(eth->h_source, flow->vip_mac);
+	}
+	ports = *(__u32 *)&flow->client_port;
+	__builtin_memcpy(&ip->saddr, flow->vip, 16);
+	__builtin_memcpy(&ip->daddr, flow->client, 16);
+	ip->hop_limit--;
+	*(__u32 *)l4->ports = ports << 16 | ports >> 16;
+	mend_l4(l4, undone(flow->l4_delta));
+	service_id = flow->service_id;
+	ifindex = flow->ifindex;
 	barrier();
+	/* Another flow has the record now: what was made of its fields is dropped. */
 	if (unlikely(flow->life != life))
 		return verdict(ctx, XDP_DROP, DROP_CONFLICT);
 	if (flow->seen != tick)
@@ -347,18 +354,6 @@ static __always_inline int reply6(struct xdp_md *ctx, struct ethhdr *eth, struct
 		flow->state = CT_UDP;
 	}
 	count_reply(ctx, service_id);
-	if (unlikely(flags & FLOW_INNER)) {
-		copy_mac(eth->h_dest, self->gateway_mac);
-		copy_mac(eth->h_source, self->service_mac);
-	} else {
-		copy_mac(eth->h_dest, client_mac);
-		copy_mac(eth->h_source, vip_mac);
-	}
-	__builtin_memcpy(&ip->saddr, vip, 16);
-	__builtin_memcpy(&ip->daddr, client, 16);
-	ip->hop_limit--;
-	*(__u32 *)l4->ports = ports << 16 | ports >> 16;
-	mend_l4(l4, undone(l4_delta));
 	return to_client(ctx, ifindex, flags, reason);
 }
 

@@ -48,6 +48,7 @@ struct rare {
 	struct frame inside;	/* the packet that an ICMP error is about */
 	struct turn turn;
 	int found;		/* what read_frame() says */
+	__u32 ifindex;		/* where it came in */
 };
 
 /* By nothing; each CPU's own. Never a miss. */
@@ -144,13 +145,22 @@ static __always_inline bool is_anew(const struct frame *frame, __u8 state)
 	return frame->proto == IPPROTO_TCP && begins_anew(state, frame->tcp_flags);
 }
 
-/* A packet of the flow was seen. */
-#define SEE(flow, frame, is_reply, now)						\
+/* A packet of the flow was seen; a client's says by where the client is reached now. */
+#define SEE(flow, frame, turn, now, in)						\
 	do {									\
 		__u8 flags_ = (flow)->flags;					\
-		__u8 state_ = next_state(frame, (flow)->state, &flags_, is_reply);	\
+		__u8 state_ = next_state(frame, (flow)->state, &flags_, (turn)->reply);	\
 										\
-		(flow)->seen = (now);						\
+		if ((flow)->seen != (now)) {					\
+			(flow)->seen = (now);					\
+			if (!(turn)->reply && !(turn)->inner && !(flags_ & FLOW_DSR)) {	\
+				copy_mac((flow)->client_mac, (frame)->macs.source); \
+				copy_mac((flow)->vip_mac, (frame)->macs.dest);	\
+				(flow)->vlan[0] = (frame)->vlan[0];		\
+				(flow)->vlan[1] = (frame)->vlan[1];		\
+				(flow)->ifindex = (in);				\
+			}							\
+		}								\
 		if ((flow)->state != state_)					\
 			(flow)->state = state_;					\
 		if ((flow)->flags != flags_)					\
@@ -223,7 +233,7 @@ __noinline int find_turn4(struct rare *rare, __u32 of_inside)
 	}
 	if (!turn_by4(&rare->turn, flow))
 		return 0;
-	SEE(flow, &rare->frame, rare->turn.reply, tick);
+	SEE(flow, &rare->frame, &rare->turn, tick, rare->ifindex);
 	return 1;
 }
 
@@ -251,7 +261,7 @@ __noinline int find_turn6(struct rare *rare, __u32 of_inside)
 	}
 	if (!turn_by6(&rare->turn, flow))
 		return 0;
-	SEE(flow, &rare->frame, rare->turn.reply, tick);
+	SEE(flow, &rare->frame, &rare->turn, tick, rare->ifindex);
 	return 1;
 }
 
@@ -360,6 +370,8 @@ static __always_inline void count_turn(struct xdp_md *ctx, const struct turn *tu
 	}
 }
 
+static const __be16 no_tags[2];
+
 /* A packet that was rewritten leaves by the way of its turn. Tags are popped or pushed here. */
 __noinline int leave(struct xdp_md *ctx, const struct frame *frame, const struct turn *turn,
 		     __u32 reason)
@@ -368,8 +380,9 @@ __noinline int leave(struct xdp_md *ctx, const struct frame *frame, const struct
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
 	struct macs macs;
 
-	if (!frame || !turn || !self || take(ctx, 0, &macs, sizeof(macs)))
+	if (!frame || !turn || !self)
 		return verdict(ctx, XDP_DROP, DROP_NO_GATEWAY);
+	macs = frame->macs;
 	if (reason != UPLINK_ICMP_ERROR && reason != SVC_ICMP_ERROR)
 		count_turn(ctx, turn);
 	if (turn->flags & FLOW_DSR) {
@@ -383,14 +396,13 @@ __noinline int leave(struct xdp_md *ctx, const struct frame *frame, const struct
 		copy_mac(macs.dest, self->gateway_mac);
 		if (turn->inner)
 			copy_mac(macs.source, self->service_mac);
-		if (put(ctx, 0, &macs, sizeof(macs)) || pop_tags(ctx, frame->tags))
+		if (retag(ctx, &macs, frame->tags, no_tags))
 			return verdict(ctx, XDP_DROP, DROP_NO_TX_PORT);
 		return verdict(ctx, turn->inner ? XDP_TX : TO_OVS(ctx), reason);
 	}
 	copy_mac(macs.dest, turn->client_mac);
 	copy_mac(macs.source, turn->vip_mac);
-	if (put(ctx, 0, &macs, sizeof(macs)) || pop_tags(ctx, frame->tags) ||
-	    push_tags(ctx, turn->vlan))
+	if (retag(ctx, &macs, frame->tags, turn->vlan))
 		return verdict(ctx, XDP_DROP, DROP_NO_TX_PORT);
 	ifindex = turn->ifindex;
 	if (ifindex == ctx->ingress_ifindex)
