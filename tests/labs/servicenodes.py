@@ -276,7 +276,7 @@ class ServiceLab(Built):
         listed = {
             (f"{one['vip']}/{one['protocol']}", len(one["backends"]))
             for one in node.ask("services")["services"]
-            if one["served_by"] == "xdp"
+            if one["served_by"] == "xdp" and one["service_id"] is not None
         }
         return bool(node.ask("status")["converged"]) and vips.items() <= listed
 
