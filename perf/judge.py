@@ -169,6 +169,7 @@ def cni_start(result: Json) -> list[Verdict]:
 _PEERS = (
     # sink, flows, peer, at how many services, our time at most so much of theirs
     ("xsk", "256 established", "nftables", None, 1 / 3),
+    ("skb", "256 established", "nftables", None, 1 / 2),
     ("socket", "256 established", "nftables", None, 1 / 2),
     ("xsk", "each a new flow", "nftables", None, 1 / 5),
     ("socket", "each a new flow", "nftables", None, 1 / 5),

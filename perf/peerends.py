@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import struct
 from pathlib import Path
 
-from dataplane.drivers import xdphook
+from dataplane.drivers import processes, xdphook
 from dataplane.drivers.libbpf import XDP_FLAGS_DRV_MODE, Closing
 from dataplane.drivers.libbpf_programs import Program
 from dataplane.drivers.netns import inside_named
@@ -90,6 +91,29 @@ class Socketed(End):
         if self._program is not None:
             self._program.close()
         self.receiver.close()
+
+
+class Dropped(End):
+    """The skb stack's first hook: a packet has become an skb, passed GRO, and ends."""
+
+    def __init__(self, trio: Trio) -> None:
+        self._trio = trio
+        rules = (
+            "add table netdev peers\nadd counter netdev peers came\n"
+            "add chain netdev peers end { type filter hook ingress device b0 priority 0 ; }\n"
+            "add rule netdev peers end counter name came drop\n"
+        )
+        processes.run(["nft", "-f", "-"], netns=trio.backend, text_in=rules)
+
+    def arrived(self) -> int:
+        """What the hook's counter says."""
+        words = ["nft", "-j", "list", "counter", "netdev", "peers", "came"]
+        listed = json.loads(processes.run(words, netns=self._trio.backend))["nftables"]
+        return next(int(one["counter"]["packets"]) for one in listed if "counter" in one)
+
+    def close(self) -> None:
+        """Remove the hook."""
+        processes.run(["nft", "delete", "table", "netdev", "peers"], netns=self._trio.backend)
 
 
 class Datagrams(End):

@@ -1,10 +1,10 @@
 """`millrace perf peers`: our program against nftables and iptables, the same packets in one run.
 
 One CPU; frames come in at the router's device, are translated there and end in the same sink: an
-AF_XDP socket, an XDP program on the backend's device, or an ordinary UDP socket whose buffer is
-full. Contestants take turns, so that a busy moment of the machine hits all alike. What counts are
-the ratios; the nanoseconds are processor time, the source's own and the sink's included, which are
-measured, too.
+AF_XDP socket, an XDP program on the backend's device, the first hook of its skb stack, or an
+ordinary UDP socket whose buffer is full. Contestants take turns, so that a busy moment of the
+machine hits all alike. What counts are the ratios; the nanoseconds are processor time, the source's
+own and the sink's included, which are measured, too.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from dataplane.drivers.libbpf_programs import Program
 from dataplane.drivers.netns import inside_named
 from dataplane.ports import DataplaneError
 from perf import judge, peerlab, verdicts
-from perf.peerends import Counted, Datagrams, End, OnDevice, Socketed
+from perf.peerends import Counted, Datagrams, Dropped, End, OnDevice, Socketed
 from perf.peerlab import Trio
 from perf.peerprogs import FRAME_SIZE, Ours, PeersError, Source, request
 from perf.peerxsk import RING
 
 SCHEMA = "millrace.perf.peers/1"
 SERVICES = (1, 1_000, 10_000)
-SINKS = ("xsk", "xdp", "socket")
+SINKS = ("xsk", "xdp", "skb", "socket")
 FLOWS = 256
 """Of established traffic."""
 
@@ -144,6 +144,8 @@ class Peers:
     def _end(self, stack: ExitStack, trio: Trio, sink: str) -> End:
         if sink == "socket":
             return stack.enter_context(Datagrams(trio))
+        if sink == "skb":
+            return stack.enter_context(Dropped(trio))
         if sink == "xdp":
             return stack.enter_context(OnDevice(self.source, trio, self.source.sink))
         return stack.enter_context(Socketed(self.source, trio, "b0"))

@@ -31,7 +31,7 @@ def peers() -> Iterator[Peers]:
         os.sched_setaffinity(0, before)
 
 
-@pytest.mark.parametrize("sink", ["xsk", "xdp", "socket"])
+@pytest.mark.parametrize("sink", ["xsk", "xdp", "skb", "socket"])
 def test_every_contestant_delivers_into_every_sink(peers: Peers, sink: str) -> None:
     rows = peers.run(sink, 1)
     assert {row.name for row in rows} == {ALONE, PLAIN, OURS, "nftables", "iptables"}
