@@ -203,7 +203,7 @@ def _changes(lab: ControlLab, count: int) -> tuple[Change, ...]:
     with (
         lab.nb() as nb,
         Map.at(lab.map_path("vips")) as vips,
-        Map.at(lab.map_path("maglev")) as tables,
+        Map.at(lab.map_path("sets")) as sets,
     ):
         for number in range(count):
             service = number * 7 % lab.services
@@ -211,26 +211,27 @@ def _changes(lab: ControlLab, count: int) -> tuple[Change, ...]:
             if entry is None:
                 msg = f"service {service} is not in the map of VIPs"
                 raise processes.ProcessError(msg)
-            key = int(abi.VIP.unpack(entry)["service_id"]).to_bytes(abi.U32, sys.byteorder)
-            # Another neighbour at each visit: a table that was seen before costs nothing.
+            # Of all backends: the even one of a service's two sets.
+            key = (2 * int(abi.VIP.unpack(entry)["service_id"])).to_bytes(abi.U32, sys.byteorder)
+            # Another neighbour at each visit: a set that was seen before may cost less.
             neighbour = service + 1 + number // lab.services % (lab.services - 1)
             backends = lab.backends_text(service, neighbour)
-            done.append(_change(nb, tables, key, lab.change(service, backends)))
+            done.append(_change(nb, sets, key, lab.change(service, backends)))
             # Not in step with anything periodic.
             time.sleep(0.2 + 0.013 * (number % 7))
     return tuple(done)
 
 
-def _change(nb: Database, tables: Map, key: bytes, operation: dict[str, Json]) -> Change:
-    # A table's inner map is replaced whole: another id is another table.
-    before = tables.lookup(key)
+def _change(nb: Database, sets: Map, key: bytes, operation: dict[str, Json]) -> Change:
+    # A set that changes is written elsewhere, so its word changes.
+    before = sets.lookup(key)
     target = int(nb.select("NB_Global", ["nb_cfg"])[0]["nb_cfg"]) + 1
     began = time.monotonic()
     nb.transact(operation, bump_operation())
     seen = northd = 0.0
     while not (seen and northd):
         now = time.monotonic()
-        if not seen and tables.lookup(key) != before:
+        if not seen and sets.lookup(key) != before:
             seen = now - began
         if not northd and synced(nb) >= target:
             northd = now - began

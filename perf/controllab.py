@@ -23,6 +23,7 @@ from typing import Any
 from bpf import abi
 from cni.wire import RemoteError, WireError, call
 from dataplane.drivers import machine, ovsprocess, processes
+from dataplane.drivers.bpfmaps import packed
 from dataplane.drivers.bpfstate import remove_pins, version_directory
 from dataplane.drivers.netns import delete_named
 from dataplane.drivers.ovsprocess import Instance
@@ -223,7 +224,7 @@ class ControlLab:
 
     def vip_key(self, service: int) -> bytes:
         """The key of a service in the map of VIPs."""
-        return abi.VIP_KEY.pack(addr=vip_address(service).packed, port=80, proto=Protocol.TCP)
+        return abi.VIP_KEY.pack(addr=packed(vip_address(service)), port=80, proto=Protocol.TCP)
 
     def backends_text(self, service: int, first: int | None = None) -> str:
         """Backends of a service as OVN spells them; those of service `first`, if given."""

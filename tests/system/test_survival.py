@@ -127,7 +127,7 @@ def test_a_killed_vswitchd_heals_once_it_is_started(lab: Lab) -> None:
     _resumes(lab, killed, "kill -9")
 
 
-PINNED = ("vips", "backends", "maglev", "node", "local_addresses")
+PINNED = ("vips", "vip_filter", "sets", "backends", "node", "known_addresses")
 """Maps whose entries the daemon makes; the others are written by the packets."""
 
 
