@@ -261,6 +261,34 @@ def test_dsr_hands_the_packet_to_the_backends_node(lab: ServiceLab) -> None:
             assert set(found.peers) == {client if ":" not in client else f"[{client}]"}
 
 
+def test_internal_policy_local_behind_ovn_is_this_nodes(lab: ServiceLab) -> None:
+    vip = ROUTED.format(25)
+    rows = {f"{vip}:80": backends4("c2", "c3")}
+    with lab.serving("inner", rows, kind="clusterip", internal_traffic_policy="local"):
+        for pod, names in (("c1", {"c2"}), ("c3", {"c3"})):
+            found = traffic.http(lab.pods[pod], vip, 80, 8)
+            assert set(found.names) == names, found.failures
+
+
+def test_pods_reach_cluster_ips_by_svc0_in_both_families(lab: ServiceLab) -> None:
+    vip, vip6 = ROUTED.format(26), ROUTED6.format("26")
+    rows = {f"{vip}:80": backends4("c2", "c3"), f"[{vip6}]:80": backends6("c2", "c3")}
+    with lab.serving("east-west", rows, kind="clusterip"):
+        for address in (vip, vip6):
+            found = traffic.http(lab.pods["c1"], address, 80, 30)
+            assert set(found.names) == {"c2", "c3"}, found.failures
+
+
+def test_a_port_without_service_is_refused_and_echo_is_answered(lab: ServiceLab) -> None:
+    vip, vip6 = ON_LINK.format(3), ON_LINK6.format(3)
+    rows = {f"{vip}:80": backends4("c1"), f"[{vip6}]:80": backends6("c1")}
+    with lab.serving("alone", rows):
+        for address in (vip, vip6):
+            served(lab, address, 80, 2)
+            assert "refused" in silent(lab, address, 81).lower()
+            assert traffic.ping(lab.client, address, 3)[0] == 3
+
+
 # -- packets ---------------------------------------------------------------
 
 
@@ -286,6 +314,30 @@ def test_path_mtu_discovery_works_through_a_vip(lab: ServiceLab) -> None:
             assert "mtu 1442" in lab.client.run("ip", "route", "get", address)
             again = traffic.udp(lab.client, address, 53, 3, size=1440)
             assert again.all_ok, again.failures
+
+
+OPTIONS = """
+import socket, sys
+four = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+four.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, bytes([1, 1, 1, 1]))
+six = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_DSTOPTS, bytes([0, 0, 1, 4, 0, 0, 0, 0]))
+for each, address in ((four, sys.argv[1]), (six, sys.argv[2])):
+    each.settimeout(5)
+    each.connect((address, 53))
+    each.send(b"with options")
+    print(each.recv(2048).decode())
+"""
+"""NOPs in an IPv4 header (RFC 791), PadN in a destination options header (RFC 8200)."""
+
+
+def test_options_and_extension_headers_pass_through(lab: ServiceLab) -> None:
+    vip, vip6 = ROUTED.format(27), ROUTED6.format("27")
+    rows = {f"{vip}:53": backends4("c1"), f"[{vip6}]:53": backends6("c1")}
+    with lab.serving("options", rows, "udp"):
+        said = lab.client.run(traffic.PYTHON, "-c", OPTIONS, vip, vip6)
+        assert said.count("name=c1") == 2
+        assert said.count("with options") == 2
 
 
 # -- life ---------------------------------------------------------------
