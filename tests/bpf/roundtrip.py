@@ -176,6 +176,7 @@ class EchoServer(_Thread):
                         found.sendall(said)
                     else:
                         selector.unregister(found)
+                        found.close()
 
 
 @dataclass(slots=True)
@@ -222,6 +223,7 @@ class Client(_Thread):
                     self._answer(fresh, stamp)
                     account.opened += 1
                 account.turns += 1
+                time.sleep(0.002)  # or a long test would run out of the client's ports
                 if account.turns == 10:
                     self.ready.set()
 
