@@ -9,11 +9,13 @@
 #include "abi.h"
 #include "hash.h"
 #include "maps.h"
+#include "octets.h"
 #include "parsing.h"
 
 #define FLOW_THERE 64		/* beyond every reason that ct?_add can give */
 #define FREE_RANK 0xffffffff
 #define NO_WORD 64
+#define NO_WAY 0xffffffff
 #define LOCK_TRIES 128
 
 struct tuple4 {
@@ -32,8 +34,13 @@ struct tuple6 {
 	__u32 proto;
 };
 
-/* Where tuples are worked on when a flow is added: the stack has no room for them. */
+/* What a flow is added by: the stack has no room for it. */
 struct ct_work {
+	__u32 id;		/* of the record that was added */
+	__u8 both;		/* the second bucket is locked, too */
+	__u8 is_free;		/* the record has no flow now; else one that may be evicted */
+	__u8 pad[2];
+	struct place2 place;
 	struct tuple4 ct4_mine;
 	struct tuple4 ct4_other;
 	struct tuple6 ct6_mine;
@@ -107,13 +114,6 @@ static __always_inline __u64 tuple6_hash(const struct tuple6 *tuple, __u32 seed)
 	return mix64((h ^ ports ^ (__u64)tuple->proto << 40) * FILTER_FACTOR);
 }
 
-static __always_inline bool same16(const void *a, const void *b)
-{
-	const __u64 *x = a, *y = b;
-
-	return !((x[0] ^ y[0]) | (x[1] ^ y[1]));
-}
-
 #define PORTS(first) (*(const __u32 *)&(first))
 
 /* IPv4 */
@@ -138,7 +138,7 @@ static __always_inline bool same16(const void *a, const void *b)
 #define TUPLE struct tuple6
 #define TUPLE_HASH tuple6_hash
 #define ADDR_SAME(a, b) same16(a, b)
-#define ADDR_COPY(to, from) __builtin_memcpy(to, from, 16)
+#define ADDR_COPY(to, from) copy16(to, from)
 #define CT_RECORDS ct6
 #define CT(name) ct6_##name
 #include "ct_family.h"

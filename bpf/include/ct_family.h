@@ -6,10 +6,11 @@
  * Invariants (abi.h has the layout):
  * - `life` is odd while a record is a flow. A reader takes what it needs and then looks whether
  *   `life` is what it was before.
- * - A record is only born under the locks of both buckets that its tuple may be in, so no tuple
- *   has two flows; and its word among the replies is only written under that bucket's lock, so no
- *   two flows have one reply tuple.
- * - Locks are taken in the order of bucket numbers, replies last, each for a bounded time.
+ * - A record is only born under the lock of the first bucket of its tuple, so no tuple has two flows,
+ *   and under that of the bucket that it is in, so no record has two births; its word among the
+ *   replies is only written under that bucket's lock, so no two flows have one reply tuple.
+ * - Locks of two buckets are taken in the order of their numbers, replies last, each for a bounded
+ *   time.
  * - Ending a flow is one compare-and-swap of `life`: tags and words of dead records mean nothing.
  */
 
@@ -35,38 +36,82 @@ static __always_inline bool CT(is_reply_of)(const FLOW *flow, const TUPLE *tuple
 	       PORTS(flow->backend_port) == PORTS(tuple->sport) && flow->proto == tuple->proto;
 }
 
-static __always_inline FLOW *CT(find_in)(__u32 index, __u32 tag, const TUPLE *tuple)
+/*
+ * The living record of a bucket that is of this tuple, and its life: a reader that wants one flow's
+ * fields takes them and then looks whether `life` is what it was here.
+ */
+static __always_inline FLOW *CT(find_in)(const struct tag_bucket *bucket, __u32 index, __u32 tag,
+					 const TUPLE *tuple, __u32 *life)
 {
-	struct tag_bucket *bucket = bpf_map_lookup_elem(&CT(tags), &index);
 	__u32 way;
 
-	if (!bucket)
-		return NULL;
 #pragma unroll
 	for (way = 0; way < CT_WAYS; way++) {
-		if (bucket->tags[way] == tag) {
+		if (unlikely(bucket->tags[way] == tag)) {
 			FLOW *flow = CT(at)(index * CT_WAYS + way);
 
-			if (flow && (flow->life & 1) && CT(is_of)(flow, tuple))
-				return flow;
+			if (flow) {
+				*life = *(volatile __u32 *)&flow->life;
+				barrier();
+				if ((*life & 1) && CT(is_of)(flow, tuple))
+					return flow;
+			}
 		}
 	}
 	return NULL;
 }
 
-/* The flow of a client's packet, if it lives (its time may be over: ask CT(alive)). */
-static __always_inline FLOW *CT(find)(const struct node *node, const TUPLE *tuple)
+/* Where else than in its own way the flow of a tuple may be. */
+static __always_inline FLOW *CT(find_by_tags)(const struct place2 *place, const TUPLE *tuple,
+					      __u32 *life)
+{
+	struct tag_bucket *bucket = bpf_map_lookup_elem(&CT(tags), &place->first);
+	FLOW *flow;
+
+	if (!bucket)
+		return NULL;
+	flow = CT(find_in)(bucket, place->first, place->tag, tuple, life);
+	if (flow || likely(!bucket->spilled))
+		return flow;
+	bucket = bpf_map_lookup_elem(&CT(tags), &place->second);
+	return bucket ? CT(find_in)(bucket, place->second, place->tag, tuple, life) : NULL;
+}
+
+/*
+ * The flow of a client's packet, if it lives (its time may be over: ask CT(alive)). Most flows are in
+ * the way that their hash names: one cache line, and no tag is read.
+ */
+static __always_inline FLOW *CT(find_living)(const struct node *node, const TUPLE *tuple,
+					     __u32 *life)
 {
 	struct place2 place = place_of(TUPLE_HASH(tuple, node->ct_seed), node->CT(mask));
-	FLOW *flow = CT(find_in)(place.first, place.tag, tuple);
+	FLOW *flow = CT(at)(place.first * CT_WAYS + place.way);
 
-	if (likely(flow))
-		return flow;
-	return CT(find_in)(place.second, place.tag, tuple);
+	if (likely(flow)) {
+		*life = *(volatile __u32 *)&flow->life;
+		barrier();
+		if (likely((*life & 1) && CT(is_of)(flow, tuple)))
+			return flow;
+	}
+	return CT(find_by_tags)(&place, tuple, life);
+}
+
+/* The same, where the tags have to be right: a flow's own way may be another's by now. */
+static __noinline FLOW *CT(search)(const struct place2 *place, const TUPLE *tuple, __u32 *life)
+{
+	return CT(find_by_tags)(place, tuple, life);
+}
+
+static __always_inline FLOW *CT(find)(const struct node *node, const TUPLE *tuple)
+{
+	__u32 life;
+
+	return CT(find_living)(node, tuple, &life);
 }
 
 /* The flow that a backend's packet is the reply of. */
-static __always_inline FLOW *CT(find_reply)(const struct node *node, const TUPLE *tuple)
+static __always_inline FLOW *CT(find_living_reply)(const struct node *node, const TUPLE *tuple,
+						   __u32 *life)
 {
 	__u64 hash = TUPLE_HASH(tuple, ~node->ct_seed);
 	__u32 index = hash & node->CT(reply_mask), tag = tag_of(hash), i;
@@ -81,12 +126,23 @@ static __always_inline FLOW *CT(find_reply)(const struct node *node, const TUPLE
 		if (word >> 32 == tag) {
 			FLOW *flow = CT(at)((__u32)word);
 
-			if (flow && (flow->life & 1) && CT(is_reply_of)(flow, tuple) &&
-			    !(flow->flags & FLOW_DSR))
-				return flow;
+			if (flow) {
+				*life = *(volatile __u32 *)&flow->life;
+				barrier();
+				if ((*life & 1) && CT(is_reply_of)(flow, tuple) &&
+				    !(flow->flags & FLOW_DSR))
+					return flow;
+			}
 		}
 	}
 	return NULL;
+}
+
+static __always_inline FLOW *CT(find_reply)(const struct node *node, const TUPLE *tuple)
+{
+	__u32 life;
+
+	return CT(find_living_reply)(node, tuple, &life);
 }
 
 /* End the flow that had this life. */
@@ -106,48 +162,80 @@ static __always_inline void CT(reply_tuple)(const FLOW *flow, TUPLE *tuple)
 
 /*
  * The word for record `id` among the replies, in the bucket of its new reply tuple, whose lock the
- * caller holds: 0..REPLY_WAYS-1, or NO_WORD and the reason why not. A global function, so that it
- * is verified once.
+ * caller holds: 0..REPLY_WAYS-1, or NO_WORD and the reason why not. Two flows of one reply tuple have
+ * one tag, so other words are only looked at if none is empty. A word that the record left there in
+ * a former life is taken again: nothing is ever there twice.
  */
-__noinline __u32 CT(word_for)(TUPLE *tuple, __u32 id, __u32 tick)
+static __always_inline __u32 CT(word_for)(const struct reply_bucket *bucket, const TUPLE *tuple,
+					  TUPLE *now, __u64 hash, __u32 id,
+					  const struct node *self, __u32 tick)
 {
-	__u32 i, zero = 0, index, room = NO_WORD + DROP_CT_FULL;
-	struct reply_bucket *bucket;
-	struct node *self = bpf_map_lookup_elem(&node, &zero);
-	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
-	__u64 hash;
+	__u32 i, index = hash & self->CT(reply_mask), tag = tag_of(hash);
+	__u32 room = NO_WORD, own = NO_WORD;
 
-	if (!tuple || !self || !work)
-		return room;
-	hash = TUPLE_HASH(tuple, ~self->ct_seed);
-	index = hash & self->CT(reply_mask);
-	bucket = bpf_map_lookup_elem(&CT(replies), &index);
-	if (!bucket)
-		return room;
+#pragma nounroll
 	for (i = 0; i < REPLY_WAYS; i++) {
 		__u64 word = bucket->words[i];
-		TUPLE *now = &work->CT(other);
 		FLOW *other;
 
-		/* A word of our own record is one of its former life. */
-		if (!word || (__u32)word == id) {
+		if (!word) {
 			room = i;
-			continue;
+		} else if ((__u32)word == id) {
+			own = i;
+		} else if (word >> 32 == tag) {
+			other = CT(at)((__u32)word);
+			if (other && CT(alive)(other, self, tick) &&
+			    CT(is_reply_of)(other, tuple) && !(other->flags & FLOW_DSR))
+				return NO_WORD + DROP_CONFLICT;
 		}
-		other = CT(at)((__u32)word);
-		if (!other || !CT(alive)(other, self, tick)) {
-			room = i;
-			continue;
-		}
-		if (CT(is_reply_of)(other, tuple) && !(other->flags & FLOW_DSR))
-			return NO_WORD + DROP_CONFLICT;
+	}
+	if (own != NO_WORD)
+		return own;
+	if (room != NO_WORD)
+		return room;
+#pragma nounroll
+	for (i = 0; i < REPLY_WAYS; i++) {
+		__u64 word = bucket->words[i];
+		FLOW *other = CT(at)((__u32)word);
+
+		if (!other || !CT(alive)(other, self, tick))
+			return i;
 		/* Born again with another reply tuple? Then this word is a leftover. */
 		CT(reply_tuple)(other, now);
 		hash = TUPLE_HASH(now, ~self->ct_seed);
 		if ((hash & self->CT(reply_mask)) != index || tag_of(hash) != word >> 32)
-			room = i;
+			return i;
 	}
-	return room;
+	return NO_WORD + DROP_CT_FULL;
+}
+
+/*
+ * A free way of the first bucket for a new flow, its own if that is free: the record's number, or
+ * NO_WAY if more than half of the bucket's flows live. What was never used is free without a look at
+ * its record, and so is a bucket of which half is known to be free.
+ */
+static __always_inline __u32 CT(near_way)(const struct tag_bucket *bucket,
+					  const struct place2 *place, const struct node *self,
+					  __u32 tick)
+{
+	__u32 i, found = NO_WAY, spare = 0;
+
+#pragma nounroll
+	for (i = 0; i < CT_WAYS; i++) {
+		__u32 way = (place->way + i) % CT_WAYS, id = place->first * CT_WAYS + way;
+
+		if (bucket->tags[way]) {
+			FLOW *flow = CT(at)(id);
+
+			if (!flow || CT(alive)(flow, self, tick))
+				continue;
+		}
+		if (found == NO_WAY)
+			found = id;
+		if (++spare == CT_WAYS / 2)
+			return found;
+	}
+	return NO_WAY;
 }
 
 /*
@@ -184,27 +272,95 @@ __noinline __u64 CT(best_way)(__u32 index, __u32 tick)
 	return best | used;
 }
 
-/*
- * Make `made` a flow (its life and seen are set here). 0, or the reason why not: DROP_CONFLICT if
- * the reply tuple is another's (the caller may try another port), DROP_CT_FULL, DROP_CT_BUSY.
- * FLOW_THERE: another CPU made this very flow meanwhile.
- */
-__noinline __u32 CT(add)(FLOW *made, __u32 tick)
+/* The best way of both buckets: free before anybody's, then the emptier bucket, then silence. */
+static __always_inline __u64 CT(best_of_both)(const struct place2 *place, __u32 tick)
 {
-	__u32 zero = 0, id, life;
-	struct tag_bucket *low, *high, *bucket;
-	__u64 best, there;
-	struct node *self;
-	__u32 low_index, high_index, index, word, reason;
-	struct reply_bucket *replies;
-	struct place2 place;
-	__u64 hash;
-	struct ct_work *work;
+	__u64 best = CT(best_way)(place->first, tick), there;
+
+	if ((best & 15) <= CT_WAYS / 2)
+		return best;
+	there = CT(best_way)(place->second, tick);
+	if (there >> 32 > best >> 32 ||
+	    (there >> 32 == FREE_RANK && best >> 32 == FREE_RANK && (there & 15) < (best & 15)))
+		return there;
+	return best;
+}
+
+/* Lock the first bucket of a place and look for a way there; else lock both. 0, or why not. */
+static __always_inline __u32 CT(take_buckets)(struct ct_work *work, const struct node *self,
+					      __u32 tick)
+{
+	struct place2 *place = &work->place;
+	struct tag_bucket *first = bpf_map_lookup_elem(&CT(tags), &place->first);
+	struct tag_bucket *second = bpf_map_lookup_elem(&CT(tags), &place->second);
+	bool in_order = place->first < place->second;
+
+	if (!first || !second)
+		return DROP_CT_FULL;
+	if (!lock(&first->lock))
+		return DROP_CT_BUSY;
+	work->both = 0;
+	work->id = CT(near_way)(first, place, self, tick);
+	if (work->id != NO_WAY || first == second)
+		return 0;
+	/* The lower one is locked first. */
+	if (!in_order)
+		unlock(&first->lock);
+	if (!lock(&second->lock)) {
+		if (in_order)
+			unlock(&first->lock);
+		return DROP_CT_BUSY;
+	}
+	if (!in_order && !lock(&first->lock)) {
+		unlock(&second->lock);
+		return DROP_CT_BUSY;
+	}
+	work->both = 1;
+	return 0;
+}
+
+static __always_inline void CT(leave_buckets)(struct ct_work *work)
+{
+	struct tag_bucket *bucket = bpf_map_lookup_elem(&CT(tags), &work->place.first);
+
+	if (bucket)
+		unlock(&bucket->lock);
+	if (!work->both)
+		return;
+	bucket = bpf_map_lookup_elem(&CT(tags), &work->place.second);
+	if (bucket)
+		unlock(&bucket->lock);
+}
+
+/* Write `made` and its tag, its word among the replies being there. The flow lives from here on. */
+static __always_inline void CT(give_birth)(FLOW *flow, FLOW *made, const struct ct_work *work,
+					   __u32 tick)
+{
+	__u32 index = work->id / CT_WAYS;
+	struct tag_bucket *bucket = bpf_map_lookup_elem(&CT(tags), &index);
+
+	made->seen = tick;
+	/* All but life, which says that the rest is there; the addition is a full barrier. */
+	__builtin_memcpy((void *)flow + 4, (void *)made + 4, sizeof(*flow) - 4);
+	if (bucket)
+		bucket->tags[work->id % CT_WAYS] = work->place.tag;
+	if (index != work->place.first) {
+		bucket = bpf_map_lookup_elem(&CT(tags), &work->place.first);
+		if (bucket)
+			bucket->spilled = 1;
+	}
+	__sync_fetch_and_add(&flow->life, 1);
+}
+
+/* Lock what `made` needs, and choose its way: 0, and its buckets are locked, or why not. */
+__noinline __u32 CT(begin)(FLOW *made, __u32 tick)
+{
+	__u32 zero = 0, reason, life;
+	struct node *self = bpf_map_lookup_elem(&node, &zero);
+	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
 	TUPLE *tuple;
 	FLOW *flow;
 
-	self = bpf_map_lookup_elem(&node, &zero);
-	work = bpf_map_lookup_elem(&ct_work, &zero);
 	if (!made || !self || !work)
 		return DROP_CT_FULL;
 	tuple = &work->CT(mine);
@@ -213,80 +369,102 @@ __noinline __u32 CT(add)(FLOW *made, __u32 tick)
 	tuple->sport = made->client_port;
 	tuple->dport = made->vip_port;
 	tuple->proto = made->proto;
-	place = place_of(TUPLE_HASH(tuple, self->ct_seed), self->CT(mask));
-	low_index = place.first < place.second ? place.first : place.second;
-	high_index = place.first < place.second ? place.second : place.first;
-	low = bpf_map_lookup_elem(&CT(tags), &low_index);
-	high = bpf_map_lookup_elem(&CT(tags), &high_index);
-	if (!low || !high)
+	work->place = place_of(TUPLE_HASH(tuple, self->ct_seed), self->CT(mask));
+	work->is_free = 1;
+	reason = CT(take_buckets)(work, self, tick);
+	if (reason)
+		return reason;
+	flow = CT(search)(&work->place, tuple, &life);
+	if (flow) {
+		reason = FLOW_THERE;
+		if (CT(alive)(flow, self, tick))
+			goto out;
+		CT(end)(flow, life);
+	}
+	if (work->id == NO_WAY) {
+		__u64 best = CT(best_of_both)(&work->place, tick);
+
+		reason = DROP_CT_FULL;
+		if (!(best >> 32))
+			goto out;
+		work->id = (__u32)best >> 4;
+		work->is_free = best >> 32 == FREE_RANK;
+	}
+	return 0;
+out:
+	CT(leave_buckets)(work);
+	work->id = NO_WAY;
+	return reason;
+}
+
+/* Give the chosen way to `made`, and unlock everything. 0, or a reason. */
+__noinline __u32 CT(settle)(FLOW *made, __u32 tick)
+{
+	__u32 zero = 0, index, life, reason = DROP_CT_FULL;
+	struct node *self = bpf_map_lookup_elem(&node, &zero);
+	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
+	struct reply_bucket *replies;
+	FLOW *flow;
+	__u64 word;	/* as wide as its place on the stack, or the verifier forgets its bounds */
+	__u64 hash;
+
+	if (!made || !self || !work)
 		return DROP_CT_FULL;
-	if (!lock(&low->lock))
-		return DROP_CT_BUSY;
-	if (low_index != high_index && !lock(&high->lock)) {
-		unlock(&low->lock);
-		return DROP_CT_BUSY;
-	}
-
-	reason = FLOW_THERE;
-	flow = CT(find_in)(place.first, place.tag, tuple);
-	if (!flow)
-		flow = CT(find_in)(place.second, place.tag, tuple);
-	if (flow && CT(alive)(flow, self, tick))
-		goto out;
-	if (flow)
-		CT(end)(flow, flow->life | 1);
-
-	best = CT(best_way)(place.first, tick);
-	if ((best & 15) > CT_WAYS / 2) {
-		there = CT(best_way)(place.second, tick);
-		/* Free before anybody's, then the emptier bucket, then the longer silence. */
-		if (there >> 32 > best >> 32 ||
-		    (there >> 32 == FREE_RANK && best >> 32 == FREE_RANK && (there & 15) < (best & 15)))
-			best = there;
-	}
-	reason = DROP_CT_FULL;
-	if (!(best >> 32))
-		goto out;
-	id = (__u32)best >> 4;
-	flow = CT(at)(id);
-	bucket = bpf_map_lookup_elem(&CT(tags), &(__u32){ id / CT_WAYS });
-	if (!bucket)
-		goto out;
-	if (!flow)
-		goto out;
-	CT(reply_tuple)(made, tuple);
-	hash = TUPLE_HASH(tuple, ~self->ct_seed);
+	CT(reply_tuple)(made, &work->CT(mine));
+	hash = TUPLE_HASH(&work->CT(mine), ~self->ct_seed);
 	index = hash & self->CT(reply_mask);
 	replies = bpf_map_lookup_elem(&CT(replies), &index);
-	if (!replies)
+	flow = CT(at)(work->id);
+	if (!replies || !flow)
 		goto out;
-	if (!lock(&replies->lock)) {
-		reason = DROP_CT_BUSY;
+	reason = DROP_CT_BUSY;
+	if (!lock(&replies->lock))
 		goto out;
-	}
-	word = CT(word_for)(tuple, id, tick);
-	if (word >= REPLY_WAYS) {
-		reason = word - NO_WORD;
+	word = CT(word_for)(replies, &work->CT(mine), &work->CT(other), hash, work->id, self, tick);
+	barrier_var(word);
+	reason = word - NO_WORD;
+	if (word >= REPLY_WAYS)
 		goto out_replies;
-	}
+	reason = DROP_CT_FULL;
 	/* From here on it is nobody's flow: a packet or a sweep that still looks at it sees so. */
 	life = flow->life;
-	if (best >> 32 == FREE_RANK ? (life & 1) && CT(alive)(flow, self, tick) : !is_weak(flow->state))
+	if (work->is_free ? (life & 1) && CT(alive)(flow, self, tick) : !is_weak(flow->state))
 		goto out_replies;
 	if ((life & 1) && __sync_val_compare_and_swap(&flow->life, life, life + 1) != life)
 		goto out_replies;
-	replies->words[word] = (__u64)tag_of(hash) << 32 | id;
-	made->seen = tick;
-	/* All but life, which says that the rest is there; the addition is a full barrier. */
-	__builtin_memcpy((void *)flow + 4, (void *)made + 4, sizeof(*flow) - 4);
-	bucket->tags[id % CT_WAYS] = place.tag;
-	__sync_fetch_and_add(&flow->life, 1);
+	replies->words[word] = (__u64)tag_of(hash) << 32 | work->id;
+	CT(give_birth)(flow, made, work, tick);
 	reason = 0;
 out_replies:
 	unlock(&replies->lock);
 out:
-	if (low_index != high_index)
-		unlock(&high->lock);
-	unlock(&low->lock);
+	CT(leave_buckets)(work);
 	return reason;
+}
+
+/*
+ * Make `made` a flow (its life and seen are set here), and ct_work.id its number. 0, or the reason
+ * why not: DROP_CONFLICT if the reply tuple is another's (the caller may try another port),
+ * DROP_CT_FULL, DROP_CT_BUSY. FLOW_THERE: another CPU made this very flow meanwhile. Two functions,
+ * because the stack of one would be too large.
+ */
+static __always_inline __u32 CT(add)(FLOW *made, __u32 tick)
+{
+	__u32 reason = CT(begin)(made, tick);
+
+	return reason ? reason : CT(settle)(made, tick);
+}
+
+/* The flow that CT(add) made or found there, a moment ago. */
+static __noinline FLOW *CT(find_added)(const struct node *node, const TUPLE *tuple)
+{
+	struct place2 place;
+	__u32 zero = 0, life;
+	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
+	FLOW *flow = work ? CT(at)(work->id) : NULL;
+
+	if (likely(flow && CT(is_of)(flow, tuple)))
+		return flow;
+	place = place_of(TUPLE_HASH(tuple, node->ct_seed), node->CT(mask));
+	return CT(find_by_tags)(&place, tuple, &life);
 }

@@ -60,13 +60,6 @@ struct {
 #define OPEN_REFUSE 128	/* no endpoint: answer so */
 #define NOT_A_VIP 129
 
-static __always_inline bool same_mac(const __u8 *a, const __u8 *b)
-{
-	return !((*(const __u16 *)a ^ *(const __u16 *)b) |
-		 (*(const __u16 *)(a + 2) ^ *(const __u16 *)(b + 2)) |
-		 (*(const __u16 *)(a + 4) ^ *(const __u16 *)(b + 4)));
-}
-
 static __always_inline __u32 be_word(const __u8 *octets)
 {
 	return bpf_ntohl(*(const __be32 *)octets);
@@ -322,12 +315,12 @@ __noinline __u32 open6(struct xdp_md *ctx)
 	flow = &held->flow6;
 	__builtin_memset(flow, 0, sizeof(*flow));
 	FILL_COMMON(*flow, o);
-	__builtin_memcpy(flow->client, o->client, 16);
-	__builtin_memcpy(flow->vip, o->key.addr, 16);
-	__builtin_memcpy(flow->backend, o->backend.addr, 16);
-	__builtin_memcpy(flow->source, o->client, 16);
+	copy16(flow->client, o->client);
+	copy16(flow->vip, o->key.addr);
+	copy16(flow->backend, o->backend.addr);
+	copy16(flow->source, o->client);
 	if (flow->flags & FLOW_DSR) {
-		__builtin_memcpy(flow->backend, flow->vip, 16);
+		copy16(flow->backend, flow->vip);
 		flow->backend_port = flow->vip_port;
 		return opened(o, ct6_add(flow, o->tick));
 	}
@@ -336,7 +329,7 @@ __noinline __u32 open6(struct xdp_md *ctx)
 		deltas6(flow);
 		return opened(o, ct6_add(flow, o->tick));
 	}
-	__builtin_memcpy(flow->source, self->service_addr6, 16);
+	copy16(flow->source, self->service_addr6);
 	failed = DROP_NO_PORT;
 	for (turn = 0; turn <= SNAT_TRIES; turn++) {
 		if (turn)

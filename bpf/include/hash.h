@@ -12,6 +12,7 @@
 #define FILTER_FACTOR 0x9e3779b97f4a7c15ULL
 #define FOLD_FACTOR 0xc2b2ae3d27d4eb4fULL
 #define FILTER_SHIFT 43	/* 64 less the bits of FILTER_BITS */
+_Static_assert(CT_WAYS == 8, "place2.way has three bits");
 _Static_assert(1ULL << (64 - FILTER_SHIFT) == FILTER_BITS, "FILTER_SHIFT");
 
 /* Whether a VIP may have this address (folded to 64 bits), port and protocol. */
@@ -37,11 +38,12 @@ static __always_inline __u64 mix64(__u64 x)
 	return x;
 }
 
-/* Where a tuple may be: its tag is never 0. */
+/* Where a tuple may be: the way that it has if it can, of the first bucket. Its tag is never 0. */
 struct place2 {
 	__u32 first;
 	__u32 second;
 	__u32 tag;
+	__u32 way;
 };
 
 static __always_inline __u32 tag_of(__u64 hash)
@@ -55,6 +57,7 @@ static __always_inline struct place2 place_of(__u64 hash, __u32 mask)
 		.first = hash & mask,
 		.second = (hash >> 20) & mask,
 		.tag = tag_of(hash),
+		.way = hash >> 61,
 	};
 }
 

@@ -113,8 +113,8 @@ static __noinline __u32 first6(struct xdp_md *ctx, const struct tuple6 *tuple, _
 	o->inner = inner;
 	o->tcp_flags = tcp_flags;
 	o->ifindex = ctx->ingress_ifindex;
-	__builtin_memcpy(o->key.addr, tuple->daddr, 16);
-	__builtin_memcpy(o->client, tuple->saddr, 16);
+	copy16(o->key.addr, tuple->daddr);
+	copy16(o->client, tuple->saddr);
 	copy_mac(o->source_mac, eth->h_source);
 	copy_mac(o->dest_mac, eth->h_dest);
 	failed = choose(ctx);
@@ -134,25 +134,26 @@ static __always_inline int forward4(struct xdp_md *ctx, struct ethhdr *eth, stru
 				    struct node *self, bool inner)
 {
 	__u32 tick = tick_of(self), life, ports, failed, service_id, reason;
-	struct flow4 *flow = ct4_find(self, tuple);
+	struct flow4 *flow = ct4_find_living(self, tuple, &life);
 	__u8 state, flags;
 
 	reason = inner ? SVC_FORWARD : VIP_FORWARD;
 	if (unlikely(!flow || !ct4_alive(flow, self, tick) ||
 		     begins_anew(flow->state, l4->tcp_flags))) {
 		if (flow)
-			ct4_end(flow, flow->life | 1);
+			ct4_end(flow, life);
 		failed = first4(ctx, tuple, l4->tcp_flags, tick, inner, eth);
 		if (failed == NOT_A_VIP)
 			return NOT_MINE;
 		if (failed)
 			return unopened(ctx, failed);
-		flow = ct4_find(self, tuple);
+		flow = ct4_find_added(self, tuple);
 		if (!flow)
 			return verdict(ctx, XDP_DROP, DROP_CT_FULL);
+		life = *(volatile __u32 *)&flow->life;
+		barrier();
 		reason = inner ? SVC_NEW : VIP_NEW;
 	}
-	life = flow->life;
 	state = flow->state;
 	flags = flow->flags;
 	barrier();
@@ -200,10 +201,10 @@ static __always_inline int forward4(struct xdp_md *ctx, struct ethhdr *eth, stru
 }
 
 static __always_inline int reply4(struct xdp_md *ctx, struct ethhdr *eth, struct iphdr *ip,
-				  const struct l4 *l4, struct flow4 *flow, struct node *self,
-				  __u32 reason)
+				  const struct l4 *l4, struct flow4 *flow, __u32 life,
+				  struct node *self, __u32 reason)
 {
-	__u32 tick = tick_of(self), life = flow->life, ports, service_id, ifindex;
+	__u32 tick = tick_of(self), ports, service_id, ifindex;
 	__u8 state = flow->state, flags = flow->flags;
 
 	barrier();
@@ -216,8 +217,7 @@ static __always_inline int reply4(struct xdp_md *ctx, struct ethhdr *eth, struct
 		copy_mac(eth->h_source, self->service_mac);
 	} else if (likely(!(flags & FLOW_HANDED))) {
 		/* To what another node handed over OVN has given the client's MAC already. */
-		copy_mac(eth->h_dest, flow->client_mac);
-		copy_mac(eth->h_source, flow->vip_mac);
+		put_mac_pair(eth, mac_pair_at(flow->client_mac));
 	}
 	ports = *(__u32 *)&flow->client_port;
 	ip->saddr = flow->vip;
@@ -248,25 +248,26 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *eth, stru
 				    struct node *self, bool inner)
 {
 	__u32 tick = tick_of(self), life, ports, failed, service_id, reason;
-	struct flow6 *flow = ct6_find(self, tuple);
+	struct flow6 *flow = ct6_find_living(self, tuple, &life);
 	__u8 state, flags;
 
 	reason = inner ? SVC_FORWARD : VIP_FORWARD;
 	if (unlikely(!flow || !ct6_alive(flow, self, tick) ||
 		     begins_anew(flow->state, l4->tcp_flags))) {
 		if (flow)
-			ct6_end(flow, flow->life | 1);
+			ct6_end(flow, life);
 		failed = first6(ctx, tuple, l4->tcp_flags, tick, inner, eth);
 		if (failed == NOT_A_VIP)
 			return NOT_MINE;
 		if (failed)
 			return unopened(ctx, failed);
-		flow = ct6_find(self, tuple);
+		flow = ct6_find_added(self, tuple);
 		if (!flow)
 			return verdict(ctx, XDP_DROP, DROP_CT_FULL);
+		life = *(volatile __u32 *)&flow->life;
+		barrier();
 		reason = inner ? SVC_NEW : VIP_NEW;
 	}
-	life = flow->life;
 	state = flow->state;
 	flags = flow->flags;
 	barrier();
@@ -276,8 +277,8 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *eth, stru
 		return answer(ctx, ANSWER_TOO_BIG, flow->mtu);
 	if (likely(!(flags & FLOW_DSR))) {
 		ports = *(__u32 *)&flow->backend_port;
-		__builtin_memcpy(&ip->saddr, flow->source, 16);
-		__builtin_memcpy(&ip->daddr, flow->backend, 16);
+		copy16(&ip->saddr, flow->source);
+		copy16(&ip->daddr, flow->backend);
 		ip->hop_limit--;
 		/* In the record the backend's port is first, in the packet the source's. */
 		*(__u32 *)l4->ports = ports << 16 | ports >> 16;
@@ -314,10 +315,10 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *eth, stru
 }
 
 static __always_inline int reply6(struct xdp_md *ctx, struct ethhdr *eth, struct ipv6hdr *ip,
-				  const struct l4 *l4, struct flow6 *flow, struct node *self,
-				  __u32 reason)
+				  const struct l4 *l4, struct flow6 *flow, __u32 life,
+				  struct node *self, __u32 reason)
 {
-	__u32 tick = tick_of(self), life = flow->life, ports, service_id, ifindex;
+	__u32 tick = tick_of(self), ports, service_id, ifindex;
 	__u8 state = flow->state, flags = flow->flags;
 
 	barrier();
@@ -330,12 +331,11 @@ static __always_inline int reply6(struct xdp_md *ctx, struct ethhdr *eth, struct
 		copy_mac(eth->h_source, self->service_mac);
 	} else if (likely(!(flags & FLOW_HANDED))) {
 		/* To what another node handed over OVN has given the client's MAC already. */
-		copy_mac(eth->h_dest, flow->client_mac);
-		copy_mac(eth->h_source, flow->vip_mac);
+		put_mac_pair(eth, mac_pair_at(flow->client_mac));
 	}
 	ports = *(__u32 *)&flow->client_port;
-	__builtin_memcpy(&ip->saddr, flow->vip, 16);
-	__builtin_memcpy(&ip->daddr, flow->client, 16);
+	copy16(&ip->saddr, flow->vip);
+	copy16(&ip->daddr, flow->client);
 	ip->hop_limit--;
 	*(__u32 *)l4->ports = ports << 16 | ports >> 16;
 	mend_l4(l4, undone(flow->l4_delta));
@@ -378,8 +378,8 @@ static __always_inline struct tuple4 tuple4_of(const struct iphdr *ip, const str
 static __always_inline void tuple6_of(struct tuple6 *tuple, const struct ipv6hdr *ip,
 				      const struct l4 *l4)
 {
-	__builtin_memcpy(tuple->saddr, &ip->saddr, 16);
-	__builtin_memcpy(tuple->daddr, &ip->daddr, 16);
+	copy16(tuple->saddr, &ip->saddr);
+	copy16(tuple->daddr, &ip->daddr);
 	tuple->sport = l4->ports->source;
 	tuple->dport = l4->ports->dest;
 	tuple->proto = ip->nexthdr;

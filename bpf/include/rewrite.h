@@ -9,12 +9,8 @@
 #include "abi.h"
 #include "csum.h"
 #include "ct.h"
+#include "octets.h"
 #include "parsing.h"
-
-static __always_inline void copy_mac(__u8 *to, const __u8 *from)
-{
-	__builtin_memcpy(to, from, ETH_ALEN);
-}
 
 /*
  * The transport checksum after a change. A UDP checksum of 0 means none, and stays; a result of 0
@@ -95,6 +91,9 @@ static __always_inline __u8 tcp_next(__u8 state, __u8 *flags, __u32 tcp, bool re
 		return state == CT_FIN || state == CT_TIME_WAIT ? state : CT_ESTABLISHED;
 	return state;
 }
+
+_Static_assert(offsetof(struct flow4, vip_mac) == offsetof(struct flow4, client_mac) + ETH_ALEN, "");
+_Static_assert(offsetof(struct flow6, vip_mac) == offsetof(struct flow6, client_mac) + ETH_ALEN, "");
 
 /* A SYN that begins another connection on the tuple of one that is over. */
 static __always_inline bool begins_anew(__u8 state, __u32 tcp)

@@ -35,7 +35,7 @@ static __always_inline int ipv4(struct xdp_md *ctx, struct cursor *cursor, struc
 	struct tuple4 tuple;
 	struct flow4 *flow;
 	struct node *self;
-	__u32 zero = 0;
+	__u32 zero = 0, life;
 	struct l4 l4;
 	int done;
 
@@ -44,9 +44,9 @@ static __always_inline int ipv4(struct xdp_md *ctx, struct cursor *cursor, struc
 	    !parse_l4(cursor, ip->protocol, bpf_ntohs(ip->tot_len) - sizeof(*ip), &l4))
 		return rare_svc(ctx);
 	tuple = tuple4_of(ip, &l4);
-	flow = ct4_find_reply(self, &tuple);
+	flow = ct4_find_living_reply(self, &tuple, &life);
 	if (likely(flow))
-		return reply4(ctx, eth, ip, &l4, flow, self, SVC_REPLY);
+		return reply4(ctx, eth, ip, &l4, flow, life, self, SVC_REPLY);
 	if (ip->daddr == self->service_addr4)
 		return verdict(ctx, XDP_DROP, DROP_SVC_NO_FLOW);
 	if (may_be_vip(ip->daddr, l4.ports->dest, ip->protocol)) {
@@ -63,7 +63,7 @@ static __always_inline int ipv6(struct xdp_md *ctx, struct cursor *cursor, struc
 	struct tuple6 tuple;
 	struct flow6 *flow;
 	struct node *self;
-	__u32 zero = 0;
+	__u32 zero = 0, life;
 	struct l4 l4;
 	int done;
 
@@ -72,9 +72,9 @@ static __always_inline int ipv6(struct xdp_md *ctx, struct cursor *cursor, struc
 	    !parse_l4(cursor, ip->nexthdr, bpf_ntohs(ip->payload_len), &l4))
 		return rare_svc(ctx);
 	tuple6_of(&tuple, ip, &l4);
-	flow = ct6_find_reply(self, &tuple);
+	flow = ct6_find_living_reply(self, &tuple, &life);
 	if (likely(flow))
-		return reply6(ctx, eth, ip, &l4, flow, self, SVC_REPLY);
+		return reply6(ctx, eth, ip, &l4, flow, life, self, SVC_REPLY);
 	if (same16(tuple.daddr, self->service_addr6))
 		return verdict(ctx, XDP_DROP, DROP_SVC_NO_FLOW);
 	if (may_be_vip(fold6(tuple.daddr), l4.ports->dest, ip->nexthdr)) {

@@ -57,7 +57,7 @@ static __always_inline int ipv4(struct xdp_md *ctx, struct cursor *cursor, struc
 {
 	struct iphdr *ip = parse_ipv4(cursor);
 	struct node *self;
-	__u32 zero = 0;
+	__u32 zero = 0, life;
 	struct l4 l4;
 	int done;
 
@@ -74,10 +74,10 @@ static __always_inline int ipv4(struct xdp_md *ctx, struct cursor *cursor, struc
 	}
 	if (unlikely(ip->daddr == self->service_addr4 && (self->flags & NODE_VALID4))) {
 		struct tuple4 tuple = tuple4_of(ip, &l4);
-		struct flow4 *flow = ct4_find_reply(self, &tuple);
+		struct flow4 *flow = ct4_find_living_reply(self, &tuple, &life);
 
 		if (flow)
-			return reply4(ctx, eth, ip, &l4, flow, self, UPLINK_REPLY);
+			return reply4(ctx, eth, ip, &l4, flow, life, self, UPLINK_REPLY);
 	}
 	if (is_local4(self, ip->daddr))
 		return verdict(ctx, XDP_PASS, PASS_IPV4);
@@ -89,7 +89,7 @@ static __always_inline int ipv6(struct xdp_md *ctx, struct cursor *cursor, struc
 	struct ipv6hdr *ip = parse_ipv6(cursor);
 	struct tuple6 tuple;
 	struct node *self;
-	__u32 zero = 0;
+	__u32 zero = 0, life;
 	struct l4 l4;
 	int done;
 
@@ -104,10 +104,10 @@ static __always_inline int ipv6(struct xdp_md *ctx, struct cursor *cursor, struc
 			return done;
 	}
 	if (unlikely((self->flags & NODE_VALID6) && same16(&ip->daddr, self->service_addr6))) {
-		struct flow6 *flow = ct6_find_reply(self, &tuple);
+		struct flow6 *flow = ct6_find_living_reply(self, &tuple, &life);
 
 		if (flow)
-			return reply6(ctx, eth, ip, &l4, flow, self, UPLINK_REPLY);
+			return reply6(ctx, eth, ip, &l4, flow, life, self, UPLINK_REPLY);
 	}
 	if (is_local6(tuple.daddr))
 		return verdict(ctx, XDP_PASS, PASS_IPV6);
