@@ -93,16 +93,14 @@ __noinline int carry(struct xdp_md *ctx, struct rare *rare)
 }
 
 /* The opening of a flow by its first packet, for choose(). */
-static __always_inline int prepare_opening(struct xdp_md *ctx, const struct node *self,
-					   const struct rare *rare)
+static __always_inline int prepare_opening(const struct node *self, const struct rare *rare)
 {
 	const struct frame *frame = &rare->frame;
 	__u32 zero = 0;
 	struct scratch *held = bpf_map_lookup_elem(&scratch, &zero);
 	struct opening *o;
-	struct macs macs;
 
-	if (!held || take(ctx, 0, &macs, sizeof(macs)))
+	if (!held)
 		return NOT_SERVED;
 	o = &held->opening;
 	__builtin_memset(o, 0, sizeof(*o));
@@ -115,9 +113,9 @@ static __always_inline int prepare_opening(struct xdp_md *ctx, const struct node
 	o->family = frame->version;
 	o->inner = rare->turn.inner;
 	o->tcp_flags = frame->proto == IPPROTO_TCP ? frame->tcp_flags : 0;
-	o->ifindex = ctx->ingress_ifindex;
-	copy_mac(o->source_mac, macs.source);
-	copy_mac(o->dest_mac, macs.dest);
+	o->ifindex = rare->ifindex;
+	copy_mac(o->source_mac, frame->macs.source);
+	copy_mac(o->dest_mac, frame->macs.dest);
 	o->vlan[0] = frame->vlan[0];
 	o->vlan[1] = frame->vlan[1];
 	return OPEN_WANTED;
@@ -146,7 +144,7 @@ __noinline int look_at_ports(struct xdp_md *ctx, struct rare *rare)
 	rare->turn.reply = 0;
 	if (find_turn(rare, 0))
 		return carry(ctx, rare);
-	return prepare_opening(ctx, self, rare);
+	return prepare_opening(self, rare);
 }
 
 /* A packet of any kind: a verdict, NOT_SERVED or OPEN_WANTED. */
@@ -158,6 +156,7 @@ __noinline int look(struct xdp_md *ctx, __u32 inner)
 	if (!rare)
 		return NOT_SERVED;
 	frame = &rare->frame;
+	rare->ifindex = ctx->ingress_ifindex;
 	rare->found = read_frame(ctx, frame);
 	if (rare->found != FRAME_GOOD)
 		return NOT_SERVED;
