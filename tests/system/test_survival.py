@@ -6,12 +6,12 @@ import json
 import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from cni.wire import RemoteError, WireError
 from dataplane.drivers import processes
+from dataplane.drivers.bpfstate import version_directory
 from dataplane.drivers.processes import wait_until
 from tests.labs import lab as topology
 from tests.labs import traffic
@@ -179,7 +179,7 @@ def _reachable(lab: Lab, when: str) -> None:
 
 def _made(lab: Lab) -> dict[str, object]:
     """What the daemon has made and may not take away: ports in OVS, entries of maps, links."""
-    pins = Path("/sys/fs/bpf/millrace") / lab.node.name / "v1"
+    pins = version_directory(f"/sys/fs/bpf/millrace/{lab.node.name}")
     listed = json.loads(lab.namespace.run("ip", "-j", "link", "show"))
     dump = ["bpftool", "-j", "map", "dump", "pinned"]
     maps = {name: json.loads(processes.run([*dump, str(pins / name)])) for name in PINNED}
