@@ -319,6 +319,14 @@ CLUSTER_CASES = (
     Case("no number", "[cluster]", '[cluster]\nheartbeat_s = "1"', 2, "it has to be a number"),
     Case("true", "[cluster]", "[cluster]\nheartbeat_s = true", 2, "it has to be a number"),
     Case("nan", "[cluster]", "[cluster]\nheartbeat_s = nan", 2, "the range is 0..3600"),
+    Case("no network", "[cluster]", '[cluster]\nservice_ranges = ["x"]', 2, "write it as"),
+    Case(
+        "range over the join network",
+        "[cluster]",
+        '[cluster]\nservice_ranges = ["100.64.0.0/16"]',
+        2,
+        "overlap",
+    ),
     Case("join6 alone", "[cluster]", '[cluster]\njoin6 = "fd00:100::/64"', 2, "IPv6 needs both"),
     Case("pool6 alone", "[cluster]", '[cluster]\nservice_pool6 = "fd00::/64"', 2, "needs both"),
     Case(

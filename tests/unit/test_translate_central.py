@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv6Interface
+from ipaddress import IPv6Interface, ip_network
 
 import pytest
 
@@ -132,6 +132,14 @@ def test_every_vpc_reaches_every_service_address_through_its_own_gateway() -> No
     found = plan(TWO, vpc_lab())
     assert found.routes[RouteKey("vpc0", "100.64.255.1/32")] == RouteRow("100.64.0.1")
     assert found.routes[RouteKey("vpc0", "100.64.255.2/32")] == RouteRow("100.64.0.2")
+
+
+def test_networks_of_cluster_ips_are_led_to_svc0_by_every_gateway() -> None:
+    found = plan(replace(TWO, service_ranges=(ip_network("10.96.0.0/16"),)), vpc_lab())
+    for chassis, address in (("n1", "100.64.255.1"), ("n2", "100.64.255.2")):
+        assert found.routes[RouteKey(f"GR_{chassis}", "10.96.0.0/16")] == RouteRow(
+            address, found.routes[RouteKey(f"GR_{chassis}", f"{address}/32")].output_port
+        )
 
 
 def test_a_chassis_that_never_was_gets_no_rows() -> None:
