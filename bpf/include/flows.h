@@ -233,7 +233,7 @@ static __always_inline __be16 port_to_try(__u32 hash, __u32 turn)
 		(flow).backend_port = (o)->backend.port;			\
 		(flow).source_port = (o)->client_port;				\
 		(flow).service_id = (o)->service_id;				\
-		(flow).mtu = (o)->backend.mtu;					\
+		(flow).mtu = wants_dsr(o) ? 0 : (o)->backend.mtu;		\
 		(flow).ifindex = (o)->ifindex;					\
 		(flow).vlan[0] = (o)->vlan[0];					\
 		(flow).vlan[1] = (o)->vlan[1];					\

@@ -177,11 +177,12 @@ static __always_inline int forward4(struct xdp_md *ctx, struct ethhdr *eth, stru
 		return verdict(ctx, XDP_DROP, DROP_CONFLICT);
 	if (flow->seen != tick) {
 		flow->seen = tick;
-		/* A client may move to another port or uplink. */
+		/* A client may move to another port or uplink, or out of a VLAN. */
 		if (!inner && !(flags & FLOW_DSR)) {
 			copy_mac(flow->client_mac, eth->h_source);
 			copy_mac(flow->vip_mac, eth->h_dest);
 			flow->ifindex = ctx->ingress_ifindex;
+			*(__u32 *)flow->vlan = 0;
 		}
 	}
 	if (unlikely(says_something(l4, state))) {
@@ -209,7 +210,7 @@ static __always_inline int reply4(struct xdp_md *ctx, struct ethhdr *eth, struct
 
 	barrier();
 	if (unlikely(flow->vlan[0]))
-		return rare_svc(ctx);
+		return reason == SVC_REPLY ? rare_svc(ctx) : rare_uplink(ctx);
 	if (unlikely(ip->ttl <= 1))
 		return answer(ctx, ANSWER_TTL, 0);
 	if (unlikely(flags & FLOW_INNER)) {
@@ -291,11 +292,12 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *eth, stru
 		return verdict(ctx, XDP_DROP, DROP_CONFLICT);
 	if (flow->seen != tick) {
 		flow->seen = tick;
-		/* A client may move to another port or uplink. */
+		/* A client may move to another port or uplink, or out of a VLAN. */
 		if (!inner && !(flags & FLOW_DSR)) {
 			copy_mac(flow->client_mac, eth->h_source);
 			copy_mac(flow->vip_mac, eth->h_dest);
 			flow->ifindex = ctx->ingress_ifindex;
+			*(__u32 *)flow->vlan = 0;
 		}
 	}
 	if (unlikely(says_something(l4, state))) {
@@ -323,7 +325,7 @@ static __always_inline int reply6(struct xdp_md *ctx, struct ethhdr *eth, struct
 
 	barrier();
 	if (unlikely(flow->vlan[0]))
-		return rare_svc(ctx);
+		return reason == SVC_REPLY ? rare_svc(ctx) : rare_uplink(ctx);
 	if (unlikely(ip->hop_limit <= 1))
 		return answer(ctx, ANSWER_TTL, 0);
 	if (unlikely(flags & FLOW_INNER)) {

@@ -211,7 +211,7 @@ static __always_inline void inside_tuple6(const struct frame *frame, struct tupl
  */
 __noinline int find_turn4(struct rare *rare, __u32 of_inside)
 {
-	__u32 zero = 0, tick;
+	__u32 zero = 0, tick, life = 0;
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
 	struct tuple4 tuple;
 	struct flow4 *flow;
@@ -221,25 +221,26 @@ __noinline int find_turn4(struct rare *rare, __u32 of_inside)
 	frame_tuple4(&rare->frame, &tuple);
 	if (of_inside)
 		inside_tuple4(&rare->inside, &tuple);
-	flow = rare->turn.reply ? ct4_find_reply(self, &tuple) : ct4_find(self, &tuple);
+	flow = rare->turn.reply ? ct4_find_living_reply(self, &tuple, &life) :
+				  ct4_find_living(self, &tuple, &life);
 	tick = tick_of(self);
 	if (!flow || !ct4_alive(flow, self, tick))
 		return 0;
-	if (of_inside)
-		return turn_by4(&rare->turn, flow);
-	if (!rare->turn.reply && is_anew(&rare->frame, flow->state)) {
-		ct4_end(flow, flow->life | 1);
+	if (!of_inside && !rare->turn.reply && is_anew(&rare->frame, flow->state)) {
+		ct4_end(flow, life);
 		return 0;
 	}
-	if (!turn_by4(&rare->turn, flow))
+	if (!turn_by4(&rare->turn, flow) || rare->turn.life != life)
 		return 0;
+	if (of_inside)
+		return 1;
 	SEE(flow, &rare->frame, &rare->turn, tick, rare->ifindex);
 	return 1;
 }
 
 __noinline int find_turn6(struct rare *rare, __u32 of_inside)
 {
-	__u32 zero = 0, tick;
+	__u32 zero = 0, tick, life = 0;
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
 	struct tuple6 tuple;
 	struct flow6 *flow;
@@ -249,18 +250,19 @@ __noinline int find_turn6(struct rare *rare, __u32 of_inside)
 	frame_tuple6(&rare->frame, &tuple);
 	if (of_inside)
 		inside_tuple6(&rare->inside, &tuple);
-	flow = rare->turn.reply ? ct6_find_reply(self, &tuple) : ct6_find(self, &tuple);
+	flow = rare->turn.reply ? ct6_find_living_reply(self, &tuple, &life) :
+				  ct6_find_living(self, &tuple, &life);
 	tick = tick_of(self);
 	if (!flow || !ct6_alive(flow, self, tick))
 		return 0;
-	if (of_inside)
-		return turn_by6(&rare->turn, flow);
-	if (!rare->turn.reply && is_anew(&rare->frame, flow->state)) {
-		ct6_end(flow, flow->life | 1);
+	if (!of_inside && !rare->turn.reply && is_anew(&rare->frame, flow->state)) {
+		ct6_end(flow, life);
 		return 0;
 	}
-	if (!turn_by6(&rare->turn, flow))
+	if (!turn_by6(&rare->turn, flow) || rare->turn.life != life)
 		return 0;
+	if (of_inside)
+		return 1;
 	SEE(flow, &rare->frame, &rare->turn, tick, rare->ifindex);
 	return 1;
 }
@@ -400,8 +402,10 @@ __noinline int leave(struct xdp_md *ctx, const struct frame *frame, const struct
 			return verdict(ctx, XDP_DROP, DROP_NO_TX_PORT);
 		return verdict(ctx, turn->inner ? XDP_TX : TO_OVS(ctx), reason);
 	}
-	copy_mac(macs.dest, turn->client_mac);
-	copy_mac(macs.source, turn->vip_mac);
+	if (!(turn->flags & FLOW_HANDED)) {
+		copy_mac(macs.dest, turn->client_mac);
+		copy_mac(macs.source, turn->vip_mac);
+	}
 	if (retag(ctx, &macs, frame->tags, turn->vlan))
 		return verdict(ctx, XDP_DROP, DROP_NO_TX_PORT);
 	ifindex = turn->ifindex;

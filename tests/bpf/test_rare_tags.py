@@ -23,6 +23,7 @@ from tests.bpf.world import (
     WEB6,
     XDP_PASS,
     XDP_REDIRECT,
+    XDP_TX,
     World,
     from_backend,
     from_client,
@@ -86,9 +87,18 @@ def test_what_cannot_be_given_back_goes_to_ovs_as_it_is(world: World, frame: byt
     assert not world.flows()
 
 
-def test_a_flow_of_one_vlan_is_not_changed_by_its_backend(world: World) -> None:
-    seen = world.arrive(tagged(from_client(), 7))
-    answer = from_backend(seen.packet)
-    world.deliver(answer)
-    (flow,) = world.flows().values()
-    assert flow.fields["vlan"][:2] in (b"\0\x07", 7)
+def test_a_client_that_leaves_its_vlan_is_followed(world: World) -> None:
+    world.arrive(tagged(from_client(), 7))
+    world.pass_time(1)
+    answer = from_backend(world.arrive(from_client(tcp="A")).packet, tcp="A")
+    assert world.deliver(answer).packet == reversed_to_client(answer, from_client())
+    world.pass_time(1)
+    world.arrive(tagged(from_client(tcp="A"), 9))
+    assert world.deliver(answer).packet == tagged(reversed_to_client(answer, from_client()), 9)
+
+
+def test_a_backend_on_the_wire_answers_a_client_in_a_vlan(world: World) -> None:
+    answer = from_backend(world.arrive(tagged(from_client(), 7)).packet)
+    back = world.arrive(answer)
+    assert (back.action, back.reason) == (XDP_TX, Reason.UPLINK_REPLY)
+    assert back.packet == tagged(reversed_to_client(answer, from_client()), 7)
