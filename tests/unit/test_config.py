@@ -323,7 +323,7 @@ CLUSTER_CASES = (
     Case(
         "range over the join network",
         "[cluster]",
-        '[cluster]\nservice_ranges = ["100.64.0.0/16"]',
+        '[cluster]\nservice_ranges = ["100.64.0.0/25"]',
         2,
         "overlap",
     ),
