@@ -277,12 +277,20 @@ class Tracer:
                 new=True, backend=target, backend_id=backend_id, source=asked.client,
                 next_hop=f"{_mac(backend['mac'])}, on the uplink",
             )  # fmt: skip
-        source = self._source(asked, flags, target, way, node)
+        hidden = _wants_snat(asked, flags, target, place)
+        source = self._source(asked, flags, target, way, node) if hidden else asked.client
+        if not hidden:
+            taken = self._port_in_use(asked.protocol, target, asked.client)
+            way.step(
+                "source",
+                "kept, but another flow has it towards this backend"
+                if taken
+                else "kept: the backend sees the client's address",
+            )
+            if taken:
+                return way.end(Reason.DROP_CONFLICT, "two flows cannot share a reply's tuple")
         if source is None:
-            wanted = VipFlag.VIP_INNER_SNAT if asked.inside else VipFlag.VIP_SNAT
-            translated = flags & wanted or target.address == asked.client.address
-            reason = Reason.DROP_NO_PORT if translated else Reason.DROP_CONFLICT
-            return way.end(reason, "no source port is free towards this backend")
+            return way.end(Reason.DROP_NO_PORT, "no source port is free towards this backend")
         return way.end(
             Reason.SVC_NEW if asked.inside else Reason.VIP_NEW, "translated, and a new flow",
             new=True, backend=target, backend_id=backend_id, source=source,
@@ -292,20 +300,14 @@ class Tracer:
     def _source(
         self, asked: Question, flags: VipFlag, target: Endpoint, way: _Way, node: abi.Fields
     ) -> Endpoint | None:
-        hairpin = target.address == asked.client.address
-        wanted = VipFlag.VIP_INNER_SNAT if asked.inside else VipFlag.VIP_SNAT
-        if not flags & wanted and not hairpin:
-            if self._port_in_use(asked.protocol, target, asked.client):
-                way.step("source", "kept, but another flow has it towards this backend")
-                return None
-            way.step("source", "kept: the backend sees the client's address")
-            return asked.client
+        """svc0's address and a port of its own; None: none is free."""
         ours: IPAddress = (
             IPv4Address(node["service_addr4"])
             if asked.vip.address.version == 4
             else IPv6Address(node["service_addr6"])
         )
         affine = bool(flags & VipFlag.VIP_AFFINITY)
+        hairpin = target.address == asked.client.address
         why = "the client is the backend itself" if hairpin else "so that replies come back here"
         for port in self._maps.ports_to_try(asked, affine=affine):
             mine = Endpoint(ours, port)
@@ -325,6 +327,15 @@ def _mac(octets: bytes) -> str:
 
 def _valid(asked: Question) -> NodeFlag:
     return NodeFlag.NODE_VALID6 if asked.vip.address.version == 6 else NodeFlag.NODE_VALID4
+
+
+def _wants_snat(asked: Question, flags: VipFlag, target: Endpoint, place: Place) -> bool:
+    """Whether the backend has to see svc0's address (wants_snat of flows.h)."""
+    if target.address == asked.client.address:
+        return True
+    if flags & VipFlag.VIP_DSR and not asked.inside and place is Place.PLACE_LOCAL:
+        return False
+    return bool(flags & (VipFlag.VIP_INNER_SNAT if asked.inside else VipFlag.VIP_SNAT))
 
 
 def _names(flags: VipFlag) -> str:
