@@ -81,6 +81,8 @@ static __always_inline int ipv4(struct xdp_md *ctx, struct cursor *cursor, struc
 	}
 	if (is_local4(self, ip->daddr))
 		return verdict(ctx, XDP_PASS, PASS_IPV4);
+	if (unlikely(may_be_vip(ip->daddr, 0, 0)))	/* a VIP's address, another port */
+		return rare_uplink(ctx);
 	return verdict(ctx, TO_OVS(ctx), XSK_IPV4);
 }
 
@@ -111,6 +113,8 @@ static __always_inline int ipv6(struct xdp_md *ctx, struct cursor *cursor, struc
 	}
 	if (is_local6(tuple.daddr))
 		return verdict(ctx, XDP_PASS, PASS_IPV6);
+	if (unlikely(may_be_vip(fold6(tuple.daddr), 0, 0)))
+		return rare_uplink(ctx);
 	return verdict(ctx, TO_OVS(ctx), XSK_IPV6);
 }
 

@@ -147,7 +147,11 @@ class MapTable(ABC, Generic[K, V]):
 
 
 class _Filter:
-    """`vip_filter`: one bit for each hash of a VIP, set while any VIP has it."""
+    """`vip_filter`: bits that are set while any VIP has them.
+
+    One for each hash of a VIP, and one of its address alone (port and protocol 0), by which what
+    comes to another port of it is found.
+    """
 
     def __init__(self, held: Map) -> None:
         self._map = held
@@ -155,12 +159,13 @@ class _Filter:
         self._words = np.zeros(abi.Limit.FILTER_BITS // 64, np.uint64)
 
     @staticmethod
-    def _bit(vip: L4Addr) -> int:
-        return filter_bit(vip.address.packed, vip.port, vip.protocol, sys.byteorder)
+    def _bits(vip: L4Addr) -> tuple[int, int]:
+        octets = vip.address.packed
+        return filter_bit(octets, vip.port, vip.protocol), filter_bit(octets, 0, 0)
 
     def reset(self, vips: Iterable[L4Addr]) -> None:
         """Make the map equal to these VIPs, if it is not."""
-        uses = Counter(map(self._bit, vips))
+        uses = Counter(bit for vip in vips for bit in self._bits(vip))
         words = np.zeros_like(self._words)
         bits = np.fromiter(uses, np.uint64, len(uses))
         np.bitwise_or.at(words, bits // 64, np.uint64(1) << (bits % 64))
@@ -180,7 +185,7 @@ class _Filter:
 
     def _change(self, vips: Iterable[L4Addr], by: int) -> None:
         touched = set()
-        for bit in map(self._bit, vips):
+        for bit in (bit for vip in vips for bit in self._bits(vip)):
             self._uses[bit] += by
             word, mask = bit // 64, np.uint64(1 << (bit % 64))
             if self._uses[bit] > 0:

@@ -250,6 +250,8 @@ class World:
     def know(self, address: str, flags: AddressFlag) -> None:
         """Put an address into `known_addresses`."""
         self.maps["known_addresses"].update(mapped(_address(address)), _u32(flags))
+        if flags & AddressFlag.ADDRESS_VIP:
+            self._set_bit(filter_bit(_address(address).packed, 0, 0))
 
     def serve(
         self,
@@ -303,7 +305,9 @@ class World:
         return abi.VIP_KEY.pack(addr=mapped(vip.address), port=vip.port, proto=vip.protocol)
 
     def _set_filter(self, vip: L4Addr) -> None:
-        bit = filter_bit(vip.address.packed, vip.port, vip.protocol, sys.byteorder)
+        self._set_bit(filter_bit(vip.address.packed, vip.port, vip.protocol))
+
+    def _set_bit(self, bit: int) -> None:
         held = self.maps["vip_filter"].lookup(_u32(bit // 64))
         word = int.from_bytes(held or bytes(8), sys.byteorder) | 1 << (bit % 64)
         self.maps["vip_filter"].update(_u32(bit // 64), word.to_bytes(8, sys.byteorder))
