@@ -156,7 +156,7 @@ class NodeFlag(IntFlag):
 
     NODE_VALID4 = 1
     NODE_VALID6 = 2
-    NODE_MORE_LOCAL4 = 4
+    NODE_MORE_LOCAL4_UNUSED = 4
     NODE_FIXED_CLOCK = 8
 
 
@@ -643,6 +643,7 @@ MAPS = {
     "sock_peers": MapShape(_SK_STORAGE, U32, SOCK_PEER.size, 0),
     "sock_reverse": MapShape(_LRU_HASH, SOCK_KEY.size, SOCK_PEER.size, Limit.MAX_SOCK_REVERSE),
     "known_addresses": MapShape(_HASH, KNOWN_ADDRESS.size, U32, Limit.MAX_KNOWN_ADDRESSES),
+    "address_filter": MapShape(_ARRAY, U32, U64, Limit.FILTER_BITS // 64),
     "node": MapShape(_ARRAY, U32, NODE.size, 1),
     "counters": MapShape(_PERCPU_ARRAY, U32, COUNTER.size, Limit.MAX_REASONS),
     "service_stats": MapShape(_PERCPU_ARRAY, U32, SERVICE_STATS.size, Limit.MAX_SERVICES),

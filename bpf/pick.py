@@ -175,6 +175,8 @@ def filter_bit(
 ) -> int:
     """The bit of vip_filter that a VIP sets; `address` has 4 or 16 octets.
 
+    With port and protocol 0: the bit of address_filter that a known address sets.
+
     The programs take addresses and ports as they lie in the packet, so it depends on the
     machine's byte order, and the map never leaves the machine.
     """

@@ -18,7 +18,7 @@ enum limit {
 	REPLY_WAYS = 7,		/* words of a bucket of the index of replies */
 	PICK_SLOTS = 65536,	/* what a flow's hash is reduced to when a backend is picked */
 	LIST_MAX = 128,		/* a set with more members has a table of PICK_SLOTS */
-	FILTER_BITS = 2097152,	/* of vip_filter */
+	FILTER_BITS = 2097152,	/* of vip_filter, and of address_filter */
 	LOCAL4_INLINE = 8,	/* addresses of this node that are kept in `node` itself */
 	/* The sizes of maps by default; configuration sets others, always powers of two. */
 	MAX_SERVICES = 16384,
@@ -102,7 +102,7 @@ enum flow_flag {
 enum node_flag {
 	NODE_VALID4 = 1,	/* svc0's IPv4 address and the gateway's MAC are known */
 	NODE_VALID6 = 2,
-	NODE_MORE_LOCAL4 = 4,	/* local4 is not all: known_addresses has the others */
+	NODE_MORE_LOCAL4_UNUSED = 4,
 	NODE_FIXED_CLOCK = 8,	/* `tick` is the time, and not the kernel's (tests) */
 };
 

@@ -15,12 +15,27 @@
 _Static_assert(CT_WAYS == 8, "place2.way has three bits");
 _Static_assert(1ULL << (64 - FILTER_SHIFT) == FILTER_BITS, "FILTER_SHIFT");
 
+static __always_inline __u64 filter_bit(__u64 addr, __be16 port, __u8 proto)
+{
+	return (addr ^ ((__u64)port << 32 | (__u64)proto << 48)) * FILTER_FACTOR >> FILTER_SHIFT;
+}
+
 /* Whether a VIP may have this address (folded to 64 bits), port and protocol. */
 static __always_inline __u32 may_be_vip(__u64 addr, __be16 port, __u8 proto)
 {
-	__u64 bit = (addr ^ ((__u64)port << 32 | (__u64)proto << 48)) * FILTER_FACTOR >> FILTER_SHIFT;
+	__u64 bit = filter_bit(addr, port, proto);
 	__u32 index = bit / 64;
 	__u64 *word = bpf_map_lookup_elem(&vip_filter, &index);
+
+	return word ? *word >> (bit & 63) & 1 : 0;
+}
+
+/* Whether an address may be in known_addresses. */
+static __always_inline __u32 may_be_known(__u64 addr)
+{
+	__u64 bit = filter_bit(addr, 0, 0);
+	__u32 index = bit / 64;
+	__u64 *word = bpf_map_lookup_elem(&address_filter, &index);
 
 	return word ? *word >> (bit & 63) & 1 : 0;
 }

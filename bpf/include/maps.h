@@ -92,9 +92,11 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } known_addresses SEC(".maps");
 
+/* The same for known_addresses as vip_filter for VIPs; port and protocol 0. */
+PINNED_ARRAY(address_filter, FILTER_BITS / 64, __u64);
+
 /* The daemon writes. Without NODE_VALID4 or 6: no gateway router is known. */
 PINNED_ARRAY(node, 1, struct node);
-
 
 /* What a socket was connected or spoke to. A miss: to nothing of ours. */
 struct {

@@ -54,6 +54,8 @@ static __always_inline int ipv4(struct xdp_md *ctx, struct cursor *cursor, struc
 		if (done != NOT_MINE)
 			return done;
 	}
+	if (unlikely(may_be_known(ip->daddr)))	/* a VIP's refuses other ports */
+		return rare_svc(ctx);
 	return to_uplink(ctx, self, eth);
 }
 
@@ -82,6 +84,8 @@ static __always_inline int ipv6(struct xdp_md *ctx, struct cursor *cursor, struc
 		if (done != NOT_MINE)
 			return done;
 	}
+	if (unlikely(may_be_known(fold6(tuple.daddr))))
+		return rare_svc(ctx);
 	return to_uplink(ctx, self, eth);
 }
 

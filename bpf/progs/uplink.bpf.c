@@ -26,31 +26,38 @@ struct {
 
 #include "hot.h"
 
-/* This node's own: few addresses are most of them, and stand beside `node`. */
+/* This node's own: few addresses are most of them, and stand in `node`. */
 static __always_inline bool is_local4(const struct node *self, __be32 addr)
 {
-	struct known_address key = {};
-	__u32 i, *flags;
+	__u32 i;
 
 #pragma unroll
 	for (i = 0; i < LOCAL4_INLINE; i++)
 		if (self->local4[i] == addr)
 			return addr != 0;
-	if (likely(!(self->flags & NODE_MORE_LOCAL4)))
-		return false;
-	map4(key.octets, addr);
-	flags = bpf_map_lookup_elem(&known_addresses, &key);
-	return flags && (*flags & ADDRESS_LOCAL);
+	return false;
 }
 
-static __always_inline bool is_local6(const void *addr)
+/* Whether an address that may be known is one, and whose: enum address_flag. */
+static __noinline __u32 flags_of(const struct known_address *addr)
 {
-	struct known_address key;
-	__u32 *flags;
+	__u32 *flags = bpf_map_lookup_elem(&known_addresses, addr);
 
-	__builtin_memcpy(&key, addr, sizeof(key));
-	flags = bpf_map_lookup_elem(&known_addresses, &key);
-	return flags && (*flags & ADDRESS_LOCAL);
+	return flags ? *flags : 0;
+}
+
+/*
+ * A packet of no service and no flow to an address that may be known: this node's own, or a VIP's,
+ * which refuses ports without service.
+ */
+static __always_inline int to_known(struct xdp_md *ctx, const struct known_address *addr,
+				    __u32 pass, __u32 xsk)
+{
+	__u32 flags = flags_of(addr);
+
+	if (flags & ADDRESS_LOCAL)
+		return verdict(ctx, XDP_PASS, pass);
+	return flags ? rare_uplink(ctx) : verdict(ctx, TO_OVS(ctx), xsk);
 }
 
 static __always_inline int ipv4(struct xdp_md *ctx, struct cursor *cursor, struct ethhdr *eth)
@@ -81,8 +88,12 @@ static __always_inline int ipv4(struct xdp_md *ctx, struct cursor *cursor, struc
 	}
 	if (is_local4(self, ip->daddr))
 		return verdict(ctx, XDP_PASS, PASS_IPV4);
-	if (unlikely(may_be_vip(ip->daddr, 0, 0)))	/* a VIP's address, another port */
-		return rare_uplink(ctx);
+	if (unlikely(may_be_known(ip->daddr))) {
+		struct known_address addr;
+
+		map4(addr.octets, ip->daddr);
+		return to_known(ctx, &addr, PASS_IPV4, XSK_IPV4);
+	}
 	return verdict(ctx, TO_OVS(ctx), XSK_IPV4);
 }
 
@@ -111,10 +122,8 @@ static __always_inline int ipv6(struct xdp_md *ctx, struct cursor *cursor, struc
 		if (flow)
 			return reply6(ctx, eth, ip, &l4, flow, life, self, UPLINK_REPLY);
 	}
-	if (is_local6(tuple.daddr))
-		return verdict(ctx, XDP_PASS, PASS_IPV6);
-	if (unlikely(may_be_vip(fold6(tuple.daddr), 0, 0)))
-		return rare_uplink(ctx);
+	if (may_be_known(fold6(tuple.daddr)))
+		return to_known(ctx, (const void *)tuple.daddr, PASS_IPV6, XSK_IPV6);
 	return verdict(ctx, TO_OVS(ctx), XSK_IPV6);
 }
 

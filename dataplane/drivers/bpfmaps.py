@@ -13,8 +13,7 @@ from __future__ import annotations
 import errno
 import sys
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv6Address, ip_network
 from typing import Generic, TypeVar
 
@@ -25,6 +24,7 @@ from bpf.pick import filter_bit
 from dataplane.drivers.bpfstate import MapOwner
 from dataplane.drivers.libbpf import LibbpfError, Map
 from dataplane.drivers.mapbulk import dtype_of, read_array, update_keys
+from dataplane.drivers.mapfilter import Filter
 from dataplane.drivers.sweeps import tick_s
 from dataplane.model.addr import IPAddress, IPNetwork, L4Addr, Mac, Protocol
 from dataplane.model.rows import (
@@ -146,85 +146,65 @@ class MapTable(ABC, Generic[K, V]):
         return failures
 
 
-class _Filter:
-    """`vip_filter`: bits that are set while any VIP has them.
+class FilteredTable(MapTable[K, V]):
+    """A table with a filter before it: a program looks a key up only if its bit is set."""
 
-    One for each hash of a VIP, and one of its address alone (port and protocol 0), by which what
-    comes to another port of it is found.
-    """
+    filter_name: str
 
-    def __init__(self, held: Map) -> None:
-        self._map = held
-        self._uses: Counter[int] = Counter()
-        self._words = np.zeros(abi.Limit.FILTER_BITS // 64, np.uint64)
+    def __init__(self, state: MapOwner) -> None:
+        super().__init__(state)
+        self._filter = Filter(state.maps[self.filter_name])
+        self._entries: dict[K, V] = {}
 
-    @staticmethod
-    def _bits(vip: L4Addr) -> tuple[int, int]:
-        octets = vip.address.packed
-        return filter_bit(octets, vip.port, vip.protocol), filter_bit(octets, 0, 0)
+    @abstractmethod
+    def _bit(self, key: K) -> int: ...
 
-    def reset(self, vips: Iterable[L4Addr]) -> None:
-        """Make the map equal to these VIPs, if it is not."""
-        uses = Counter(bit for vip in vips for bit in self._bits(vip))
-        words = np.zeros_like(self._words)
-        bits = np.fromiter(uses, np.uint64, len(uses))
-        np.bitwise_or.at(words, bits // 64, np.uint64(1) << (bits % 64))
-        self._uses, self._words = uses, words
-        held = read_array(self._map, np.dtype(np.uint64))
-        wrong = np.flatnonzero(held != words).astype(np.uint32)
-        if len(wrong):
-            update_keys(self._map, wrong, np.ascontiguousarray(words[wrong]))
+    def observe(self) -> Mapping[K, V]:
+        """Every entry of the map; the filter is made to agree."""
+        found = super().observe()
+        try:
+            if self._entries.keys() != found.keys() or not self._entries:
+                self._filter.reset(map(self._bit, found))
+        except LibbpfError as error:
+            raise ObserveError(str(error)) from error
+        self._entries = dict(found)
+        return found
 
-    def add(self, vips: Iterable[L4Addr]) -> None:
-        """VIPs are about to be put in: before their entries."""
-        self._change(vips, 1)
+    def upsert(self, batch: Sequence[tuple[K, V]]) -> Mapping[K, Failure]:
+        """Set entries, their bits first."""
+        fresh = [key for key, _ in batch if key not in self._entries]
+        try:
+            self._filter.add(map(self._bit, fresh))
+        except LibbpfError as error:
+            return {key: failure(error, self._map) for key, _ in batch}
+        failures = super().upsert(batch)
+        self._entries.update({key: value for key, value in batch if key not in failures})
+        self._filter.remove(self._bit(key) for key in fresh if key in failures)
+        return failures
 
-    def remove(self, vips: Iterable[L4Addr]) -> None:
-        """VIPs were taken out: after their entries."""
-        self._change(vips, -1)
-
-    def _change(self, vips: Iterable[L4Addr], by: int) -> None:
-        touched = set()
-        for bit in (bit for vip in vips for bit in self._bits(vip)):
-            self._uses[bit] += by
-            word, mask = bit // 64, np.uint64(1 << (bit % 64))
-            if self._uses[bit] > 0:
-                self._words[word] |= mask
-            else:
-                del self._uses[bit]
-                self._words[word] &= ~mask
-            touched.add(word)
-        if touched:
-            keys = np.array(sorted(touched), np.uint32)
-            update_keys(self._map, keys, np.ascontiguousarray(self._words[keys]))
+    def delete(self, keys: Sequence[K]) -> Mapping[K, Failure]:
+        """Remove entries and then their bits."""
+        failures = super().delete(keys)
+        gone = [key for key in keys if key not in failures and key in self._entries]
+        for key in gone:
+            del self._entries[key]
+        self._filter.remove(map(self._bit, gone))
+        return failures
 
 
-class VipTable(MapTable[L4Addr, VipEntry]):
-    """Table `vips`, with the filter before it.
+class VipTable(FilteredTable[L4Addr, VipEntry]):
+    """Table `vips`. What was counted for a service begins at zero again when its last VIP goes."""
 
-    What was counted for a service begins at zero again when its last VIP goes.
-    """
-
-    name = "vips"
+    name, filter_name = "vips", "vip_filter"
 
     def __init__(self, state: MapOwner) -> None:
         super().__init__(state)
         self._stats = state.maps["service_stats"]
-        self._filter = _Filter(state.maps["vip_filter"])
         self._tick_s = tick_s()
-        self._known: dict[L4Addr, int] = {}
         self.observe()
 
-    def observe(self) -> Mapping[L4Addr, VipEntry]:
-        """Every entry of the map; the filter is made to agree."""
-        found = super().observe()
-        try:
-            if self._known.keys() != found.keys() or not self._known:
-                self._filter.reset(found)
-        except LibbpfError as error:
-            raise ObserveError(str(error)) from error
-        self._known = {vip: entry.service_id for vip, entry in found.items()}
-        return found
+    def _bit(self, key: L4Addr) -> int:
+        return filter_bit(key.address.packed, key.port, key.protocol)
 
     def _encode_key(self, key: L4Addr) -> bytes:
         return abi.VIP_KEY.pack(addr=packed(key.address), port=key.port, proto=key.protocol)
@@ -242,27 +222,14 @@ class VipTable(MapTable[L4Addr, VipEntry]):
         seconds = round(entry["affinity_ticks"] * self._tick_s)
         return vip, VipEntry(entry["service_id"], VipFlag(entry["flags"]), seconds)
 
-    def upsert(self, batch: Sequence[tuple[L4Addr, VipEntry]]) -> Mapping[L4Addr, Failure]:
-        """Set entries, their bits first."""
-        fresh = [vip for vip, _ in batch if vip not in self._known]
-        try:
-            self._filter.add(fresh)
-        except LibbpfError as error:
-            return {vip: failure(error, self._map) for vip, _ in batch}
-        failures = super().upsert(batch)
-        self._known.update({v: row.service_id for v, row in batch if v not in failures})
-        self._filter.remove([vip for vip in fresh if vip in failures])
-        return failures
-
     def delete(self, keys: Sequence[L4Addr]) -> Mapping[L4Addr, Failure]:
-        """Remove entries and then their bits, and clear what was counted for their services."""
+        """Remove entries, and clear what was counted for their services."""
+        before = {key: self._entries[key].service_id for key in keys if key in self._entries}
         failures = super().delete(keys)
-        gone = [key for key in keys if key not in failures and key in self._known]
-        numbers = {self._known.pop(key) for key in gone}
-        self._filter.remove(gone)
+        numbers = {service_id for key, service_id in before.items() if key not in failures}
         if numbers:
             empty = bytes(self._stats.value_size)
-            for service_id in numbers - set(self._known.values()):
+            for service_id in numbers - {row.service_id for row in self._entries.values()}:
                 self._stats.update(number(service_id), empty)
         return failures
 
@@ -360,10 +327,17 @@ class SourceRangeTable(MapTable[tuple[int, IPNetwork], SourceRange]):
         return (fields["service_id"], network), SourceRange()
 
 
-class KnownAddressTable(MapTable[IPAddress, KnownAddress]):
+class KnownAddressTable(FilteredTable[IPAddress, KnownAddress]):
     """Table `known_addresses`."""
 
-    name = "known_addresses"
+    name, filter_name = "known_addresses", "address_filter"
+
+    def __init__(self, state: MapOwner) -> None:
+        super().__init__(state)
+        self.observe()
+
+    def _bit(self, key: IPAddress) -> int:
+        return filter_bit(key.packed, 0, 0)
 
     def _encode_key(self, key: IPAddress) -> bytes:
         return abi.KNOWN_ADDRESS.pack(octets=packed(key))

@@ -81,7 +81,6 @@ class NodeTable:
                 Mac(fields["uplink_mac"].hex(":")),
                 fields["svc_ifindex"],
                 tuple(IPv4Address(octets) for octets in local if any(octets)),
-                more_local=bool(flags & NodeFlag.NODE_MORE_LOCAL4),
             )
         }
 
@@ -133,6 +132,4 @@ def _encoded(entry: NodeEntry) -> dict[str, int | bytes]:
     if entry.service_address6 is not None:
         flags |= NodeFlag.NODE_VALID6
         fields["service_addr6"] = entry.service_address6.packed
-    if entry.more_local:
-        flags |= NodeFlag.NODE_MORE_LOCAL4
     return {**fields, "flags": int(flags)}

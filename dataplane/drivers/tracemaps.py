@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from bpf import abi, pick
-from bpf.abi import AddressFlag, NodeFlag, SetMode
+from bpf.abi import AddressFlag, SetMode
 from dataplane.drivers.libbpf import Map
 from dataplane.drivers.sweeps import packed
 from dataplane.model.addr import IPAddress, Protocol
@@ -94,8 +94,6 @@ class NodeMaps:
             inline = [node["local4"][at : at + 4] for at in range(0, len(node["local4"]), 4)]
             if address.packed in inline:
                 flags |= AddressFlag.ADDRESS_LOCAL
-            elif not node["flags"] & NodeFlag.NODE_MORE_LOCAL4:
-                flags &= ~AddressFlag.ADDRESS_LOCAL
         return flags
 
     def admits(self, service_id: int, client: IPAddress) -> bool:

@@ -189,8 +189,8 @@ class Announcement:
 class NodeEntry:
     """Table `node`: key 0. What the programs need to know of this node.
 
-    `local` are IPv4 addresses of the node's own, at most as many as stand beside the entry;
-    `more_local`: there are others, in `known_addresses`.
+    `local` are IPv4 addresses of the node's own that stand in the entry itself, to be found faster
+    than in `known_addresses`, which has them all.
     """
 
     service_address: IPv4Address | None
@@ -201,7 +201,6 @@ class NodeEntry:
     uplink_mac: Mac
     service_ifindex: int
     local: tuple[IPv4Address, ...] = ()
-    more_local: bool = False
 
 
 class ProgramKind(StrEnum):

@@ -223,7 +223,6 @@ def plan(state: NodeState) -> NodePlan:
                 nic.mac,
                 0,
                 four[: Limit.LOCAL4_INLINE],
-                more_local=len(four) > Limit.LOCAL4_INLINE,
             )
         tables = service_tables(state.services, state.held, vantage)
         if config.services.announce:

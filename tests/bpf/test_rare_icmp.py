@@ -257,10 +257,10 @@ def test_about_a_flow_that_another_node_has(world: World) -> None:
 def test_errors_do_not_keep_a_flow_alive_or_change_it(world: World) -> None:
     asked = from_client()
     sent = world.arrive(asked).packet
-    before = {f.tuple: f.fields for f in world.records()}
+    before = {f.ends: f.fields for f in world.records()}
     world.pass_time(5)
     world.deliver(inside(error(INSIDE_ROUTER, service_address(False), quoted(sent, 20))))
-    assert {f.tuple: f.fields for f in world.records()} == before
+    assert {f.ends: f.fields for f in world.records()} == before
     assert before[next(iter(before))]["state"] == CtState.CT_SYN
 
 

@@ -196,10 +196,7 @@ def _fill_node(made: Node) -> None:
     made.maps["node"].update(
         word(0),
         abi.NODE.pack(
-            flags=NodeFlag.NODE_VALID4
-            | NodeFlag.NODE_VALID6
-            | NodeFlag.NODE_MORE_LOCAL4
-            | NodeFlag.NODE_FIXED_CLOCK,
+            flags=NodeFlag.NODE_VALID4 | NodeFlag.NODE_VALID6 | NodeFlag.NODE_FIXED_CLOCK,
             tick=NOW,
             ct_seed=made.rng.getrandbits(32),
             pick_seed=made.rng.getrandbits(32),
@@ -220,6 +217,13 @@ def _fill_node(made: Node) -> None:
     )
     for address in OWN:
         made.maps["known_addresses"].update(packed(address), word(AddressFlag.ADDRESS_LOCAL))
+        _set_bit(made.maps["address_filter"], address)
+
+
+def _set_bit(held: Map, address: IPAddress) -> None:
+    bit = pick.filter_bit(address.packed, 0, 0)
+    before = int.from_bytes(held.lookup(word(bit // 64)) or b"", sys.byteorder)
+    held.update(word(bit // 64), struct.pack("=Q", before | 1 << bit % 64))
 
 
 def _fill_backends(made: Node) -> None:
@@ -299,7 +303,7 @@ def _fill_services(made: Node) -> None:
             protocol = rng.choice([Protocol.TCP, Protocol.UDP])
             port = rng.choice([80, 53, 30080])
             made.vips.append((address, port, protocol))
-            bit = pick.filter_bit(address.packed, port, protocol, sys.byteorder)
+            bit = pick.filter_bit(address.packed, port, protocol)
             word_of_filter[bit // 64] = word_of_filter.get(bit // 64, 0) | 1 << bit % 64
             maps["vips"].update(
                 abi.VIP_KEY.pack(addr=packed(address), port=port, proto=protocol),

@@ -134,7 +134,7 @@ class Flow:
     fields: abi.Fields = field(repr=False)
 
     @property
-    def tuple(self) -> tuple[str, int, str, int]:
+    def ends(self) -> tuple[str, int, str, int]:
         """Client and VIP."""
         f = self.fields
         return _text(f["client"]), f["client_port"], _text(f["vip"]), f["vip_port"]
@@ -179,7 +179,7 @@ class World:
             for key in list(self.maps[name].keys()):
                 self.maps[name].delete(key)
         for name in ("ct4", "ct4_tags", "ct4_replies", "ct6", "ct6_tags", "ct6_replies",
-                     "vip_filter", "sets"):  # fmt: skip
+                     "vip_filter", "address_filter", "sets"):  # fmt: skip
             self._zero(name)
         self.maps["node"].update(_u32(0), bytes(abi.NODE.size))
         return self
@@ -249,9 +249,8 @@ class World:
 
     def know(self, address: str, flags: AddressFlag) -> None:
         """Put an address into `known_addresses`."""
+        self._set_bit("address_filter", filter_bit(_address(address).packed, 0, 0))
         self.maps["known_addresses"].update(mapped(_address(address)), _u32(flags))
-        if flags & AddressFlag.ADDRESS_VIP:
-            self._set_bit(filter_bit(_address(address).packed, 0, 0))
 
     def serve(
         self,
@@ -305,12 +304,12 @@ class World:
         return abi.VIP_KEY.pack(addr=mapped(vip.address), port=vip.port, proto=vip.protocol)
 
     def _set_filter(self, vip: L4Addr) -> None:
-        self._set_bit(filter_bit(vip.address.packed, vip.port, vip.protocol))
+        self._set_bit("vip_filter", filter_bit(vip.address.packed, vip.port, vip.protocol))
 
-    def _set_bit(self, bit: int) -> None:
-        held = self.maps["vip_filter"].lookup(_u32(bit // 64))
+    def _set_bit(self, name: str, bit: int) -> None:
+        held = self.maps[name].lookup(_u32(bit // 64))
         word = int.from_bytes(held or bytes(8), sys.byteorder) | 1 << (bit % 64)
-        self.maps["vip_filter"].update(_u32(bit // 64), word.to_bytes(8, sys.byteorder))
+        self.maps[name].update(_u32(bit // 64), word.to_bytes(8, sys.byteorder))
 
     def set_members(self, service_id: int, scope: int, chosen: Sequence[To]) -> None:
         """Write the members of one set of a service, and then the set."""
@@ -408,7 +407,7 @@ class World:
         """Living flows by client and VIP."""
         timeouts = struct.unpack("=16I", self._node["timeouts"])
         return {
-            flow.tuple: flow
+            flow.ends: flow
             for flow in self.records(version)
             if self.tick - flow.fields["seen"] <= timeouts[flow.fields["state"]]
         }
