@@ -1,7 +1,9 @@
 """`millrace perf xdp`: ns per packet of the XDP programs, by BPF_PROG_TEST_RUN.
 
-The packet is put back before every run by a wrapper (bpf/progs/perf_wrapper.bpf.c), whose own
-cost is the row "bare". Every row proves by the counters that it took the path that it names.
+The packet is put back before every run by a wrapper (bpf/progs/perf_wrapper.bpf.c). Each sample is
+taken right after one of the floor: a program that looks one of 10,000 services up in a hash map of
+the kernel's, changes destination, TTL and checksums, and redirects. What a case costs is its ratio
+to that floor, wrapper included on both sides; ns are this thread's processor time.
 """
 
 from __future__ import annotations
@@ -11,148 +13,110 @@ import json
 import os
 import platform
 import socket
+import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from bpf.abi import Reason
 from dataplane.drivers.netns import inside, opened
 from dataplane.drivers.programs import program_info
-from dataplane.model.addr import L4Addr, Protocol
-from dataplane.model.rows import ProgramKind
 from dataplane.ports import DataplaneError
-from perf.xdpbench import Bench, BenchError, Timing, timing
-from perf.xdpframes import CLIENT, CLIENT_PORT, SYN, answer_to, frame
+from perf import xdpcases
+from perf.judge import xdp as judge
+from perf.verdicts import table as verdict_table
+from perf.xdpbench import FLOOR, Bench
+from perf.xdpcases import Case
 
-SCHEMA = "millrace.perf.xdp/1"
-STRANGER = L4Addr(Protocol.TCP, IPv4Address("203.0.113.254"), 9)
-FLOWS = (1, 256, 65_536)
-LIVE_FLOWS = (1, 256, 4_096)
-"""Over a running node's maps: few enough that nobody else's flows are evicted."""
-
-_KNOWN_SHARE = 0.99
-"""A row of many flows may lose that many to the LRU, and is still of established flows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """What is sent to which program, and the reason that proves its path (None: bare)."""
-
-    name: str
-    kind: ProgramKind | None
-    frame: bytes
-    reason: Reason | None
-    flows: int = 1
-    warm: bool = True
+SCHEMA = "millrace.perf.xdp/2"
+_FLOOR_REPEAT = 200_000
+_MANY_BACKENDS = 128
+"""Of the service that has a million flows: a backend has 64,512 ports for us."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One scenario measured. `net_ns` is the median less the bare row's."""
+    """One case measured: samples [ns], and the floor's beside them."""
 
     name: str
+    version: int
+    protocol: str
     program: str
     reason: str
     flows: int
+    services: int
+    uniform: bool
     repeat: int
-    samples_ns: tuple[int, ...]
-    raw_ns: Timing
-    net_ns: float
+    samples_ns: tuple[float, ...]
+    floor_ns: tuple[float, ...]
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """Each sample by the floor's beside it."""
+        return tuple(a / b for a, b in zip(self.samples_ns, self.floor_ns, strict=True))
 
 
-def scenarios(bench: Bench) -> Iterator[Scenario]:
-    """Every row, in order; those for which the node has no service are left out."""
-    vips = bench.services()
-    uplink, svc = ProgramKind.UPLINK, ProgramKind.SERVICE
-    stranger = frame(CLIENT, CLIENT_PORT, STRANGER)
-    yield Scenario("bare XDP_PASS behind the wrapper", None, stranger, None)
-    yield Scenario("of no service, to OVS", uplink, stranger, Reason.XSK_IPV4)
-    local = bench.local_address()
-    if local is not None:
-        ours = frame(CLIENT, CLIENT_PORT, L4Addr(Protocol.TCP, local, 22))
-        yield Scenario("the node's own, to the kernel", uplink, ours, Reason.PASS_IPV4)
-    flows = LIVE_FLOWS if bench.live else FLOWS
-    if Protocol.TCP not in vips:
-        msg = "no TCP service is served with SNAT here; declare one, or leave --bpf-root out"
-        raise BenchError(msg)
-    tcp = frame(CLIENT, CLIENT_PORT, vips[Protocol.TCP])
-    for count in flows:
-        name = "established TCP, DNAT+SNAT"
-        yield Scenario(name, uplink, tcp, Reason.VIP_FORWARD, count)
-    if Protocol.UDP in vips:
-        udp = frame(CLIENT, CLIENT_PORT, vips[Protocol.UDP])
-        yield Scenario("established UDP, DNAT+SNAT", uplink, udp, Reason.VIP_FORWARD)
-    syn = frame(CLIENT, CLIENT_PORT, vips[Protocol.TCP], tcp_flags=SYN)
-    new = flows[-1] if bench.live else 1 << 22
-    yield Scenario("a new flow with each packet", uplink, syn, Reason.VIP_NEW, new, warm=False)
-    answer = answer_to(bench.translated(tcp))
-    yield Scenario("reply, reversed", svc, answer, Reason.SVC_REPLY)
-    if not bench.live:
-        yield Scenario("of no flow, to the uplink", svc, stranger, Reason.SVC_UPLINK)
-
-
-def measure(bench: Bench, scenario: Scenario, runs: int, repeat: int) -> list[int]:
-    """Ns per packet, one figure a run.
+def measured(bench: Bench, case: Case, runs: int, repeat: int) -> Row:
+    """One case, `runs` times.
 
     Raises:
-        BenchError: packets took another path than the scenario's.
+        BenchError: packets took another path than the case's.
     """
-    samples = []
-    if not scenario.warm and bench.live:
-        repeat = scenario.flows  # each of its flows once, then they are forgotten
-    if scenario.warm and scenario.kind is not None:
-        _run(bench, scenario, max(1000, 2 * scenario.flows))
+    samples, floors = [], []
+    many = xdpcases.repeats(bench, case, repeat)
     for _ in range(runs):
-        if not scenario.warm:
-            bench.forget_flows()
-        before = bench.counted()
-        samples.append(_run(bench, scenario, repeat))
-        if scenario.reason is not None:
-            _prove(scenario, before, bench.counted(), repeat)
-    if scenario.flows > 1:
-        bench.forget_flows()
-    return samples
+        floor = bench.run(FLOOR, bench.floor_packet, repeat=min(repeat, _FLOOR_REPEAT))
+        floors.append(round(floor, 2))
+        samples.append(round(xdpcases.run(bench, case, many), 2))
+    return Row(
+        case.name,
+        case.version,
+        case.protocol,
+        str(case.target),
+        case.reason.name if case.reason else "",
+        case.flows,
+        case.services,
+        case.uniform,
+        many,
+        tuple(samples),
+        tuple(floors),
+    )
 
 
-def _run(bench: Bench, scenario: Scenario, repeat: int) -> int:
-    return bench.run(scenario.kind, scenario.frame, flows=scenario.flows, repeat=repeat)
+Cases = Callable[[Bench], Iterator[Case]]
 
 
-def _prove(
-    scenario: Scenario, before: dict[Reason, int], after: dict[Reason, int], repeat: int
-) -> None:
-    assert scenario.reason is not None
-    took = after.get(scenario.reason, 0) - before.get(scenario.reason, 0)
-    wanted = repeat if scenario.flows == 1 else int(repeat * _KNOWN_SHARE)
-    if took < wanted:
-        others = {r.name: n - before.get(r, 0) for r, n in after.items() if n != before.get(r, 0)}
-        msg = f"{scenario.name}: {took} of {repeat} packets were {scenario.reason.name}: {others}"
-        raise BenchError(msg)
+def _parts(arguments: argparse.Namespace) -> Iterator[tuple[Bench, Cases]]:
+    """Benches one after the other, each with what is measured in its maps."""
+    root = str(arguments.bpf_root) if arguments.bpf_root else None
+    yield Bench(root, arguments.services), xdpcases.base_cases
+    if root is not None or not arguments.scale:
+        return
+    one: Cases = xdpcases.established_only
+    yield Bench(None, 1), one
+    yield Bench(None, xdpcases.MOST_SERVICES), one
+    yield (
+        Bench(None, xdpcases.UNIFORM),
+        lambda bench: xdpcases.established_only(bench, uniform=True),
+    )
+    yield (
+        Bench(None, 1, xdpcases.MOST_FLOWS, _MANY_BACKENDS),
+        lambda bench: xdpcases.established_only(bench, xdpcases.MOST_FLOWS),
+    )
 
 
-def rows(bench: Bench, runs: int, repeat: int) -> list[Row]:
-    """Every scenario, measured."""
+def rows(arguments: argparse.Namespace) -> tuple[list[Row], list[dict[str, str]]]:
+    """Every case, measured; and the programs that were."""
     found: list[Row] = []
-    for scenario in scenarios(bench):
-        samples = measure(bench, scenario, runs, repeat)
-        raw = timing(samples)
-        floor = found[0].raw_ns.median if found else raw.median
-        found.append(
-            Row(
-                scenario.name,
-                scenario.kind.value if scenario.kind else "wrapper",
-                scenario.reason.name if scenario.reason else "",
-                scenario.flows,
-                scenario.flows if bench.live and not scenario.warm else repeat,
-                tuple(samples),
-                raw,
-                raw.median - floor,
-            )
-        )
-    return found
+    programs: list[dict[str, str]] = []
+    for bench, cases in _parts(arguments):
+        with bench:
+            programs = [{"name": info.name, "tag": info.tag} for info in bench.infos.values()]
+            found += [
+                measured(bench, case, arguments.runs, arguments.repeat) for case in cases(bench)
+            ]
+    return found, programs
 
 
 def attached(netns: str | None) -> list[dict[str, str]]:
@@ -173,34 +137,45 @@ def _attached_here() -> list[dict[str, str]]:
     return found
 
 
-def report(bench: Bench, found: list[Row], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Everything that somebody needs who doubts the figures."""
+def report(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure; everything that somebody needs who doubts the figures."""
+    load = os.getloadavg()[0]
+    found, programs = rows(arguments)
     return {
         "schema": SCHEMA,
         "kernel": platform.release(),
         "cpus": os.cpu_count(),
-        "load": os.getloadavg()[0],
+        "load": [load, os.getloadavg()[0]],
         "maps": str(arguments.bpf_root or "private"),
-        "measured": [{"name": i.name, "tag": i.tag} for i in bench.infos.values()],
+        "measured": programs,
         "attached": attached(arguments.netns),
-        "rows": [asdict(row) for row in found],
+        "rows": [asdict(row) | {"ratios": row.ratios} for row in found],
     }
 
 
-def table(found: list[Row]) -> str:
-    """The rows for people."""
-    titles = ("program", "packet", "flows", "min", "median", "max", "less bare", "counted as")
+def table(found: Sequence[dict[str, Any]]) -> str:
+    """The rows for people: ns, and how many times the floor."""
+    titles = ("program", "packet", "IP", "flows", "services", "min", "median", "max", "floors")
     lines = [titles]
     for row in found:
-        raw = row.raw_ns
-        figures = (f"{raw.minimum:.0f}", f"{raw.median:.0f}", f"{raw.maximum:.0f}")
-        net = f"{row.net_ns:.0f}"
-        lines.append((row.program, row.name, f"{row.flows:,}", *figures, net, row.reason))
+        samples = row["samples_ns"]
+        figures = (min(samples), statistics.median(samples), max(samples))
+        services = f"{row['services']:,}" + (" in turn" if row["uniform"] else "")
+        lines.append(
+            (
+                row["program"],
+                f"{row['protocol']} {row['name']}".strip(),
+                f"v{row['version']}",
+                f"{row['flows']:,}",
+                services if row["services"] else "",
+                *(f"{figure:.0f}" for figure in figures),
+                f"{statistics.median(row['ratios']):.2f}",
+            )
+        )
     widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
-    right = {2, 3, 4, 5, 6}
     return "\n".join(
         "  ".join(
-            cell.rjust(width) if column in right else cell.ljust(width)
+            cell.rjust(width) if column > 2 else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
@@ -218,11 +193,17 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--netns", help="of the node, to name what is attached there")
     parser.add_argument("--json", action="store_true", help="print JSON, every sample included")
     parser.add_argument(
-        "--repeat", type=int, default=1_000_000, help="packets of one run (default 1,000,000)"
+        "--repeat", type=int, default=300_000, help="packets of one sample (default 300,000)"
     )
-    parser.add_argument("--runs", type=int, default=5, help="runs of each row (default 5)")
+    parser.add_argument("--runs", type=int, default=9, help="samples of each row (default 9)")
     parser.add_argument(
-        "--services", type=int, default=1000, help="in private maps (default 1,000)"
+        "--services", type=int, default=10_000, help="in private maps (default 10,000)"
+    )
+    parser.add_argument(
+        "--no-scale",
+        dest="scale",
+        action="store_false",
+        help="leave out 100,000 services and 1,000,000 flows",
     )
     return parser.parse_args(argv)
 
@@ -230,26 +211,28 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 def main_command(argv: Sequence[str]) -> int:
     """Measure and print; exit code 0, or 1 when something could not be measured."""
     arguments = _arguments(argv)
-    root = str(arguments.bpf_root) if arguments.bpf_root else None
+    cpus = os.sched_getaffinity(0)
     try:
-        with Bench(root, arguments.services) as bench:
-            found = rows(bench, arguments.runs, arguments.repeat)
-            result = report(bench, found, arguments)
+        os.sched_setaffinity(0, {max(cpus)})  # caches and per-CPU maps of one, as a queue has it
+        result = report(arguments)
     except DataplaneError as error:
         print(f"millrace perf xdp: {error}", file=sys.stderr)
         return 1
+    finally:
+        os.sched_setaffinity(0, cpus)
     if arguments.json:
         print(json.dumps(result, indent=2))
         return 0
-    print(table(found))
-    print(
-        f"\nns per packet, {arguments.runs} runs; kernel {result['kernel']}, load {result['load']}"
-    )
+    print(table(result["rows"]))
+    loads = " to ".join(f"{load:.1f}" for load in result["load"])
+    print(f"\nns per packet, {arguments.runs} samples; kernel {result['kernel']}, load {loads}")
     print(f"maps: {result['maps']}")
     for each in result["measured"]:
         print(f"measured: {each['name']} tag {each['tag']}")
     for each in result["attached"]:
         print(f"attached: {each['name']} tag {each['tag']} on {each['device']}")
+    if not arguments.bpf_root and arguments.scale:
+        print(f"\n{verdict_table(judge(result))}")
     return 0
 
 

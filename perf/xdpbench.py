@@ -2,84 +2,92 @@
 
 Over a running node's pinned maps (filled by its daemon from OVN) two maps stay private: the
 counters and the services' statistics, so that the node's metrics do not jump. What the benchmark
-leaves in conntrack is known by its clients' addresses, and removed by `Bench.forget_flows`.
+leaves in conntrack is known by its clients' addresses, and ended by `Bench.forget_flows`.
 """
 
 from __future__ import annotations
 
-import statistics
 import struct
+import time
 from contextlib import ExitStack
-from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from bpf import abi
-from dataplane.drivers import bpfmaps
-from dataplane.drivers.bpfstate import FUNCTIONS, TX_PORTS, version_directory
+from bpf.abi import CtState, Reason, SweepFlag, SweepSide, VipFlag
+from bpf.objects import OBJECT_DIRECTORY
+from dataplane.drivers.bpfstate import FUNCTIONS, XSKS_MAP, version_directory
 from dataplane.drivers.libbpf import Closing, LibbpfError, Map
 from dataplane.drivers.libbpf_programs import Object, Program, ProgramInfo
-from dataplane.model.addr import IPAddress, L4Addr, Mac, Protocol
-from dataplane.model.rows import (
-    BackendEntry,
-    LocalAddress,
-    MaglevTable,
-    NodeEntry,
-    ProgramKind,
-    VipEntry,
-    VipFlag,
-)
-from dataplane.model.service import Place
-from dataplane.plan.maglev import maglev_table
+from dataplane.drivers.mapbulk import array_chunks, dtype_of, update_keys
+from dataplane.drivers.sweeps import End, Sweeps, packed
+from dataplane.model.addr import IPAddress, L4Addr, Protocol
+from dataplane.model.rows import ProgramKind
 from dataplane.ports import DataplaneError
-from perf.xdpframes import CLIENTS
+from perf import xdptables
+from perf.xdpframes import CLIENTS, frame
 
 _PRIVATE = ("counters", "service_stats")
-_BACKENDS_OF_MEASURED = 16
-LOOPBACK = 1
-"""ifindex of the loopback device, in every network namespace: test runs come in by it."""
+_DEVMAP = 14
+_FLOOR_SERVICES = 10_000
+_LAYOUTS = {4: abi.FLOW4, 6: abi.FLOW6}
+_BY_PACKETS = 8192
+"""Up to so many flows are established by answers; more, in maps of our own, by their records."""
 
-_UPLINK = 4242
-"""Key of tx_ports in maps of our own: another number than the loopback's, so that replies are
-redirected through the map as on a node, and not sent back where they came from."""
+BARE, FLOOR = "perf_bare", "perf_floor"
+Target = ProgramKind | str
+"""A program of the node's, or one of the wrapper's own: nothing, or the floor."""
 
 
 class BenchError(DataplaneError):
     """The measurement would not be of what it says."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """ns per run of the wrapped program, over several measurements."""
-
-    minimum: float
-    median: float
-    maximum: float
-
-
 class Bench(Closing):
-    """Both programs and the wrapper, loaded; `maps` as the drivers of tables want them.
+    """Both programs and the wrapper, loaded.
+
+    Where a packet goes to OVS, the map of AF_XDP sockets is a map of devices that has an entry: the
+    program's instructions are the same (its tag says so), and the redirect finds something.
 
     Attributes:
         infos: the programs as measured (tag, name).
         live: whether the maps are a running node's.
+        services: how many are in maps of our own.
+        floor_packet: of one of the floor's services.
 
     Args:
         bpf_root: of a running node; None fills maps of our own with `services` services.
+        flows: how many flows conntrack is to have room for.
+        backends: of the service that is measured.
     """
 
-    def __init__(self, bpf_root: str | None, services: int) -> None:
+    def __init__(
+        self,
+        bpf_root: str | None,
+        services: int = 1,
+        flows: int = 1,
+        backends: int = xdptables.MEASURED_BACKENDS,
+    ) -> None:
         self.maps: dict[str, Map] = {}
         self.infos: dict[ProgramKind, ProgramInfo] = {}
         self.live = bpf_root is not None
-        self._programs: dict[ProgramKind, Program] = {}
+        self.services = 0 if self.live else services
+        self.floor_packet = frame(xdptables.vip_of(4, 0))
+        self._programs: dict[Target, Program] = {}
         self._open = ExitStack()
         try:
-            self._load_uplink(version_directory(bpf_root) if bpf_root else None)
-            self._load(ProgramKind.SERVICE, self._open.enter_context(self._object("svc")))
+            if bpf_root is not None:
+                self._take(version_directory(bpf_root))
+            else:
+                self.maps |= xdptables.grown(self._open, services, flows)
+            self._load_node()
             self._load_wrapper()
+            self._sweeps = self._open.enter_context(Sweeps(self.maps))
             if not self.live:
-                self._fill(services)
+                xdptables.fill(self.maps, services, backends)
         except BaseException:
             self._open.close()
             raise
@@ -87,127 +95,200 @@ class Bench(Closing):
     def close(self) -> None:
         """Forget the flows that were made, then let go of every descriptor."""
         try:
-            self.forget_flows()
+            if self.live:
+                self.forget_flows()
         finally:
             self._open.close()
 
-    def _object(self, name: str) -> Object:
-        """An object over the maps that we have by now; none of them is pinned by it."""
-        made = Object(abi.OBJECT_DIRECTORY / f"{name}.bpf.o")
-        for wanted in abi.MAPS:
-            made.keep_private(wanted)
-            if wanted in self.maps:
-                made.reuse(wanted, self.maps[wanted])
+    # -- loading ------------------------------------------------------------------------------
+
+    def _take(self, pins: Path) -> None:
+        for name in abi.MAPS:
+            if name not in _PRIVATE:
+                self.maps[name] = self._open.enter_context(_pinned_map(pins / name))
+
+    def _next_hop(self) -> Map:
+        made = self._open.enter_context(
+            Map.create(_DEVMAP, XSKS_MAP, abi.U32, abi.U32, abi.Limit.MAX_XSK_QUEUES)
+        )
+        made.update(bytes(4), struct.pack("=I", xdptables.LOOPBACK))
         return made
 
-    def _load_uplink(self, pins: Path | None) -> None:
-        if pins is not None:
+    def _load_node(self) -> None:
+        next_hop = self._next_hop()
+        for kind, function in FUNCTIONS.items():
+            path = OBJECT_DIRECTORY / f"{kind.value}.bpf.o"
+            made = self._open.enter_context(Object(path))
             for name in abi.MAPS:
-                if name not in _PRIVATE:
-                    self.maps[name] = self._open.enter_context(_pinned_map(pins / name))
-        made = self._open.enter_context(self._object("uplink"))
-        self._load(ProgramKind.UPLINK, made)
-        for name in abi.MAPS:
-            if name not in self.maps:
-                self.maps[name] = self._open.enter_context(made.map(name))
-
-    def _load(self, kind: ProgramKind, made: Object) -> None:
-        made.load()
-        self._programs[kind] = self._open.enter_context(made.program(FUNCTIONS[kind]))
-        self.infos[kind] = self._programs[kind].info()
+                made.keep_private(name)
+                if name in self.maps:
+                    made.reuse(name, self.maps[name])
+            if kind is ProgramKind.UPLINK:
+                made.reuse(XSKS_MAP, next_hop)
+            made.load()
+            self._programs[kind] = self._open.enter_context(made.program(function))
+            self.infos[kind] = self._programs[kind].info()
+            for name in abi.MAPS:
+                if name not in self.maps:
+                    self.maps[name] = self._open.enter_context(made.map(name))
 
     def _load_wrapper(self) -> None:
-        made = self._open.enter_context(Object(abi.OBJECT_DIRECTORY / "perf_wrapper.bpf.o"))
+        made = self._open.enter_context(Object(OBJECT_DIRECTORY / "perf_wrapper.bpf.o"))
+        made.reuse("perf_xsks", self._next_hop())
         made.load()
         self._wrapper = self._open.enter_context(made.program("perf_run"))
-        self._bare = self._open.enter_context(made.program("perf_bare"))
+        for name in (BARE, FLOOR):
+            self._programs[name] = self._open.enter_context(made.program(name))
         self._plan = self._open.enter_context(made.map("perf_plan"))
         self._target = self._open.enter_context(made.map("perf_target"))
+        with made.map("perf_floor_vips") as floor:
+            _fill_floor(floor)
 
-    def _fill(self, services: int) -> None:
-        """A node that serves `services` VIPs of two backends, and one of sixteen."""
-        uplink, gateway = Mac("02:00:00:00:00:0a"), Mac("02:00:00:00:00:0b")
-        node = NodeEntry(IPv4Address("100.64.255.1"), uplink, gateway, _UPLINK, uplink)
-        rows: list[tuple[L4Addr, VipEntry]] = []
-        tables: list[tuple[int, MaglevTable]] = []
-        backends: dict[int, BackendEntry] = {}
-        for number in range(1, services + 2):
-            protocol = Protocol.UDP if number == 2 else Protocol.TCP
-            members = []
-            for each in range(_BACKENDS_OF_MEASURED if number <= 2 else 2):
-                backend_id = number * _BACKENDS_OF_MEASURED + each
-                target = L4Addr(protocol, IPv4Address(0x0A100000 + backend_id), 8080)
-                backends[backend_id] = BackendEntry(target, Place.LOCAL)
-                members.append((backend_id, target))
-            rows.append(
-                (L4Addr(protocol, IPv4Address(0xC0000200 + number), 80), _snat_entry(number))
-            )
-            tables.append((number, MaglevTable(maglev_table(members))))
-        ours: list[tuple[IPAddress, LocalAddress]] = [(IPv4Address("192.0.2.254"), LocalAddress())]
-        failed = (
-            bpfmaps.NodeTable(self).upsert([(0, node)])
-            or bpfmaps.BackendTable(self).upsert(list(backends.items()))
-            or bpfmaps.MaglevMapTable(self).upsert(tables)
-            or bpfmaps.VipTable(self).upsert(rows)
-            or bpfmaps.LocalAddressTable(self).upsert(ours)
-        )
-        if failed:
-            msg = f"the maps could not be filled: {failed}"
-            raise BenchError(msg)
-        self.maps[TX_PORTS].update(struct.pack("=I", _UPLINK), struct.pack("=I", LOOPBACK))
+    # -- what there is to be measured ------------------------------------------------------------
 
-    def services(self) -> dict[Protocol, L4Addr]:
-        """One VIP of each protocol that is served with SNAT."""
-        found: dict[Protocol, L4Addr] = {}
-        for vip, entry in sorted(bpfmaps.VipTable(self).observe().items()):
-            if entry.flags == VipFlag.SNAT:
-                found.setdefault(vip.protocol, vip)
-        return found
+    def service(self, version: int, protocol: Protocol) -> L4Addr | None:
+        """A VIP that is served with SNAT, without affinity and source ranges."""
+        if not self.live:
+            return xdptables.vip_of(version, 0, protocol)
+        other = VipFlag.VIP_AFFINITY | VipFlag.VIP_SOURCE_RANGES | VipFlag.VIP_DSR
+        found = []
+        for key, value in self.maps["vips"].items():
+            fields, vip = abi.VIP_KEY.unpack(key), abi.VIP.unpack(value)
+            address = _unmapped(fields["addr"])
+            flags = VipFlag(vip["flags"])
+            scope = 1 if flags & VipFlag.VIP_LOCAL else 0
+            number = struct.pack("=I", 2 * vip["service_id"] + scope)
+            has_members = abi.SET.unpack(self.maps["sets"].lookup(number) or bytes(8))["count"]
+            if (
+                (address.version, fields["proto"]) == (version, protocol)
+                and has_members
+                and flags & VipFlag.VIP_SNAT
+                and not flags & other
+            ):
+                found.append(L4Addr(protocol, address, fields["port"]))
+        return min(found, key=str, default=None)
 
-    def local_address(self) -> IPv4Address | None:
-        """An IPv4 address that stays with the kernel."""
-        addresses = bpfmaps.LocalAddressTable(self).observe()
-        return next((a for a in addresses if isinstance(a, IPv4Address)), None)
+    def own_address(self, version: int) -> IPAddress | None:
+        """An address that stays with the kernel."""
+        if not self.live:
+            return xdptables.OWN[version]
+        for key, value in self.maps["known_addresses"].items():
+            address = _unmapped(key)
+            flags = int.from_bytes(value, "little")
+            if address.version == version and flags & abi.AddressFlag.ADDRESS_LOCAL:
+                return address
+        return None
 
-    def translated(self, frame: bytes) -> bytes:
-        """One frame through the uplink's program; its replies are to leave by the node's uplink."""
-        made = self._programs[ProgramKind.UPLINK].run(frame).packet
-        for node in bpfmaps.NodeTable(self).observe().values():
-            for key, value in self._replies_of_ours():
-                fields = abi.FLOW_REPLY.unpack(value) | {"ifindex": node.uplink_ifindex}
-                self.maps["ct_reply"].update(key, abi.FLOW_REPLY.pack(**fields))
-        return made
+    # -- running ------------------------------------------------------------------------------
 
-    def run(self, kind: ProgramKind | None, frame: bytes, *, flows: int, repeat: int) -> int:
-        """Run the wrapper `repeat` times; ns per run. `kind` None is the bare floor."""
-        target = self._bare if kind is None else self._programs[kind]
-        self._target.update(bytes(4), struct.pack("=I", target.fd))
-        head = frame[: abi.Limit.PERF_HEAD]
-        self._plan.update(bytes(4), abi.PERF_PLAN.pack(head=head, flows=flows))
-        return self._wrapper.run(frame, repeat=repeat).duration_ns
+    def run(
+        self, target: Target, packet: bytes, *, repeat: int, flows: int = 1, services: int = 1
+    ) -> float:
+        """Run the wrapper `repeat` times; ns of this thread's processor time per run."""
+        self._target.update(bytes(4), struct.pack("=I", self._programs[target].fd))
+        head = packet[: abi.Limit.PERF_HEAD]
+        plan = abi.PERF_PLAN.pack(head=head, flows=flows, services=services)
+        self._plan.update(bytes(4), plan)
+        empty = self._cpu_ns(packet, 1)
+        return (self._cpu_ns(packet, 1 + repeat) - empty) / repeat
 
-    def counted(self) -> dict[abi.Reason, int]:
-        """Packets by reason, of the benchmark only."""
-        return {r: n.packets for r, n in bpfmaps.counted(self.maps["counters"]).items()}
+    def _cpu_ns(self, packet: bytes, repeat: int) -> int:
+        began = time.thread_time_ns()
+        self._wrapper.run(packet, repeat=repeat)
+        return time.thread_time_ns() - began
 
-    def _replies_of_ours(self) -> list[tuple[bytes, bytes]]:
-        return [
-            (key, value)
-            for key, value in self.maps["ct_reply"].items()
-            if IPv4Address(abi.FLOW_REPLY.unpack(value)["client_addr"]) in CLIENTS
-        ]
+    def answer(self, asked: bytes) -> bytes:
+        """The answer to a packet, which is to leave by the node's uplink as a real one does."""
+        self._programs[ProgramKind.UPLINK].run(asked)
+        node = abi.NODE.unpack(self.maps["node"].lookup(bytes(4)) or b"")
+        version = 4 if asked[12:14] == b"\x08\x00" else 6
+        numbers, flows = self._records(version)
+        flows["ifindex"] = node["uplink_ifindex"]
+        self._write_records(version, numbers, flows)
+        return answer_frame(flows[0])
+
+    def establish(self) -> None:
+        """Let every flow of the benchmark's have had its answer."""
+        for version in (4, 6):
+            numbers, flows = self._records(version)
+            if not self.live and len(numbers) > _BY_PACKETS:
+                udp = flows["proto"] == Protocol.UDP
+                state = np.where(udp, CtState.CT_UDP, CtState.CT_ESTABLISHED).astype(np.uint8)
+                flows["state"] = state
+                self._write_records(version, numbers, flows)
+                continue
+            for flow in flows:
+                self._programs[ProgramKind.SERVICE].run(answer_frame(flow))
 
     def forget_flows(self) -> None:
-        """Remove the benchmark's own entries from conntrack, and nobody else's."""
-        for key, _ in self._replies_of_ours():
-            self.maps["ct_reply"].delete(key)
-        for key in [key for key, _ in self.maps["ct_forward"].items()]:  # in one call, not 131,072
-            if IPv4Address(abi.FLOW_KEY.unpack(key)["saddr"]) in CLIENTS:
-                self.maps["ct_forward"].delete(key)
+        """End the benchmark's own flows, and nobody else's."""
+        flags = SweepFlag.SWEEP_END
+        for version, clients in CLIENTS.items():
+            side = SweepSide.SWEEP_CLIENT_ADDRESS
+            ends = [End(side, packed(client)) for client in clients]
+            self._sweeps.sweep(version, flags, ends)
+
+    def counted(self) -> dict[Reason, int]:
+        """Packets by reason, of the benchmark only."""
+        found = {}
+        for key, value in self.maps["counters"].items():
+            packets = int(np.frombuffer(value, np.uint64)[0::2].sum())
+            if packets:
+                found[Reason(int.from_bytes(key, "little"))] = packets
+        return found
+
+    def _records(self, version: int) -> tuple[Any, Any]:
+        """Numbers and records of the benchmark's own flows."""
+        numbers, found = [], []
+        layout = dtype_of(_LAYOUTS[version])
+        octets = np.dtype((np.void, layout.itemsize))  # numpy joins fields in its own byte order
+        first = CLIENTS[version][0].packed
+        for at, values in array_chunks(self.maps[f"ct{version}"], layout):
+            if version == 4:
+                mine = (values["client"] & 0xFFFFFF00) == int.from_bytes(first, "big")
+            else:
+                prefix = np.frombuffer(first[:15], np.uint8)
+                mine = (values["client"][:, :15] == prefix).all(axis=1)
+            rows = np.flatnonzero(mine & ((values["life"] & 1) != 0))
+            numbers.append(rows + at)
+            found.append(values[rows].view(octets))
+        return np.concatenate(numbers), np.concatenate(found).view(layout)
+
+    def _write_records(self, version: int, numbers: Any, flows: Any) -> None:
+        if len(numbers):
+            update_keys(self.maps[f"ct{version}"], numbers.astype(np.uint32), flows)
 
 
-def _snat_entry(number: int) -> VipEntry:
-    return VipEntry(number, VipFlag.SNAT)
+def answer_frame(flow: Any) -> bytes:
+    """What the backend of a flow (a record) sends."""
+    protocol = Protocol(int(flow["proto"]))
+    backend, source = (
+        L4Addr(protocol, _address(flow[name]), int(flow[f"{name}_port"]))
+        for name in ("backend", "source")
+    )
+    return frame(source, backend)
+
+
+def _address(raw: Any) -> IPAddress:
+    """An address of a record: a number, or sixteen octets."""
+    return IPv6Address(raw.tobytes()) if raw.shape else IPv4Address(int(raw))
+
+
+def _unmapped(octets: bytes) -> IPAddress:
+    address = IPv6Address(octets)
+    mapped: IPv4Address | None = address.ipv4_mapped
+    return mapped or address
+
+
+def _fill_floor(floor: Map) -> None:
+    """The floor's services: the addresses of ours, each with one backend."""
+    keys = np.zeros(_FLOOR_SERVICES, dtype_of(abi.PERF_FLOOR_KEY))
+    values = np.zeros(_FLOOR_SERVICES, dtype_of(abi.PERF_FLOOR))
+    first = int(xdptables.vip_of(4, 0).address)
+    keys["vip"] = first + np.arange(_FLOOR_SERVICES)
+    keys["port"], keys["proto"] = xdptables.PORT, Protocol.TCP
+    values["backend"], values["port"] = int(IPv4Address("10.128.0.1")), xdptables.BACKEND_PORT
+    update_keys(floor, keys, values)
 
 
 def _pinned_map(path: Path) -> Map:
@@ -216,8 +297,3 @@ def _pinned_map(path: Path) -> Map:
     except LibbpfError as error:
         msg = f"{path} cannot be opened ({error}); is the node up, and its bpf_root this one?"
         raise BenchError(msg) from error
-
-
-def timing(samples: list[int]) -> Timing:
-    """Minimum, median and maximum of some measurements."""
-    return Timing(min(samples), statistics.median(samples), max(samples))

@@ -1,22 +1,33 @@
-"""The frames that `millrace perf xdp` sends: 64 octets each, from TEST-NET-2 (RFC 5737)."""
+"""The frames that `millrace perf xdp` sends: 80 octets each, from networks kept for this.
+
+Clients are of TEST-NET-2 (RFC 5737) and of its like of IPv6 (RFC 3849), services of the networks
+for benchmarks (RFC 2544, RFC 5180): nothing real has such addresses, so traces can be told apart.
+"""
 
 from __future__ import annotations
 
 import struct
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from dataplane.model.addr import L4Addr, Mac, Protocol
+from bpf import abi
+from dataplane.model.addr import IPAddress, L4Addr, Mac, Protocol
 
-CLIENTS = IPv4Network("198.51.100.0/24")
-"""Clients of the benchmark; nothing real comes from here, so its traces can be told apart."""
+CLIENTS: dict[int, IPv4Network | IPv6Network] = {
+    4: IPv4Network("198.51.100.0/24"),
+    6: IPv6Network("2001:db8:c:1::/120"),
+}
+"""256 of each family, by IP version."""
 
-CLIENT, CLIENT_PORT = CLIENTS[0], 1024
+STRANGER: dict[int, IPAddress] = {4: IPv4Address("203.0.113.254"), 6: IPv6Address("2001:db8::fe")}
+"""Of no service, and not this node's."""
+
+CLIENT_PORT = 1024
 CLIENT_MAC = Mac("02:00:00:00:00:c1")
-FRAME_SIZE = 64
+FRAME_SIZE = int(abi.Limit.PERF_HEAD)
 
 SYN, ACK = 0x02, 0x10
-_ETHERTYPE_IPV4 = 0x0800
-_TTL = 64
+_ETHERTYPES = {4: 0x0800, 6: 0x86DD}
+_HOPS = 64
 
 
 def _checksum(octets: bytes) -> int:
@@ -26,43 +37,25 @@ def _checksum(octets: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def frame(
-    source: IPv4Address,
-    source_port: int,
-    target: L4Addr,
-    *,
-    tcp_flags: int = ACK,
-    eth_dst: Mac = CLIENT_MAC,
-    eth_src: Mac = CLIENT_MAC,
-) -> bytes:
-    """A TCP or UDP packet in a frame of 64 octets. Its L4 checksum is not computed."""
-    size = FRAME_SIZE - 14
-    ip = struct.pack(
-        "!BBHHHBBH4s4s",
-        0x45,
-        0,
-        size,
-        1,
-        0,
-        _TTL,
-        target.protocol,
-        0,
-        source.packed,
-        target.address.packed,
-    )
-    ip = ip[:10] + struct.pack("!H", _checksum(ip)) + ip[12:]
+def _ip(source: IPAddress, target: IPAddress, protocol: int) -> bytes:
+    ends = source.packed + target.packed
+    if target.version == 6:
+        size = FRAME_SIZE - 14 - 40
+        return struct.pack("!IHBB", 6 << 28, size, protocol, _HOPS) + ends
+    head = struct.pack("!BBHHHBBH", 0x45, 0, FRAME_SIZE - 14, 1, 0, _HOPS, protocol, 0) + ends
+    return head[:10] + struct.pack("!H", _checksum(head)) + head[12:]
+
+
+def frame(target: L4Addr, source: L4Addr | None = None, *, tcp_flags: int = ACK) -> bytes:
+    """A TCP or UDP packet, of the first client if nobody else. Its L4 checksum is not computed."""
+    version = target.address.version
+    if source is None:
+        source = L4Addr(target.protocol, CLIENTS[version][0], CLIENT_PORT)
+    ip = _ip(source.address, target.address, target.protocol)
+    ports = struct.pack("!HH", source.port, target.port)
     if target.protocol is Protocol.TCP:
-        l4 = struct.pack("!HHIIBBHHH", source_port, target.port, 1, 1, 0x50, tcp_flags, 512, 1, 0)
+        l4 = ports + struct.pack("!IIBBHHH", 1, 1, 0x50, tcp_flags, 512, 1, 0)
     else:
-        l4 = struct.pack("!HHHH", source_port, target.port, size - 20, 1)
-    head = eth_dst.packed() + eth_src.packed() + struct.pack("!H", _ETHERTYPE_IPV4)
+        l4 = ports + struct.pack("!HH", FRAME_SIZE - 14 - len(ip), 1)
+    head = 2 * CLIENT_MAC.packed() + struct.pack("!H", _ETHERTYPES[version])
     return (head + ip + l4).ljust(FRAME_SIZE, b"\0")
-
-
-def answer_to(translated: bytes) -> bytes:
-    """A backend's answer to a translated frame: both directions' addresses and ports swapped."""
-    octets = bytearray(translated)
-    octets[0:6], octets[6:12] = translated[6:12], translated[0:6]
-    octets[26:30], octets[30:34] = translated[30:34], translated[26:30]
-    octets[34:36], octets[36:38] = translated[36:38], translated[34:36]
-    return bytes(octets)
