@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from dataplane.drivers.bpfstate import BpfState, remove_pins
+from dataplane.model.config import ServicesConfig
+from dataplane.plan.capacity import map_sizes
 from tests.bpf.world import World
 from tests.labs.netns import Namespace
 
@@ -77,7 +79,8 @@ def bpf_root(bpffs: Path, request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def shared_state(bpffs: Path) -> Iterator[BpfState]:
     """Maps and programs loaded once: the tests clear them instead of making them anew."""
-    with BpfState(str(bpffs / "shared")) as state:
+    small = map_sizes(ServicesConfig(flows=2048, services=1024, backends=4096))
+    with BpfState(str(bpffs / "shared"), sizes=small) as state:
         yield state
 
 

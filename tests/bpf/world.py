@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
@@ -25,8 +26,12 @@ from bpf.abi import AddressFlag, Limit, NodeFlag, Reason, SetMode, VipFlag
 from bpf.pick import Candidate, filter_bit, member_key, table
 from dataplane.drivers.bpfstate import BpfState
 from dataplane.drivers.libbpf import Map
+from dataplane.drivers.mapbulk import read_array, update_keys
 from dataplane.model.addr import IPAddress, L4Addr, Protocol
 from dataplane.model.rows import ProgramKind
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = range(5)
 
@@ -185,11 +190,16 @@ class World:
         return self
 
     def _zero(self, name: str) -> None:
+        used, values = self._used(name)
+        if len(used):
+            update_keys(self.maps[name], used, np.zeros_like(values))
+
+    def _used(self, name: str) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
+        """The entries of an array that are not all zeros: their numbers and octets."""
         held = self.maps[name]
-        empty = bytes(held.value_size)
-        used = [(key, empty) for key, value in held.items() if value != empty]
-        if used:
-            held.update_batch(used)
+        values = read_array(held, np.dtype((np.uint8, (held.value_size,))))
+        used = np.flatnonzero(values.any(axis=1))
+        return used.astype(np.uint32), np.ascontiguousarray(values[used])
 
     def fill(self) -> World:
         """The node that most tests want: one service of each kind, in both families."""
@@ -396,12 +406,10 @@ class World:
     def records(self, version: int = 4) -> Iterator[Flow]:
         """Records that are flows, whether their time is over or not."""
         layout = abi.FLOW4 if version == 4 else abi.FLOW6
-        empty = bytes(layout.size)
-        for key, value in self.maps[f"ct{version}"].items():
-            if value != empty:
-                fields = layout.unpack(value)
-                if fields["life"] & 1:
-                    yield Flow(int.from_bytes(key, sys.byteorder), fields)
+        for number, octets in zip(*self._used(f"ct{version}"), strict=True):
+            fields = layout.unpack(octets.tobytes())
+            if fields["life"] & 1:
+                yield Flow(int(number), fields)
 
     def flows(self, version: int = 4) -> dict[tuple[str, int, str, int], Flow]:
         """Living flows by client and VIP."""
@@ -415,9 +423,8 @@ class World:
     def locks(self) -> int:
         """How many locks of buckets are held: none, outside of a packet."""
         return sum(
-            value[:4] != bytes(4)
+            int(self._used(name)[1][:, :4].any(axis=1).sum())
             for name in ("ct4_tags", "ct4_replies", "ct6_tags", "ct6_replies")
-            for _, value in self.maps[name].items()
         )
 
 
