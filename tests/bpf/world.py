@@ -401,7 +401,35 @@ class World:
         """OVS hands a packet to svc0."""
         return self._through(ProgramKind.SERVICE, packet, self.service_link)
 
+    def establish(self, packet: Packet) -> bytes:
+        """A client's SYN, its backend's answer, and the client's next; that one as it came out."""
+        answer = from_backend(self.arrive(packet).packet)
+        self.deliver(answer)
+        last = packet.copy()
+        last[TCP].flags = "A"
+        return self.arrive(built(without_checksums(last))).packet
+
+    def service_id(self, vip: L4Addr) -> int:
+        """The service of a VIP."""
+        return self._vips[vip]
+
+    def stats(self, service_id: int) -> dict[str, int]:
+        """What was counted for a service, on all CPUs."""
+        value = self.maps["service_stats"].lookup(_u32(service_id)) or b""
+        each = [
+            abi.SERVICE_STATS.unpack(value[at : at + abi.SERVICE_STATS.size])
+            for at in range(0, len(value), abi.SERVICE_STATS.size)
+        ]
+        return {name: sum(one[name] for one in each) for name in each[0]}
+
     # -- conntrack ----------------------------------------------------------------------------
+
+    def end_flow(self, version: int, ends: tuple[str, int, str, int]) -> None:
+        """End one flow, as a sweep does."""
+        flow = self.flows(version)[ends]
+        layout = abi.FLOW4 if version == 4 else abi.FLOW6
+        fields = flow.fields | {"life": flow.fields["life"] + 1}
+        self.maps[f"ct{version}"].update(_u32(flow.number), layout.pack(**fields))
 
     def records(self, version: int = 4) -> Iterator[Flow]:
         """Records that are flows, whether their time is over or not."""
