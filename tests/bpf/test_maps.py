@@ -1,196 +1,219 @@
-"""The tables that are BPF maps: what is written is read back, by us and after a restart."""
+"""The drivers of the maps: what is written is observed, also after a restart."""
 
 from __future__ import annotations
 
-import struct
+import sys
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv6Address
-from pathlib import Path
-from typing import Any
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
+import numpy as np
 import pytest
 
-from bpf import abi
+from bpf.abi import Limit, SetMode
+from bpf.pick import Candidate, filter_bit, member_key, table
 from dataplane.drivers.bpfmaps import (
     BackendTable,
-    LocalAddressTable,
-    MaglevMapTable,
-    NodeTable,
+    KnownAddressTable,
+    SourceRangeTable,
     VipTable,
     held_ids,
-    service_stats,
+    number,
 )
-from dataplane.drivers.bpfstate import BpfState, remove_pins
-from dataplane.drivers.libbpf import MAP_TYPE_ARRAY, Map
-from dataplane.model.addr import IPAddress, L4Addr, Mac, Protocol
+from dataplane.drivers.bpfstate import BpfState
+from dataplane.drivers.nodemap import NodeTable
+from dataplane.drivers.setsmap import GRACE_S, NoRoom, Ranges, SetTable
+from dataplane.model.addr import L4Addr, Mac, Protocol
+from dataplane.model.config import ServicesConfig
 from dataplane.model.rows import (
+    AddressFlag,
     BackendEntry,
-    LocalAddress,
-    MaglevTable,
+    KnownAddress,
     NodeEntry,
-    ProgramKind,
+    SetEntry,
+    SetScope,
+    SourceRange,
     VipEntry,
     VipFlag,
 )
 from dataplane.model.service import Place
-from dataplane.plan.maglev import maglev_table
-from dataplane.ports import AbiMismatch, CapabilityMissing
-from tests.bpf.world import VIP_TCP, VIP_UDP, WEB, WEB_TWO, World, from_client
+from dataplane.plan.capacity import map_sizes
 
 pytestmark = pytest.mark.bpf
+
+SIZES = map_sizes(ServicesConfig(flows=1024, services=64, backends=512))
+SNAT = VipFlag.SNAT
 
 
 @pytest.fixture
 def state(bpf_root: str) -> Iterator[BpfState]:
-    with BpfState(bpf_root) as made:
+    with BpfState(bpf_root, sizes=SIZES) as made:
         yield made
 
 
-VIPS = {
-    VIP_TCP: VipEntry(1, VipFlag.SNAT),
-    VIP_UDP: VipEntry(2, VipFlag(0)),
-    L4Addr(Protocol.TCP, IPv4Address("255.255.255.254"), 65535): VipEntry(
-        16383, VipFlag.SNAT | VipFlag.NO_BACKEND
-    ),
-}
-BACKENDS = {
-    number: BackendEntry(target, place)
-    for number, (target, place) in enumerate(
-        zip([WEB, WEB_TWO, VIP_UDP, VIP_TCP], Place, strict=True), 1
-    )
-}
-MAGLEV = {1: MaglevTable(maglev_table([(1, WEB), (2, WEB_TWO)])), 16383: MaglevTable(bytes(16372))}
-ADDRESSES: dict[IPAddress, LocalAddress] = {
-    IPv4Address("172.18.0.11"): LocalAddress(),
-    IPv6Address("fd00::11"): LocalAddress(),
-    IPv6Address("::1"): LocalAddress(),
-}
-NODE = {
-    0: NodeEntry(
-        IPv4Address("100.64.255.1"),
-        Mac("0a:58:64:40:ff:01"),
-        Mac("0a:58:ac:12:00:6f"),
-        7,
-        Mac("02:00:00:00:00:0a"),
-    )
-}
-TABLES: list[tuple[type[Any], dict[Any, Any]]] = [
-    (VipTable, VIPS),
-    (BackendTable, BACKENDS),
-    (MaglevMapTable, MAGLEV),
-    (LocalAddressTable, ADDRESSES),
-    (NodeTable, NODE),
-]
+def tcp(address: str, port: int) -> L4Addr:
+    return L4Addr(Protocol.TCP, ip_address(address), port)
 
 
-@pytest.mark.parametrize(("kind", "rows"), TABLES, ids=lambda value: getattr(value, "name", ""))
-def test_rows_come_back_as_they_were_written(
-    state: BpfState, kind: type[Any], rows: dict[Any, Any]
-) -> None:
-    table = kind(state)
-    assert table.observe() == {}
-    assert table.upsert(list(rows.items())) == {}
-    assert table.observe() == rows
-    assert kind(state).observe() == rows
-    assert table.delete(list(rows)) == {}
-    assert table.delete(list(rows)) == {}
-    assert table.observe() == {}
+def bit_is_set(state: BpfState, vip: L4Addr) -> bool:
+    bit = filter_bit(vip.address.packed, vip.port, vip.protocol)
+    word = int.from_bytes(state.maps["vip_filter"].lookup(number(bit // 64)) or b"", sys.byteorder)
+    return bool(word >> (bit % 64) & 1)
 
 
-def test_ids_are_read_back_after_a_restart(bpf_root: str) -> None:
-    with BpfState(bpf_root) as state:
-        VipTable(state).upsert(list(VIPS.items()))
-        BackendTable(state).upsert(list(BACKENDS.items()))
-    with BpfState(bpf_root) as state:
-        held = held_ids(state)
-        assert held.services == {vip: entry.service_id for vip, entry in VIPS.items()}
-        assert held.backends == {entry.target: number for number, entry in BACKENDS.items()}
-
-
-def test_many_rows_come_back(state: BpfState) -> None:
-    rows = {
-        L4Addr(Protocol.TCP, IPv4Address(0x0A000000 + number), 80): VipEntry(number, VipFlag.SNAT)
-        for number in range(1, 10_001)
+def test_vips_of_both_families_are_what_they_were_and_have_their_bits(state: BpfState) -> None:
+    vips = {
+        tcp("192.0.2.10", 80): VipEntry(3, SNAT | VipFlag.AFFINITY, 10800),
+        tcp("2001:db8::10", 443): VipEntry(4, VipFlag.LOCAL),
     }
-    table = VipTable(state)
-    assert table.upsert(list(rows.items())) == {}
-    assert table.observe() == rows
+    assert VipTable(state).upsert(list(vips.items())) == {}
+    again = VipTable(state)
+    assert again.observe() == vips
+    assert all(bit_is_set(state, vip) for vip in vips)
+    gone = tcp("192.0.2.10", 80)
+    assert again.delete([gone, tcp("192.0.2.99", 80)]) == {}
+    assert not bit_is_set(state, gone)
+    assert set(again.observe()) == {tcp("2001:db8::10", 443)}
 
 
-def test_of_too_many_rows_those_that_do_not_fit_are_named(state: BpfState) -> None:
-    size = abi.Limit.MAX_LOCAL_ADDRESSES
-    rows: list[tuple[IPAddress, LocalAddress]] = [
-        (IPv4Address(0x0A000000 + number), LocalAddress()) for number in range(size + 5)
-    ]
-    failures = LocalAddressTable(state).upsert(rows)
-    assert {key for key, _ in rows[size:]} == set(failures)
-    assert failures[rows[size][0]].reason == f"map local_addresses is full ({size} entries)"
+def test_a_filter_that_disagrees_is_put_right(state: BpfState) -> None:
+    vip, stray = tcp("192.0.2.10", 80), tcp("192.0.2.11", 81)
+    VipTable(state).upsert([(vip, VipEntry(1, SNAT))])
+    for one in (vip, stray):
+        bit = filter_bit(one.address.packed, one.port, one.protocol)
+        word = 0 if one is vip else 1 << (bit % 64)
+        state.maps["vip_filter"].update(number(bit // 64), word.to_bytes(8, sys.byteorder))
+    VipTable(state).observe()
+    assert bit_is_set(state, vip)
+    assert not bit_is_set(state, stray)
 
 
-def test_a_table_of_another_size_is_refused(state: BpfState) -> None:
-    assert "not 16372" in MaglevMapTable(state).upsert([(1, MaglevTable(b"\0" * 4))])[1].reason
+def test_backends_ranges_and_addresses_are_what_they_were(state: BpfState) -> None:
+    backends = {
+        7: BackendEntry(tcp("10.1.0.11", 8080), Place.LOCAL, 1442),
+        8: BackendEntry(tcp("fd01::11", 53), Place.REMOTE, 1400, Mac("0a:58:ac:12:00:70")),
+    }
+    ranges = {
+        (1, ip_network("10.0.0.0/8")): SourceRange(),
+        (2, ip_network("fd00::/8")): SourceRange(),
+    }
+    known = {
+        IPv4Address("172.18.0.11"): KnownAddress(AddressFlag.LOCAL | AddressFlag.VIP),
+        IPv6Address("fd18::200"): KnownAddress(AddressFlag.OWNED),
+    }
+    for make, rows in (
+        (BackendTable, backends), (SourceRangeTable, ranges), (KnownAddressTable, known),
+    ):  # fmt: skip
+        assert make(state).upsert(list(rows.items())) == {}  # type: ignore[arg-type]
+        assert make(state).observe() == rows
+        first = next(iter(rows))
+        assert make(state).delete([first]) == {}  # type: ignore[list-item]
+        assert set(make(state).observe()) == set(rows) - {first}
 
 
-def test_a_new_table_takes_the_place_of_the_old_in_one_step(state: BpfState) -> None:
-    table = MaglevMapTable(state)
-    outer, key = state.maps["maglev"], struct.pack("=I", 1)
-    table.upsert([(1, MaglevTable(maglev_table([(1, WEB)])))])
-    old = outer.lookup(key)
-    table.upsert([(1, MaglevTable(maglev_table([(2, WEB)])))])
-    assert outer.lookup(key) not in (None, old)
-    assert table.observe()[1] == MaglevTable(maglev_table([(2, WEB)]))
+def test_ids_and_room_are_read_back(state: BpfState) -> None:
+    vip, target = tcp("192.0.2.10", 80), tcp("10.1.0.11", 8080)
+    VipTable(state).upsert([(vip, VipEntry(9, SNAT))])
+    BackendTable(state).upsert([(5, BackendEntry(target, Place.LOCAL))])
+    held = held_ids(state)
+    assert (held.services, held.backends) == ({vip: 9}, {target: 5})
+    assert (held.max_services, held.max_backends) == (63, 511)
 
 
-def test_a_table_that_another_process_put_is_read_anew(state: BpfState) -> None:
-    mine, theirs = MaglevMapTable(state), MaglevMapTable(state)
-    mine.upsert([(1, MAGLEV[1])])
-    theirs.upsert([(1, MAGLEV[16383])])
-    assert mine.observe() == {1: MAGLEV[16383]}
+def test_a_full_map_names_itself(state: BpfState) -> None:
+    many = [(tcp(f"192.0.{n // 256}.{n % 256}", 80), VipEntry(1, SNAT)) for n in range(300)]
+    failures = VipTable(state).upsert(many)
+    assert failures
+    assert {failed.reason for failed in failures.values()} == {"map vips is full (256 entries)"}
 
 
-def test_statistics_begin_anew_with_a_service(world: World) -> None:
-    service_id = world.vips.observe()[VIP_TCP].service_id
-    world.arrive(from_client())
-    assert service_stats(world.state)[service_id].forward.packets
-    world.vips.delete([VIP_TCP])
-    assert service_id not in service_stats(world.state)
+def row(count: int, weight: int = 1) -> SetEntry:
+    members = [(at + 1, member_key(f"10.0.{at}.1:80/tcp"), 1) for at in range(count)]
+    members[0] = (*members[0][:2], weight)
+    return SetEntry(tuple(sorted(members, key=lambda member: member[1])))
 
 
-def test_all_state_survives_a_restart(bpf_root: str) -> None:
-    with BpfState(bpf_root) as state:
-        before = {name: found.info.id for name, found in state.maps.items()}
-    with BpfState(bpf_root) as state:
-        assert {name: found.info.id for name, found in state.maps.items()} == before
+def test_sets_are_what_they_were_and_empty_ones_are_none(state: BpfState) -> None:
+    rows = {
+        (1, SetScope.CLUSTER): row(3),
+        (1, SetScope.LOCAL): row(1),
+        (2, SetScope.CLUSTER): row(4, 9),
+    }
+    assert SetTable(state).upsert(list(rows.items())) == {}
+    again = SetTable(state)
+    assert again.observe() == rows
+    assert again.delete([(1, SetScope.LOCAL), (60, SetScope.LOCAL)]) == {}
+    assert set(again.observe()) == set(rows) - {(1, SetScope.LOCAL)}
+    assert again.upsert([((1, SetScope.CLUSTER), row(2))]) == {}
+    assert SetTable(state).observe()[1, SetScope.CLUSTER] == row(2)
 
 
-def test_a_lost_pin_is_made_again(bpf_root: str) -> None:
-    with BpfState(bpf_root) as state:
-        (state.directory / "vips").unlink()
-        (state.directory / "tx_ports").unlink()
-    with BpfState(bpf_root) as state:
-        assert (state.directory / "vips").exists()
-        assert (state.directory / "tx_ports").exists()
-        assert state.program_info(ProgramKind.UPLINK).map_ids
+def test_a_set_of_many_is_a_table_of_what_the_list_would_give(state: BpfState) -> None:
+    wanted = row(Limit.LIST_MAX + 10)
+    sets = SetTable(state)
+    assert sets.upsert([((1, SetScope.CLUSTER), wanted)]) == {}
+    assert sets.observe() == {(1, SetScope.CLUSTER): wanted}
+    octets = state.maps["sets"].lookup(number(2)) or b""
+    assert octets[6] == SetMode.SET_TABLE
+    first = int.from_bytes(octets[:4], sys.byteorder)
+    expected = table([Candidate(key, backend, weight) for backend, key, weight in wanted.members])
+    for slot in range(0, Limit.PICK_SLOTS, 997):
+        held = state.maps["tables"].lookup(number(first * Limit.PICK_SLOTS + slot)) or b""
+        assert np.frombuffer(held, np.uint32)[0] == expected[slot]
 
 
-def test_a_pinned_map_of_another_layout_is_refused(bpf_root: str) -> None:
-    with BpfState(bpf_root) as state:
-        directory = state.directory
-    (directory / "backends").unlink()
-    with Map.create(MAP_TYPE_ARRAY, "backends", 4, 12, 8) as wrong:
-        wrong.pin(directory / "backends")
-    with pytest.raises(AbiMismatch, match=r"backends.*remove .*/v1 and start it again"):
-        BpfState(bpf_root)
+def test_a_range_rests_before_it_is_used_again() -> None:
+    ranges = Ranges(11)
+    first, second = ranges.take(5, 0.0), ranges.take(5, 0.0)
+    assert (first, second) == (1, 6)
+    ranges.give_back(first, 5, 0.0)
+    with pytest.raises(NoRoom):
+        ranges.take(5, GRACE_S / 2)
+    assert ranges.take(2, GRACE_S) == first
+    assert ranges.take(3, GRACE_S) == first + 2
+    assert Ranges(20, [(4, 3), (10, 2)]).take(8, 0.0) == 12
 
 
-def test_a_directory_that_is_on_no_bpf_filesystem_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CapabilityMissing, match="mount -t bpf bpf"):
-        BpfState(str(tmp_path / "node"))
+def test_no_room_for_a_set_is_said_and_the_others_are_made(state: BpfState) -> None:
+    rows = [((at, SetScope.CLUSTER), row(100)) for at in range(1, 31)]
+    failures = SetTable(state).upsert(rows)
+    assert failures
+    assert "raise [services] backends" in next(iter(failures.values())).reason
+    assert len(SetTable(state).observe()) == 30 - len(failures)
 
 
-def test_after_down_no_pin_is_left(bpffs: Path) -> None:
-    root = bpffs / "gone"
-    BpfState(str(root)).close()
-    remove_pins(str(root))
-    assert not root.exists()
-    remove_pins(str(root))
+ENTRY = NodeEntry(
+    IPv4Address("100.64.255.1"), IPv6Address("fd00:101::1"), Mac("0a:58:64:40:ff:01"),
+    Mac("0a:58:ac:12:00:6f"), 7, Mac("02:00:00:00:00:0a"), 0,
+    (IPv4Address("172.18.0.11"), IPv4Address("172.18.0.12")),
+)  # fmt: skip
+
+
+def test_the_node_is_what_it_was_and_keeps_its_seed(state: BpfState) -> None:
+    seeds = set()
+    for entry in (ENTRY, NodeEntry(ENTRY.service_address, None, *_rest(ENTRY))):
+        assert NodeTable(state).upsert([(0, entry)]) == {}
+        assert NodeTable(state).observe() == {0: entry}
+        seeds.add((state.maps["node"].lookup(number(0)) or b"")[8:12])
+    assert NodeTable(state).delete([0]) == {}
+    assert NodeTable(state).observe() == {}
+    NodeTable(state).upsert([(0, ENTRY)])
+    seeds.add((state.maps["node"].lookup(number(0)) or b"")[8:12])
+    assert len(seeds) == 1
+    assert seeds != {bytes(4)}
+    assert NodeTable(state).upsert([(1, ENTRY)])[1].reason == "table node has no row 1, only row 0"
+
+
+def _rest(entry: NodeEntry) -> tuple[Mac, Mac, int, Mac, int, tuple[IPv4Address, ...]]:
+    return (
+        entry.service_mac, entry.gateway_mac, entry.uplink_ifindex, entry.uplink_mac,
+        entry.service_ifindex, entry.local,
+    )  # fmt: skip
+
+
+def test_pinned_maps_keep_their_size_and_say_so(bpf_root: str) -> None:
+    with BpfState(bpf_root, sizes=SIZES) as first:
+        assert first.resized == {}
+        assert first.maps["ct4"].info.max_entries == 2048
+    with BpfState(bpf_root, sizes={**SIZES, "ct4": 4096}) as second:
+        assert second.resized == {"ct4": (2048, 4096)}
+        assert second.maps["ct4"].info.max_entries == 2048
