@@ -55,6 +55,10 @@ abi: bpf ## layouts of the BPF objects against the Python codecs
 bpf-test: bpf ## packets through the programs (root)
 	$(PYTEST) -m bpf
 
+.PHONY: oracle-test
+oracle-test: bpf ## random packets through the programs and a model of the semantics (root)
+	$(PYTEST) -m oracle
+
 .PHONY: ovs-test
 ovs-test: ## a private OVS (root)
 	$(PYTEST) -m ovs

@@ -1,0 +1,277 @@
+"""What the model remembers between packets: flows, fragments, clients with affinity, choices.
+
+The model knows no hash. What a flow was given (a backend, a source port) it learns from the first
+packet that shows it; until then the flow has candidates. From then on it is bound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tests.oracle.declared import Backend, Member, Place, Service
+from tests.oracle.states import FRAGMENT_TICKS, State
+from tests.oracle.wire import Frame
+
+Tuple = tuple[bytes, int, bytes, int, int]
+"""Source address and port, destination address and port, protocol."""
+
+FragmentKey = tuple[bytes, bytes, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a client is reached: by which door, the two MACs, the tags."""
+
+    door: int
+    client_mac: bytes
+    vip_mac: bytes
+    tcis: tuple[int, ...]
+
+
+def way_of(frame: Frame, door: int) -> Way:
+    """The way that a client's frame came; a tag of VLAN 0 and priority 0 says nothing."""
+    tcis = frame.tcis if any(frame.tcis) else ()
+    return Way(door, frame.src_mac, frame.dst_mac, tcis)
+
+
+@dataclass(slots=True)
+class Flow:
+    """One flow: what its first packet brought, what it was given, and how far it is."""
+
+    ends: Tuple
+    service: Service
+    inner: bool
+    """Its client is behind OVN: it came in by svc0."""
+    handed: bool
+    """Another node picked us for it (DSR)."""
+    candidates: tuple[Backend, ...]
+    """What it may be bound to; one: what it is bound to."""
+    ways: tuple[Way, ...]
+    """Where its client may be reached: where its packets came from, this tick and the last."""
+    state: State
+    seen: int
+    closed: int = 0
+    source_port: int | None = None
+    """The port by which the backend knows it; None: not seen yet."""
+    ended: bool = False
+    mark: int = 0
+    """How many flows had been added when its last packet came."""
+
+    @property
+    def version(self) -> int:
+        """Its family."""
+        return 4 if len(self.ends[0]) == 4 else 6
+
+    @property
+    def bound(self) -> bool:
+        """Whether it is known what it was given."""
+        return len(self.candidates) == 1 and self.source_port is not None
+
+    def is_direct(self, backend: Backend) -> bool:
+        """Whether its packets are handed on as they are (DSR)."""
+        out = self.service.dsr and not self.inner and not self.handed
+        return out and backend.place is Place.REMOTE and bool(backend.mac)
+
+    def wants_nat(self, backend: Backend) -> bool:
+        """Whether the backend has to see our address in place of the client's.
+
+        A backend that reaches itself through the service needs it, or the reply stays inside.
+        """
+        if self.handed or self.is_direct(backend):
+            return False
+        if self.ends[0] == backend.addr:
+            return True
+        if self.service.dsr and not self.inner and backend.place is Place.LOCAL:
+            # As by way of another node, the client's address is kept.
+            return False
+        return self.service.inner_snat if self.inner else self.service.snat
+
+
+@dataclass(slots=True)
+class _Remembered:
+    flow: Flow
+    reply: bool
+    seen: int
+
+
+@dataclass(slots=True)
+class _Bound:
+    """A client's backend: `candidates` until it is seen."""
+
+    candidates: tuple[Backend, ...]
+    seen: int
+
+
+@dataclass(slots=True)
+class _Choice:
+    members: frozenset[Member]
+    backend: Backend
+
+
+@dataclass(slots=True)
+class Memory:
+    """Everything between packets.
+
+    `crowded`: the table is so small that new flows push weak ones out.
+    """
+
+    crowded: bool = False
+    tick: int = 0
+    added: int = 0
+    flows: dict[Tuple, Flow] = field(default_factory=dict)
+    replies: dict[Tuple, Flow] = field(default_factory=dict)
+    hidden: list[Flow] = field(default_factory=list)
+    """Flows whose backend or port was not seen yet."""
+    fragments: dict[FragmentKey, _Remembered] = field(default_factory=dict)
+    affinities: dict[tuple[str, bytes], _Bound] = field(default_factory=dict)
+    choices: dict[tuple[object, ...], _Choice] = field(default_factory=dict)
+
+    # -- flows --------------------------------------------------------------------------------
+
+    def lives(self, flow: Flow) -> bool:
+        """Whether it has not ended, and its time is not over."""
+        return not flow.ended and self.tick - flow.seen <= flow.state.ticks
+
+    def may_be_gone(self, flow: Flow) -> bool:
+        """Whether a later one may have pushed it out: only where a table is full, only if weak."""
+        return self.crowded and flow.state.weak and self.added > flow.mark
+
+    def find(self, key: Tuple) -> Flow | None:
+        """The living flow of a client's packet."""
+        flow = self.flows.get(key)
+        return flow if flow is not None and self.lives(flow) else None
+
+    def find_reply(self, key: Tuple) -> Flow | None:
+        """The living flow that a backend's packet answers."""
+        flow = self.replies.get(key)
+        return flow if flow is not None and self.lives(flow) else None
+
+    def find_hidden(self, key: Tuple, address: bytes) -> list[Flow]:
+        """Flows not bound yet whose reply this may be; `address` is what we NAT to."""
+        if not self.hidden:
+            return []
+        self.hidden = [f for f in self.hidden if not f.bound and self.lives(f)]
+        src, sport, dst, dport, proto = key
+        return [
+            flow
+            for flow in self.hidden
+            if flow.ends[4] == proto
+            and any(
+                (b.addr, b.port) == (src, sport)
+                and not flow.is_direct(b)
+                and (dst == address if flow.wants_nat(b) else (dst, dport) == flow.ends[:2])
+                for b in flow.candidates
+            )
+        ]
+
+    def reply_tuple(self, flow: Flow, backend: Backend, port: int, address: bytes) -> Tuple:
+        """The reply's tuple if the flow went to `backend` by `port`."""
+        source = address if flow.wants_nat(backend) else flow.ends[0]
+        return (backend.addr, backend.port, source, port, flow.ends[4])
+
+    def add(self, flow: Flow) -> None:
+        """A new flow is there."""
+        self.end(flow.ends)
+        self.added += 1
+        flow.mark = self.added
+        self.flows[flow.ends] = flow
+        if not flow.bound:
+            self.hidden.append(flow)
+
+    def bind(self, flow: Flow, backend: Backend, port: int, address: bytes) -> str | None:
+        """The flow turned out to go to `backend` by `port`; what is wrong with that, or None."""
+        if flow.bound:
+            return None
+        flow.candidates, flow.source_port = (backend,), port
+        if flow.is_direct(backend):
+            return None
+        key = self.reply_tuple(flow, backend, port, address)
+        other = self.find_reply(key)
+        if other is not None and other is not flow:
+            if not self.may_be_gone(other):
+                return f"the flows of {other.ends} and {flow.ends} share {key}"
+            other.ended = True
+        self.replies[key] = flow
+        return None
+
+    def is_taken(self, key: Tuple, flow: Flow) -> bool:
+        """Whether a living flow has this reply tuple for certain."""
+        other = self.find_reply(key)
+        return other is not None and other is not flow and not self.may_be_gone(other)
+
+    def end(self, key: Tuple) -> None:
+        """The flow of this tuple, if there is one, is over."""
+        flow = self.flows.pop(key, None)
+        if flow is not None:
+            flow.ended = True
+
+    def touch(self, flow: Flow, way: Way | None = None, *, surely: bool = True) -> None:
+        """A packet of it went by; of its client, this way.
+
+        A client that moves is followed, within a tick; by a later fragment perhaps (not `surely`).
+        """
+        if way is not None and not flow.inner:
+            if surely and flow.seen != self.tick:
+                flow.ways = (way,)
+            elif way not in flow.ways:
+                flow.ways = (*flow.ways, way)
+        flow.seen, flow.mark = self.tick, self.added
+
+    # -- fragments ----------------------------------------------------------------------------
+
+    @staticmethod
+    def _fragment_key(frame: Frame) -> FragmentKey:
+        # RFC 791: identification, addresses and protocol; RFC 8200 4.5: without the protocol.
+        return frame.src, frame.dst, frame.frag_id, frame.proto if frame.version == 4 else 0
+
+    def remember(self, frame: Frame, flow: Flow, *, reply: bool) -> None:
+        """A first fragment went the flow's way."""
+        if frame.is_fragment and not frame.frag_offset:
+            self.fragments[self._fragment_key(frame)] = _Remembered(flow, reply, self.tick)
+
+    def recall(self, frame: Frame) -> tuple[Flow, bool] | None:
+        """The flow of a later fragment, and whether it is a backend's."""
+        found = self.fragments.get(self._fragment_key(frame))
+        if found is None or self.tick - found.seen > FRAGMENT_TICKS or not self.lives(found.flow):
+            return None
+        return found.flow, found.reply
+
+    # -- who goes where -----------------------------------------------------------------------
+
+    def kept(self, service: Service, client: bytes, members: list[Backend]) -> _Bound | None:
+        """A client's backend, if it has one that may still serve it."""
+        found = self.affinities.get((service.name, client))
+        if found is None or service.affinity is None:
+            return None
+        if self.tick - found.seen > service.affinity:
+            return None
+        return found if any(b in members for b in found.candidates) else None
+
+    def keep(self, service: Service, client: bytes, candidates: tuple[Backend, ...]) -> None:
+        """From now on the client goes there."""
+        if service.affinity is not None:
+            self.affinities[service.name, client] = _Bound(candidates, self.tick)
+
+    def narrow(self, service: Service, client: bytes, backend: Backend) -> None:
+        """It turned out where the client goes."""
+        found = self.affinities.get((service.name, client))
+        if found is not None and backend in found.candidates:
+            found.candidates = (backend,)
+
+    def chosen(
+        self, what: tuple[object, ...], members: frozenset[Member], backend: Backend
+    ) -> str | None:
+        """A choice was made without affinity's memory; what is wrong with it, or None.
+
+        The same question gets the same answer, on every node; and a set that changes moves only
+        what has to move: to a member that came, or away from one that went.
+        """
+        before = self.choices.get(what)
+        self.choices[what] = _Choice(members, backend)
+        if before is None or before.backend == backend:
+            return None
+        stays = any(m.backend == before.backend and m in before.members for m in members)
+        came = any(m.backend == backend and m not in before.members for m in members)
+        if not stays or came:
+            return None
+        return f"{what} went to {before.backend} and now goes to {backend}, though neither changed"
