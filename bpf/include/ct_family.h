@@ -109,7 +109,10 @@ static __always_inline FLOW *CT(find)(const struct node *node, const TUPLE *tupl
 	return CT(find_living)(node, tuple, &life);
 }
 
-/* The flow that a backend's packet is the reply of. */
+/*
+ * The flow that a backend's packet is the reply of. One whose time is over is none: its tuple may be
+ * a later flow's, whose word is behind its own.
+ */
 static __always_inline FLOW *CT(find_living_reply)(const struct node *node, const TUPLE *tuple,
 						   __u32 *life)
 {
@@ -130,7 +133,8 @@ static __always_inline FLOW *CT(find_living_reply)(const struct node *node, cons
 				*life = *(volatile __u32 *)&flow->life;
 				barrier();
 				if ((*life & 1) && CT(is_reply_of)(flow, tuple) &&
-				    !(flow->flags & FLOW_DSR))
+				    !(flow->flags & FLOW_DSR) &&
+				    !is_over(flow->seen, flow->state, node, tick_of(node)))
 					return flow;
 			}
 		}
