@@ -209,7 +209,7 @@ static __always_inline int reply4(struct xdp_md *ctx, struct ethhdr *eth, struct
 	__u8 state = flow->state, flags = flow->flags;
 
 	barrier();
-	if (unlikely(flow->vlan[0]))
+	if (unlikely(flow->vlan[0] || (reason == UPLINK_REPLY && flags & FLOW_INNER)))
 		return reason == SVC_REPLY ? rare_svc(ctx) : rare_uplink(ctx);
 	if (unlikely(ip->ttl <= 1))
 		return answer(ctx, ANSWER_TTL, 0);
@@ -324,7 +324,7 @@ static __always_inline int reply6(struct xdp_md *ctx, struct ethhdr *eth, struct
 	__u8 state = flow->state, flags = flow->flags;
 
 	barrier();
-	if (unlikely(flow->vlan[0]))
+	if (unlikely(flow->vlan[0] || (reason == UPLINK_REPLY && flags & FLOW_INNER)))
 		return reason == SVC_REPLY ? rare_svc(ctx) : rare_uplink(ctx);
 	if (unlikely(ip->hop_limit <= 1))
 		return answer(ctx, ANSWER_TTL, 0);
