@@ -73,6 +73,7 @@ __noinline int carry(struct xdp_md *ctx, struct rare *rare)
 		return answer_frame(ctx, frame, ANSWER_TTL, 0);
 	if (!turn->reply && turn->mtu && frame->total > turn->mtu && !(turn->flags & FLOW_DSR))
 		return answer_frame(ctx, frame, ANSWER_TOO_BIG, turn->mtu);
+	learn(rare, tick_of(self));
 	if (frame->flags & FRAME_FRAGMENT && !frame->fragment)
 		remember_fragment(frame, turn, tick_of(self));
 	turn->ttl = frame->ttl - 1;
@@ -265,7 +266,7 @@ static __always_inline bool is_nd(struct xdp_md *ctx, const struct frame *frame)
 	__u8 type;
 
 	return frame->version == 6 && frame->proto == IPPROTO_ICMPV6 && frame->ttl == ND_HOPS &&
-	       !take(ctx, frame->l4, &type, 1) &&
+	       frame->l4 < frame->end && !take(ctx, frame->l4, &type, 1) &&
 	       (type == ND_NEIGHBOUR_SOLICITATION || type == ND_ADVERTISEMENT);
 }
 

@@ -206,8 +206,8 @@ static __always_inline void inside_tuple6(const struct frame *frame, struct tupl
 
 /*
  * The living flow of a client's (turn.reply 0) or a backend's packet, into rare->turn: 1 if there
- * is one. The flow learns of the packet, and ends if this is the first of another. `of_inside`:
- * the flow that rare->inside came back from, which learns nothing.
+ * is one. The flow ends if this is the first of another. `of_inside`: the flow that rare->inside
+ * came back from.
  */
 __noinline int find_turn4(struct rare *rare, __u32 of_inside)
 {
@@ -232,9 +232,6 @@ __noinline int find_turn4(struct rare *rare, __u32 of_inside)
 	}
 	if (!turn_by4(&rare->turn, flow) || rare->turn.life != life)
 		return 0;
-	if (of_inside)
-		return 1;
-	SEE(flow, &rare->frame, &rare->turn, tick, rare->ifindex);
 	return 1;
 }
 
@@ -261,9 +258,6 @@ __noinline int find_turn6(struct rare *rare, __u32 of_inside)
 	}
 	if (!turn_by6(&rare->turn, flow) || rare->turn.life != life)
 		return 0;
-	if (of_inside)
-		return 1;
-	SEE(flow, &rare->frame, &rare->turn, tick, rare->ifindex);
 	return 1;
 }
 
@@ -273,7 +267,7 @@ static __always_inline int find_turn(struct rare *rare, __u32 of_inside)
 					  find_turn6(rare, of_inside);
 }
 
-/* The turn of record `id`, if it has this life still; the flow is used by it. */
+/* The turn of record `id`, if it has this life still, and its time is not over. */
 __noinline int turn_of_record(struct rare *rare, __u32 id, __u32 life)
 {
 	__u32 zero = 0, tick;
@@ -285,15 +279,42 @@ __noinline int turn_of_record(struct rare *rare, __u32 id, __u32 life)
 	if (rare->frame.version == 4) {
 		struct flow4 *flow = ct4_at(id);
 
-		if (!flow || !turn_by4(&rare->turn, flow) || rare->turn.life != life)
-			return 0;
-		flow->seen = tick;
+		return flow && ct4_alive(flow, self, tick) && turn_by4(&rare->turn, flow) &&
+		       rare->turn.life == life;
 	} else {
 		struct flow6 *flow = ct6_at(id);
 
-		if (!flow || !turn_by6(&rare->turn, flow) || rare->turn.life != life)
+		return flow && ct6_alive(flow, self, tick) && turn_by6(&rare->turn, flow) &&
+		       rare->turn.life == life;
+	}
+}
+
+/*
+ * A flow learns of a packet that goes its way, and of none that is answered or dropped: that would
+ * keep alive, or end, what nobody hears of. A later fragment says nothing but that it is there.
+ */
+__noinline int learn(struct rare *rare, __u32 tick)
+{
+	if (!rare)
+		return 0;
+	if (rare->frame.version == 4) {
+		struct flow4 *flow = ct4_at(rare->turn.id);
+
+		if (!flow || flow->life != rare->turn.life)
 			return 0;
-		flow->seen = tick;
+		if (rare->frame.fragment)
+			flow->seen = tick;
+		else
+			SEE(flow, &rare->frame, &rare->turn, tick, rare->ifindex);
+	} else {
+		struct flow6 *flow = ct6_at(rare->turn.id);
+
+		if (!flow || flow->life != rare->turn.life)
+			return 0;
+		if (rare->frame.fragment)
+			flow->seen = tick;
+		else
+			SEE(flow, &rare->frame, &rare->turn, tick, rare->ifindex);
 	}
 	return 1;
 }
