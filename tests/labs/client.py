@@ -163,7 +163,10 @@ def main() -> None:
     """Run the request in the arguments."""
     signal.signal(signal.SIGTERM, stop)
     words = [word for word in sys.argv[1:] if "=" not in word]
-    OPTIONS.update(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+    for word in sys.argv[1:]:
+        key, equals, value = word.partition("=")
+        if equals:
+            OPTIONS[key] = value
     kind, address, port, number, *rest = words
     result: dict[str, object]
     if kind in {"http", "udp"}:

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 
@@ -16,6 +17,11 @@ from perf.peerprogs import FRAME_SIZE
 from perf.peers import ALONE, FRESH, OURS, PLAIN, Peers
 
 SERVICES = 3
+
+
+def _send(peers: Peers, head: bytes) -> None:
+    """One packet at the router's device of the calling thread's namespace."""
+    peers.source.send(socket.if_nametoindex("r0"), head, 1)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +57,7 @@ def test_what_arrives_is_the_clients_packet_at_a_backends_port(peers: Peers) -> 
             # The sockets share a port: only the one of this trio may see it.
             inside_named(
                 one.trio.router,
-                lambda c=one: peers.source.send(socket.if_nametoindex("r0"), c.head, 1),
+                partial(_send, peers, one.head),
             )
             body, (address, _) = one.end.first()
             assert len(body) == FRAME_SIZE - 42

@@ -427,10 +427,11 @@ def test_of_two_controllers_one_works_and_the_other_takes_over(
         second.end(signal.SIGKILL)
 
 
-def answer(ovn: OvnSandbox, chassis: str) -> None:
-    """What ovn-controller does once its vswitchd has confirmed everything."""
+def answer(ovn: OvnSandbox, chassis: str) -> str:
+    """What ovn-controller does once its vswitchd has confirmed everything; what it answered."""
     asked = ovn.sbctl("get", "SB_Global", ".", "nb_cfg").strip()
     ovn.sbctl("set", "Chassis_Private", chassis, f"nb_cfg={asked}")
+    return asked
 
 
 def test_a_chassis_that_owes_an_answer_is_marked_and_a_restart_keeps_the_mark(

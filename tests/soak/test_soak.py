@@ -325,8 +325,8 @@ def _owners(lab: Lab) -> list[IPAddress]:
         )
         members = []
         for at in range(held["first"], held["first"] + held["count"]):
-            member = abi.MEMBER.unpack(maps["members"].lookup(number(at)) or b"")
-            members.append(Candidate(member["key"], member["backend_id"]))
+            held_member = abi.MEMBER.unpack(maps["members"].lookup(number(at)) or b"")
+            members.append(Candidate(held_member["key"], held_member["backend_id"]))
         address = {}
         for member in members:
             row = maps["backends"].lookup(number(member.backend_id)) or b""

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -49,6 +50,11 @@ def knows(lab: ServiceLab, vip: str) -> str:
     """The MAC that the client has for an address."""
     found = json.loads(lab.client.run("ip", "-j", "neigh", "show", vip))
     return str(found[0].get("lladdr", "")) if found else ""
+
+
+def at_node(lab: ServiceLab, address: str, node: int) -> bool:
+    """Whether the client has been told that an address is at this node's uplink."""
+    return knows(lab, address) == uplink(lab, node)
 
 
 def uplink(lab: ServiceLab, node: int) -> str:
@@ -120,7 +126,7 @@ def test_when_a_node_goes_the_other_takes_over_and_gives_back(lab: ServiceLab) -
             cut(second)
             for address in (vip, vip6):
                 wait_until(
-                    lambda at=address: knows(lab, at) == uplink(lab, FIRST),
+                    partial(at_node, lab, address, FIRST),
                     f"the client has been told of {address}", timeout_s=60,
                 )  # fmt: skip
             took = time.monotonic() - began
@@ -132,7 +138,7 @@ def test_when_a_node_goes_the_other_takes_over_and_gives_back(lab: ServiceLab) -
         mend(lab, second)
         for address in (vip, vip6):
             wait_until(
-                lambda at=address: knows(lab, at) == uplink(lab, SECOND),
+                partial(at_node, lab, address, SECOND),
                 f"{address} is given back", timeout_s=60,
             )  # fmt: skip
             assert traffic.http(lab.client, address, 80, 5).names == {"c1": 5}
@@ -160,9 +166,7 @@ def test_a_stream_with_snat_ends_at_once_and_one_with_dsr_lives(lab: ServiceLab)
                 cut(second)
                 wait_until(lambda: ends.process.poll() is not None, "the stream ends", timeout_s=60)
                 for address in (plain, direct):
-                    wait_until(
-                        lambda at=address: knows(lab, at) == uplink(lab, FIRST), "it is taken over"
-                    )
+                    wait_until(partial(at_node, lab, address, FIRST), "it is taken over")
                 time.sleep(2)
             assert "Reset" in ends.result["error"], ends.result
             assert lives.result["error"] == "", lives.result
