@@ -14,6 +14,7 @@ from dataplane.model.rows import Flow, FlowKey
 from dataplane.model.service import Backend, Place, ServedBy, Service, TrafficPolicy
 from dataplane.model.state import Gateway
 from dataplane.plan.flows import service_flows
+from dataplane.plan.services import Vantage
 from dataplane.reconcile.backoff import Backoff
 from dataplane.reconcile.reconciler import Reconciler
 from dataplane.reconcile.status import State
@@ -40,7 +41,7 @@ def local_service(protocol: Protocol, last: int) -> Service:
 
 PLANNED = service_flows(
     "br-ex", "up0", "svc0-ovs", GATEWAY,
-    [local_service(Protocol.TCP, 1), local_service(Protocol.UDP, 2)],
+    [local_service(Protocol.TCP, 1), local_service(Protocol.UDP, 2)], Vantage("n1"),
 )  # fmt: skip
 
 
