@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dataplane.reconcile.reconciler import Report
+from dataplane.reconcile.report import Report
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,8 @@ from dataplane.model.config import ClusterConfig
 from dataplane.model.names import DOWN_KEY
 from dataplane.ports import DataplaneError
 from dataplane.reconcile.backoff import Backoff
-from dataplane.reconcile.reconciler import Reconciler, Report
+from dataplane.reconcile.reconciler import Reconciler
+from dataplane.reconcile.report import Report
 from dataplane.reconcile.status import State
 
 log = logging.getLogger(__name__)

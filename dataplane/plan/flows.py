@@ -16,14 +16,12 @@ prio  match                                    actions         why
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
-from dataplane.model.addr import Mac, mac_of_address
+from dataplane.model.addr import L4Addr, Mac, mac_of_address
 from dataplane.model.names import INTEGRATION_BRIDGE
 from dataplane.model.rows import Flow, FlowKey
-from dataplane.model.service import Service
 from dataplane.model.state import Gateway
-from dataplane.plan.services import Vantage, fast_services, local_backends
 
 PRIORITY_FROM_SVC = 200
 PRIORITY_LOCAL_REPLY = 110
@@ -44,10 +42,9 @@ def service_flows(
     uplink_port: str,
     svc_port: str,
     gateway: Gateway,
-    services: Sequence[Service],
-    vantage: Vantage,
+    replies: Iterable[L4Addr],
 ) -> dict[FlowKey, Flow]:
-    """All rules of ours on one provider bridge."""
+    """All rules of ours on one provider bridge. `replies`: see `dataplane.plan.served.Served`."""
     patch = patch_port(gateway)
     to_router, to_svc = Flow(f'output:"{patch}"'), Flow(f'output:"{svc_port}"')
     svc_mac = mac_of_address(gateway.service_address)
@@ -56,12 +53,10 @@ def service_flows(
         FlowKey(bridge, PRIORITY_BY_MAC, _to_mac(patch, svc_mac)): to_svc,
         FlowKey(bridge, PRIORITY_BY_MAC, _to_mac(uplink_port, gateway.mac)): to_router,
     }
-    for service in fast_services(services):
-        for backend in local_backends(service, vantage):
-            target = backend.target
-            protocol, source = target.protocol.name.lower(), "nw_src"
-            if target.address.version == 6:
-                protocol, source = f"{protocol}6", "ipv6_src"
-            match = f'{protocol},in_port="{patch}",{source}={target.address},tp_src={target.port}'
-            flows[FlowKey(bridge, PRIORITY_LOCAL_REPLY, match)] = to_svc
+    for target in replies:
+        protocol, source = target.protocol.name.lower(), "nw_src"
+        if target.address.version == 6:
+            protocol, source = f"{protocol}6", "ipv6_src"
+        match = f'{protocol},in_port="{patch}",{source}={target.address},tp_src={target.port}'
+        flows[FlowKey(bridge, PRIORITY_LOCAL_REPLY, match)] = to_svc
     return flows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 
@@ -33,20 +33,14 @@ from dataplane.model.rows import (
     SourceRange,
     VipEntry,
 )
-from dataplane.model.service import Place
+from dataplane.model.service import Place, Service
 from dataplane.model.state import Gateway, HeldIds, NodeState
 from dataplane.plan.flows import service_flows
 from dataplane.plan.ovs import OvsKey, ovs_settings
-from dataplane.plan.owners import announcements, owned
+from dataplane.plan.owners import announcements
 from dataplane.plan.ports import attachment_port, service_port, uplink_port, uplink_port_name
-from dataplane.plan.services import (
-    ServiceTables,
-    Vantage,
-    fast_services,
-    known_addresses,
-    service_tables,
-    socket_services,
-)
+from dataplane.plan.served import Circumstances, Served, served
+from dataplane.plan.services import Vantage, socket_services
 from dataplane.plan.sockets import socket_rows
 
 SERVICE_MTU = 1500
@@ -79,7 +73,12 @@ class NodePlan:
         return frozenset(
             f.name
             for f in fields(self)
-            if before is None or getattr(self, f.name) != getattr(before, f.name)
+            if before is None
+            or (
+                # Equal mappings are compared row by row, even if they are one.
+                getattr(self, f.name) is not getattr(before, f.name)
+                and getattr(self, f.name) != getattr(before, f.name)
+            )
         )
 
     def holding(self, held: HeldIds) -> HeldIds:
@@ -179,12 +178,44 @@ def vantage_of(state: NodeState) -> Vantage:
     )
 
 
-def plan(state: NodeState) -> NodePlan:
+def serving(services: Iterable[Service], config: NodeConfig) -> tuple[Service, ...]:
+    """The services that the maps of this node are to hold.
+
+    Without an uplink for services no packet's program runs, but sockets can be served.
+    """
+    if service_uplink(config) is None and config.services.connect:
+        return socket_services(services)
+    return tuple(services)
+
+
+def circumstances(state: NodeState) -> Circumstances | None:
+    """What the rows of services depend on beside the services; None: none are to be."""
+    config, uplink = state.config, service_uplink(state.config)
+    own = own_addresses(state)
+    if uplink is None:
+        if not config.services.connect:
+            return None
+        return Circumstances(vantage_of(state), state.held, own)
+    if service_gateway(state.gateway, config) is None:
+        return None
+    announcers = state.announcers if config.services.announce else None
+    return Circumstances(vantage_of(state), state.held, own, announcers)
+
+
+def plan(state: NodeState, known: Served | None = None) -> NodePlan:
     """Everything this node must be, as a function of the state and of nothing else.
+
+    `known` is what follows from the state's services, if somebody has made it already
+    (`dataplane.plan.servicebook`); they are not looked at then.
 
     Raises:
         OutOfIds: more services or backends than the BPF maps hold.
     """
+    around = circumstances(state)
+    if around is None:
+        known = served((), Circumstances(vantage_of(state), state.held, own_addresses(state)))
+    elif known is None:
+        known = served(serving(state.services, state.config), around)
     config = state.config
     uplink = service_uplink(config)
     gateway = service_gateway(state.gateway, config)
@@ -193,8 +224,6 @@ def plan(state: NodeState) -> NodePlan:
     links: dict[str, Link] = {}
     flows: dict[FlowKey, Flow] = {}
     node: dict[int, NodeEntry] = {}
-    tables = ServiceTables()
-    answered: frozenset[IPAddress] = frozenset()
     nic = state.nics.get(uplink.device) if uplink else None
     own = own_addresses(state)
     four = tuple(address for address in own if isinstance(address, IPv4Address))
@@ -209,9 +238,8 @@ def plan(state: NodeState) -> NodePlan:
             addresses.append(IPv6Interface(f"{gateway.service_address6}/128"))
         links[config.service_link] = Link(svc_port, svc_mac, SERVICE_MTU, queues, tuple(addresses))
         ports[svc_port] = service_port(uplink, queues)
-        vantage = vantage_of(state)
         flows = service_flows(
-            uplink.bridge, uplink_port_name(uplink), svc_port, gateway, state.services, vantage
+            uplink.bridge, uplink_port_name(uplink), svc_port, gateway, known.replies
         )
         if nic is not None:
             node[0] = NodeEntry(
@@ -224,12 +252,6 @@ def plan(state: NodeState) -> NodePlan:
                 0,
                 four[: Limit.LOCAL4_INLINE],
             )
-        tables = service_tables(state.services, state.held, vantage)
-        if config.services.announce:
-            answered = owned(fast_services(state.services), state.announcers, config.name)
-    elif uplink is None and config.services.connect:
-        marked = socket_services(state.services)
-        tables = service_tables(marked, state.held, vantage_of(state))
     return NodePlan(
         hugepages={
             config.hugepages.size_kib: Hugepages(config.hugepages.count, config.hugepages.mount)
@@ -245,11 +267,11 @@ def plan(state: NodeState) -> NodePlan:
         else {},
         flows=flows,
         node=node,
-        known_addresses=known_addresses(own, answered, tables.vips),
-        backends=tables.backends,
-        sets=tables.sets,
-        source_ranges=tables.source_ranges,
-        vips=tables.vips,
+        known_addresses=known.known,
+        backends=known.tables.backends,
+        sets=known.tables.sets,
+        source_ranges=known.tables.source_ranges,
+        vips=known.tables.vips,
         offloads={
             u.device: ReceiveOffloads()
             for u in config.uplinks
@@ -257,5 +279,5 @@ def plan(state: NodeState) -> NodePlan:
         },
         programs=_programs(config, with_service_link=gateway is not None),
         sockets=socket_rows(config.services),
-        announcements=announcements(answered, nic),
+        announcements=announcements(known.answered, nic),
     )

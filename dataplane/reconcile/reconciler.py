@@ -17,56 +17,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from dataplane.ports import DataplaneError, Failure, Rejecting, Table
 from dataplane.reconcile.backoff import Backoff
 from dataplane.reconcile.decision import ABSENT, Decision, Trouble, decide
+from dataplane.reconcile.report import Report, TableReport
 from dataplane.reconcile.status import State, Status
 
 log = logging.getLogger(__name__)
 
 Key = Hashable
 AnyTable = Table[Any, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class TableReport:
-    """One table's share of a round; all are counts of rows.
-
-    `rows` are those planned. `upserts` and `deletes` were tried, `failed` of them did not
-    succeed. `held` wait for their back-off. `error`: why the table could not be observed.
-    """
-
-    rows: int = 0
-    upserts: int = 0
-    deletes: int = 0
-    failed: int = 0
-    held: int = 0
-    error: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What one round did.
-
-    `next_retry_at` is on the caller's clock [s], over all tables, also those that this round left
-    out; None: nothing waits.
-    """
-
-    tables: Mapping[str, TableReport]
-    next_retry_at: float | None
-
-    @property
-    def writes(self) -> int:
-        """Rows written or removed; 0 in a round that found everything right."""
-        return sum(table.upserts + table.deletes for table in self.tables.values())
-
-    @property
-    def failed(self) -> int:
-        """Rows that could not be made as planned in this round."""
-        return sum(table.failed for table in self.tables.values())
 
 
 class Reconciler:
@@ -114,6 +77,42 @@ class Reconciler:
             decision = self._write(table, desired[table.name], now, counts, prune=prune)
             if decision is not None and decision.deletes:
                 removals.append((table, decision.deletes))
+        for table, keys in reversed(removals):
+            self._remove(table, keys, now, counts)
+        return Report(counts, self._next_retry_at())
+
+    def apply_keys(self, changes: Mapping[str, Mapping[Any, Any]], now: float) -> Report:
+        """Write these rows of these tables (None: remove it), which nobody looks at first.
+
+        For changes that are known row by row, of tables that nobody else writes: a call costs what
+        the change is, not what the tables are. Rows that a back-off holds are left to `apply`,
+        which has to be called with the whole at times.
+        """
+        counts: dict[str, TableReport] = {}
+        removals: list[tuple[AnyTable, Sequence[Key]]] = []
+        for table in self._tables:
+            name = table.name
+            if name not in changes:
+                continue
+            troubles = self._troubles[name]
+            due: dict[Key, Any] = {}
+            for key, value in changes[name].items():
+                wanted = ABSENT if value is None else value
+                trouble = troubles.get(key)
+                if trouble is not None and trouble.holds(wanted, now):
+                    continue
+                if trouble is not None and not trouble.concerns(wanted):
+                    del troubles[key]
+                due[key] = value
+            rows = {key: value for key, value in due.items() if value is not None}
+            counts[name] = TableReport(rows=len(rows), held=len(changes[name]) - len(due))
+            if rows:
+                failed = self._upsert(table, tuple(rows.items()), now, counts)
+                for key, value in rows.items():
+                    if key not in failed:
+                        self._succeed(name, key, value, now, written=True)
+            if gone := tuple(key for key, value in due.items() if value is None):
+                removals.append((table, gone))
         for table, keys in reversed(removals):
             self._remove(table, keys, now, counts)
         return Report(counts, self._next_retry_at())
@@ -207,25 +206,33 @@ class Reconciler:
         if decision.take_back:
             self._take_back(table, decision.take_back, now, counts)
         written = {key for key, _ in decision.upserts}
-        failed = self._effect(
-            name, "upsert", table.upsert, decision.upserts, (key for key, _ in decision.upserts)
-        )
-        counts[name] = replace(
-            counts[name],
-            upserts=len(decision.upserts),
-            failed=counts[name].failed + len(failed),
-        )
-        for key in written & failed.keys():
-            self._fail(name, key, desired[key], failed[key], now)
-        refused = tuple(key for key, failure in failed.items() if failure.quarantine)
-        if refused:
-            # Most drivers have done so already; an older value of the row may still be there.
-            self._take_back(table, refused, now, counts)
+        failed = self._upsert(table, decision.upserts, now, counts)
         for key, value in desired.items():
             if key in failed or key in decision.held:
                 continue
             self._succeed(name, key, value, now, written=key in written)
         return decision
+
+    def _upsert(
+        self,
+        table: AnyTable,
+        rows: Sequence[tuple[Key, Any]],
+        now: float,
+        counts: dict[str, TableReport],
+    ) -> Mapping[Key, Failure]:
+        """Write rows; those that failed, which are in trouble then."""
+        name, values = table.name, dict(rows)
+        failed = self._effect(name, "upsert", table.upsert, rows, values)
+        counts[name] = replace(
+            counts[name], upserts=len(rows), failed=counts[name].failed + len(failed)
+        )
+        for key in values.keys() & failed.keys():
+            self._fail(name, key, values[key], failed[key], now)
+        refused = tuple(key for key, failure in failed.items() if failure.quarantine)
+        if refused:
+            # Most drivers have done so already; an older value of the row may still be there.
+            self._take_back(table, refused, now, counts)
+        return failed
 
     def _remove(
         self,

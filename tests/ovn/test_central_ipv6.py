@@ -19,7 +19,8 @@ from controller.translate.central import northbound
 from controller.translate.node import gateway
 from dataplane.model.config import ClusterConfig
 from dataplane.reconcile.backoff import Backoff
-from dataplane.reconcile.reconciler import Reconciler, Report
+from dataplane.reconcile.reconciler import Reconciler
+from dataplane.reconcile.report import Report
 from tests.labs.ovnrows import cluster_config, gateway_config
 from tests.labs.ovnsandbox import OvnSandbox, wait_until
 

@@ -11,10 +11,8 @@ from dataplane.drivers.openflow import FlowsTable
 from dataplane.drivers.ovsdb import Ovs
 from dataplane.model.addr import L4Addr, Mac, Protocol
 from dataplane.model.rows import Flow, FlowKey
-from dataplane.model.service import Backend, Place, ServedBy, Service, TrafficPolicy
 from dataplane.model.state import Gateway
 from dataplane.plan.flows import service_flows
-from dataplane.plan.services import Vantage
 from dataplane.reconcile.backoff import Backoff
 from dataplane.reconcile.reconciler import Reconciler
 from dataplane.reconcile.status import State
@@ -27,21 +25,12 @@ GATEWAY = Gateway(
 )  # fmt: skip
 
 
-def local_service(protocol: Protocol, last: int) -> Service:
-    target = L4Addr(protocol, IPv4Address(f"10.0.0.{last}"), 8080)
-    return Service(
-        f"s{last}",
-        L4Addr(protocol, IPv4Address("172.18.0.50"), 80),
-        (Backend(target, Place.LOCAL, "p"),),
-        TrafficPolicy.LOCAL,
-        ServedBy.XDP,
-        "",
-    )
-
-
 PLANNED = service_flows(
     "br-ex", "up0", "svc0-ovs", GATEWAY,
-    [local_service(Protocol.TCP, 1), local_service(Protocol.UDP, 2)], Vantage("n1"),
+    [
+        L4Addr(protocol, IPv4Address(f"10.0.0.{last}"), 8080)
+        for last, protocol in enumerate((Protocol.TCP, Protocol.UDP), 1)
+    ],
 )  # fmt: skip
 
 

@@ -124,6 +124,14 @@ class Life(RuleBasedStateMachine):
         assert report.next_retry_at is None or report.next_retry_at > self.now
         self.fresh = not self.table.unobservable
 
+    @rule(key=keys, value=st.one_of(st.none(), st.integers(0, 2)))
+    def one_row(self, key: str, value: int | None) -> None:
+        """A change of one row takes the short way."""
+        self.desired.pop(key, None)
+        if value is not None:
+            self.desired[key] = value
+        self.reconciler.apply_keys({"t": {key: value}}, self.now)
+
     @rule()
     def take_back(self) -> None:
         self.reconciler.take_back({"t": self.desired}, self.now)

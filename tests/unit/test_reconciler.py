@@ -33,6 +33,38 @@ def test_writes_go_forward_and_removals_backward() -> None:
     ]
 
 
+def test_given_rows_are_written_and_removed_in_order_without_a_look_at_the_tables() -> None:
+    first, second, reconciler = pair()
+    reconciler.apply({"backends": {"a": 1, "b": 1}, "vips": {"a": 1}}, now=0)
+    first.log.clear()
+    first.unobservable = second.unobservable = "not to be looked at"
+    changes = {"vips": {"a": None, "c": 2}, "backends": {"a": None, "c": 2}}
+    report = reconciler.apply_keys(changes, now=1)
+    assert (report.writes, report.failed, report.next_retry_at) == (4, 0, None)
+    assert first.log == [
+        ("upsert", "backends", ("c",)),
+        ("upsert", "vips", ("c",)),
+        ("delete", "vips", ("a",)),
+        ("delete", "backends", ("a",)),
+    ]
+    assert set(reconciler.statuses()) == {("backends", "b"), ("backends", "c"), ("vips", "c")}
+    assert first.rows == {"b": 1, "c": 2}
+
+
+def test_a_given_row_that_fails_waits_as_any_other() -> None:
+    first, _, reconciler = pair()
+    first.upsert_failures["a"] = Failure("no room")
+    assert reconciler.apply_keys({"backends": {"a": 1, "b": 1}}, now=0).failed == 1
+    assert reconciler.statuses()["backends", "a"] == Status(State.ERROR, "no room", 0, 1)
+    report = reconciler.apply_keys({"backends": {"a": 1}}, now=0.5)
+    assert (report.writes, report.tables["backends"].held) == (0, 1)
+    assert reconciler.apply_keys({"backends": {"a": 2}}, now=0.5).writes == 1
+    first.upsert_failures.clear()
+    assert report.next_retry_at == 1
+    assert reconciler.apply({"backends": {"a": 2, "b": 1}}, now=2).failed == 0
+    assert reconciler.statuses()["backends", "a"].state is State.DONE
+
+
 def test_nothing_is_written_when_nothing_differs() -> None:
     first, _, reconciler = pair()
     desired = {"backends": {"a": 1}, "vips": {"a": 1}}

@@ -18,7 +18,8 @@ from dataplane.model.addr import L4Addr
 from dataplane.model.service import Backend, EndpointState, Place, Service, ServiceKind
 from dataplane.plan.node import NodePlan, plan
 from dataplane.reconcile.backoff import Backoff
-from dataplane.reconcile.reconciler import Reconciler, Report
+from dataplane.reconcile.reconciler import Reconciler
+from dataplane.reconcile.report import Report
 from tests.labs.planned import CONFIG, service, state
 from tests.netns.sockets.sockworld import (
     DNS,
