@@ -650,35 +650,3 @@ MAPS = {
     "tx_ports": MapShape(_DEVMAP_HASH, U32, U32, Limit.MAX_TX_PORTS),
 }
 """The pinned maps of bpf/include/maps.h, with their default sizes."""
-
-_WORD = 0xFFFFFFFF
-
-
-def _rotate(word: int, by: int) -> int:
-    return (word << by | word >> (32 - by)) & _WORD
-
-
-def flow_hash(saddr: int, sport: int, daddr: int, dport: int, protocol: int, seed: int) -> int:
-    """The programs' hash of a 5-tuple (`flow_hash` of lb.h); all integers in host order.
-
-    Source: Bob Jenkins, lookup3.c (public domain), four words.
-    """
-    a = b = c = (0xDEADBEEF + (4 << 2) + seed) & _WORD
-    a = (a + saddr) & _WORD
-    b = (b + daddr) & _WORD
-    c = (c + (sport << 16 | dport)) & _WORD
-    for by_a, by_b, by_c in ((4, 6, 8), (16, 19, 4)):
-        a = ((a - c) & _WORD) ^ _rotate(c, by_a)
-        c = (c + b) & _WORD
-        b = ((b - a) & _WORD) ^ _rotate(a, by_b)
-        a = (a + c) & _WORD
-        c = ((c - b) & _WORD) ^ _rotate(b, by_c)
-        b = (b + a) & _WORD
-    a = (a + protocol) & _WORD
-    c = ((c ^ b) - _rotate(b, 14)) & _WORD
-    a = ((a ^ c) - _rotate(c, 11)) & _WORD
-    b = ((b ^ a) - _rotate(a, 25)) & _WORD
-    c = ((c ^ b) - _rotate(b, 16)) & _WORD
-    a = ((a ^ c) - _rotate(c, 4)) & _WORD
-    b = ((b ^ a) - _rotate(a, 14)) & _WORD
-    return ((c ^ b) - _rotate(b, 24)) & _WORD

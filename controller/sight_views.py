@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bpf import abi
+from controller.translate.served import mode_of
 from dataplane.drivers.conntrack import Flow
 from dataplane.drivers.servicestats import ServiceCounts
 from dataplane.drivers.sweeps import Swept
 from dataplane.drivers.trace import Trace
 from dataplane.model.addr import L4Addr, Protocol
-from dataplane.model.service import Backend, Forwarding, ServedBy, Service, TrafficPolicy
+from dataplane.model.service import Backend, Service
 from dataplane.plan.services import PortKey, port_key
 
 Json = dict[str, object]
@@ -28,15 +29,6 @@ class Traffic:
     service_id: int
     counts: ServiceCounts = field(default_factory=ServiceCounts)
     flows: int = 0
-
-
-def mode_of(service: Service) -> str:
-    """How packets of clients outside reach the backends: snat, kept (address), dsr."""
-    if service.served_by is not ServedBy.XDP:
-        return ""
-    if service.policy is TrafficPolicy.LOCAL:
-        return "kept"
-    return "dsr" if service.forwarding is Forwarding.DSR else "snat"
 
 
 def _place(backend: Backend) -> str:
@@ -69,7 +61,7 @@ def service_view(service: Service, traffic: Traffic | None) -> Json:
         "kind": service.kind.value,
         "served_by": service.served_by.value,
         "reason": service.reason,
-        "mode": mode_of(service),
+        "mode": mode_of(service) or "",
         "policy": service.policy.value,
         "inner_policy": service.inner_policy.value,
         "affinity_s": service.affinity_s,
