@@ -24,6 +24,8 @@ from dataplane.drivers.processes import ProcessError
 
 STATE_DIR = Path("/run/millrace")
 BPFFS = Path("/sys/fs/bpf")
+LIBXDP = "xdp"
+"""Made there by vswitchd's libxdp with its first AF_XDP port; it stays when vswitchd ends."""
 
 
 @dataclass(slots=True)
@@ -65,6 +67,10 @@ def borrow(user: Path, *, size_kib: int, count: int, mount: Path) -> list[str]:
             options = ["-o", f"pagesize={size_kib}K"] if kind == "hugetlbfs" else []
             processes.run(["mount", "-t", kind, *options, kind, str(target)])
             did.append(f"mounted {kind} at {target}")
+        libxdp = BPFFS / LIBXDP
+        if not libxdp.is_dir() and str(libxdp) not in record.directories_made:
+            record.directories_made.append(str(libxdp))
+            _save(record)
         wanted = _wanted(record, str(size_kib))
         if _pages(size_kib) < wanted:
             _make_pages(size_kib, wanted)
@@ -85,6 +91,11 @@ def give_back(user: Path) -> list[str]:
             for size in record.hugepages_before:
                 _set_pages(int(size), _wanted(record, size))
             return did
+        libxdp = BPFFS / LIBXDP
+        if str(libxdp) in record.directories_made:
+            # Before its file system goes. Another's programs may be in it by now: then it stays.
+            record.directories_made.remove(str(libxdp))
+            _remove_if_empty(libxdp)
         for target in reversed(record.mounts_made):
             if _filesystem_at(Path(target)) is not None:
                 processes.run(["umount", target])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,38 @@ def test_each_brings_its_pages_and_the_last_puts_everything_back(
     assert not mount.exists()
     assert not machine.STATE_DIR.exists()
     assert machine.give_back(users[1]) == []
+
+
+@pytest.fixture
+def bpffs(users: tuple[Path, Path]) -> Iterator[Path]:
+    """Mounted already, so that no unmounting takes away what is in it."""
+    machine.BPFFS.mkdir()
+    processes.run(["mount", "-t", "bpf", "bpf", str(machine.BPFFS)])
+    yield machine.BPFFS
+    processes.run(["umount", str(machine.BPFFS)])
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_what_libxdp_leaves_goes_if_it_was_not_there_before(
+    users: tuple[Path, Path], tmp_path: Path, bpffs: Path, before: bool
+) -> None:
+    left = bpffs / "xdp"
+    if before:
+        left.mkdir()
+    machine.borrow(users[0], size_kib=SIZE_KIB, count=1, mount=tmp_path / "huge")
+    left.mkdir(exist_ok=True)
+    machine.give_back(users[0])
+    assert left.is_dir() is before
+
+
+def test_libxdps_directory_with_programs_in_it_stays(
+    users: tuple[Path, Path], tmp_path: Path, bpffs: Path
+) -> None:
+    machine.borrow(users[0], size_kib=SIZE_KIB, count=1, mount=tmp_path / "huge")
+    held = bpffs / "xdp" / "dispatch-1-1"
+    held.mkdir(parents=True)
+    machine.give_back(users[0])
+    assert held.is_dir()
 
 
 def test_a_user_whose_directory_is_gone_does_not_hold_the_machine(
