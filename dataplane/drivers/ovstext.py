@@ -17,11 +17,15 @@ _THREAD = re.compile(r"^(?:pmd thread numa_id (-?\d+) core_id (\d+)|main thread)
 _COUNTER = re.compile(r"^\s+(?:- )?([A-Za-z][\w ()-]*):\s+(\d+)(?![\d.])(.*)")
 _RATIO = re.compile(r"(\d+(?:\.\d+)?) ([a-z ]+/[a-z]+)")
 _RXQ = re.compile(
-    r"^\s+port:\s+(\S+)\s+queue-id:\s+(\d+)\s+\((enabled|disabled)\)\s+pmd usage:\s+(\d+|NOT AVAIL)"
+    r"^\s+port:\s+(\S+)\s+queue-id:\s+(\d+)\s+(?:\((enabled|disabled)\)\s+)?"
+    r"pmd usage:\s+(\d+|NOT AVAIL)"
 )
 _ISOLATED = re.compile(r"^\s+isolated\s*:\s*(true|false)", re.MULTILINE)
 _OVERHEAD = re.compile(r"^\s+overhead:\s+(\d+)", re.MULTILINE)
 _DURATION = re.compile(r"^Measurement duration: (\d+(?:\.\d+)?) s", re.MULTILINE)
+_CYCLES = re.compile(r"^\s+(idle|processing) cycles:\s+(\d+)", re.MULTILINE)
+_USED = re.compile(r"^\s+- Used TSC cycles:\s+(\d+)", re.MULTILINE)
+_BUSY_SHARE = re.compile(r"^\s+- busy iterations:\s+\d+\s+\(\s*(\d+(?:\.\d+)?) %", re.MULTILINE)
 _COVERAGE = re.compile(r"^(\S+)" + 3 * r"\s+(\d+(?:\.\d+)?)/sec" + r"\s+total: (\d+)", re.MULTILINE)
 _UFID = re.compile(r"^ufid:([0-9a-f-]{36}),\s*")
 _PMD_OF_FLOWS = re.compile(r"^flow-dump from (?:pmd on cpu core: (\d+)|the (main) thread)")
@@ -155,6 +159,27 @@ def pmd_counters(text: str, *, main_thread: bool = False) -> PmdCounters:
     )
 
 
+def cycles_of_threads(text: str) -> Mapping[tuple[int, int], tuple[int, int]]:
+    """TSC cycles that were idle and busy, by NUMA node and core.
+
+    Of `dpif-netdev/pmd-stats-show`, to the cycle; of `pmd-perf-show` (OVS 4.0 has no other), which
+    prints the sum and the busy share to a tenth of a percent.
+    """
+    found: dict[tuple[int, int], tuple[int, int]] = {}
+    for where, lines in _blocks(text):
+        block = "\n".join(lines)
+        words = {match[1]: int(match[2]) for match in _CYCLES.finditer(block)}
+        used, share = _USED.search(block), _BUSY_SHARE.search(block)
+        if where is None:
+            continue
+        if len(words) == len(("idle", "processing")):
+            found[where] = (words["idle"], words["processing"])
+        elif used and share:
+            busy = min(round(int(used[1]) * float(share[1]) / 100), int(used[1]))
+            found[where] = (int(used[1]) - busy, busy)
+    return found
+
+
 def measured_seconds(text: str) -> float:
     """How long the counters of `pmd-perf-show` have run [s]."""
     found = _DURATION.search(text)
@@ -202,7 +227,8 @@ def _rxqs(lines: list[str]) -> Iterator[Rxq]:
     for line in lines:
         if found := _RXQ.match(line):
             usage = int(found[4]) if found[4].isdigit() else None
-            yield Rxq(found[1], int(found[2]), found[3] == "enabled", usage)
+            # Before 2.14 OVS did not say whether a queue is enabled.
+            yield Rxq(found[1], int(found[2]), found[3] != "disabled", usage)
 
 
 def parse_megaflows(text: str) -> tuple[Megaflow, ...]:
