@@ -4,8 +4,7 @@ A scrape reads one frozen value and asks nobody, so that a slow vswitchd slows n
 thousand scrapes cost vswitchd nothing. `millrace_snapshot_age_seconds` says how old the value is.
 
 Names of OVS's own figures are those of openstack-network-exporter, to the letter, so that
-dashboards carry over. Many of them count without ending in `_total`; they are exposed without a
-type, because OpenMetrics knows no such counter. `rate()` takes them all the same.
+dashboards carry over: `controller.metrics_ovs`, `controller.metrics_ports`.
 """
 
 from __future__ import annotations
@@ -23,72 +22,21 @@ from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     Metric,
-    UnknownMetricFamily,
 )
 from prometheus_client.registry import Collector
 
+from controller.metrics_ovs import ovs_families
+from controller.metrics_ports import PortSeries, port_families
 from controller.metrics_services import (
     ConntrackFigures,
     ServiceSeries,
     conntrack_families,
     service_families,
 )
-from dataplane.drivers.ovstext import PmdThread
+from dataplane.drivers.ovsscrape import OvsFigures
+from dataplane.drivers.pmdtasks import Switches
 
 log = logging.getLogger(__name__)
-
-PMD_COUNTERS: Mapping[str, tuple[str, str]] = {
-    "Iterations": ("ovs_pmd_total_iterations", "Iterations."),
-    "idle iterations": ("ovs_pmd_idle_iterations", "Iterations that received no packet."),
-    "busy iterations": ("ovs_pmd_busy_iterations", "Iterations that processed packets."),
-    "sleep iterations": ("ovs_pmd_sleep_iterations", "Iterations that slept."),
-    "Sleep time (us)": ("ovs_pmd_sleep_microseconds", "Time slept [us]."),
-    "Rx packets": ("ovs_pmd_rx_packets", "Packets received."),
-    "Datapath passes": ("ovs_pmd_datapath_passes", "Passes of packets through the datapath."),
-    "PHWOL hits": ("ovs_pmd_phwol_hits", "Hits of partial hardware offload."),
-    "MFEX Opt hits": ("ovs_pmd_mfex_opt_hits", "Hits of optimised miniflow extraction."),
-    "Simple Match hits": ("ovs_pmd_simple_match_hits", "Hits of the simple match cache."),
-    "EMC hits": ("ovs_pmd_emc_hits", "Hits of the exact match cache."),
-    "SMC hits": ("ovs_pmd_smc_hits", "Hits of the signature match cache."),
-    "Megaflow hits": ("ovs_pmd_megaflow_hits", "Hits of the megaflow classifier."),
-    "Upcalls": ("ovs_pmd_total_upcalls", "Packets that no flow matched."),
-    "Lost upcalls": ("ovs_pmd_lost_upcalls", "Such packets that were lost."),
-    "Tx packets": ("ovs_pmd_tx_packets", "Packets sent."),
-    "Tx batches": ("ovs_pmd_tx_batches", "Batches sent."),
-}
-
-INTERFACE_COUNTERS: Mapping[str, tuple[tuple[str, ...], str]] = {
-    "ovs_interface_rx_packets": (("rx_packets",), "Packets received."),
-    "ovs_interface_rx_bytes": (("rx_bytes",), "Octets received."),
-    "ovs_interface_rx_errors": (("rx_errors",), "Bad packets received."),
-    "ovs_interface_rx_dropped": (
-        ("rx_missed_errors", "rx_dropped"),
-        "Packets dropped before OVS saw them: its receive ring was full.",
-    ),
-    "ovs_interface_tx_packets": (("tx_packets",), "Packets sent."),
-    "ovs_interface_tx_bytes": (("tx_bytes",), "Octets sent."),
-    "ovs_interface_tx_errors": (
-        ("tx_errors", "ovs_tx_failure_drops"),
-        "Packets that could not be sent.",
-    ),
-    "ovs_interface_tx_retries": (("ovs_tx_retries",), "Sends tried again: the queue was full."),
-}
-"""By metric: the keys of Interface.statistics, of which the first that is there counts."""
-
-_LINK_STATES = {"up": 1, "down": 0}
-
-
-@dataclass(frozen=True, slots=True)
-class InterfaceFigures:
-    """What OVS says of one interface; `statistics` by OVS's own keys."""
-
-    name: str
-    bridge: str
-    type: str
-    admin_state: str
-    link_state: str
-    mtu: int | None
-    statistics: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +61,9 @@ class TableFigures:
 class MetricsSnapshot:
     """All figures of a node, read at `at` (seconds since the epoch).
 
-    `ovs`: the values of labels of `ovs_build_info`. `xdp`: by name of the reason (abi.h).
+    `ovs`: the values of labels of `ovs_build_info`. `figures`: of the last poll of vswitchd, None
+    while it is away; `switches`: context switches of PMD threads by core. `restart_pending`: how
+    many settings wait for a restart of vswitchd. `xdp`: by name of the reason (abi.h).
     `conntrack`: by family, ipv4 and ipv6.
     """
 
@@ -125,9 +75,11 @@ class MetricsSnapshot:
     last_round_seconds: float
     vswitchd_restarts: int
     started_at: float
+    restart_pending: int = 0
     tables: Mapping[str, TableFigures] = field(default_factory=dict)
-    pmds: tuple[PmdThread, ...] = ()
-    interfaces: tuple[InterfaceFigures, ...] = ()
+    figures: OvsFigures | None = None
+    switches: Mapping[int, Switches] = field(default_factory=dict)
+    ports: PortSeries = field(default_factory=PortSeries)
     xdp: Mapping[str, Counted] = field(default_factory=dict)
     services: ServiceSeries = field(default_factory=ServiceSeries)
     conntrack: Mapping[str, ConntrackFigures] = field(default_factory=dict)
@@ -168,8 +120,9 @@ class NodeCollector(Collector):
         yield from service_families(found.services)
         yield from conntrack_families(found.conntrack)
         yield from _ovs(found)
-        yield from _pmds(found.pmds)
-        yield from _interfaces(found.interfaces)
+        if found.figures is not None:
+            yield from ovs_families(found.figures, found.switches)
+        yield from port_families(found.ports)
 
 
 def serve_metrics(listen: str, source: MetricsSource) -> Callable[[], None]:
@@ -217,6 +170,11 @@ def _daemon(found: MetricsSnapshot) -> Iterator[Metric]:
         ("millrace_in_sync", "1: every source of the plan has spoken.", found.in_sync),
         ("millrace_reconcile_seconds", "Duration of the last round.", found.last_round_seconds),
         ("millrace_start_time_seconds", "When the daemon started (epoch).", found.started_at),
+        (
+            "millrace_ovs_restart_pending",
+            "Settings that wait for a restart of vswitchd.",
+            found.restart_pending,
+        ),
     ):
         yield GaugeMetricFamily(name, text, value=float(value))
     for name, text, count in (
@@ -261,68 +219,3 @@ def _ovs(found: MetricsSnapshot) -> Iterator[Metric]:
         yield GaugeMetricFamily(
             "ovs_dpdk_initialized", "1: DPDK is in use.", value=float(found.dpdk_initialized)
         )
-
-
-def _pmds(threads: tuple[PmdThread, ...]) -> Iterator[Metric]:
-    where = ["numa", "cpu"]
-    for word, (name, text) in PMD_COUNTERS.items():
-        family: Metric = UnknownMetricFamily(name, text)
-        for thread in threads:
-            if word in thread.counters:
-                family.add_sample(name, dict(zip(where, _at(thread), strict=True)),
-                                  thread.counters[word])  # fmt: skip
-        yield family
-    isolated = GaugeMetricFamily(
-        "ovs_pmd_cpu_isolated", "1: queues are assigned by hand only.", labels=where
-    )
-    overhead = GaugeMetricFamily(
-        "ovs_pmd_cpu_overhead", "Share of cycles that belong to no queue [%].", labels=where
-    )
-    usage = GaugeMetricFamily(
-        "ovs_pmd_rxq_usage",
-        "Share of the thread's cycles [%].",
-        labels=[*where, "interface", "rxq"],
-    )
-    enabled = GaugeMetricFamily(
-        "ovs_pmd_rxq_enabled", "1: the guest uses it.", labels=[*where, "interface", "rxq"]
-    )
-    for thread in threads:
-        if thread.isolated is not None:
-            isolated.add_metric(_at(thread), thread.isolated)
-        if thread.overhead is not None:
-            overhead.add_metric(_at(thread), thread.overhead)
-        for rxq in thread.rxqs:
-            names = [*_at(thread), rxq.interface, str(rxq.queue)]
-            enabled.add_metric(names, rxq.enabled)
-            if rxq.usage is not None:
-                usage.add_metric(names, rxq.usage)
-    yield from (isolated, overhead, usage, enabled)
-
-
-def _at(thread: PmdThread) -> list[str]:
-    return [str(thread.numa), str(thread.cpu)]
-
-
-def _interfaces(interfaces: tuple[InterfaceFigures, ...]) -> Iterator[Metric]:
-    labels = ["bridge", "port", "interface", "type"]
-    admin = GaugeMetricFamily(
-        "ovs_interface_admin_state", "up 1, down 0, unknown -1.", labels=labels
-    )
-    link = GaugeMetricFamily("ovs_interface_link_state", "up 1, down 0, unknown -1.", labels=labels)
-    mtu = GaugeMetricFamily("ovs_interface_mtu_bytes", "MTU.", labels=labels)
-    counters: dict[str, Metric] = {
-        name: UnknownMetricFamily(name, text) for name, (_, text) in INTERFACE_COUNTERS.items()
-    }
-    for interface in sorted(interfaces, key=lambda interface: interface.name):
-        # Each of our ports has one interface of its own name; bonds would have several.
-        names = [interface.bridge, interface.name, interface.name, interface.type or "system"]
-        admin.add_metric(names, _LINK_STATES.get(interface.admin_state, -1))
-        link.add_metric(names, _LINK_STATES.get(interface.link_state, -1))
-        mtu.add_metric(names, interface.mtu or 0)
-        for name, (keys, _) in INTERFACE_COUNTERS.items():
-            key = next((key for key in keys if key in interface.statistics), None)
-            if key is not None:
-                counters[name].add_sample(
-                    name, dict(zip(labels, names, strict=True)), interface.statistics[key]
-                )
-    yield from (admin, link, mtu, *counters.values())

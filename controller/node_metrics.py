@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from controller.completion import in_thread
 from controller.metrics import (
     Counted,
-    InterfaceFigures,
     MetricsSnapshot,
     TableFigures,
 )
+from controller.metrics_ports import PortSeries, TopPorts, Workload, workload
 from controller.metrics_services import ConntrackFigures, ServiceSeries, TopServices
 from controller.sight_views import ids_of_services, names_of_ids
 from controller.vswitchd import control_socket
 from dataplane.drivers.counters import counters
-from dataplane.drivers.ovstext import PmdThread, pmd_threads
+from dataplane.drivers.ovsinterfaces import InterfaceState
+from dataplane.drivers.ovsscrape import OvsFigures, OvsPoll
+from dataplane.drivers.pmdtasks import switches_of_pmds
 from dataplane.drivers.servicestats import read_counts
 from dataplane.drivers.unixctl import UnixctlClient
 from dataplane.ports import DataplaneError
@@ -33,6 +36,18 @@ log = logging.getLogger(__name__)
 REFRESH_S = 10.0
 """unixctl commands run on vswitchd's main thread: asked one after the other, and not often."""
 
+COMMAND_TIMEOUT_S = 5.0
+SHARE = 20
+"""A poll that took long is followed by a pause this many times as long, at most PAUSE_MOST_S."""
+
+PAUSE_MOST_S = 120.0
+
+
+def pause_after(figures: OvsFigures | None) -> float:
+    """How long to leave vswitchd alone after a poll [s]."""
+    took = figures.poll_seconds if figures else 0.0
+    return min(max(REFRESH_S, SHARE * took), PAUSE_MOST_S)
+
 
 class NodeMetrics:
     """`controller.metrics.MetricsSource` over one daemon."""
@@ -41,13 +56,15 @@ class NodeMetrics:
         self._daemon = daemon
         self._latest: MetricsSnapshot | None = None
         self._top = TopServices()
+        self._top_ports = TopPorts()
+        self._poll = OvsPoll()
 
     def metrics(self) -> MetricsSnapshot | None:
         """The last snapshot."""
         return self._latest
 
     async def refresh(self) -> None:
-        """Take a snapshot every REFRESH_S until cancelled."""
+        """Take a snapshot every REFRESH_S, or more seldom if vswitchd is slow, until cancelled."""
         while True:
             try:
                 self._latest = await in_thread(self._snapshot)
@@ -56,11 +73,12 @@ class NodeMetrics:
             except Exception:
                 # The boundary: figures must never end the daemon.
                 log.exception("metrics_not_refreshed")
-            await asyncio.sleep(REFRESH_S)
+            await asyncio.sleep(pause_after(self._latest.figures if self._latest else None))
 
     def _snapshot(self) -> MetricsSnapshot:
         daemon = self._daemon
-        applied, ovs = daemon.applied, daemon.ovs.latest
+        applied, ovs, pid = daemon.applied, daemon.ovs.latest, daemon.vswitchd.pid
+        figures = self._figures()
         return MetricsSnapshot(
             at=time.time(),
             converged=daemon.converged(),
@@ -71,8 +89,9 @@ class NodeMetrics:
             vswitchd_restarts=daemon.vswitchd.restarts,
             started_at=daemon.started_at,
             tables=self._tables(),
-            pmds=self._pmds(),
-            interfaces=self._interfaces(),
+            figures=figures,
+            switches=switches_of_pmds(pid) if pid is not None else {},
+            ports=self._ports(),
             xdp={
                 reason.name: Counted(count.packets, count.octets)
                 for reason, count in counters(daemon.bpf).items()
@@ -101,32 +120,28 @@ class NodeMetrics:
             )
         return figures
 
-    def _pmds(self) -> tuple[PmdThread, ...]:
+    def _figures(self) -> OvsFigures | None:
         pid = self._daemon.vswitchd.pid
         if pid is None:
-            return ()
+            return None
         socket = control_socket(Path(self._daemon.config.ovs_rundir), pid)
-        try:
-            client = UnixctlClient(str(socket))
-            return pmd_threads(
-                client.call("dpif-netdev/pmd-perf-show"), client.call("dpif-netdev/pmd-rxq-show")
-            )
-        except DataplaneError as error:
-            log.warning("pmd_figures_missing error=%s", error)
-            return ()
+        return self._poll.take(UnixctlClient(str(socket), COMMAND_TIMEOUT_S))
 
-    def _interfaces(self) -> tuple[InterfaceFigures, ...]:
+    def _ports(self) -> PortSeries:
+        daemon = self._daemon
         try:
-            states = self._daemon.ovs.interface_states()
+            states = daemon.ovs.interface_states()
         except DataplaneError as error:
             log.warning("interface_figures_missing error=%s", error)
-            return ()
-        return tuple(
-            InterfaceFigures(
-                s.name, s.bridge, s.type, s.admin_state, s.link_state, s.mtu, s.statistics
-            )
-            for s in states.values()
-        )
+            return PortSeries()
+        return self._top_ports.take(states.values(), self._workloads(states))
+
+    def _workloads(self, states: Mapping[str, InterfaceState]) -> dict[str, Workload]:
+        return {
+            one.device: workload(states[one.device].external_ids, one.namespace, one.pod)
+            for one in tuple(self._daemon.attachments.values())
+            if one.device in states
+        }
 
     def _services(self) -> ServiceSeries:
         daemon = self._daemon

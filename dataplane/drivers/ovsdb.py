@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from dataplane.drivers.idl import DatabaseClient
+from dataplane.drivers.ovsinterfaces import InterfaceState, interface_states
 from dataplane.drivers.replica import Replica, Row, optional, read, references
 from dataplane.model.names import INTEGRATION_BRIDGE
 from dataplane.ports import ObserveError
@@ -33,7 +34,7 @@ TABLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "Port": ("name", "interfaces", "tag", "external_ids"),
         "Interface": (
             "name", "type", "options", "external_ids", "mtu_request", "mtu", "ofport", "error",
-            "link_state", "admin_state", "statistics", "status", "mac_in_use", "ifindex",
+            "link_state", "mac_in_use", "ifindex",
         ),
     }
 )  # fmt: skip
@@ -91,23 +92,6 @@ class OvsState:
     cur_cfg: int
     bridges: tuple[str, ...]
     ports: Mapping[str, PortState]
-
-
-@dataclass(frozen=True, slots=True)
-class InterfaceState:
-    """Everything that OVS reports of an interface, counters included (5 s old at most)."""
-
-    name: str
-    bridge: str
-    type: str
-    ofport: int | None
-    error: str
-    link_state: str
-    admin_state: str
-    mtu: int | None
-    statistics: Mapping[str, int]
-    status: Mapping[str, str]
-    external_ids: Mapping[str, str]
 
 
 def root(replica: Replica) -> Row:
@@ -196,31 +180,6 @@ def _state_of(
     )
 
 
-def _full_interface(row: Row, bridge: str) -> InterfaceState:
-    return InterfaceState(
-        name=read(row, "name"),
-        bridge=bridge,
-        type=read(row, "type"),
-        ofport=optional(row, "ofport"),
-        error=optional(row, "error") or "",
-        link_state=optional(row, "link_state") or "",
-        admin_state=optional(row, "admin_state") or "",
-        mtu=optional(row, "mtu"),
-        statistics=read(row, "statistics"),
-        status=read(row, "status"),
-        external_ids=read(row, "external_ids"),
-    )
-
-
-def _interfaces(replica: Replica) -> dict[str, InterfaceState]:
-    bridge_of = {name: port.bridge for name, port in snapshot(replica).ports.items()}
-    states = (
-        _full_interface(row, bridge_of.get(read(row, "name"), ""))
-        for row in replica.rows("Interface")
-    )
-    return {state.name: state for state in states}
-
-
 class Ovs:
     """The connection to one node's OVS; the tables of `dataplane.drivers.ovstables` write by it.
 
@@ -301,8 +260,7 @@ class Ovs:
         Raises:
             ObserveError: the database is out of reach.
         """
-        result: dict[str, InterfaceState] = self.look(_interfaces)
-        return result
+        return interface_states(self.db.remote, self.timeout)
 
     def openflow_ports(self) -> Mapping[str, Mapping[str, int]]:
         """Bridges (but br-int, whose rules are ovn-controller's) -> ports -> OpenFlow numbers.

@@ -6,30 +6,84 @@ import socket
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as strict_families,
+)
 from prometheus_client.parser import text_string_to_metric_families
 
 from controller.metrics import (
     Counted,
-    InterfaceFigures,
     MetricsSnapshot,
     NodeCollector,
     TableFigures,
     serve_metrics,
 )
+from controller.metrics_ovs import MOST_ZONES, ovs_families
+from controller.metrics_ports import TopPorts, Workload, workload
 from controller.metrics_services import ConntrackFigures, ServiceSeries, TopServices
-from dataplane.drivers.ovstext import PmdThread, pmd_threads
+from dataplane.drivers.ovsinterfaces import InterfaceState
+from dataplane.drivers.ovsscrape import OvsFigures, read
+from dataplane.drivers.ovstext import PmdThread
+from dataplane.drivers.pmdtasks import Switches
 from dataplane.drivers.servicestats import FIELDS, ServiceCounts
 from dataplane.model.conntrack import FlowState
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 WEB = "default/web:http"
+
+
+def port(name: str, kind: str = "", **more: Any) -> InterfaceState:
+    return replace(
+        InterfaceState(name, "br-int", kind, 1, "", "up", "up", 1500, {}, {}, {}), **more
+    )
+
+
+PORTS = (
+    port("up0", "afxdp", bridge="br-ex", statistics={"rx_packets": 7, "rx_missed_errors": 3}),
+    port("br-ex", bridge="br-ex", admin_state="weird", link_state="down", mtu=None),
+    port(
+        "vhu1",
+        "dpdkvhostuserclient",
+        statistics={"rx_packets": 5, "tx_packets": 4, "ovs_tx_failure_drops": 6},
+        status={"status": "connected", "num_of_vrings": "4", "numa": "1"},
+    ),
+    port("vhu2", "dpdkvhostuserclient", status={"status": "disconnected"}, error="no such"),
+)
+
+
+def figures(*versions: str) -> OvsFigures:
+    """What a poll brings that is answered by the samples of OVS 3.1, or of others by name."""
+    answers = {}
+    for path in sorted((GOLDEN / "ovs-3.1").glob("*.txt")):
+        text = path.read_text(encoding="utf-8").partition("\n")[2]
+        answers[path.stem] = text
+    for name in versions:
+        text = (GOLDEN / name).read_text(encoding="utf-8").partition("\n")[2]
+        answers[name.rpartition("/")[2].removesuffix(".txt")] = text
+    places = {
+        "pmd-perf-show": "dpif-netdev/", "pmd-stats-show": "dpif-netdev/",
+        "pmd-rxq-show": "dpif-netdev/", "get-mempool-info": "netdev-dpdk/",
+        "get-malloc-stats": "dpdk/", "lacp-show-stats": "lacp/show-stats",
+        "tnl-neigh-show": "tnl/neigh/show", "dpctl-show": "dpctl/show", "bond-show": "bond/show",
+        "coverage-show": "coverage/show", "upcall-show": "upcall/show",
+        "memory-show": "memory/show",
+    }  # fmt: skip
+    texts = {}
+    for stem, text in answers.items():
+        where = places.get(stem, "dpctl/")
+        texts[where + stem if where.endswith("/") else where] = text
+    return read(texts, {"dpctl/show": 0.25, "bond/show": 0.5}, {"upcall/show": 3})
+
+
+FIGURES = figures("pmd-perf-show.txt", "pmd-rxq-show.txt")
 
 SNAPSHOT = MetricsSnapshot(
     at=1000.0,
@@ -40,17 +94,11 @@ SNAPSHOT = MetricsSnapshot(
     last_round_seconds=0.25,
     vswitchd_restarts=1,
     started_at=900.0,
+    restart_pending=2,
     tables={"ports": TableFigures(rows=5, errors=1, pending=2, quarantined=1)},
-    pmds=pmd_threads(
-        (GOLDEN / "pmd-perf-show.txt").read_text(encoding="utf-8"),
-        (GOLDEN / "pmd-rxq-show.txt").read_text(encoding="utf-8"),
-    ),
-    interfaces=(
-        InterfaceFigures(
-            "up0", "br-ex", "afxdp", "up", "up", 1500, {"rx_packets": 7, "rx_missed_errors": 3}
-        ),
-        InterfaceFigures("br-ex", "br-ex", "", "weird", "down", None, {}),
-    ),
+    figures=FIGURES,
+    switches={1: Switches(2, 411)},
+    ports=TopPorts().take(PORTS, {"vhu1": Workload("default", "virt-launcher-db-x7z9q", "db")}),
     xdp={"VIP_FORWARD": Counted(10, 1000), "XSK_IPV4": Counted(5, 500)},
     services=ServiceSeries(
         {"default/web:http": ServiceCounts(10, 1000, 9, 900, 2, (("full", 3),))},
@@ -61,6 +109,19 @@ SNAPSHOT = MetricsSnapshot(
     ovs={"ovs_version": "3.1.0"},
     dpdk_initialized=True,
 )
+
+
+PORT = {"namespace": "", "pod": "", "vm": ""}
+VM = {
+    "bridge": "br-int",
+    "port": "vhu1",
+    "interface": "vhu1",
+    "type": "dpdkvhostuserclient",
+    "namespace": "default",
+    "pod": "virt-launcher-db-x7z9q",
+    "vm": "db",
+}
+POOL = "ovs7b6aaf3600021580262144"
 
 
 class Held:
@@ -132,19 +193,63 @@ def samples(
         ),
         (
             "ovs_interface_rx_packets",
-            {"bridge": "br-ex", "port": "up0", "interface": "up0", "type": "afxdp"},
+            PORT | {"bridge": "br-ex", "port": "up0", "interface": "up0", "type": "afxdp"},
             7,
         ),
         (
             "ovs_interface_rx_dropped",
-            {"bridge": "br-ex", "port": "up0", "interface": "up0", "type": "afxdp"},
+            PORT | {"bridge": "br-ex", "port": "up0", "interface": "up0", "type": "afxdp"},
             3,
         ),
         (
             "ovs_interface_admin_state",
-            {"bridge": "br-ex", "port": "br-ex", "interface": "br-ex", "type": "system"},
+            PORT | {"bridge": "br-ex", "port": "br-ex", "interface": "br-ex", "type": "system"},
             -1,
         ),
+        ("ovs_interface_tx_errors", VM, 6),
+        ("millrace_ovs_interface_drops_total", {**VM, "reason": "tx_failure"}, 6),
+        ("millrace_vhost_connected", VM, 1),
+        ("millrace_vhost_vrings", VM, 4),
+        ("millrace_vhost_numa", VM, 1),
+        ("millrace_vhost_ports", {}, 2),
+        ("millrace_vhost_ports_disconnected", {}, 1),
+        ("millrace_ovs_ports_with_error", {}, 1),
+        ("millrace_ovs_ports_hidden", {}, 0),
+        ("millrace_ovs_restart_pending", {}, 2),
+        ("ovs_pmd_nonvol_context_switches", {"numa": "0", "cpu": "1"}, 411),
+        (
+            "millrace_ovs_pmd_cycles_total",
+            {"numa": "0", "cpu": "1", "state": "busy"},
+            33178339938,
+        ),
+        ("millrace_ovs_mempool_buffers", {"pool": POOL, "numa": "0"}, 262144),
+        ("millrace_ovs_mempool_available_buffers", {"pool": POOL, "numa": "0"}, 262144),
+        ("millrace_ovs_dpdk_heap_free_bytes", {"heap": "socket_0"}, 138734208),
+        (
+            "ovs_datapath_lookup_missed_total",
+            {"type": "netdev", "name": "ovs-netdev"},
+            21,
+        ),
+        ("ovs_memory_keys_total", {}, 11),
+        ("ovs_coverage_drop_action_of_pipeline_total", {}, 63),
+        ("millrace_ovs_flow_limit", {"datapath": "netdev@ovs-netdev"}, 21000),
+        ("millrace_ovs_flow_dump_seconds", {"datapath": "netdev@ovs-netdev"}, 0.001),
+        ("millrace_ovs_conntrack_connections", {}, 2),
+        ("millrace_ovs_conntrack_limit", {}, 3_000_000),
+        ("millrace_ovs_conntrack_protocol_connections", {"protocol": "udp"}, 2),
+        ("millrace_ovs_conntrack_zone_limit", {"zone": "5"}, 20000),
+        ("millrace_ovs_conntrack_zone_connections", {"zone": "5"}, 1),
+        ("millrace_ovs_tunnel_neighbours", {"bridge": "br-phy"}, 1),
+        ("millrace_ovs_bond_member_enabled", {"bond": "bondl", "member": "l0"}, 1),
+        ("millrace_ovs_bond_lacp_negotiated", {"bond": "bondr"}, 1),
+        (
+            "millrace_ovs_lacp_events_total",
+            {"bond": "bondr", "member": "r1", "event": "expired"},
+            0,
+        ),
+        ("millrace_ovs_poll_seconds", {}, 0.75),
+        ("millrace_ovs_poll_command_seconds", {"command": "bond/show"}, 0.5),
+        ("millrace_ovs_poll_failures_total", {"command": "upcall/show"}, 3),
     ],
 )
 def test_a_scrape_says(name: str, labels: dict[str, str], value: float) -> None:
@@ -156,10 +261,12 @@ def test_before_the_first_snapshot_there_is_only_the_build() -> None:
 
 
 def test_what_is_not_known_has_no_sample() -> None:
-    found = samples(replace(SNAPSHOT, pmds=(PmdThread(0, 1),), dpdk_initialized=None))
+    bare = OvsFigures(pmds=(PmdThread(0, 1),))
+    found = samples(replace(SNAPSHOT, figures=bare, dpdk_initialized=None))
     names = {name for name, _ in found}
     assert "ovs_pmd_rx_packets" not in names
     assert "ovs_dpdk_initialized" not in names
+    assert "millrace_ovs_conntrack_connections" not in names
 
 
 def counted(*rows: tuple[int, int, int]) -> NDArray[np.uint64]:
@@ -214,10 +321,79 @@ def test_the_series_are_bounded_whatever_there_is() -> None:
     assert found["millrace_service_packets_total", other] == sum(range(9_900))
 
 
-def test_both_expositions_can_be_read_back() -> None:
+def test_both_expositions_pass_the_clients_own_format_check() -> None:
     registry = CollectorRegistry()
     registry.register(NodeCollector(Held(SNAPSHOT)))
-    assert b"# EOF" in openmetrics(registry)  # type: ignore[no-untyped-call]
+    classic = generate_latest(registry).decode()
+    by_text = {
+        (sample.name, *sorted(sample.labels.items()))
+        for family in text_string_to_metric_families(classic)
+        for sample in family.samples
+    }
+    strict = openmetrics(registry).decode()  # type: ignore[no-untyped-call]
+    by_openmetrics = {
+        (sample.name, *sorted(sample.labels.items()))
+        for family in strict_families(strict)  # type: ignore[no-untyped-call]
+        for sample in family.samples
+    }
+    assert by_text == by_openmetrics
+    assert len(by_text) > 200
+
+
+def test_the_figures_of_a_newer_version_have_the_same_names() -> None:
+    newer = figures("ovs-others/4.0-pmd-perf-show.txt", "ovs-others/3.x-memory-show.txt")
+    names = {family.name for family in ovs_families(newer, {})}
+    known = {family.name for family in ovs_families(FIGURES, {})}
+    assert names == known
+
+
+def test_zones_beyond_the_bound_are_summed() -> None:
+    lines = [f"zone={n},limit=100,count={n % 90}" for n in range(1, 101)]
+    found = read({"dpctl/ct-get-limits": "default limit=0\n" + "\n".join(lines)})
+    (zones,) = [
+        family
+        for family in ovs_families(found, {})
+        if family.name == "millrace_ovs_conntrack_zone_connections"
+    ]
+    assert len(zones.samples) == MOST_ZONES + 1
+    assert zones.samples[0].labels == {"zone": "89"}
+    assert sum(sample.value for sample in zones.samples) == sum(n % 90 for n in range(1, 101))
+
+
+def test_ports_beyond_the_bound_are_summed_and_the_sum_never_goes_back() -> None:
+    def ports(*packets: int) -> list[InterfaceState]:
+        return [port(f"p{n}", statistics={"rx_packets": v}) for n, v in enumerate(packets)]
+
+    top = TopPorts()
+    series = top.take(ports(10, 4, 3), {}, 1)
+    assert [one.name for one, _ in series.shown] == ["p0"]
+    assert (series.other["ovs_interface_rx_packets"], series.hidden) == (7, 2)
+    # p1 overtakes p0: what both had keeps being counted where it was.
+    series = top.take(ports(11, 90, 3), {}, 1)
+    assert [one.name for one, _ in series.shown] == ["p1"]
+    assert series.other["ovs_interface_rx_packets"] == 8
+    # p2 is made anew and begins at zero.
+    assert top.take(ports(11, 90, 2), {}, 1).other["ovs_interface_rx_packets"] == 10
+    found = samples(replace(SNAPSHOT, ports=series))
+    other = {**PORT, "bridge": "", "port": "", "interface": "other", "type": ""}
+    assert found["ovs_interface_rx_packets", tuple(sorted(other.items()))] == 8
+
+
+@pytest.mark.parametrize(
+    ("ids", "namespace", "pod", "expected"),
+    [
+        ({"iface-id": "x"}, "default", "web", Workload("default", "web")),
+        ({"iface-id": "web-0.shop"}, "", "", Workload("shop", "web-0")),
+        ({"iface-id": "8d0a-port"}, "", "", Workload()),
+        ({"pod_name": "web", "pod_namespace": "shop"}, "", "", Workload("shop", "web")),
+        ({"vm-uuid": "8d0a"}, "", "", Workload(vm="8d0a")),
+        ({}, "a", "virt-launcher-my-db-x7z9q", Workload("a", "virt-launcher-my-db-x7z9q", "my-db")),
+    ],
+)
+def test_the_workload_of_a_port(
+    ids: dict[str, str], namespace: str, pod: str, expected: Workload
+) -> None:
+    assert workload(ids, namespace, pod) == expected
 
 
 def test_the_server_answers_and_asks_only_for_the_snapshot() -> None:
