@@ -11,7 +11,7 @@ packages=(
 	python3-bpfcc python3-openvswitch python3-venv
 	iproute2 ethtool tcpdump nftables iputils-ping iperf3 curl procps kmod
 	qemu-system-x86 busybox-static cpio xz-utils
-	gcc make ca-certificates linux-libc-dev
+	gcc pkg-config libdpdk-dev make ca-certificates linux-libc-dev
 )
 
 # dpkg-query prints "ii " for an installed package; one that dpkg never heard of is on stderr only.

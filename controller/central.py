@@ -53,6 +53,8 @@ TABLES = (
     "static_macs",
     "routes",
     "policies",
+    "balancer_groups",
+    "grouped_switches",
 )
 SOCKET_MODE = 0o600
 

@@ -9,11 +9,14 @@ from typing import TypeVar
 from controller import config_values as values
 from controller.config_reader import TableReader, shown
 from dataplane.model.addr import IPAddress, IPNetwork
-from dataplane.model.config import ClusterConfig, GatewayConfig
+from dataplane.model.config import ClusterConfig, EastWest, GatewayConfig
 
 N = TypeVar("N", IPv4Network, IPv6Network)
 
 MAX_HEARTBEAT_S = 3600
+
+SERVICE_RANGES = ("10.96.0.0/12",)
+"""kubeadm's default network of cluster IPs (its ClusterConfiguration, networking.serviceSubnet)."""
 
 
 def cluster_config(root: TableReader) -> ClusterConfig:
@@ -24,11 +27,12 @@ def cluster_config(root: TableReader) -> ClusterConfig:
     pool = _network(table, "service_pool", IPv4Network, "100.64.255.0/24")
     _apart(table, ("join", join), ("service_pool", pool))
     join6, pool6 = _networks6(table)
-    ranges = values.networks(table, "service_ranges")
+    ranges = values.networks(table, "service_ranges", SERVICE_RANGES)
     for network in ranges:
         for key, other in (("join", join), ("service_pool", pool)):
             if network.version == 4:
                 _apart(table, (key, other), ("service_ranges", network))
+    east_west = table.choice("east_west", EastWest, default=EastWest.SVC0)
     heartbeat_s = table.number("heartbeat_s", 0, MAX_HEARTBEAT_S, default=0)
     table.finish()
     return ClusterConfig(
@@ -41,6 +45,7 @@ def cluster_config(root: TableReader) -> ClusterConfig:
         service_pool6=pool6,
         heartbeat_s=heartbeat_s,
         service_ranges=ranges,
+        east_west=east_west,
     )
 
 

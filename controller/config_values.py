@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, ip_network
 
 from controller.config_reader import TableReader, shown
@@ -155,10 +156,11 @@ def neighbour6(text: str) -> IPv6Address:
     return IPv6Address(text)
 
 
-def networks(table: TableReader, key: str) -> tuple[IPNetwork, ...]:
+def networks(table: TableReader, key: str, default: Sequence[str] = ()) -> tuple[IPNetwork, ...]:
     """A list of networks of either family, each once."""
     found: list[IPNetwork] = []
-    for index, text in table.items(key, str, default=[], example='["192.0.2.0/24"]').items():
+    given = table.items(key, str, default=list(default), example='["192.0.2.0/24"]')
+    for index, text in given.items():
         try:
             network = ip_network(text)
         except ValueError as error:

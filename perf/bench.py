@@ -37,6 +37,7 @@ BENCHMARKS = (
     Benchmark("xdp", (MILLRACE, "perf", "xdp", "--json"), judge.xdp),
     Benchmark("peers", (MILLRACE, "perf", "peers", "--json"), judge.peers),
     Benchmark("path", (MILLRACE, "perf", "path", "--json"), judge.path),
+    Benchmark("eastwest", (MILLRACE, "perf", "eastwest", "--json"), judge.eastwest),
     Benchmark("sockets", (MILLRACE, "perf", "sockets", "--json"), judge.sockets),
     Benchmark("vhost", (MILLRACE, "perf", "vhost", "--json"), judge.vhost),
     Benchmark("control", (MILLRACE, "perf", "control", "--json"), judge.control),

@@ -235,6 +235,25 @@ def path(result: Json) -> list[Verdict]:
     ]
 
 
+_EAST_WEST = ((0, 0.5), (10, 1.0))
+"""At so many service packets of a hundred, svc0's time at most so much of the switch's."""
+
+
+def eastwest(result: Json) -> list[Verdict]:
+    """What makes svc0 the default: machines that use services little pay little for them."""
+    cases = {(c["way"], c["share"]): c for c in result["cases"] if not c["stateful"]}
+    found = []
+    for share, bound in _EAST_WEST:
+        middle = statistics.median(cases["switch", share]["kpps"])
+        samples = tuple(middle / sample for sample in cases["svc0", share]["kpps"])
+        claim = f"VM to VM, {share} % services by svc0, time"
+        found.append(Verdict(claim, samples, bound, "OVN's load balancer on the switch"))
+    passes = tuple(cases["svc0", 0]["passes_per_packet"])
+    claim = "VM to VM, no services, passes/packet"
+    found.append(Verdict(claim, passes, 1.05, "one: no conntrack because of services"))
+    return found
+
+
 _SOCKETS = (
     # what, condition, at most so much of the same call without programs
     ("connect UDP", "miss", 1.3),

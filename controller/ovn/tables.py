@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from controller.ovn import writes
+from controller.ovn import groups, writes
 from controller.ovn.nb import snapshot
 from controller.ovn.writes import Batch, RefusedError
 from controller.translate.nbrows import NbPlan
@@ -138,4 +138,6 @@ def tables(client: DatabaseClient[NbSnapshot]) -> tuple[NbTable[Any, Any], ...]:
         table("static_macs", writes.put_mac, writes.drop_mac),
         table("routes", writes.put_route, writes.drop_route),
         table("policies", writes.put_policy, writes.drop_policy),
+        table("balancer_groups", groups.put_group, groups.drop_group),
+        table("grouped_switches", groups.put_grouped, groups.drop_grouped),
     )

@@ -18,6 +18,7 @@ from collections.abc import Collection
 from controller.translate.addresses import allocate
 from controller.translate.families import Family, families, interfaces, is_default
 from controller.translate.gatewayrows import Addresses, GatewayRows
+from controller.translate.inside import inside_rows
 from controller.translate.nbrows import (
     JOIN_SWITCH,
     MAIN_PRIORITY,
@@ -34,7 +35,7 @@ from controller.translate.nbrows import (
 )
 from controller.translate.ovn import LogicalRouter, NbSnapshot, Problem, SbSnapshot, is_ours
 from dataplane.model.addr import IPAddress, IPNetwork
-from dataplane.model.config import ClusterConfig, GatewayConfig
+from dataplane.model.config import ClusterConfig, EastWest, GatewayConfig
 from dataplane.model.names import SERVICE_ADDRESS_KEY
 
 
@@ -87,13 +88,15 @@ class _Draft:
             self.rows.switches[JOIN_SWITCH] = SwitchRow()
         for name in sorted({*vpcs, *(gateway_router(g.chassis) for g in gateways)}):
             self.rows.join_port(name, _column(join, name))
+        ranges, to_svc0 = self.cluster.service_ranges, self.cluster.service_ranges
+        if self.cluster.east_west is EastWest.SWITCH:
+            to_svc0 = ()
+            self.rows.inside = inside_rows(self.nb, ranges, vpcs.values())
         for gateway in gateways:
             chassis = gateway.chassis
             mine = [name for name in gateway.routers if name in vpcs]
             service = _column(services, chassis)
-            self.rows.gateway(
-                gateway, service, self.cluster.service_ranges, down=chassis not in self.alive
-            )
+            self.rows.gateway(gateway, service, to_svc0, down=chassis not in self.alive)
             for family in self.families:
                 self._routes_of_gateway(family, gateway, {n: vpcs[n] for n in mine}, join[family])
             at = _column(join, gateway_router(chassis))

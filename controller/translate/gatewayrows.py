@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 
 from controller.translate.families import Family
+from controller.translate.inside import InsideRows
 from controller.translate.nbrows import (
     JOIN_SWITCH,
     MAIN_PRIORITY,
@@ -47,6 +48,7 @@ class GatewayRows:
         self.static_macs: dict[MacKey, MacRow] = {}
         self.routes: dict[RouteKey, RouteRow] = {}
         self.policies: dict[PolicyKey, PolicyRow] = {}
+        self.inside = InsideRows()
 
     def plan(self, problems: tuple[Problem, ...]) -> NbPlan:
         """What was filled in, as a plan."""
@@ -58,6 +60,8 @@ class GatewayRows:
             static_macs=self.static_macs,
             routes=self.routes,
             policies=self.policies,
+            balancer_groups=self.inside.groups,
+            grouped_switches=self.inside.switches,
             problems=problems,
         )
 

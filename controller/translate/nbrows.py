@@ -6,9 +6,12 @@
 | router_ports, switch_ports | name | external_ids:owner=millrace |
 | routes, policies | router, and what tells two of them apart | external_ids:owner=millrace |
 | static_macs | logical port and address | the port's name begins with one of PORT_PREFIXES |
+| balancer_groups | name | it is GROUP |
+| grouped_switches | name | it refers to that group |
 
-Static_MAC_Binding has no external_ids, so the names of our router ports say it. A foreign router
-gets ports, routes and policies of ours; its own columns and rows stay as they are.
+Static_MAC_Binding and Load_Balancer_Group have no external_ids, so names say it. A foreign router
+gets ports, routes and policies of ours, a foreign switch our group; their own columns and rows stay
+as they are.
 """
 
 from __future__ import annotations
@@ -27,6 +30,9 @@ PORT_PREFIXES = (EXTERNAL_PORT_PREFIX, JOIN_PORT_PREFIX)
 
 ROUTER_KEYS = frozenset({SERVICE_ADDRESS_KEY, SERVICE_ADDRESS6_KEY, DOWN_KEY})
 """Keys of a router's external_ids that are ours beside the owner."""
+
+GROUP = "millrace-east-west"
+"""Name of the load balancer group of the switches whose workloads OVN serves."""
 
 MAIN_PRIORITY = 20000
 """Priority of our router policies: one number to look for among a foreign router's own."""
@@ -144,6 +150,18 @@ class PolicyRow:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupRow:
+    """Load_Balancer_Group by name: the UUIDs of its load balancers, sorted."""
+
+    balancers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedRow:
+    """Logical_Switch by name, with our group: there is nothing to say beyond that."""
+
+
+@dataclass(frozen=True, slots=True)
 class NbPlan:
     """Every row of ours, by table, in the order of application, and what could not be planned."""
 
@@ -154,4 +172,6 @@ class NbPlan:
     static_macs: Mapping[MacKey, MacRow] = field(default_factory=dict)
     routes: Mapping[RouteKey, RouteRow] = field(default_factory=dict)
     policies: Mapping[PolicyKey, PolicyRow] = field(default_factory=dict)
+    balancer_groups: Mapping[str, GroupRow] = field(default_factory=dict)
+    grouped_switches: Mapping[str, GroupedRow] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()

@@ -6,8 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from controller.translate.nbrows import (
+    GROUP,
     PORT_PREFIXES,
     ROUTER_KEYS,
+    GroupedRow,
+    GroupRow,
     MacKey,
     MacRow,
     NbPlan,
@@ -39,6 +42,7 @@ def owned(nb: NbSnapshot) -> NbPlan:
     """
     router_of = _parents(nb.routers)
     switch_of = _parents(nb.switches)
+    groups = {ref: row for ref, row in nb.load_balancer_groups.items() if row.name == GROUP}
     return NbPlan(
         switches={
             switch.name: SwitchRow()
@@ -74,6 +78,14 @@ def owned(nb: NbSnapshot) -> NbPlan:
         },
         routes=_routes(nb),
         policies=_policies(nb),
+        balancer_groups={
+            group.name: GroupRow(tuple(sorted(group.load_balancers))) for group in groups.values()
+        },
+        grouped_switches={
+            switch.name: GroupedRow()
+            for switch in nb.switches.values()
+            if groups.keys() & set(switch.load_balancer_groups)
+        },
     )
 
 

@@ -183,7 +183,7 @@ def _verdict(
         return ServedBy.NOBODY, "all backends are in hosts' networks, which XDP does not serve yet"
     words = ["served by XDP, because marked for the fast path"]
     if attached:
-        words.append(f"warning: also {cost}; detach it")
+        words.append(f"warning: also {cost}; detach it, unless east_west asks for it")
     if hosts:
         words.append(
             f"{hosts} of {len(backends)} backends left out: in a host's network, "

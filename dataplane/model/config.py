@@ -21,6 +21,13 @@ class UplinkMode(StrEnum):
     KERNEL = "kernel"
 
 
+class EastWest(StrEnum):
+    """How workloads behind OVN reach cluster IPs."""
+
+    SVC0 = "svc0"
+    SWITCH = "switch"
+
+
 class TunnelType(StrEnum):
     """The encapsulation that OVN uses between chassis."""
 
@@ -154,8 +161,9 @@ class ClusterConfig:
     """What the cluster controller is told: address ranges and gateways.
 
     `join6` and `service_pool6` are both networks, or both empty: no IPv6. `heartbeat_s`: how often
-    the chassis are asked for a sign of life; 0: never. `service_ranges`: networks of cluster IPs
-    that gateway routers lead to svc0, so that workloads behind OVN reach services by its program.
+    the chassis are asked for a sign of life; 0: never. `service_ranges`: networks of cluster IPs;
+    `east_west`: whether gateway routers lead them to svc0, whose program serves workloads behind
+    OVN, too, or OVN's load balancers on their switches do.
     """
 
     nb_remote: str
@@ -167,3 +175,4 @@ class ClusterConfig:
     service_pool6: str = ""
     heartbeat_s: float = 0.0
     service_ranges: tuple[IPNetwork, ...] = ()
+    east_west: EastWest = EastWest.SVC0

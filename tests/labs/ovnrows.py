@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Interface
 
-from controller.translate.nbrows import NbPlan
+from controller.translate.nbrows import GROUP, NbPlan
 from controller.translate.ovn import (
     Chassis,
     DhcpOptions,
@@ -174,6 +174,12 @@ def applied(nb: NbSnapshot, plan: NbPlan) -> NbSnapshot:
         )
         lab._nb("policies", uuid, made)
         _refer(lab, by_name[policy_key.router], "policies", uuid)
+    for name, group in plan.balancer_groups.items():
+        lab._nb("load_balancer_groups", f"lbg-{name}", LoadBalancerGroup(name, group.balancers))
+    for name in plan.grouped_switches:
+        switch = lab.nb.switches[f"ls-{name}"]
+        groups = tuple(sorted({*switch.load_balancer_groups, f"lbg-{GROUP}"}))
+        lab._nb("switches", f"ls-{name}", replace(switch, load_balancer_groups=groups))
     return lab.nb
 
 
@@ -191,12 +197,12 @@ def _without_ours(nb: NbSnapshot) -> NbSnapshot:
             uuid: row
             for uuid, row in rows.items()
             if getattr(row, "external_ids", {}).get("owner") != "millrace"
-            and not uuid.startswith("mac-millrace-")
+            and not uuid.startswith(("mac-millrace-", f"lbg-{GROUP}"))
         }
 
     tables = {name: kept(getattr(nb, name)) for name in NbSnapshot.__slots__}
     columns = {
-        "switches": ("ports",),
+        "switches": ("ports", "load_balancer_groups"),
         "routers": ("ports", "static_routes", "policies"),
     }
     present = {uuid for rows in tables.values() for uuid in rows}

@@ -153,9 +153,9 @@ class OvnSandbox:
         """Wait until northd has translated what the northbound database holds."""
         self.nbctl(f"--timeout={PATIENCE_S:.0f}", "--wait=sb", "sync")
 
-    def trace(self, datapath: str, flow: str) -> str:
+    def trace(self, datapath: str, flow: str, *options: str) -> str:
         """What ovn-trace says of a packet, from the southbound database."""
-        return run("ovn-trace", f"--db={self.sb}", datapath, flow, env=self.environment)
+        return run("ovn-trace", f"--db={self.sb}", *options, datapath, flow, env=self.environment)
 
     def warnings(self, daemon: str = "northd") -> list[str]:
         """Lines of a daemon's log that are warnings or worse, start-up's waiting left out."""

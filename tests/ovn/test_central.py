@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from cni import wire
+from controller.translate.nbrows import GROUP
 from tests.labs.ovnsandbox import OvnSandbox, wait_until
 
 TABLES = (
@@ -142,6 +143,9 @@ TO_VM = (
 )
 
 
+TO_PORT_80 = "tcp.src == 40000 && tcp.dst == 80"
+
+
 def from_vm(number: int, destination: str) -> str:
     return (
         f'inport == "vm{number}.ns" && eth.src == 0a:00:00:00:00:1{number} && '
@@ -263,6 +267,56 @@ def test_a_restart_writes_nothing(ovn: OvnSandbox, central: Controller) -> None:
     second = central.settled()
     assert applied(second)["writes"] == 0
     assert dump(ovn) == before
+
+
+def test_services_go_to_the_switches_and_back_to_svc0_as_the_file_says(
+    ovn: OvnSandbox, central: Controller
+) -> None:
+    ovn.nbctl("lb-add", "inside", "10.96.0.10:80", "10.1.0.12:80", "tcp")
+    ovn.nbctl("lb-add", "outside", "172.18.0.203:80", "10.1.0.12:80", "tcp")
+    for name in ("inside", "outside"):
+        ovn.nbctl("set", "Load_Balancer", name, 'external_ids:"millrace:fast-path"=true')
+    ovn.nbctl("--", "--id=@g", "create", "Load_Balancer_Group", "name=theirs", "--", "add",
+              "Logical_Switch", "sw0", "load_balancer_group", "@g")  # fmt: skip
+    central.start()
+    central.settled()
+    request = from_vm(1, "10.96.0.10").replace("tcp.src == 80 && tcp.dst == 40000", TO_PORT_80)
+    ovn.sync()
+    assert no_ct(ovn.trace("sw0", request))
+    route = ("--bare", "--columns=ip_prefix", "find", "Logical_Router_Static_Route",
+             'ip_prefix="10.96.0.0/12"')  # fmt: skip
+    assert len(ovn.nbctl(*route).split()) == 2
+    central.configure(gateway("n1", 111), gateway("n2", 112), cluster='east_west = "switch"')
+    assert central.process is not None
+    central.process.send_signal(signal.SIGHUP)
+    members = ("--bare", "--columns=load_balancer", "list", "Load_Balancer_Group", GROUP)
+    wait_until("the switch has the group", lambda: len(_groups(ovn)) == 2)
+    inside = ovn.nbctl("--bare", "--columns=_uuid", "find", "Load_Balancer", "name=inside")
+    assert ovn.nbctl(*members).split() == inside.split()
+    assert ovn.nbctl(*route).split() == []
+    ovn.sync()
+    trace = ovn.trace("sw0", request, "--ct=new", "--ct=new", "--ct=new")
+    assert not no_ct(trace), trace
+    assert 'output to "vm2.ns"' in trace, trace
+    # A service that goes and one that comes, one element each.
+    ovn.nbctl("lb-del", "inside")
+    ovn.nbctl("lb-add", "later", "10.97.0.11:80", "10.1.0.12:80", "tcp")
+    ovn.nbctl("set", "Load_Balancer", "later", 'external_ids:"millrace:fast-path"=true')
+    later = ovn.nbctl("--bare", "--columns=_uuid", "find", "Load_Balancer", "name=later")
+    wait_until("the group follows", lambda: ovn.nbctl(*members).split() == later.split())
+    central.settled()
+    central.configure(gateway("n1", 111), gateway("n2", 112), cluster='east_west = "svc0"')
+    central.process.send_signal(signal.SIGHUP)
+    names = ("--bare", "--columns=name", "list", "Load_Balancer_Group")
+    wait_until("the switch has its own group alone", lambda: len(_groups(ovn)) == 1)
+    wait_until("and the routes are back", lambda: len(ovn.nbctl(*route).split()) == 2)
+    wait_until("and our group is gone", lambda: ovn.nbctl(*names).split() == ["theirs"])
+
+
+def _groups(ovn: OvnSandbox) -> list[str]:
+    return ovn.nbctl(
+        "--bare", "--columns=load_balancer_group", "list", "Logical_Switch", "sw0"
+    ).split()
 
 
 def test_foreign_rows_are_never_touched(ovn: OvnSandbox, central: Controller) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from controller.config import ConfigProblems, load_node, parse_cluster, parse_no
 from dataplane.model.config import (
     BridgeConfig,
     DpdkConfig,
+    EastWest,
     GatewayConfig,
     HugepageConfig,
     ServicesConfig,
@@ -327,6 +328,14 @@ CLUSTER_CASES = (
         2,
         "overlap",
     ),
+    Case(
+        "join over the default range",
+        "[cluster]",
+        '[cluster]\njoin = "10.100.0.0/24"',
+        2,
+        "overlap",
+    ),
+    Case("east_west", "[cluster]", '[cluster]\neast_west = "ovn"', 2, "svc0, switch"),
     Case("join6 alone", "[cluster]", '[cluster]\njoin6 = "fd00:100::/64"', 2, "IPv6 needs both"),
     Case("pool6 alone", "[cluster]", '[cluster]\nservice_pool6 = "fd00::/64"', 2, "needs both"),
     Case(
@@ -377,11 +386,22 @@ def test_cluster_refused(case: Case) -> None:
 def test_a_whole_cluster() -> None:
     config = parse_cluster(CLUSTER, "cluster.toml")
     assert (config.join, config.service_pool) == ("100.64.0.0/24", "100.64.255.0/24")
+    assert config.service_ranges == (ip_network("10.96.0.0/12"),)
+    assert config.east_west is EastWest.SVC0
     assert config.gateways == (
         GatewayConfig(
             "node1", "physnet1", IPv4Interface("172.18.0.111/24"), "172.18.0.1", ("vpc0",)
         ),
     )
+
+
+def test_services_of_clients_behind_ovn_may_be_left_to_their_switches_or_to_nobody() -> None:
+    words = 'service_ranges = ["10.43.0.0/16", "fd43::/112"]\neast_west = "switch"'
+    config = parse_cluster(CLUSTER.replace("[cluster]", f"[cluster]\n{words}"), "cluster.toml")
+    assert config.service_ranges == (ip_network("10.43.0.0/16"), ip_network("fd43::/112"))
+    assert config.east_west is EastWest.SWITCH
+    none = CLUSTER.replace("[cluster]", "[cluster]\nservice_ranges = []")
+    assert parse_cluster(none, "cluster.toml").service_ranges == ()
 
 
 CLUSTER6 = CLUSTER.replace(

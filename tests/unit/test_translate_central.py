@@ -9,6 +9,7 @@ import pytest
 
 from controller.translate.central import northbound
 from controller.translate.nbrows import (
+    GroupRow,
     MacKey,
     MacRow,
     NbPlan,
@@ -22,7 +23,7 @@ from controller.translate.nbrows import (
 )
 from controller.translate.node import gateway
 from controller.translate.owned import owned
-from dataplane.model.config import ClusterConfig
+from dataplane.model.config import ClusterConfig, EastWest
 from tests.labs.ovnrows import (
     OURS,
     Lab,
@@ -140,6 +141,50 @@ def test_networks_of_cluster_ips_are_led_to_svc0_by_every_gateway() -> None:
         assert found.routes[RouteKey(f"GR_{chassis}", "10.96.0.0/16")] == RouteRow(
             address, found.routes[RouteKey(f"GR_{chassis}", f"{address}/32")].output_port
         )
+
+
+SWITCHED = replace(
+    TWO,
+    service_ranges=(ip_network("10.96.0.0/12"), ip_network("fd96::/64")),
+    east_west=EastWest.SWITCH,
+)
+
+
+def service_lab() -> Lab:
+    """Services inside the ranges and outside of them, and a switch that no VPC of ours has."""
+    return (
+        vpc_lab()
+        .switch("apart")
+        .balancer("web", {"10.96.0.10:80": "10.1.0.11:80"}, protocol="tcp")
+        .balancer("six", {"[fd96::1]:80": "[fd01::11]:80"}, protocol="tcp")
+        .balancer("outside", {"172.18.0.203:80": "10.1.0.11:80"}, protocol="tcp")
+        .balancer("theirs", {"10.96.0.11:80": "10.1.0.11:80"}, protocol="tcp", external_ids={})
+        .balancer(
+            "refused",
+            {"10.96.0.12:80": "10.1.0.11:80"},
+            protocol="tcp",
+            external_ids={"millrace:fast-path": "true", "millrace:kind": "x"},
+        )
+    )
+
+
+def test_ovn_may_serve_the_ranges_on_the_vpcs_switches_in_place_of_svc0() -> None:
+    found = plan(SWITCHED, service_lab())
+    assert found.balancer_groups == {"millrace-east-west": GroupRow(("lb-six", "lb-web"))}
+    assert set(found.grouped_switches) == {"sw0"}
+    assert not [key for key in found.routes if key.prefix == "10.96.0.0/12"]
+    by_svc0 = plan(replace(SWITCHED, east_west=EastWest.SVC0), service_lab())
+    assert (by_svc0.balancer_groups, by_svc0.grouped_switches) == ({}, {})
+    assert RouteKey("GR_n1", "10.96.0.0/12") in by_svc0.routes
+
+
+def test_the_group_of_the_switches_is_seen_as_ours_and_planned_again_the_same() -> None:
+    lab = service_lab()
+    first = plan(SWITCHED, lab)
+    nb = applied(lab.nb, first)
+    assert owned(nb) == rows(first)
+    assert northbound(SWITCHED, nb, lab.sb) == first
+    assert nb.switches["ls-apart"].load_balancer_groups == ()
 
 
 def test_a_chassis_that_never_was_gets_no_rows() -> None:
