@@ -7,6 +7,7 @@ import difflib
 from controller.config import ConfigProblem, Source
 from dataplane.model.config import NodeConfig, UplinkMode
 from dataplane.model.machine import MachineFacts
+from dataplane.plan.mtu import overhead, too_big
 
 
 def check_machine(source: Source[NodeConfig], facts: MachineFacts) -> list[ConfigProblem]:
@@ -16,6 +17,7 @@ def check_machine(source: Source[NodeConfig], facts: MachineFacts) -> list[Confi
             *_cores(source, facts),
             *_hugepages(source, facts),
             *_uplinks(source, facts),
+            *_tunnel(source, facts),
         ]
     )
 
@@ -115,3 +117,28 @@ def _uplinks(source: Source[NodeConfig], facts: MachineFacts) -> list[ConfigProb
                 )
             )
     return problems
+
+
+def _tunnel(source: Source[NodeConfig], facts: MachineFacts) -> list[ConfigProblem]:
+    config = source.config
+    if config.tunnel is None:
+        return []
+    below = {
+        uplink.device: facts.nics[uplink.device].mtu
+        for uplink in config.uplinks
+        if uplink.bridge == config.tunnel.bridge and uplink.device in facts.nics
+    }
+    kind = config.tunnel.type
+    found = too_big(config.port_mtu, below, kind)
+    if found is None:
+        return []
+    return [
+        source.problem(
+            ("node", "port_mtu"),
+            f"node.port_mtu = {config.port_mtu}",
+            f"{found.device}, below the tunnel, has an MTU of {found.device_mtu}, of which"
+            f" {kind.value} takes {overhead(kind)}",
+            f"write at most port_mtu = {found.most}, or give {found.device} an MTU of"
+            f" {config.port_mtu + overhead(kind)}",
+        )
+    ]

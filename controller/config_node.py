@@ -20,8 +20,13 @@ from dataplane.model.config import (
     UplinkMode,
 )
 from dataplane.model.names import INTEGRATION_BRIDGE
+from dataplane.plan.mtu import port_mtu
 
 MAX_CORE = 1023
+ETHERNET_MTU = 1500
+_UNTUNNELLED = TunnelType.GENEVE
+"""A node without a tunnel may get one later: its workloads leave room for OVN's usual one."""
+
 SYSTEM_OVS_RUNDIR = "/run/openvswitch"
 SOCKET_PATH_SIZE = 107
 """Bytes of a unix socket's path: sun_path holds 108 with its NUL (unix(7))."""
@@ -53,7 +58,8 @@ def node_config(root: TableReader) -> NodeConfig:
     name, rundir = node_identity(node)
     statedir = values.node_directory(node, "statedir", "/var/lib", name)
     bpf_root = values.node_directory(node, "bpf_root", "/sys/fs/bpf", name)
-    port_mtu = node.integer("port_mtu", 576, 9216, default=1442)
+    untunnelled = port_mtu(ETHERNET_MTU, _UNTUNNELLED)
+    wanted_mtu = node.integer("port_mtu", 576, 9216, default=untunnelled)
     service_link = node.text(
         "service_link",
         default="svc0",
@@ -108,7 +114,11 @@ def node_config(root: TableReader) -> NodeConfig:
         uplinks=uplinks,
         tunnel=tunnel,
         service_link=service_link,
-        port_mtu=port_mtu,
+        port_mtu=(
+            wanted_mtu
+            if node.has("port_mtu") or not tunnel
+            else port_mtu(ETHERNET_MTU, tunnel.type)
+        ),
         services=services,
     )
 

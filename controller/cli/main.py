@@ -115,6 +115,12 @@ def _doctor(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
+def _preflight(parser: Parser) -> None:
+    _config(parser)
+    parser.add_argument("encapsulation", choices=["vxlan"], help="what tunnels are to become")
+    parser.add_argument("--json", action="store_true", help="print what was found as JSON")
+
+
 def _central(parser: Parser) -> None:
     parser.add_argument(
         "--cluster", metavar="FILE", default=DEFAULT_CLUSTER, help="its file (%(default)s)"
@@ -146,6 +152,12 @@ COMMANDS = (
     ),
     Command("ports", "ports of workloads on this node", "controller.cli.read:ports", _read),
     Command("doctor", "check the machine and the node", "controller.cli.check:doctor", _doctor),
+    Command(
+        "preflight",
+        "whether OVN fits into another encapsulation",
+        "controller.cli.preflight:preflight",
+        _preflight,
+    ),
     Command("node", "run the node daemon (for an init system)", "controller.cli.run:node", _config),
     Command(
         "central", "run the cluster controller (likewise)", "controller.cli.run:central", _central

@@ -120,3 +120,43 @@ def test_this_machine_can_be_read() -> None:
 def test_a_namespace_that_is_not_there() -> None:
     with pytest.raises(ObserveError, match="no network namespace mr-nowhere"):
         machine_facts("mr-nowhere")
+
+
+TUNNEL = """\
+[node]
+name = "n"
+{mtu}
+[hugepages]
+count = 1024
+[[bridge]]
+name = "br-phy"
+[[uplink]]
+device = "up0"
+bridge = "br-phy"
+[tunnel]
+type = "{kind}"
+bridge = "br-phy"
+address = "10.0.0.1/24"
+"""
+
+
+@pytest.mark.parametrize(("kind", "most"), [("geneve", 1442), ("vxlan", 1450)])
+def test_workloads_get_what_the_tunnel_leaves(kind: str, most: int) -> None:
+    source = read_node(TUNNEL.format(kind=kind, mtu=""), "n.toml")
+    assert source.config.port_mtu == most
+    assert check_machine(source, GOOD) == []
+
+
+def test_an_mtu_that_the_tunnel_cannot_carry() -> None:
+    source = read_node(TUNNEL.format(kind="geneve", mtu="port_mtu = 1500"), "n.toml")
+    assert [str(problem) for problem in check_machine(source, GOOD)] == [
+        "n.toml:3: node.port_mtu = 1500; up0, below the tunnel, has an MTU of 1500, of which geneve"
+        " takes 58; write at most port_mtu = 1442, or give up0 an MTU of 1558"
+    ]
+
+
+def test_a_default_that_a_narrow_link_cannot_carry() -> None:
+    source = read_node(TUNNEL.format(kind="vxlan", mtu=""), "n.toml")
+    facts = replace(GOOD, nics={"up0": replace(GOOD.nics["up0"], mtu=1400)})
+    (problem,) = check_machine(source, facts)
+    assert problem.next_step == "write at most port_mtu = 1350, or give up0 an MTU of 1500"

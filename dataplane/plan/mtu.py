@@ -1,0 +1,58 @@
+"""What a tunnel leaves of a link's MTU to the workloads whose packets it carries.
+
+Sizes in octets of an IP packet (RFC 791, RFC 8200): what `ip link` calls mtu. The outer frame's
+Ethernet header is not part of a link's MTU; the inner frame's is part of what the tunnel carries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dataplane.model.config import TunnelType
+
+_ETHERNET = 14
+_UDP = 8
+_IP = {4: 20, 6: 40}
+_HEADER = {TunnelType.GENEVE: 8, TunnelType.VXLAN: 8}
+_OPTIONS = {TunnelType.GENEVE: 8, TunnelType.VXLAN: 0}
+"""OVN's one option of Geneve, ingress and egress port (ovn-architecture(7))."""
+
+
+def overhead(tunnel: TunnelType, family: int = 4) -> int:
+    """Octets that a tunnel between endpoints of this family adds to a workload's IP packet.
+
+    RFC 8926 section 3 (Geneve), RFC 7348 section 5 (VXLAN).
+    """
+    return _IP[family] + _UDP + _HEADER[tunnel] + _OPTIONS[tunnel] + _ETHERNET
+
+
+@dataclass(frozen=True, slots=True)
+class TooBig:
+    """Workloads were promised more than a link carries."""
+
+    device: str
+    device_mtu: int
+    most: int
+
+
+def port_mtu(device_mtu: int, tunnel: TunnelType | None, family: int = 4) -> int:
+    """The largest MTU of workloads over a link: without a tunnel they have all of it."""
+    return device_mtu - (overhead(tunnel, family) if tunnel is not None else 0)
+
+
+def too_big(
+    wanted: int, devices: dict[str, int], tunnel: TunnelType | None, family: int = 4
+) -> TooBig | None:
+    """The link that carries least, if it does not carry `wanted`.
+
+    Args:
+        wanted: MTU of workloads.
+        devices: MTU of each link below the tunnel's endpoint; none: nobody knows, nothing is said.
+        tunnel: what the packets travel in.
+        family: of the tunnel's endpoint, 4 or 6.
+    """
+    if not devices:
+        return None
+    device, mtu = min(devices.items(), key=lambda item: (item[1], item[0]))
+    most = port_mtu(mtu, tunnel, family)
+    return TooBig(device, mtu, most) if wanted > most else None
