@@ -162,6 +162,7 @@ _KINDS: Mapping[type, str] = {
 
 
 def kind_of(value: object) -> str:
+    """JSON's word for the type of a value."""
     if value is None:
         return "null"
     if isinstance(value, dict):
@@ -174,5 +175,6 @@ def _digits(value: int) -> str:
 
 
 def shown(value: object) -> str:
+    """A value in a message, cut to a length that fits a line."""
     text = value if isinstance(value, str) and value.isidentifier() else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
