@@ -13,7 +13,9 @@ route to the first node. It has a second address, for what is decided by the cli
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -243,6 +245,33 @@ class ServiceLab(Built):
                 pairs = ",".join(f"{json.dumps(k)}={json.dumps(v)}" for k, v in values.items())
                 words.append(f"{column}={{{pairs}}}")
         logical.nbctl(self.nb, *words)
+
+    @contextmanager
+    def led_by_switches(self) -> Iterator[None]:
+        """`east_west = "switch"` in the cluster's file while the block runs."""
+        path = self.dir / "cluster.toml"
+        before = path.read_text(encoding="utf-8")
+        path.write_text(
+            before.replace("[cluster]", '[cluster]\neast_west = "switch"', 1), encoding="utf-8"
+        )
+        try:
+            self._reload_cluster(groups=1)
+            yield
+        finally:
+            path.write_text(before, encoding="utf-8")
+            self._reload_cluster(groups=0)
+
+    def _reload_cluster(self, groups: int) -> None:
+        pid = self.nodes[0].pid("central")
+        assert pid is not None, "the cluster controller does not run"
+        os.kill(pid, signal.SIGHUP)
+
+        def has_groups() -> bool:
+            column = ("--bare", "--columns=load_balancer_group", "list", "Logical_Switch", "sw0")
+            return len(logical.nbctl(self.nb, *column).split()) == groups
+
+        processes.wait_until(has_groups, f"sw0 has {groups} load balancer groups")
+        logical.nbctl(self.nb, "--wait=hv", "sync")
 
     def withdraw(self, *names: str) -> None:
         """Remove load balancers."""

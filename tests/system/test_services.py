@@ -25,10 +25,12 @@ from tests.labs.servicenodes import (
     backends4,
     backends6,
     pod4,
+    pod6,
 )
 from tests.labs.traffic import Answers
 
 ROUTED, ROUTED6 = "10.96.0.{}", "fd96::{}"
+EAST, EAST6 = "10.96.0.26", "fd96::26"
 ON_LINK, ON_LINK6 = "172.18.0.2{:02}", "fd18::2:{}"
 SHORT_S = 1.5
 """What a client waits for an answer that must not come [s]."""
@@ -270,13 +272,23 @@ def test_internal_policy_local_behind_ovn_is_this_nodes(lab: ServiceLab) -> None
             assert set(found.names) == names, found.failures
 
 
+EAST_ROWS = {f"{EAST}:80": backends4("c2", "c3"), f"[{EAST6}]:80": backends6("c2", "c3")}
+
+
 def test_pods_reach_cluster_ips_by_svc0_in_both_families(lab: ServiceLab) -> None:
-    vip, vip6 = ROUTED.format(26), ROUTED6.format("26")
-    rows = {f"{vip}:80": backends4("c2", "c3"), f"[{vip6}]:80": backends6("c2", "c3")}
-    with lab.serving("east-west", rows, kind="clusterip"):
-        for address in (vip, vip6):
+    with lab.serving("east-west", EAST_ROWS, kind="clusterip"):
+        for address in (EAST, EAST6):
             found = traffic.http(lab.pods["c1"], address, 80, 30)
             assert set(found.names) == {"c2", "c3"}, found.failures
+
+
+def test_pods_reach_cluster_ips_by_their_switch_where_the_file_says_so(lab: ServiceLab) -> None:
+    with lab.serving("east-west", EAST_ROWS, kind="clusterip"), lab.led_by_switches():
+        for address in (EAST, EAST6):
+            found = traffic.http(lab.pods["c1"], address, 80, 30)
+            assert set(found.names) == {"c2", "c3"}, found.failures
+            assert {peer.strip("[]") for peer in found.peers} <= {pod4("c1"), pod6("c1")}
+            served(lab, address, 80)
 
 
 def test_a_port_without_service_is_refused_and_echo_is_answered(lab: ServiceLab) -> None:
