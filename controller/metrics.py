@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -25,6 +24,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from controller.metrics_http import MetricsServer
 from controller.metrics_ovs import ovs_families
 from controller.metrics_ports import PortSeries, port_families
 from controller.metrics_services import (
@@ -131,24 +131,15 @@ def serve_metrics(listen: str, source: MetricsSource) -> Callable[[], None]:
     An address that cannot be listened on is logged and no more: the data plane matters more than
     its figures.
     """
-    registry = CollectorRegistry()
-    registry.register(NodeCollector(source))
-    host, _, port = listen.rpartition(":")
     try:
-        server, thread = start_http_server(int(port), host.strip("[]"), registry)
+        server = MetricsServer(listen, NodeCollector(source))
     except (OSError, ValueError, OverflowError) as error:
         log.error(  # noqa: TRY400  # the address is all there is to know
             "metrics_not_served listen=%s error=%s; change node.metrics", listen, error
         )
         return lambda: None
     log.info("metrics_served listen=%s", listen)
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join(5)
-
-    return stop
+    return server.stop
 
 
 def _version() -> str:

@@ -41,6 +41,7 @@ BENCHMARKS = (
     Benchmark("sockets", (MILLRACE, "perf", "sockets", "--json"), judge.sockets),
     Benchmark("vhost", (MILLRACE, "perf", "vhost", "--json"), judge.vhost),
     Benchmark("control", (MILLRACE, "perf", "control", "--json"), judge.control),
+    Benchmark("scrape", (MILLRACE, "perf", "scrape", "--json"), judge.scrape),
     Benchmark("ovsjson", (sys.executable, "-m", "perf.ovsjson", "--json"), judge.ovsjson),
     Benchmark("cni_start", (sys.executable, "-m", "perf.cni_start"), judge.cni_start),
 )

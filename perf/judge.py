@@ -283,3 +283,18 @@ def sockets(result: Json) -> list[Verdict]:
         for what, condition, bound in _SOCKETS
         for family in ("IPv4", "IPv6")
     ]
+
+
+SCRAPE_PERCENT = 1.0
+
+
+def scrape(result: Json) -> list[Verdict]:
+    """The daemon that is scraped, everything that it does included, by one percent of a core."""
+    return [
+        Verdict(
+            f"metrics, {result['ports']} ports, a scrape each {result['every_s']:g} s: the daemon",
+            tuple(sample["daemon"] / SCRAPE_PERCENT for sample in result["scraped"]),
+            1.0,
+            "one percent of a core",
+        )
+    ]

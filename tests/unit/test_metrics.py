@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import urllib.request
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from controller.metrics import (
 from controller.metrics_ovs import MOST_ZONES, ovs_families
 from controller.metrics_ports import TopPorts, Workload, workload
 from controller.metrics_services import ConntrackFigures, ServiceSeries, TopServices
+from controller.metrics_text import TextWriter
 from dataplane.drivers.ovsinterfaces import InterfaceState
 from dataplane.drivers.ovsscrape import OvsFigures, read
 from dataplane.drivers.ovstext import PmdThread
@@ -340,6 +343,56 @@ def test_both_expositions_pass_the_clients_own_format_check() -> None:
     assert len(by_text) > 200
 
 
+def test_our_writer_writes_what_the_library_does() -> None:
+    odd = replace(
+        SNAPSHOT,
+        ovs={"ovs_version": 'a "b" \\ c\nd'},
+        last_round_seconds=1e-7,
+        rounds=123_456_789_012,
+        writes=999_999,
+        started_at=1_795_248_000.25,
+    )
+    registry = CollectorRegistry()
+    registry.register(NodeCollector(Held(odd), now=lambda: 1005.0))
+    writer = TextWriter()
+    for _ in range(2):
+        assert writer.write(registry.collect()) == generate_latest(registry)
+
+
+def test_a_scrape_that_asks_for_it_is_packed() -> None:
+    stop, address = listening(Held(SNAPSHOT))
+    try:
+        request = urllib.request.Request(f"http://{address}/metrics")
+        request.add_header("Accept-Encoding", "gzip;q=1.0,identity;q=0.5")
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            assert answer.headers["Content-Encoding"] == "gzip"
+            packed = gzip.decompress(answer.read())
+        with urllib.request.urlopen(f"http://{address}/", timeout=30) as answer:
+            assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+            plain = answer.read()
+    finally:
+        stop()
+    assert packed.splitlines()[:4] == plain.splitlines()[:4]
+
+
+def test_it_listens_on_ipv6_too() -> None:
+    stop, address = listening(Held(None), "[::1]")
+    try:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
+            assert b"millrace_build_info" in answer.read()
+    finally:
+        stop()
+
+
+def listening(source: Held, host: str = "127.0.0.1") -> tuple[Callable[[], None], str]:
+    """A server on a free port; how to stop it, and where it is."""
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((host.strip("[]"), 0))
+        address = f"{host}:{probe.getsockname()[1]}"
+    return serve_metrics(address, source), address
+
+
 def test_the_figures_of_a_newer_version_have_the_same_names() -> None:
     newer = figures("ovs-others/4.0-pmd-perf-show.txt", "ovs-others/3.x-memory-show.txt")
     names = {family.name for family in ovs_families(newer, {})}
@@ -397,14 +450,11 @@ def test_the_workload_of_a_port(
 
 
 def test_the_server_answers_and_asks_only_for_the_snapshot() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     source = Held(SNAPSHOT)
-    stop = serve_metrics(f"127.0.0.1:{port}", source)
+    stop, address = listening(source)
     try:
         asked = source.asked
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
             text = answer.read().decode()
         assert source.asked == asked + 1
     finally:
