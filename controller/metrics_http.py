@@ -47,8 +47,6 @@ class MetricsServer:
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
-            timeout: float | None = PATIENCE_S
-
             def do_GET(self) -> None:
                 body = outer.answer()
                 self.send_response(HTTPStatus.OK)
@@ -62,6 +60,8 @@ class MetricsServer:
 
             def log_message(self, *_: object) -> None:
                 """Say nothing: a scrape is no news."""
+
+        Handler.timeout = PATIENCE_S
 
         class Server(ThreadingHTTPServer):
             address_family: int = family
