@@ -9,16 +9,19 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bpf import abi
 from bpf.objects import OBJECT_DIRECTORY
 from cni.wire import RemoteError, WireError, call
+from controller import doctor_host, doctor_ovs
 from controller.vswitchd import running_pid
-from dataplane.drivers import bpfstate, ethtool, processes, sockprograms
+from dataplane.drivers import bpfstate, ethtool, offloads, processes, sockprograms
+from dataplane.drivers.hostfacts import HostFacts, ProcessFacts, host_facts, process_facts
 from dataplane.drivers.libbpf import Map
-from dataplane.drivers.machinefacts import filesystem_of
+from dataplane.drivers.machinefacts import filesystem_of, machine_facts
+from dataplane.drivers.unixctl import UnixctlClient
 from dataplane.model.config import NodeConfig, UplinkConfig, UplinkMode
 from dataplane.model.machine import MachineFacts
 from dataplane.model.names import INTEGRATION_BRIDGE
@@ -26,7 +29,7 @@ from dataplane.ports import DataplaneError
 
 KERNEL_FLOOR = (6, 1)
 OVS_TIMEOUT_S = 10
-SKIP_DISPATCHER = b"LIBXDP_SKIP_DISPATCHER=1"
+SKIP_DISPATCHER = "LIBXDP_SKIP_DISPATCHER=1"
 """Else libxdp's dispatcher is what runs on an AF_XDP port, and not the program to be replaced."""
 
 BTF = Path("/sys/kernel/btf/vmlinux")
@@ -34,11 +37,23 @@ BTF = Path("/sys/kernel/btf/vmlinux")
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where the doctor looks: the configuration, and the facts of the node's namespace."""
+    """Where the doctor looks: the configuration, and facts of the node's namespace and the host.
+
+    `vswitchd` and `daemon` are the processes that run, None where none does.
+    """
 
     config: NodeConfig
     facts: MachineFacts
     kernel: str
+    host: HostFacts = field(default_factory=HostFacts)
+    vswitchd: ProcessFacts | None = None
+    daemon: ProcessFacts | None = None
+
+    @property
+    def kernel_version(self) -> tuple[int, int]:
+        """The kernel's version, as far as it can be compared."""
+        major, minor, *_ = self.kernel.split(".")
+        return int(major), int("".join(char for char in minor if char.isdigit()) or "0")
 
     def service_uplinks(self) -> list[UplinkConfig]:
         """Uplinks with an XDP hook that carry services and are there."""
@@ -74,6 +89,25 @@ class Finding:
     next_step: str
 
 
+def site_of(config: NodeConfig) -> Site:
+    """The node whose namespace this thread is in, as it is now.
+
+    Raises:
+        ObserveError: sysfs or netlink cannot be read.
+    """
+    vswitchd = running_pid(Path(config.ovs_rundir) / "ovs-vswitchd.pid")
+    # The kernel says who listens there, whoever started it.
+    daemon = UnixctlClient(f"{config.rundir}/agent.sock").process()
+    return Site(
+        config,
+        machine_facts(),
+        os.uname().release,
+        host_facts(),
+        process_facts(vswitchd) if vswitchd is not None else None,
+        process_facts(daemon.pid) if daemon is not None else None,
+    )
+
+
 def examine(site: Site) -> list[Finding]:
     """Every check's outcome, in the order of the table."""
     return [_outcome(check, site) for check in CHECKS]
@@ -95,9 +129,7 @@ def _outcome(check: Check, site: Site) -> Finding:
 
 
 def _kernel(site: Site) -> Iterator[str]:
-    major, minor, *_ = site.kernel.split(".")
-    digits = "".join(char for char in minor if char.isdigit())
-    if (int(major), int(digits)) < KERNEL_FLOOR:
+    if site.kernel_version < KERNEL_FLOOR:
         yield f"kernel {site.kernel} is older than {'.'.join(map(str, KERNEL_FLOOR))}"
 
 
@@ -146,7 +178,7 @@ def _uplinks_exist(site: Site) -> Iterator[str]:
 
 def _offloads(site: Site) -> Iterator[str]:
     for uplink in site.service_uplinks():
-        for offload in sorted(ethtool.receive_offloads(uplink.device)):
+        for offload in sorted(offloads.harmful_features(uplink.device)):
             yield f"{offload} is on at {uplink.device} and changes frames before XDP sees them"
 
 
@@ -184,38 +216,27 @@ def _pins(site: Site) -> Iterator[str]:
         found = abi.MapShape(info.type, info.key_size, info.value_size, info.max_entries)
         if found != shape:
             yield f"{directory / name} is {found}, this version needs {shape}"
+    for other in sorted(directory.parent.glob("v*")):
+        if other != directory and directory.exists():
+            yield f"{other} is of another version, and nobody has taken it along"
 
 
 # What runs -----------------------------------------------------------------------------------
 
 
-def _ovs(site: Site, *words: str) -> str:
-    """The answer of ovs-vsctl, without quotes."""
-    command = ["ovs-vsctl", f"--db={site.config.ovs_remote}", f"--timeout={OVS_TIMEOUT_S}"]
-    return processes.run([*command, "--if-exists", *words]).strip().strip('"')
-
-
-def _ovs_dpdk(site: Site) -> Iterator[str]:
-    if _ovs(site, "get", "Open_vSwitch", ".", "dpdk_initialized") != "true":
-        yield "ovs-vswitchd runs without DPDK, or not at all"
-
-
 def _dispatcher(site: Site) -> Iterator[str]:
     if not any(uplink.mode is UplinkMode.AF_XDP for uplink in site.service_uplinks()):
         return
-    pid = running_pid(Path(site.config.ovs_rundir) / "ovs-vswitchd.pid")
-    if pid is None:
-        return  # the check of OVS says so
-    try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return  # only root reads it
-    if SKIP_DISPATCHER not in environment:
-        yield f"ovs-vswitchd (process {pid}) runs without {SKIP_DISPATCHER.decode()}"
+    vswitchd = site.vswitchd
+    # None runs, which the check of OVS says, or only root may read its environment.
+    if vswitchd is None or vswitchd.environment is None:
+        return
+    if SKIP_DISPATCHER not in vswitchd.environment:
+        yield f"ovs-vswitchd (process {vswitchd.pid}) runs without {SKIP_DISPATCHER}"
 
 
 def _integration_bridge(site: Site) -> Iterator[str]:
-    found = _ovs(site, "get", "Bridge", INTEGRATION_BRIDGE, "datapath_type")
+    found = doctor_ovs.get(site, "Bridge", INTEGRATION_BRIDGE, "datapath_type")
     if not found:
         yield f"there is no {INTEGRATION_BRIDGE}, or its datapath is the kernel's"
     elif found != "netdev":
@@ -265,6 +286,9 @@ def _permissions(site: Site) -> Iterator[str]:
             continue  # not up yet; the check of the daemon says so
         if mode & ~most:
             yield f"{path} has mode {mode:04o}, more than {most:04o}"
+    state = Path(site.config.statedir)
+    if state.exists() and stat.S_IMODE(state.stat().st_mode) & 0o002:
+        yield f"{state} may be changed by everybody"
     for folder in sorted((rundir / "vhost").glob("*")):
         mode = stat.S_IMODE(folder.stat().st_mode)
         if mode & 0o007:
@@ -281,14 +305,71 @@ CHECKS = (
         _cgroups,
         "mend services.connect in the node's file; mount -t cgroup2 where no cgroup2 is",
     ),
+    Check("privileges", doctor_host.privileges, "run it as root", advisory=True),
+    Check("CPUs", doctor_host.cpus, "mend [dpdk] lcore and pmd in the node's file; see lscpu"),
+    Check(
+        "CPU isolation",
+        doctor_host.isolation,
+        "add the options to the kernel's command line and reboot (`millrace plan` has all of them)",
+        advisory=True,
+    ),
+    Check(
+        "boot options",
+        doctor_host.boot_options,
+        "mend the kernel's command line, or swapoff -a",
+        advisory=True,
+    ),
+    Check(
+        "IOMMU",
+        doctor_host.iommu,
+        "switch VT-d or AMD-Vi on in the firmware; boot with intel_iommu=on iommu=pt",
+    ),
+    Check(
+        "locked memory",
+        doctor_host.memlock,
+        "LimitMEMLOCK=infinity in the unit of the process, then restart it",
+    ),
+    Check(
+        "capabilities",
+        doctor_host.capabilities,
+        "give the daemon's unit the CapabilityBoundingSet of deploy/systemd/millrace-node.service",
+    ),
+    Check("BPF compiler", doctor_host.jit, "sysctl net.core.bpf_jit_enable=1"),
+    Check("unified cgroups", doctor_host.cgroup2, "mount -t cgroup2 cgroup2 /sys/fs/cgroup"),
     Check("uplinks", _uplinks_exist, "mend [[uplink]] device in the node's file; see `ip link`"),
-    Check("receive offloads", _offloads, "ethtool -K DEVICE lro off rxvlan off"),
+    Check(
+        "receive offloads",
+        _offloads,
+        "the daemon switches them off; else ethtool -K DEVICE FEATURE off",
+    ),
     Check(
         "peer checksums", _peer_checksum, "ethtool -K PEER tx off, at the other end", advisory=True
     ),
     Check("BPF objects", _objects, "make bpf"),
     Check("pinned maps", _pins, "`millrace down`, then `millrace up`: the maps are made anew"),
-    Check("OVS with DPDK", _ovs_dpdk, "look at ovs-vswitchd.log in the run directory"),
+    Check("OVS with DPDK", doctor_ovs.dpdk, "look at ovs-vswitchd.log in the run directory"),
+    Check(
+        "OVS version",
+        doctor_ovs.version,
+        "take a version from 3.1 to 4.0; the README says what is tested",
+        advisory=True,
+    ),
+    Check(
+        "PMD threads",
+        doctor_ovs.pmds,
+        "isolate their CPUs; see what else runs there: ps -eLo psr,comm",
+        advisory=True,
+    ),
+    Check(
+        "packet buffers",
+        doctor_ovs.buffers,
+        "raise dpdk.socket_mem_mib, or look for a guest that keeps buffers",
+    ),
+    Check(
+        "OVN identity",
+        doctor_ovs.identity,
+        "`millrace up` sets them; else ovs-vsctl set Open_vSwitch . external_ids:KEY=VALUE",
+    ),
     Check(
         "libxdp dispatcher",
         _dispatcher,
@@ -300,8 +381,3 @@ CHECKS = (
     Check("daemon", _daemon, "start `millrace node`, or look at node.log in the run directory"),
     Check("permissions", _permissions, "chmod the path; somebody changed what the daemon made"),
 )
-
-
-def kernel_release() -> str:
-    """The running kernel's release, as uname(2) has it."""
-    return os.uname().release

@@ -14,7 +14,6 @@ from controller.cli import failures
 from controller.cli.render import has_colour, table
 from controller.config import load_node
 from dataplane.drivers import netns
-from dataplane.drivers.machinefacts import machine_facts
 
 
 def doctor(arguments: argparse.Namespace) -> int:
@@ -24,7 +23,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     name = arguments.netns or embedded.load(path).netns
 
     def examine() -> list[clinic.Finding]:
-        return clinic.examine(clinic.Site(config, machine_facts(), clinic.kernel_release()))
+        return clinic.examine(clinic.site_of(config))
 
     findings = netns.inside_named(name, examine)
     if arguments.json:

@@ -61,4 +61,4 @@ def test_the_distributions_vswitchd_gets_what_the_doctor_asks_for() -> None:
     (dropin,) = (DEPLOY / "systemd").glob("*.service.d/*.conf")
     # Debian 12: openvswitch-switch.service is an empty wrapper, this unit starts the process.
     assert dropin.parent.name == "ovs-vswitchd.service.d"
-    assert f"Environment={doctor.SKIP_DISPATCHER.decode()}" in dropin.read_text().splitlines()
+    assert f"Environment={doctor.SKIP_DISPATCHER}" in dropin.read_text().splitlines()

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from controller import doctor
+from controller import doctor, doctor_host
 from controller.cli.check import findings_text
 from controller.cli.main import main
 from controller.config import parse_node
+from dataplane.drivers import bpfstate
+from dataplane.drivers.hostfacts import HostFacts, ProcessFacts, host_facts, process_facts
 from dataplane.drivers.machinefacts import filesystem_of
 from dataplane.model.machine import HugepagePool, MachineFacts, NicFacts
 
@@ -116,14 +118,127 @@ def test_a_vswitchd_that_would_attach_a_dispatcher(
 ) -> None:
     where = site(tmp_path)
     assert outcome("libxdp dispatcher", where).state == "ok"  # none runs
-    rundir = Path(where.config.ovs_rundir)
-    rundir.mkdir(parents=True)
     with subprocess.Popen(["/usr/bin/sleep", "1000"], env=environment) as vswitchd:
-        (rundir / "ovs-vswitchd.pid").write_text(f"{vswitchd.pid}\n")
-        found = outcome("libxdp dispatcher", where)
+        found = outcome("libxdp dispatcher", replace(where, vswitchd=process_facts(vswitchd.pid)))
         vswitchd.kill()
     assert found.state == state
     assert (str(vswitchd.pid) in found.cause) == (state == "fail")
+
+
+PMD = "[dpdk]\nlcore = [0]\npmd = [1]\n"
+QUIET = HostFacts(
+    {"hugepages": "4", "nohz_full": "1", "rcu_nocbs": "1", "iommu": "pt"}, frozenset({1}), 7
+)
+
+
+def test_a_host_in_order(tmp_path: Path) -> None:
+    where = replace(site(tmp_path, PMD), host=QUIET)
+    for name in ("CPUs", "CPU isolation", "boot options", "IOMMU", "locked memory", "capabilities"):
+        assert outcome(name, where) == doctor.Finding(name, "ok", "", "")
+
+
+def test_cpus_that_are_not_there_or_are_shared(tmp_path: Path) -> None:
+    found = outcome("CPUs", site(tmp_path, "[dpdk]\nlcore = [0]\npmd = [1, 7]\n"))
+    assert (found.state, found.cause) == ("fail", "CPU 7 of [dpdk] is not there, or is offline")
+
+
+def test_pmd_cpus_that_are_not_isolated(tmp_path: Path) -> None:
+    found = outcome("CPU isolation", site(tmp_path, PMD))
+    assert found.state == "warn"
+    assert found.cause == (
+        "CPU 1 of dpdk.pmd is not isolated: boot with isolcpus=managed_irq,domain,1; "
+        "no nohz_full= at boot: timer ticks interrupt the PMD threads; "
+        "no rcu_nocbs= at boot: timer ticks interrupt the PMD threads"
+    )
+
+
+def test_hugepages_that_are_made_late_and_swap(tmp_path: Path) -> None:
+    where = site(tmp_path, "[hugepages]\ncount = 1024\n")
+    assert "no hugepages= at boot" in outcome("boot options", where).cause
+    swapping = replace(where, host=replace(QUIET, swap_kib=1 << 20))
+    assert outcome("boot options", swapping).cause.startswith("1024 MiB of swap")
+
+
+def test_vfio_without_an_iommu(tmp_path: Path) -> None:
+    text = '[[uplink]]\ndevice = "0000:03:00.0"\nbridge = "br-ex"\nmode = "vfio"\n'
+    where = site(tmp_path, text)
+    assert outcome("IOMMU", where).cause.startswith("no IOMMU group")
+    assert outcome("IOMMU", replace(where, host=QUIET)).state == "ok"
+
+
+def test_memory_that_may_not_be_locked(tmp_path: Path) -> None:
+    small = ProcessFacts(77, memlock=8 << 20)
+    where = replace(site(tmp_path), vswitchd=small)
+    assert outcome("locked memory", where).cause == (
+        "ovs-vswitchd may lock 8 MiB where 1 AF_XDP queues pin 64 MiB"
+    )
+    old = replace(site(tmp_path, kernel="5.10.0"), daemon=small)
+    assert "counts BPF maps" in outcome("locked memory", old).cause
+    assert outcome("locked memory", replace(where, vswitchd=ProcessFacts(77))).state == "ok"
+
+
+def test_a_daemon_without_its_rights(tmp_path: Path) -> None:
+    everything = sum(1 << bit for bit in doctor_host.CAPABILITIES.values())
+    where = replace(site(tmp_path), daemon=ProcessFacts(7, capabilities=everything & ~(1 << 39)))
+    assert outcome("capabilities", where).cause == "the daemon (process 7) lacks CAP_BPF"
+    whole = replace(where, daemon=ProcessFacts(7, capabilities=everything))
+    assert outcome("capabilities", whole).state == "ok"
+
+
+def test_an_interpreter_of_bpf(tmp_path: Path) -> None:
+    where = replace(site(tmp_path), host=replace(QUIET, jit=0))
+    assert outcome("BPF compiler", where).state == "fail"
+
+
+def test_pins_of_another_version(tmp_path: Path) -> None:
+    where = site(tmp_path)
+    root = Path(where.config.bpf_root)
+    for name in ("v1", bpfstate.version_directory(str(root)).name):
+        (root / name).mkdir(parents=True)
+    assert "v1 is of another version" in outcome("pinned maps", where).cause
+
+
+def test_what_a_host_says_of_itself(tmp_path: Path) -> None:
+    proc, sysfs = tmp_path / "proc", tmp_path / "sys"
+    (proc / "self").mkdir(parents=True)
+    (proc / "sys/net/core").mkdir(parents=True)
+    (proc / "cmdline").write_text("root=/dev/sda1 isolcpus=2-3 quiet hugepages=4\n")
+    (proc / "meminfo").write_text("MemTotal: 9 kB\nSwapTotal: 2048 kB\n")
+    (proc / "self/mountinfo").write_text("30 1 0:26 / /cg rw - cgroup2 cgroup2 rw\n")
+    (proc / "sys/net/core/bpf_jit_enable").write_text("1\n")
+    (sysfs / "kernel/iommu_groups/0").mkdir(parents=True)
+    (sysfs / "devices/system/cpu").mkdir(parents=True)
+    (sysfs / "devices/system/cpu/isolated").write_text("2-3\n")
+    found = host_facts(proc, sysfs)
+    assert found == HostFacts(
+        {"root": "/dev/sda1", "isolcpus": "2-3", "quiet": "", "hugepages": "4"},
+        frozenset({2, 3}),
+        1,
+        "/cg",
+        1,
+        2048,
+    )
+    assert host_facts(tmp_path / "nowhere", tmp_path / "nowhere") == HostFacts()
+
+
+def test_what_a_process_says_of_itself(tmp_path: Path) -> None:
+    place = tmp_path / "7"
+    place.mkdir()
+    (place / "cmdline").write_bytes(b"ovs-vswitchd\0--mlockall\0")
+    (place / "environ").write_bytes(b"A=1\0B=2\0")
+    (place / "limits").write_text("Max locked memory         8388608  8388608  bytes\n")
+    (place / "status").write_text("CapEff:\t0000008000000001\nCpus_allowed_list:\t0,2-3\n")
+    assert process_facts(7, tmp_path) == ProcessFacts(
+        7,
+        ("ovs-vswitchd", "--mlockall"),
+        frozenset({"A=1", "B=2"}),
+        8388608,
+        (1 << 39) | 1,
+        frozenset({0, 2, 3}),
+    )
+    unlimited = "Max locked memory         unlimited  unlimited  bytes\n"
+    (place / "limits").write_text(unlimited)
+    assert process_facts(7, tmp_path).memlock is None
 
 
 def test_daemon_out_of_reach_is_named(tmp_path: Path) -> None:
