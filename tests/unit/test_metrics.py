@@ -55,7 +55,12 @@ PORTS = (
     port(
         "vhu1",
         "dpdkvhostuserclient",
-        statistics={"rx_packets": 5, "tx_packets": 4, "ovs_tx_failure_drops": 6},
+        statistics={
+            "rx_packets": 5,
+            "tx_packets": 4,
+            "ovs_tx_failure_drops": 6,
+            "ovs_tx_retries": 8,
+        },
         status={"status": "connected", "num_of_vrings": "4", "numa": "1"},
     ),
     port("vhu2", "dpdkvhostuserclient", status={"status": "disconnected"}, error="no such"),
