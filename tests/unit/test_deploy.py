@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import configparser
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 from cni import plugin
-from controller import doctor
+from controller import doctor, doctor_host
 from controller.cli.main import parser
 from controller.config import load_cluster, load_node
 
@@ -46,15 +47,56 @@ def test_the_network_list_names_our_plugin() -> None:
     assert callable(plugin.main)
 
 
+def units() -> dict[str, dict[str, dict[str, list[str]]]]:
+    """By name, section and key, the values of a unit; a key may be given more than once."""
+    found: dict[str, dict[str, dict[str, list[str]]]] = {}
+    for path in sorted((DEPLOY / "systemd").glob("*.service")):
+        section: dict[str, list[str]] = {}
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith("["):
+                section = found.setdefault(path.stem, {}).setdefault(line.strip("[]"), {})
+            elif line and not line.startswith("#"):
+                key, _, value = line.partition("=")
+                section.setdefault(key, []).append(value)
+    return found
+
+
 def test_the_units_run_commands_that_parse() -> None:
-    for unit in sorted((DEPLOY / "systemd").glob("*.service")):
-        # Repeated keys are lists in a unit.
-        read = configparser.ConfigParser(strict=False, interpolation=None)
-        read.optionxform = str  # type: ignore[assignment,method-assign]
-        read.read(unit)
-        program, *words = read["Service"]["ExecStart"].split()
+    for name, unit in units().items():
+        service = unit["Service"]
+        (main,) = service["ExecStart"]
+        program, *words = main.split()
         assert program.endswith("/millrace")
-        assert parser().parse_args(words).command == unit.stem.removeprefix("millrace-")
+        assert parser().parse_args(words).command == name.removeprefix("millrace-")
+        for key in ("ExecStartPre", "ExecReload", "ExecStop"):
+            for line in service.get(key, ()):
+                first, *rest = line.split()
+                assert first.removeprefix("-") == program
+                assert parser().parse_args(rest).command in {"doctor", "apply", "up", "down"}
+
+
+def test_the_units_give_the_node_what_the_doctor_looks_for() -> None:
+    service = units()["millrace-node"]["Service"]
+    (names,) = service["CapabilityBoundingSet"]
+    assert set(names.split()) == set(doctor_host.CAPABILITIES)
+    assert service["LimitMEMLOCK"] == ["infinity"]
+    for name, unit in units().items():
+        assert unit["Service"]["NoNewPrivileges"] == ["yes"], name
+        assert unit["Service"]["SystemCallArchitectures"] == ["native"], name
+
+
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    tool = shutil.which("systemd-analyze")
+    assert tool, "systemd-analyze belongs to Debian's package systemd; see `make setup`"
+    for path in (DEPLOY / "systemd").glob("*.service"):
+        # It also looks for the program, which is not installed where tests run.
+        text = path.read_text(encoding="utf-8").replace("/opt/millrace/.venv/bin/millrace", tool)
+        (tmp_path / path.name).write_text(text, encoding="utf-8")
+    names = sorted(str(path) for path in tmp_path.glob("*.service"))
+    done = subprocess.run(
+        [tool, "verify", "--man=no", *names], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_distributions_vswitchd_gets_what_the_doctor_asks_for() -> None:
