@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from dataplane.drivers.libbpf_programs import Object
 from dataplane.drivers.netns import inside_named
 from dataplane.drivers.processes import Daemon
 from dataplane.model.addr import Mac
+from perf.peerprogs import Source
 from tests.labs import lab as topology
 from tests.labs import logical, netns
 from tests.labs.guests import HUGEPAGE_MIB, file_prefix
@@ -34,6 +36,9 @@ TCP_PORT, UDP_PORT = 5201, 9
 CONTAINER, GUEST = "c1", topology.TESTPMD[0]
 ADDRESS = {CONTAINER: topology.CONTAINERS[CONTAINER], GUEST: topology.TESTPMD[1]}
 FRAME_SIZE = 64
+FLOOD = 500_000
+"""Frames of one call of the kernel: between two of them there are some 20 ms."""
+
 WAYS = ("no service", "Millrace", "OVN")
 """Of each backend; what the client sends to is `target`."""
 
@@ -188,6 +193,29 @@ def answering(space: str) -> Iterator[Map]:
                 yield count
             finally:
                 inside_named(space, lambda: xdphook.detach(number, program, XDP_FLAGS_DRV_MODE))
+
+
+@contextmanager
+def flooded(space: str, frame: bytes, flows: int) -> Iterator[Source]:
+    """`space` sends frames by its eth0 as fast as it can; what comes to it is counted and ends."""
+    stop = threading.Event()
+    with Source("peers_flood") as source:
+        number = inside_named(space, lambda: socket.if_nametoindex("eth0"))
+        source.aim(frame, flows)
+
+        def send() -> None:
+            while not stop.is_set():
+                source.send(number, frame, FLOOD)
+
+        inside_named(space, lambda: xdphook.attach(number, source.sink, XDP_FLAGS_DRV_MODE))
+        sender = threading.Thread(target=inside_named, args=(space, send))
+        sender.start()
+        try:
+            yield source
+        finally:
+            stop.set()
+            sender.join()
+            inside_named(space, lambda: xdphook.detach(number, source.sink, XDP_FLAGS_DRV_MODE))
 
 
 @contextmanager

@@ -62,13 +62,18 @@ def _checksum(octets: bytes) -> int:
 
 
 class Source(Closing):
-    """Frames that come in at a device: `peers_send` with a contestant behind it."""
+    """Frames that come in at a device: `peers_send` with a contestant behind it.
 
-    def __init__(self) -> None:
+    Args:
+        program: `peers_send`; or `peers_flood`, which has none behind it: what it makes leaves by
+            the device.
+    """
+
+    def __init__(self, program: str = "peers_send") -> None:
         with ExitStack() as stack:
             made = stack.enter_context(Object(OBJECT_DIRECTORY / "perf_peers.bpf.o"))
             made.load()
-            self._send = stack.enter_context(made.program("peers_send"))
+            self._send = stack.enter_context(made.program(program))
             self._plan = stack.enter_context(made.map("peers_plan"))
             self._target = stack.enter_context(made.map("peers_target"))
             self._count = stack.enter_context(made.map("peers_count"))
@@ -82,10 +87,12 @@ class Source(Closing):
         """Let go of everything."""
         self._open.close()
 
-    def aim(self, head: bytes, flows: int, contestant: Program) -> None:
+    def aim(self, head: bytes, flows: int, contestant: Program | None = None) -> None:
         """What is sent from now on: `flows` 5-tuples in turn, through `contestant`."""
-        self._plan.update(bytes(4), abi.PERF_PLAN.pack(head=head, flows=flows, next=0))
-        self._target.update(bytes(4), struct.pack("=I", contestant.fd))
+        padded = head.ljust(abi.Limit.PERF_HEAD, b"\0")
+        self._plan.update(bytes(4), abi.PERF_PLAN.pack(head=padded, flows=flows, next=0))
+        if contestant is not None:
+            self._target.update(bytes(4), struct.pack("=I", contestant.fd))
 
     def send(self, ifindex: int, head: bytes, count: int) -> float:
         """Send so many; the processor time that this thread spent on it [s].

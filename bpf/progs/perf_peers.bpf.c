@@ -6,18 +6,22 @@
  * 5-tuple in turn with its checksums right, and calls the contestant: our program, or peers_pass,
  * which leaves the frame to the kernel. peers_sink and peers_to_xsk end it on the backend's device.
  *
- * peers_loop is the client of `millrace perf path`: each answer to it is its next request.
+ * peers_loop is the client of `millrace perf path`: each answer to it is its next request. peers_flood
+ * is its other client, which sends without waiting: as peers_send, frames of FLOOD_SIZE octets, out of
+ * the device that they seem to have come in at.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/ip.h>
 #include <linux/udp.h>
+#include <stdbool.h>
 
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
 
+#define FLOOD_SIZE 64
 #define PEERS_PORT_BITS 14	/* 16,384 ports of one client, then the next client of the /24 */
 
 struct {
@@ -66,8 +70,8 @@ static __always_inline void count(void)
 		*packets += 1;
 }
 
-SEC("xdp")
-int peers_send(struct xdp_md *ctx)
+/* The next frame in turn; whether there is room for it. */
+static __always_inline bool put_next(struct xdp_md *ctx, const __u32 size)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct iphdr *ip = data + ETH_HLEN;
@@ -76,9 +80,9 @@ int peers_send(struct xdp_md *ctx)
 	__u32 zero = 0, turn, port, host;
 
 	plan = bpf_map_lookup_elem(&peers_plan, &zero);
-	if (!plan || data + PERF_HEAD > end)
-		return XDP_ABORTED;
-	__builtin_memcpy(data, plan->head, PERF_HEAD);
+	if (!plan || data + size > end)
+		return false;
+	__builtin_memcpy(data, plan->head, size);
 	turn = plan->next++;
 	if (plan->next >= plan->flows)
 		plan->next = 0;
@@ -88,8 +92,21 @@ int peers_send(struct xdp_md *ctx)
 	ip->saddr += bpf_htonl(host);
 	ip->check = mended(ip->check, host);
 	udp->check = mended(udp->check, host + port);
-	bpf_tail_call(ctx, &peers_target, 0);
+	return true;
+}
+
+SEC("xdp")
+int peers_send(struct xdp_md *ctx)
+{
+	if (put_next(ctx, PERF_HEAD))
+		bpf_tail_call(ctx, &peers_target, 0);
 	return XDP_ABORTED;
+}
+
+SEC("xdp")
+int peers_flood(struct xdp_md *ctx)
+{
+	return put_next(ctx, FLOOD_SIZE) ? XDP_TX : XDP_ABORTED;
 }
 
 SEC("xdp")
