@@ -121,6 +121,16 @@ def _preflight(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print what was found as JSON")
 
 
+def _plan(parser: Parser) -> None:
+    parser.add_argument("--config", metavar="FILE", help=f"the node's file ({DEFAULT_CONFIG})")
+    parser.add_argument("--topology", metavar="FILE", help="a recorded machine, not this one")
+    parser.add_argument(
+        "--record", metavar="FILE", help="write this machine's topology (-: stdout)"
+    )
+    parser.add_argument("--explain", action="store_true", help="show each value's rule and source")
+    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
+
+
 def _central(parser: Parser) -> None:
     parser.add_argument(
         "--cluster", metavar="FILE", default=DEFAULT_CLUSTER, help="its file (%(default)s)"
@@ -150,6 +160,7 @@ COMMANDS = (
     Command(
         "trace", "what the fast path would do with a packet", "controller.cli.sight:trace", _trace
     ),
+    Command("plan", "what OVS-DPDK should be told here", "controller.cli.plan:plan", _plan),
     Command("ports", "ports of workloads on this node", "controller.cli.read:ports", _read),
     Command("doctor", "check the machine and the node", "controller.cli.check:doctor", _doctor),
     Command(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 
 from dataplane.model.machine import HugepagePool
-from dataplane.model.topology import NicPort, Topology
+from dataplane.model.topology import NicPort, NumaNode, Topology
 from dataplane.model.tuning import Tuning
 from dataplane.plan.tuning import sources
 from dataplane.plan.tuning.caches import plan_threads
@@ -123,24 +123,34 @@ def _eal(topology: Topology, wants: Wants) -> tuple[str, ...]:
 
 
 def _with_pages(topology: Topology, pages: tuple[int, int] | None) -> Topology:
-    """The machine when the node's own hugepages are made: spread over nodes as the kernel does."""
+    """The machine with the pages that the node's own file makes.
+
+    On one NUMA node these and no others count, so that a plan from before they are made, and one
+    beside other nodes on the machine, is the same plan. On several, what is missing is spread over
+    them, as the kernel does it.
+    """
     if pages is None:
         return topology
     size_kib, count = pages
     there = [node for node in topology.nodes if node.memory_mib] or list(topology.nodes)
+    if len(there) == 1:
+        only = replace(there[0], hugepages={size_kib: HugepagePool(count, count)})
+        return _with_nodes(topology, {only.number: only})
     missing = count - sum(
         node.hugepages[size_kib].total for node in there if size_kib in node.hugepages
     )
-    if missing <= 0:
-        return topology
-    each, more = divmod(missing, len(there))
+    each, more = divmod(max(0, missing), len(there))
     grown = {}
     for index, node in enumerate(there):
         pool = node.hugepages.get(size_kib, HugepagePool(0, 0))
         new = each + (index < more)
         pools = {**node.hugepages, size_kib: HugepagePool(pool.total + new, pool.free + new)}
         grown[node.number] = replace(node, hugepages=pools)
-    return replace(topology, nodes=tuple(grown.get(node.number, node) for node in topology.nodes))
+    return _with_nodes(topology, grown)
+
+
+def _with_nodes(topology: Topology, changed: Mapping[int, NumaNode]) -> Topology:
+    return replace(topology, nodes=tuple(changed.get(node.number, node) for node in topology.nodes))
 
 
 def _with_settings(computed: Tuning, settings: Mapping[str, object]) -> Tuning:

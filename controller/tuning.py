@@ -1,0 +1,122 @@
+"""The tuning plan of one node: its file and its machine put together.
+
+What `[dpdk]` names is a pin; what it leaves out is computed. A file that names cores and memory
+itself is left as it was written: nothing else is set then, so OVS's own defaults hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from controller.config import ConfigProblems, Source, load_node
+from dataplane.drivers.topology import read_topology
+from dataplane.model.config import NodeConfig, UplinkConfig, UplinkMode
+from dataplane.model.topology import Topology
+from dataplane.model.tuning import Tuning
+from dataplane.plan.tuning.compute import BIFURCATED_DRIVERS, tuning
+from dataplane.plan.tuning.outcome import Access, Pins, Refused, TuningPlan, WantedPort, Wants
+
+
+def load_settled(path: Path) -> Source[NodeConfig]:
+    """A node's file with everything that it leaves to the plan filled in for this machine.
+
+    Raises:
+        ConfigProblems: the file is refused, or a pin in it cannot work on this machine.
+        ObserveError: the machine's topology cannot be read.
+    """
+    source = load_node(path)
+    if is_explicit(source.config):
+        return source
+    topology = read_topology()
+    return Source(settled(source.config, plan_of(source, topology)), source.notes)
+
+
+def plan_of(source: Source[NodeConfig], topology: Topology) -> TuningPlan:
+    """The plan for a node's file on a machine.
+
+    Raises:
+        ConfigProblems: a pin cannot work there; at its line.
+    """
+    config = source.config
+    try:
+        return tuning(topology, wants_of(config, topology), pins_of(config, topology))
+    except Refused as error:
+        raise ConfigProblems(
+            [
+                source.problem(
+                    ("dpdk", one.key.partition("[")[0]), one.what, one.why, one.next_step
+                )
+                for one in error.refusals
+            ]
+        ) from error
+
+
+def is_explicit(config: NodeConfig) -> bool:
+    """Whether the file names cores and memory itself."""
+    return bool(config.dpdk.lcore and config.dpdk.pmd and config.dpdk.socket_mem_mib)
+
+
+def settled(config: NodeConfig, plan: TuningPlan) -> NodeConfig:
+    """The configuration with the plan's cores and memory in place of what the file leaves out."""
+    values = plan.tuning
+    dpdk = replace(
+        config.dpdk,
+        lcore=config.dpdk.lcore or tuple(sorted(values.lcore)),
+        pmd=config.dpdk.pmd or tuple(sorted(values.pmd)),
+        # One number is memory of the first node; the other nodes' are in the plan's own `Tuning`.
+        socket_mem_mib=config.dpdk.socket_mem_mib
+        or values.socket_mem_mib.get(min(values.socket_mem_mib, default=0), 0),
+    )
+    return replace(config, dpdk=dpdk)
+
+
+def tuning_of(config: NodeConfig, topology: Topology, plan: TuningPlan) -> Tuning:
+    """What OVS is to be told: the plan, or an explicit file's own three values and no more."""
+    if not is_explicit(config):
+        return replace(plan.tuning, eal=config.dpdk.extra or plan.tuning.eal)
+    dpdk = config.dpdk
+    return Tuning(
+        lcore=frozenset(dpdk.lcore),
+        pmd=frozenset(dpdk.pmd),
+        socket_mem_mib={topology.nodes[0].number: dpdk.socket_mem_mib},
+        eal=dpdk.extra,
+    )
+
+
+def wants_of(config: NodeConfig, topology: Topology) -> Wants:
+    """What the file says the node is for. Uplinks on kernel links have no PMD thread."""
+    pages = config.hugepages
+    return Wants(
+        ports=tuple(
+            WantedPort(
+                uplink.device,
+                uplink.device,
+                _access(uplink, topology),
+                queues=uplink.queues if uplink.mode is UplinkMode.AF_XDP else None,
+            )
+            for uplink in config.uplinks
+            if uplink.mode is not UplinkMode.KERNEL and topology.nic(uplink.device)
+        ),
+        guest_mtus=(config.port_mtu,),
+        hugepages=(pages.size_kib, pages.count) if pages else None,
+    )
+
+
+def _access(uplink: UplinkConfig, topology: Topology) -> Access:
+    if uplink.mode is UplinkMode.AF_XDP:
+        return Access.AF_XDP
+    nic = topology.nic(uplink.device)
+    bifurcated = nic is not None and nic.driver in BIFURCATED_DRIVERS
+    return Access.BIFURCATED if bifurcated else Access.VFIO
+
+
+def pins_of(config: NodeConfig, topology: Topology) -> Pins:
+    """What the file fixes. `socket_mem_mib` is memory of the first node, as OVS reads it."""
+    dpdk = config.dpdk
+    memory = {topology.nodes[0].number: dpdk.socket_mem_mib} if dpdk.socket_mem_mib else None
+    return Pins(
+        lcore=frozenset(dpdk.lcore) or None,
+        pmd=frozenset(dpdk.pmd) or None,
+        socket_mem_mib=memory,
+    )
