@@ -24,7 +24,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from controller.metrics_http import MetricsServer
+from controller.metrics_http import MetricsServer, Spent
 from controller.metrics_ovs import ovs_families
 from controller.metrics_ports import PortSeries, port_families
 from controller.metrics_services import (
@@ -63,7 +63,8 @@ class MetricsSnapshot:
 
     `ovs`: the values of labels of `ovs_build_info`. `figures`: of the last poll of vswitchd, None
     while it is away; `switches`: context switches of PMD threads by core. `restart_pending`: how
-    many settings wait for a restart of vswitchd. `xdp`: by name of the reason (abi.h).
+    many settings wait for a restart of vswitchd; `cpu_seconds`: what all snapshots so far took.
+    `xdp`: by name of the reason (abi.h).
     `conntrack`: by family, ipv4 and ipv6.
     """
 
@@ -76,6 +77,7 @@ class MetricsSnapshot:
     vswitchd_restarts: int
     started_at: float
     restart_pending: int = 0
+    cpu_seconds: float = 0.0
     tables: Mapping[str, TableFigures] = field(default_factory=dict)
     figures: OvsFigures | None = None
     switches: Mapping[int, Switches] = field(default_factory=dict)
@@ -98,9 +100,15 @@ class MetricsSource(Protocol):
 class NodeCollector(Collector):
     """Turns the source's last snapshot into metric families."""
 
-    def __init__(self, source: MetricsSource, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        source: MetricsSource,
+        now: Callable[[], float] = time.time,
+        answering: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self._source = source
         self._now = now
+        self._answering = answering
 
     def collect(self) -> Iterator[Metric]:
         """All families of one scrape."""
@@ -114,6 +122,14 @@ class NodeCollector(Collector):
             "Age of the figures in this answer.",
             value=max(self._now() - found.at, 0.0),
         )
+        spent = CounterMetricFamily(
+            "millrace_metrics_cpu_seconds",
+            "Processor time that metrics took: to read figures, and to answer scrapes.",
+            labels=["part"],
+        )
+        spent.add_metric(["read"], found.cpu_seconds)
+        spent.add_metric(["answer"], self._answering())
+        yield spent
         yield from _daemon(found)
         yield from _tables(found.tables)
         yield from _xdp(found.xdp)
@@ -131,8 +147,10 @@ def serve_metrics(listen: str, source: MetricsSource) -> Callable[[], None]:
     An address that cannot be listened on is logged and no more: the data plane matters more than
     its figures.
     """
+    spent = Spent()
     try:
-        server = MetricsServer(listen, NodeCollector(source))
+        collector = NodeCollector(source, answering=lambda: spent.seconds)
+        server = MetricsServer(listen, collector, spent)
     except (OSError, ValueError, OverflowError) as error:
         log.error(  # noqa: TRY400  # the address is all there is to know
             "metrics_not_served listen=%s error=%s; change node.metrics", listen, error

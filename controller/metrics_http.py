@@ -5,6 +5,9 @@ from __future__ import annotations
 import gzip
 import socket
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
@@ -22,19 +25,38 @@ PATIENCE_S = 30.0
 """How long a client may take for its request, and a server for its end."""
 
 
+class Spent:
+    """Processor time that answers took, in seconds of the threads that gave them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.seconds = 0.0
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """Count what this thread uses meanwhile."""
+        began = time.thread_time()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.seconds += time.thread_time() - began
+
+
 class MetricsServer:
     """Answers GET, whatever the path; `stop` it.
 
     Args:
         listen: "host:port"; an IPv6 address in brackets.
         collector: asked once for each answer, by one thread at a time.
+        spent: where to count what answers cost.
 
     Raises:
         OSError: the address cannot be listened on.
         ValueError: it is none.
     """
 
-    def __init__(self, listen: str, collector: Collector) -> None:
+    def __init__(self, listen: str, collector: Collector, spent: Spent) -> None:
         host, _, port = listen.rpartition(":")
         if not 0 <= int(port) <= LAST_PORT:
             msg = f"{port} is no port"
@@ -48,15 +70,16 @@ class MetricsServer:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                body = outer.answer()
-                self.send_response(HTTPStatus.OK)
-                if "gzip" in self.headers.get("Accept-Encoding", ""):
-                    body = gzip.compress(body, PACKING)
-                    self.send_header("Content-Encoding", "gzip")
-                self.send_header("Content-Type", CONTENT_TYPE)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                with spent.measured():
+                    body = outer.answer()
+                    self.send_response(HTTPStatus.OK)
+                    if "gzip" in self.headers.get("Accept-Encoding", ""):
+                        body = gzip.compress(body, PACKING)
+                        self.send_header("Content-Encoding", "gzip")
+                    self.send_header("Content-Type", CONTENT_TYPE)
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
 
             def log_message(self, *_: object) -> None:
                 """Say nothing: a scrape is no news."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,7 @@ class NodeMetrics:
         self._top = TopServices()
         self._top_ports = TopPorts()
         self._poll = OvsPoll()
+        self._spent = 0.0
 
     def metrics(self) -> MetricsSnapshot | None:
         """The last snapshot."""
@@ -67,13 +69,20 @@ class NodeMetrics:
         """Take a snapshot every REFRESH_S, or more seldom if vswitchd is slow, until cancelled."""
         while True:
             try:
-                self._latest = await in_thread(self._snapshot)
+                self._latest = await in_thread(self._measured)
             except DataplaneError as error:
                 log.warning("metrics_not_refreshed error=%s", error)
             except Exception:
                 # The boundary: figures must never end the daemon.
                 log.exception("metrics_not_refreshed")
             await asyncio.sleep(pause_after(self._latest.figures if self._latest else None))
+
+    def _measured(self) -> MetricsSnapshot:
+        """A snapshot that says what it cost, all before it included."""
+        began = time.thread_time()
+        found = self._snapshot()
+        self._spent += time.thread_time() - began
+        return replace(found, cpu_seconds=self._spent)
 
     def _snapshot(self) -> MetricsSnapshot:
         daemon = self._daemon

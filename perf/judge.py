@@ -292,11 +292,11 @@ SCRAPE_PERCENT = 1.0
 
 
 def scrape(result: Json) -> list[Verdict]:
-    """The daemon that is scraped, everything that it does included, by one percent of a core."""
+    """What metrics cost the daemon, to read figures and to answer, by one percent of a core."""
     return [
         Verdict(
-            f"metrics, {result['ports']} ports, a scrape each {result['every_s']:g} s: the daemon",
-            tuple(sample["daemon"] / SCRAPE_PERCENT for sample in result["scraped"]),
+            f"metrics, {result['ports']} ports, a scrape each {result['every_s']:g} s",
+            tuple(sample["metrics"] / SCRAPE_PERCENT for sample in result["scraped"]),
             1.0,
             "one percent of a core",
         )

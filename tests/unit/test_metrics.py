@@ -103,6 +103,7 @@ SNAPSHOT = MetricsSnapshot(
     vswitchd_restarts=1,
     started_at=900.0,
     restart_pending=2,
+    cpu_seconds=1.5,
     tables={"ports": TableFigures(rows=5, errors=1, pending=2, quarantined=1)},
     figures=FIGURES,
     switches={1: Switches(2, 411)},
@@ -158,6 +159,8 @@ def samples(
     ("name", "labels", "value"),
     [
         ("millrace_snapshot_age_seconds", {}, 5),
+        ("millrace_metrics_cpu_seconds_total", {"part": "read"}, 1.5),
+        ("millrace_metrics_cpu_seconds_total", {"part": "answer"}, 0),
         ("millrace_converged", {}, 1),
         ("millrace_reconcile_rounds_total", {}, 3),
         ("millrace_reconcile_writes_total", {}, 41),
@@ -378,6 +381,9 @@ def test_a_scrape_that_asks_for_it_is_packed() -> None:
     finally:
         stop()
     assert packed.splitlines()[:4] == plain.splitlines()[:4]
+    answered = b'millrace_metrics_cpu_seconds_total{part="answer"} '
+    (cost,) = [line for line in plain.splitlines() if line.startswith(answered)]
+    assert float(cost.split()[1]) > 0, "the first answer took some time"
 
 
 def test_it_listens_on_ipv6_too() -> None:
