@@ -252,14 +252,15 @@ def _hugepages(root: TableReader) -> HugepageConfig | None:
     return HugepageConfig(size_kib, count, mount) if table.sound("count") else None
 
 
-def _cores(table: TableReader, key: str, default: int) -> tuple[int, ...]:
-    cores = table.items(key, int, default=[default], example=f"[{default}]")
+def _cores(table: TableReader, key: str, example: int) -> tuple[int, ...]:
+    """Cores that a person fixed; none: the tuning plan decides."""
+    cores = table.items(key, int, default=[], example=f"[{example}]")
     if not cores and table.sound(key):
         table.fault(
             key,
             f"{table.name(key)} has no core",
             "DPDK needs at least one",
-            f"write {key} = [{default}]",
+            f"write {key} = [{example}], or leave it out: then it is computed",
         )
     found: list[int] = []
     for index, core in cores.items():
@@ -283,7 +284,9 @@ def _dpdk(root: TableReader, hugepages: HugepageConfig | None, has_vfio: bool) -
             "a PMD never sleeps, so OVS's main thread would starve there",
             "give the PMDs cores of their own",
         )
-    socket_mem_mib = table.integer("socket_mem_mib", 16, 1 << 20, default=512)
+    socket_mem_mib = 0
+    if table.has("socket_mem_mib"):
+        socket_mem_mib = table.integer("socket_mem_mib", 16, 1 << 20, default=512)
     if hugepages and socket_mem_mib * 1024 > hugepages.count * hugepages.size_kib:
         table.fault(
             "socket_mem_mib",

@@ -14,12 +14,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cni.wire import RemoteError, WireError, call
 from controller import node_dirs, remains
-from controller.config import parse_node
+from controller.config import load_node, parse_node
+from controller.tuning import settle
 from dataplane.drivers import machine, ovsprocess, processes
 from dataplane.drivers.netns import is_there
 from dataplane.drivers.ovsprocess import Instance
@@ -98,6 +99,7 @@ def up(config_path: Path, cluster_path: Path | None, netns: str | None, progress
         ConfigProblems: the configuration is refused.
     """
     node = _load(config_path, cluster_path, netns)
+    node = replace(node, config=settle(load_node(node.config_path)))
     node_dirs.make(node.rundir, node.config.name, node_dirs.RUN_MODE)
     node_dirs.make(node.statedir, node.config.name, node_dirs.STATE_MODE)
     _write_undo(node)

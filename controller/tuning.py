@@ -7,9 +7,8 @@ itself is left as it was written: nothing else is set then, so OVS's own default
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
-from controller.config import ConfigProblems, Source, load_node
+from controller.config import ConfigProblems, Source
 from dataplane.drivers.topology import read_topology
 from dataplane.model.config import NodeConfig, UplinkConfig, UplinkMode
 from dataplane.model.topology import Topology
@@ -18,18 +17,16 @@ from dataplane.plan.tuning.compute import BIFURCATED_DRIVERS, tuning
 from dataplane.plan.tuning.outcome import Access, Pins, Refused, TuningPlan, WantedPort, Wants
 
 
-def load_settled(path: Path) -> Source[NodeConfig]:
-    """A node's file with everything that it leaves to the plan filled in for this machine.
+def settle(source: Source[NodeConfig]) -> NodeConfig:
+    """The configuration with everything that it leaves to the plan filled in for this machine.
 
     Raises:
-        ConfigProblems: the file is refused, or a pin in it cannot work on this machine.
+        ConfigProblems: a pin in it cannot work on this machine.
         ObserveError: the machine's topology cannot be read.
     """
-    source = load_node(path)
     if is_explicit(source.config):
-        return source
-    topology = read_topology()
-    return Source(settled(source.config, plan_of(source, topology)), source.notes)
+        return source.config
+    return settled(source.config, plan_of(source, read_topology()))
 
 
 def plan_of(source: Source[NodeConfig], topology: Topology) -> TuningPlan:

@@ -79,7 +79,11 @@ class HugepageConfig:
 
 @dataclass(frozen=True, slots=True)
 class DpdkConfig:
-    """What vswitchd is told about DPDK (ovs-vswitchd.conf.db(5), Open_vSwitch.other_config)."""
+    """What vswitchd is told about DPDK (ovs-vswitchd.conf.db(5), Open_vSwitch.other_config).
+
+    Empty `lcore` or `pmd`, and 0 as `socket_mem_mib`: computed from the machine's topology
+    (`dataplane.plan.tuning`).
+    """
 
     lcore: tuple[int, ...]
     pmd: tuple[int, ...]

@@ -20,18 +20,22 @@ def cpu_mask(cores: Iterable[int]) -> str:
 
 
 def dpdk_settings(dpdk: DpdkConfig, file_prefix: str) -> dict[str, str]:
-    """Keys of Open_vSwitch's other_config. `file_prefix` holds where `extra` has none."""
+    """Keys of Open_vSwitch's other_config. `file_prefix` holds where `extra` has none.
+
+    What is left to the tuning plan, and is not filled in yet, has no key.
+    """
     extra = list(dpdk.extra)
     if not any(word.startswith("--file-prefix") for word in extra):
         # Two DPDK processes on one machine must not share EAL's run-time files.
         extra.append(f"--file-prefix={file_prefix}")
-    return {
-        "dpdk-init": "true",
-        "dpdk-socket-mem": str(dpdk.socket_mem_mib),
-        "dpdk-lcore-mask": cpu_mask(dpdk.lcore),
-        "pmd-cpu-mask": cpu_mask(dpdk.pmd),
-        "dpdk-extra": " ".join(extra),
-    }
+    settings = {"dpdk-init": "true", "dpdk-extra": " ".join(extra)}
+    if dpdk.socket_mem_mib:
+        settings["dpdk-socket-mem"] = str(dpdk.socket_mem_mib)
+    if dpdk.lcore:
+        settings["dpdk-lcore-mask"] = cpu_mask(dpdk.lcore)
+    if dpdk.pmd:
+        settings["pmd-cpu-mask"] = cpu_mask(dpdk.pmd)
+    return settings
 
 
 def ovs_settings(config: NodeConfig) -> dict[OvsKey, OvsSetting]:

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from controller.cli.main import main
-from tests.labs.topologies import FILES
+from controller.config import ConfigProblems, Source, read_node
+from controller.tuning import is_explicit, plan_of, settled, tuning_of
+from dataplane.model.config import NodeConfig
+from dataplane.model.tuning import Tuning
+from tests.labs.topologies import FILES, load
 
 DATA = FILES[0].parent
 
@@ -104,3 +108,52 @@ def test_recording_and_planning_from_the_record(
     code, out, _ = run(capsys, "--record", "-")
     assert (code, json.loads(out)["schema"]) == (0, 1)
     assert json.loads(path.read_text(encoding="utf-8"))["cores"]
+
+
+def parsed(text: str) -> Source[NodeConfig]:
+    return read_node('[node]\nname = "n"\n' + text, "n.toml")
+
+
+def test_what_the_file_leaves_out_is_filled_in() -> None:
+    topology = load("two-sockets-smt")
+    source = parsed("[hugepages]\ncount = 4096\n")
+    assert not is_explicit(source.config)
+    filled = settled(source.config, plan_of(source, topology))
+    assert (filled.dpdk.lcore, filled.dpdk.pmd) == ((0,), (1, 2, 13, 14))
+    assert filled.dpdk.socket_mem_mib == 1264
+    assert is_explicit(filled)
+    # What is settled stays as it is, and asks for no other keys of OVS.
+    again = settled(filled, plan_of(source, topology))
+    assert again == filled
+
+
+def test_an_explicit_file_sets_its_own_three_values_and_no_more() -> None:
+    topology = load("two-cpu-vm")
+    source = parsed("[dpdk]\nlcore = [0]\npmd = [1]\nsocket_mem_mib = 512\n")
+    plan = plan_of(source, topology)
+    assert settled(source.config, plan) == source.config
+    assert tuning_of(source.config, topology, plan) == Tuning(
+        frozenset({0}), frozenset({1}), {0: 512}, eal=("--no-pci",)
+    )
+
+
+def test_uplinks_of_the_file_are_the_plans_ports() -> None:
+    topology = load("two-sockets-nics-on-one")
+    source = parsed(
+        '[[bridge]]\nname = "br-ex"\n'
+        '[[uplink]]\ndevice = "0000:02:00.3"\nbridge = "br-ex"\nmode = "vfio"\n'
+        '[[uplink]]\ndevice = "eth0"\nbridge = "br-ex"\nmode = "kernel"\n'
+        '[[uplink]]\ndevice = "veth0"\nbridge = "br-ex"\nqueues = 2\n'
+    )
+    values = tuning_of(source.config, topology, plan_of(source, topology))
+    assert set(values.ports) == {"0000:02:00.3"}
+    assert values.eal == ("-a", "0000:02:00.3")
+
+
+def test_a_file_that_takes_the_default_route_away_is_refused() -> None:
+    source = parsed(
+        '[[bridge]]\nname = "br-ex"\n'
+        '[[uplink]]\ndevice = "0000:02:00.0"\nbridge = "br-ex"\nmode = "vfio"\n'
+    )
+    with pytest.raises(ConfigProblems, match="the machine would be cut off"):
+        plan_of(source, load("two-sockets-nics-on-one"))

@@ -110,7 +110,7 @@ def test_what_a_name_alone_gives() -> None:
         "unix:/run/millrace/n/sb.sock",
     )
     assert (config.hugepages, config.tunnel, config.bridges) == (None, None, ())
-    assert config.dpdk == DpdkConfig((0,), (1,), 512, ("--no-pci",))
+    assert config.dpdk == DpdkConfig((), (), 0, ("--no-pci",))
     assert (config.port_mtu, config.service_link) == (1442, "svc0")
     assert config.metrics_listen == "127.0.0.1:9478"
 
