@@ -76,7 +76,7 @@ class AgentApi:
         view = daemon.sources.view(daemon.config)
         found = [
             *(gateway_problems(daemon.sources.nb, daemon.config.name) if daemon.sources.nb else ()),
-            *(view.claims.problems() if view else ()),
+            *daemon.sources.problems(),
             *daemon.health_ports.problems(),
         ]
         return {

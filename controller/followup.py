@@ -8,6 +8,7 @@ from dataplane.drivers.bpfstate import BpfState
 from dataplane.drivers.conntrack import Conntrack
 from dataplane.drivers.socketends import SocketEnds
 from dataplane.plan.node import NodePlan
+from dataplane.plan.servicebook import Changes
 from dataplane.ports import DataplaneError
 
 log = logging.getLogger(__name__)
@@ -30,18 +31,16 @@ class FollowUp:
         self._sockets.close()
         self.conntrack.close()
 
-    def follow(self, planned: NodePlan) -> None:
-        """Call it when the maps hold `planned`.
+    def follow(self, planned: NodePlan, changes: Changes | None = None) -> None:
+        """Call it when the maps hold `planned`; `changes` are the rows that differ, if known.
 
         The first time, and after a failure, nobody knows what was before: all flows are looked at.
         """
         before, self._before = self._before, None
         try:
-            ended = self.conntrack.follow(before, planned)
+            ended = self.conntrack.follow(before, planned, changes)
             sockets = 0
-            if planned.sockets and (
-                before is None or before.sets != planned.sets or before.vips != planned.vips
-            ):
+            if planned.sockets and planned.differences(before) & {"sets", "vips"}:
                 sockets = self._sockets.follow(tuple(planned.sockets), planned)
         except DataplaneError as error:
             log.warning("ending_failed error=%s; every flow is looked at in the next round", error)

@@ -37,11 +37,17 @@ class RoundFailed(Exception):
 class ApplyLoop:
     """Calls `apply(scope)` until cancelled; `apply` returns seconds until its next retry.
 
-    If it raises `RoundFailed`, its scope joins that of the next round.
+    If it raises `RoundFailed`, its scope joins that of the next round. For the tables of `urgent`
+    it does not wait for the rest of the burst: where their events come from, bursts are one event.
     """
 
-    def __init__(self, apply: Callable[[Scope], Awaitable[float | None]]) -> None:
+    def __init__(
+        self,
+        apply: Callable[[Scope], Awaitable[float | None]],
+        urgent: frozenset[str] = frozenset(),
+    ) -> None:
         self._apply = apply
+        self._urgent = urgent
         self._running = False
         self._wake = asyncio.Event()
         self._scope: set[str] = set()
@@ -75,7 +81,8 @@ class ApplyLoop:
                 await asyncio.wait_for(self._wake.wait(), timeout)
             except TimeoutError:
                 timed_out = True
-            await asyncio.sleep(COALESCE_S)
+            if self._all or not self._scope or not self._scope <= self._urgent:
+                await asyncio.sleep(COALESCE_S)
             self._wake.clear()
             scope = None if timed_out or self._all else frozenset(self._scope)
             self._scope.clear()

@@ -37,6 +37,7 @@ from controller.node_metrics import NodeMetrics
 from controller.ovn import nb as nb_database
 from controller.ovn import sb as sb_database
 from controller.server import serve
+from controller.serving import Serving
 from controller.sources import EARLY_TABLES, Sources
 from controller.vswitchd import (
     Vswitchd,
@@ -54,7 +55,6 @@ from dataplane.drivers.bpfmaps import (
     KnownAddressTable,
     SourceRangeTable,
     VipTable,
-    held_ids,
 )
 from dataplane.drivers.bpfstate import BpfState
 from dataplane.drivers.hugepages import HugepagesTable
@@ -74,7 +74,6 @@ from dataplane.drivers.unixctl import UnixctlClient
 from dataplane.model.config import NodeConfig
 from dataplane.model.devices import is_pod_link
 from dataplane.model.rows import Hugepages
-from dataplane.model.service import Service
 from dataplane.model.state import Attachment, HeldIds, Nic
 from dataplane.plan.capacity import map_sizes
 from dataplane.plan.ids import OutOfIds
@@ -82,6 +81,7 @@ from dataplane.plan.node import NodePlan, plan
 from dataplane.ports import DataplaneError
 from dataplane.reconcile.backoff import Backoff
 from dataplane.reconcile.reconciler import Reconciler
+from dataplane.reconcile.report import Report
 from dataplane.reconcile.status import State
 
 log = logging.getLogger(__name__)
@@ -94,6 +94,9 @@ PLAN = "plan"
 
 LINK_TABLES = (PLAN, "links", "addresses", "known_addresses", "node", "offloads", "programs")
 """What a change of a link, an address or an attached program may have upset."""
+
+SERVICE_TABLES = ("backends", "sets", "source_ranges", "vips")
+"""Tables that hold ids of service ports and backends."""
 
 OVS_TABLES = ("ports", "bridges", "addresses", "flows", "programs")
 """What vswitchd may have upset by adding or removing a port."""
@@ -121,7 +124,7 @@ class NodeDaemon:
         self.attachments: dict[tuple[str, str], Attachment] = {
             (a.container_id, a.ifname): a for a in self.store.load_all()
         }
-        self.loop = ApplyLoop(self._apply)
+        self.loop = ApplyLoop(self._apply, urgent=frozenset({PLAN}))
         self.bpf = BpfState(config.bpf_root, sizes=map_sizes(config.services))
         if taken := migration.take_links_over(config.bpf_root):
             log.info("links_taken_over names=%s", ",".join(taken))
@@ -143,6 +146,7 @@ class NodeDaemon:
             ignored=is_pod_link,
         )
         self.follow_up = FollowUp(self.bpf)
+        self.serving = Serving(self.sources, self.bpf)
         self.sockets = SocketTable(self.bpf)
         self.announcements = AnnouncementsTable()
         self.reconciler = Reconciler(
@@ -168,14 +172,13 @@ class NodeDaemon:
             Backoff(),
         )
         self.health_ports = HealthPorts(
-            self._with_health_port,
+            self.sources.with_health_port,
             self.converged,
             lambda: self.config.services.nodeport_addresses,
         )
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
         self._ofports: dict[str, tuple[str, int | None]] = {}
-        self._held = HeldIds()
         self._whole = False
         self.cni: CniServer | None = None
         self._wanted_pages: Mapping[int, Hugepages] = {}
@@ -326,16 +329,26 @@ class NodeDaemon:
             scope = None if in_sync else EARLY_TABLES
         if scope is None or "links" in scope:
             self.sources.saw_nics(_nics_of(config))
-        if scope is None:
-            self._held = held_ids(self.bpf)
-        planned = plan(self.sources.state(config, attachments, self._held))
-        self._held = planned.holding(self._held)
+        known, changes = self.serving.update(config)
+        quick = Report({}, None)
+        if changes and known is not None and self.planned is not None and self._whole:
+            # The short way: nothing but the changed rows, before anything else is looked at.
+            quick = self.reconciler.apply_keys(changes, started)
+            self.planned = self.planned.serving(known)
+            self.follow_up.follow(self.planned, changes)
+        planned = plan(self.sources.state(config, attachments, HeldIds()), known)
         if scope is not None and in_sync:
             scope |= planned.differences(self.planned)
         self._wanted_pages = planned.hugepages
         report = self.reconciler.apply(planned.tables(), started, only=scope, prune=in_sync)
         if in_sync:
             self.follow_up.follow(planned)
+        if scope is None and not any(
+            (table := report.tables[name]).failed or table.held or table.error
+            for name in SERVICE_TABLES
+        ):
+            self.serving.settle()
+        report = quick.then(report)
         self.planned = planned
         ms = (time.monotonic() - started) * 1000
         self.applied = self.applied.add(report, time.time(), ms, whole=scope is None)
@@ -373,10 +386,6 @@ class NodeDaemon:
                 for status in self.reconciler.statuses().values()
             )
         )
-
-    def _with_health_port(self) -> tuple[Service, ...]:
-        view = self.sources.latest
-        return view.claims.with_health_port() if view else ()
 
     # -- the operator's orders ----------------------------------------------------------------
 

@@ -55,7 +55,7 @@ class SightApi:
             return {"services": [], "next": None, "refused": []}
         page = await in_thread(self._page, view.services, first)
         # What cannot even be named as an address is in no service's line.
-        return page | {"refused": [] if first else problems_view(view.claims.problems())}
+        return page | {"refused": [] if first else problems_view(daemon.sources.problems())}
 
     def _page(self, services: tuple[Service, ...], first: int) -> Args:
         if not first or self._counted is None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from threading import Lock
 
+from controller.translate.changed import concerned
 from controller.translate.claims import Claims
 from controller.translate.index import Index
 from controller.translate.node import announcers, gateway, gateway_macs
-from controller.translate.ovn import NbSnapshot, SbSnapshot
-from controller.translate.served import as_served, means
-from controller.translate.services import Vantage, claims
+from controller.translate.ovn import NbSnapshot, Problem, SbSnapshot
+from controller.translate.served import Means, in_order, means, row_as_served
+from controller.translate.services import Vantage, claims, services_of_row
 from dataplane.model.addr import Mac
 from dataplane.model.config import NodeConfig
 from dataplane.model.service import Service
@@ -27,16 +30,23 @@ Until OVN has spoken they are applied without removing anything.
 """
 
 
-@dataclass(frozen=True, slots=True)
+# Without slots: what few ask for is kept with the view that it was made from.
+@dataclass(frozen=True)
 class OvnView:
-    """What both OVN databases say together, for one node."""
+    """What both OVN databases say together, for one node. `rows`: each row's services, by UUID."""
 
     index: Index
     claims: Claims
-    services: tuple[Service, ...]
+    rows: Mapping[str, tuple[Service, ...]]
+    means: Means
     gateway: Gateway | None
     announcers: frozenset[str]
     routers: Mapping[str, Mac]
+
+    @cached_property
+    def services(self) -> tuple[Service, ...]:
+        """All services, by VIP."""
+        return in_order(service for ref in sorted(self.rows) for service in self.rows[ref])
 
 
 @dataclass(slots=True)
@@ -47,6 +57,9 @@ class Sources:
     sb: SbSnapshot | None = None
     nics: Mapping[str, Nic] | None = None
     _view: tuple[tuple[object, ...], OvnView] | None = field(default=None, repr=False)
+    _changed: frozenset[str] | None = field(default=None, repr=False)
+    # The claims of a view are changed in place, and asked from several threads.
+    _lock: Lock = field(default_factory=Lock, repr=False)
 
     def saw_nics(self, nics: Mapping[str, Nic]) -> None:
         """Take what the kernel says; the same word again changes nothing."""
@@ -58,13 +71,29 @@ class Sources:
         """Every source has spoken; until then only EARLY_TABLES may be applied."""
         return self.nb is not None and self.sb is not None and self.nics is not None
 
-    @property
-    def latest(self) -> OvnView | None:
-        """The view as it was last computed; nothing is computed for it."""
-        return self._view[1] if self._view else None
-
     def view(self, config: NodeConfig) -> OvnView | None:
         """OVN's word translated; computed anew only after one of its sources changed."""
+        with self._lock:
+            return self._refreshed(config)
+
+    def changes(self, config: NodeConfig) -> tuple[OvnView | None, frozenset[str] | None]:
+        """The view, and the rows whose services changed since the last call; None: any."""
+        with self._lock:
+            view = self._refreshed(config)
+            changed, self._changed = self._changed, frozenset()
+            return view, changed
+
+    def problems(self) -> tuple[Problem, ...]:
+        """What is wrong with the rows of the last view."""
+        with self._lock:
+            return self._view[1].claims.problems() if self._view else ()
+
+    def with_health_port(self) -> tuple[Service, ...]:
+        """The services of the last view that a health check is asked for."""
+        with self._lock:
+            return self._view[1].claims.with_health_port() if self._view else ()
+
+    def _refreshed(self, config: NodeConfig) -> OvnView | None:
         nb, sb, nics, held = self.nb, self.sb, self.nics, self._view
         if nb is None or sb is None:
             return None
@@ -74,27 +103,62 @@ class Sources:
             return held[1]
         index = Index(nb, sb, held[1].index if held else None)
         own = {address for nic in (nics or {}).values() for address in nic.addresses}
-        found = gateway(nb, config.name, index)
-        rows = claims(nb, Vantage.of(config.name, index, own))
-        served = as_served(rows.rows(), means(found, config, own))
+        vantage = Vantage.of(config.name, index, own)
+        view = None
+        if held is not None and held[0][2] is nics and held[0][3] is config:
+            view = self._step(held[1], index, vantage)
+        if view is None:
+            view = self._whole(config, index, vantage)
+            self._changed = None
+        self._view = current, view
+        return view
+
+    def _step(self, before: OvnView, index: Index, vantage: Vantage) -> OvnView | None:
+        """The view after a change of rows alone; None: more has changed."""
+        refs = concerned(before.index, index, before.rows)
+        if refs is None:
+            return None
+        balancers = index.nb.load_balancers
+        updates = {
+            ref: services_of_row(ref, balancers[ref], vantage) if ref in balancers else None
+            for ref in refs
+        }
+        changed = before.claims.update(updates)
+        rows = dict(before.rows)
+        for ref in changed:
+            row = before.claims.row(ref)
+            if row is None:
+                del rows[ref]
+            else:
+                rows[ref] = row_as_served(row, before.means)
+        if self._changed is not None:
+            self._changed |= changed
+        return replace(before, index=index, rows=rows if changed else before.rows)
+
+    def _whole(self, config: NodeConfig, index: Index, vantage: Vantage) -> OvnView:
+        found = gateway(index.nb, config.name, index)
+        node = means(found, config, vantage.own)
+        all_claims = claims(index.nb, vantage)
+        rows = {ref: row_as_served(row, node) for ref, row in all_claims.by_ref().items()}
         # Who announces nothing need not know who else would.
         peers = frozenset[str]()
         if found is not None and config.services.announce:
-            peers = announcers(nb, found.physnet, index)
-        routers = gateway_macs(nb, found.physnet, index) if found is not None else {}
-        view = OvnView(index, rows, served, found, peers, routers)
-        self._view = current, view  # in one store: two threads may be here
-        return view
+            peers = announcers(index.nb, found.physnet, index)
+        routers = gateway_macs(index.nb, found.physnet, index) if found is not None else {}
+        return OvnView(index, all_claims, rows, node, found, peers, routers)
 
     def state(
         self, config: NodeConfig, attachments: tuple[Attachment, ...], held: HeldIds
     ) -> NodeState:
-        """The frozen state that the plan is computed from."""
+        """The frozen state that the plan is computed from, all but its services.
+
+        They are in the view, and what follows from them is kept up apart (`controller.serving`).
+        """
         view = self.view(config)
         return NodeState(
             config=config,
             gateway=view.gateway if view else None,
-            services=view.services if view else (),
+            services=(),
             attachments=attachments,
             nics=self.nics or {},
             held=held,

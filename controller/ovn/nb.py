@@ -78,8 +78,8 @@ def client(
 def snapshot(replica: Replica) -> NbSnapshot:
     """What the replica holds. Only rows that changed are parsed again."""
 
-    def rows(table: str, parse: Callable[[Row], tuple[str, T]]) -> dict[str, T]:
-        return dict(replica.parsed(table, parse).values()) if replica.has(table) else {}
+    def rows(table: str, parse: Callable[[Row], tuple[str, T]]) -> Mapping[str, T]:
+        return replica.keyed(table, parse) if replica.has(table) else {}
 
     return NbSnapshot(
         load_balancers=rows("Load_Balancer", _load_balancer),

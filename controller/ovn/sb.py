@@ -46,12 +46,12 @@ def client(
 
 def snapshot(replica: Replica) -> SbSnapshot:
     """What the replica holds. Only rows that changed are parsed again."""
-    encaps = dict(replica.parsed("Encap", _encap).values())
-    bindings: dict[str, PortBinding] = {}
-    monitors: dict[str, ServiceMonitor] = {}
+    encaps = replica.keyed("Encap", _encap)
+    bindings: Mapping[str, PortBinding] = {}
+    monitors: Mapping[str, ServiceMonitor] = {}
     if replica.has("Port_Binding"):
-        bindings = dict(replica.parsed("Port_Binding", _port_binding).values())
-        monitors = dict(replica.parsed("Service_Monitor", _service_monitor).values())
+        bindings = replica.keyed("Port_Binding", _port_binding)
+        monitors = replica.keyed("Service_Monitor", _service_monitor)
     return SbSnapshot(
         port_bindings=bindings,
         # A chassis is few columns and there are at most thousands: resolved anew each time.

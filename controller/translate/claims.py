@@ -106,6 +106,10 @@ class Claims:
         """What all rows come to, by UUID: in the same order on every start."""
         return tuple(self._settled[ref] for ref in sorted(self._settled))
 
+    def by_ref(self) -> dict[str, RowServices]:
+        """The same by UUID."""
+        return dict(self._settled)
+
     def services(self) -> tuple[Service, ...]:
         """All services, by VIP."""
         found = [service for row in self.rows() for service in row.services]

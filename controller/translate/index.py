@@ -33,6 +33,9 @@ _SOURCES = {
 }
 """The northbound tables that each look-up is made of."""
 
+_SB_SOURCES = {"hosts": ("chassis",), "offline": ("service_monitors",)}
+"""The same of the southbound database."""
+
 
 def ipv4_interfaces(networks: tuple[str, ...]) -> tuple[IPv4Interface, ...]:
     """The IPv4 entries of a router port's networks, in order; what does not parse is left out."""
@@ -61,7 +64,7 @@ def address_words(port: LogicalSwitchPort) -> Iterator[list[str]]:
 
 
 @lru_cache(maxsize=65536)
-def _octets(text: str) -> bytes | None:
+def octets(text: str) -> bytes | None:
     """An address's octets, for IPv6 has many spellings; None if it is none.
 
     Remembered: of ten thousand ports' addresses a few change at a time.
@@ -82,14 +85,17 @@ class Index:
         self.sb = sb
         if before is None:
             return
-        same = {
-            table
-            for table in {table for tables in _SOURCES.values() for table in tables}
-            if getattr(nb, table) == getattr(before.nb, table)
-        }
-        for name, tables in _SOURCES.items():
-            if name in vars(before) and same.issuperset(tables):
-                vars(self)[name] = vars(before)[name]
+        for sources, now, then in ((_SOURCES, nb, before.nb), (_SB_SOURCES, sb, before.sb)):
+            same = {
+                table
+                for table in {table for tables in sources.values() for table in tables}
+                # Equal mappings are compared row by row, even if they are one.
+                if getattr(now, table) is getattr(then, table)
+                or getattr(now, table) == getattr(then, table)
+            }
+            for name, tables in sources.items():
+                if name in vars(before) and same.issuperset(tables):
+                    vars(self)[name] = vars(before)[name]
 
     @cached_property
     def port_by_name(self) -> dict[str, LogicalSwitchPort]:
@@ -120,8 +126,8 @@ class Index:
             if port.type in {"", "virtual", "external"}:
                 for words in address_words(port):
                     for address in words[1:]:
-                        if octets := _octets(address):
-                            found.setdefault(octets, []).append(port)
+                        if packed := octets(address):
+                            found.setdefault(packed, []).append(port)
         for ports in found.values():
             ports.sort(key=lambda port: port.name)
         return found

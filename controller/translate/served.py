@@ -100,8 +100,12 @@ def as_served(rows: Iterable[RowServices], node: Means) -> tuple[Service, ...]:
     Without the means OVN serves those that it has, nobody the others; the reason says what is
     missing. A service of which no backend may be used stays XDP's: its packets end there.
     """
-    found = [service for row in rows for service in row_as_served(row, node)]
-    return tuple(sorted(found, key=lambda s: (rank(s.vip), s.name, s.reason, s.port_key)))
+    return in_order(service for row in rows for service in row_as_served(row, node))
+
+
+def in_order(services: Iterable[Service]) -> tuple[Service, ...]:
+    """By VIP."""
+    return tuple(sorted(services, key=lambda s: (rank(s.vip), s.name, s.reason, s.port_key)))
 
 
 def row_as_served(row: RowServices, node: Means) -> tuple[Service, ...]:

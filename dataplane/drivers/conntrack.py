@@ -172,7 +172,12 @@ class Conntrack(Closing):
         """End the flows that match; their clients' next packets are those of new flows."""
         return self._filtered(wanted, SweepFlag.SWEEP_END)
 
-    def follow(self, before: ServiceRows | None, after: ServiceRows) -> int:
+    def follow(
+        self,
+        before: ServiceRows | None,
+        after: ServiceRows,
+        changed: Mapping[str, Mapping[Any, object]] | None = None,
+    ) -> int:
         """End the flows that the change of services ends, and forget clients bound to what went.
 
         Call it when the maps hold `after`: then no new flow comes that would have to end.
@@ -180,11 +185,12 @@ class Conntrack(Closing):
         Args:
             before: what the maps held; None: not known, so every flow is looked at.
             after: what they hold now.
+            changed: by table the only keys that differ, if that is known.
 
         Returns:
             How many flows were ended.
         """
-        return self.end(flows_to_end(before, after) if before else self.strays(after))
+        return self.end(flows_to_end(before, after, changed) if before else self.strays(after))
 
     def strays(self, after: ServiceRows) -> Endings:
         """What is to end by `after`, whatever was before: found by a listing of every flow."""

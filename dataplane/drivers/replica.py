@@ -69,12 +69,45 @@ class _Index:
         return self._uuids.get(value, set())
 
 
+class _Keyed:
+    """One table's rows as parsed, by a key of their own."""
+
+    def __init__(self) -> None:
+        self.rows_of: Mapping[UUID, Row] | None = None
+        self.changed: set[UUID] = set()
+        self.keys: dict[UUID, str] = {}
+        self.values: dict[str, Any] = {}
+
+    def rebuild(self, rows: Mapping[UUID, Row], parse: Callable[[Row], tuple[str, Any]]) -> None:
+        self.rows_of = rows
+        self.keys, self.values, self.changed = {}, {}, set(rows)
+        self.refresh(rows, parse)
+
+    def refresh(self, rows: Mapping[UUID, Row], parse: Callable[[Row], tuple[str, Any]]) -> None:
+        """Another mapping if a row changed; who has the one before keeps it as it was."""
+        changed, self.changed = self.changed, set()
+        if not changed:
+            return
+        self.values = dict(self.values)
+        # First what goes: a row that comes may have the key of one that went.
+        for uuid in changed - rows.keys():
+            if (key := self.keys.pop(uuid, None)) is not None:
+                self.values.pop(key, None)
+        for uuid in changed & rows.keys():
+            key, value = parse(rows[uuid])
+            if (before := self.keys.get(uuid, key)) != key:
+                self.values.pop(before, None)
+            self.keys[uuid] = key
+            self.values[key] = value
+
+
 class Replica(ovs.db.idl.Idl):  # type: ignore[misc]  # the library has no types
     """An `Idl` with hash indices and cached parsed rows."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._indices: dict[str, dict[str, _Index]] = {}
         self._parsed: dict[tuple[str, Callable[[Row], Any]], dict[UUID, Any]] = {}
+        self._keyed: dict[tuple[str, Callable[[Row], Any]], _Keyed] = {}
         super().__init__(*args, **kwargs)
         # The library waits 1-8 s between tries; a local server is back within a fraction of it.
         self._session.reconnect.set_backoff(RECONNECT_MIN_MS, RECONNECT_MAX_MS)
@@ -86,6 +119,9 @@ class Replica(ovs.db.idl.Idl):  # type: ignore[misc]  # the library has no types
         for (table, _), cache in self._parsed.items():
             if table == name:
                 cache.pop(row.uuid, None)
+        for (table, _), keyed in self._keyed.items():
+            if table == name:
+                keyed.changed.add(row.uuid)
         for index in self._indices.get(name, {}).values():
             if event == ovs.db.idl.ROW_DELETE:
                 index.drop(row.uuid)
@@ -137,6 +173,21 @@ class Replica(ovs.db.idl.Idl):  # type: ignore[misc]  # the library has no types
             result[uuid] = value
         self._parsed[table, parse] = result
         return dict(result)
+
+    def keyed(self, table: str, parse: Callable[[Row], tuple[str, T]]) -> Mapping[str, T]:
+        """What `parse` makes of every row of the table, by the key that it gives.
+
+        See `parsed`. As long as no row changes, the very same mapping comes again; what changes
+        makes another one, with the same objects for the rows that did not.
+        """
+        held = self._keyed.setdefault((table, parse), _Keyed())
+        rows = self.tables[table].rows
+        if held.rows_of is not rows:
+            # Never filled, or a reconnection replaced the whole table without notices.
+            held.rebuild(rows, parse)
+        else:
+            held.refresh(rows, parse)
+        return held.values
 
     def rows(self, table: str) -> list[Row]:
         """All rows of a table; none if the server's schema lacks it."""

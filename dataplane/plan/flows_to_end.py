@@ -11,7 +11,7 @@ endpoints go on (KEP-1669).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from dataplane.model.addr import L4Addr, Mac
 from dataplane.model.conntrack import Endings
@@ -60,16 +60,24 @@ def _nodes(rows: ServiceRows, backend_ids: Iterable[int]) -> set[Mac]:
     return {entry.mac for entry in _entries(rows, backend_ids) if entry.mac is not None}
 
 
-def flows_to_end(before: ServiceRows, after: ServiceRows) -> Endings:
+def flows_to_end(
+    before: ServiceRows,
+    after: ServiceRows,
+    changed_keys: Mapping[str, Mapping[Any, object]] | None = None,
+) -> Endings:
     """What ends when the tables go from `before` to `after`.
 
     Costs one comparison a row of the tables that are not the same object, so a round that changed
-    no service costs nothing.
+    no service costs nothing. `changed_keys`: by table the only keys that differ, if that is known.
     """
     gone: set[L4Addr] = set()
     moved: set[tuple[int, L4Addr]] = set()
     if before.vips is not after.vips:
-        for vip, row in before.vips.items():
+        vips = before.vips if changed_keys is None else changed_keys.get("vips", {})
+        for vip in vips:
+            row = before.vips.get(vip)
+            if row is None:
+                continue
             held = after.vips.get(vip)
             if held is None:
                 gone.add(vip)
@@ -77,10 +85,9 @@ def flows_to_end(before: ServiceRows, after: ServiceRows) -> Endings:
                 moved.add((row.service_id, vip))
     changed = set()
     if before.sets is not after.sets:
+        sets = before.sets if changed_keys is None else changed_keys.get("sets", {})
         changed = {
-            service_id
-            for (service_id, scope), entry in before.sets.items()
-            if after.sets.get((service_id, scope)) != entry
+            key[0] for key in sets if key in before.sets and after.sets.get(key) != before.sets[key]
         }
     pairs: set[tuple[int, L4Addr]] = set()
     nodes: set[tuple[int, Mac]] = set()

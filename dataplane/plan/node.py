@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 
 from bpf.abi import Limit
@@ -34,7 +34,7 @@ from dataplane.model.rows import (
     VipEntry,
 )
 from dataplane.model.service import Place, Service
-from dataplane.model.state import Gateway, HeldIds, NodeState
+from dataplane.model.state import Gateway, NodeState
 from dataplane.plan.flows import service_flows
 from dataplane.plan.ovs import OvsKey, ovs_settings
 from dataplane.plan.owners import announcements
@@ -81,16 +81,16 @@ class NodePlan:
             )
         )
 
-    def holding(self, held: HeldIds) -> HeldIds:
-        """What the maps hold once this plan is applied, `held` being what they held before.
-
-        Ids of rows that are going stay in it: they are not to be given to others at once.
-        """
-        return HeldIds(
-            {**held.services, **{vip: row.service_id for vip, row in self.vips.items()}},
-            {**held.backends, **{row.target: number for number, row in self.backends.items()}},
-            held.max_services,
-            held.max_backends,
+    def serving(self, known: Served) -> NodePlan:
+        """The same plan with other rows of services."""
+        rows = known.tables
+        return replace(
+            self,
+            known_addresses=known.known,
+            backends=rows.backends,
+            sets=rows.sets,
+            source_ranges=rows.source_ranges,
+            vips=rows.vips,
         )
 
     def tables(self) -> dict[str, Mapping[Hashable, object]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +42,16 @@ class Report:
     def failed(self) -> int:
         """Rows that could not be made as planned in this round."""
         return sum(table.failed for table in self.tables.values())
+
+    def then(self, later: Report) -> Report:
+        """Both, as one round."""
+        tables = dict(self.tables)
+        for name, table in later.tables.items():
+            before = tables.get(name, TableReport())
+            tables[name] = replace(
+                table,
+                upserts=before.upserts + table.upserts,
+                deletes=before.deletes + table.deletes,
+                failed=before.failed + table.failed,
+            )
+        return Report(tables, later.next_retry_at)

@@ -61,7 +61,11 @@ class Node:
 
     def apply(self, *services: Service) -> tuple[NodePlan, Report]:
         planned = plan(replace(state(*services, held=self._held), config=self._config))
-        self._held = planned.holding(self._held)
+        self._held = replace(
+            self._held,
+            services={vip: row.service_id for vip, row in planned.vips.items()},
+            backends={row.target: number for number, row in planned.backends.items()},
+        )
         tables = ("backends", "sets", "vips", "sockets")
         rows = {name: table for name, table in planned.tables().items() if name in tables}
         report = self._reconciler.apply(rows, 0.0)
