@@ -18,6 +18,7 @@ from controller.config_machine import check_machine
 from controller.server import Args, Handler
 from controller.sight_api import SightApi
 from controller.translate.node import gateway_problems
+from controller.tuning import settle
 from dataplane.drivers.idl import DatabaseTimeoutError
 from dataplane.drivers.libbpf import LibbpfError
 from dataplane.drivers.machinefacts import machine_facts
@@ -162,7 +163,10 @@ class AgentApi:
         found = check_machine(source, facts)
         if found:
             raise _refused(path, str(config_files.ConfigProblems(found)))
-        before, after = daemon.config, source.config
+        try:
+            before, after = daemon.config, await in_thread(settle, source)
+        except config_files.ConfigProblems as error:
+            raise _refused(path, str(error)) from error
         changed = [f for f in NodeConfig.__slots__ if getattr(before, f) != getattr(after, f)]
         fixed = [name for name in changed if name in FIXED]
         fixed += [

@@ -39,6 +39,7 @@ from controller.ovn import sb as sb_database
 from controller.server import serve
 from controller.serving import Serving
 from controller.sources import EARLY_TABLES, Sources
+from controller.tuning import settle
 from controller.vswitchd import (
     Vswitchd,
     control_socket,
@@ -415,6 +416,6 @@ def main(config_path: Path) -> int:
     problems = check_machine(source, machine_facts())
     if problems:
         raise config_files.ConfigProblems(problems)
-    daemon = NodeDaemon(config_path, source.config)
+    daemon = NodeDaemon(config_path, settle(source))
     asyncio.run(daemon.run())
     return 0
