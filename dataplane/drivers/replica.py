@@ -182,11 +182,12 @@ class Replica(ovs.db.idl.Idl):  # type: ignore[misc]  # the library has no types
         """
         held = self._keyed.setdefault((table, parse), _Keyed())
         rows = self.tables[table].rows
-        if held.rows_of is not rows:
+        known = held.rows_of is rows
+        if known:
+            held.refresh(rows, parse)
+        else:
             # Never filled, or a reconnection replaced the whole table without notices.
             held.rebuild(rows, parse)
-        else:
-            held.refresh(rows, parse)
         return held.values
 
     def rows(self, table: str) -> list[Row]:
