@@ -18,6 +18,7 @@ from controller.metrics import (
 )
 from controller.metrics_ports import PortSeries, TopPorts, Workload, workload
 from controller.metrics_services import ConntrackFigures, ServiceSeries, TopServices
+from controller.restart_watch import RestartWatch
 from controller.sight_views import ids_of_services, names_of_ids
 from controller.vswitchd import control_socket
 from dataplane.drivers.counters import counters
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 REFRESH_S = 10.0
 """unixctl commands run on vswitchd's main thread: asked one after the other, and not often."""
 
+SETTINGS_RECORD = "vswitchd-settings.json"
 COMMAND_TIMEOUT_S = 5.0
 SHARE = 20
 """A poll that took long is followed by a pause this many times as long, at most PAUSE_MOST_S."""
@@ -60,6 +62,7 @@ class NodeMetrics:
         self._top_ports = TopPorts()
         self._poll = OvsPoll()
         self._spent = 0.0
+        self._restart = RestartWatch(Path(daemon.config.rundir) / SETTINGS_RECORD)
 
     def metrics(self) -> MetricsSnapshot | None:
         """The last snapshot."""
@@ -87,7 +90,7 @@ class NodeMetrics:
     def _snapshot(self) -> MetricsSnapshot:
         daemon = self._daemon
         applied, ovs, pid = daemon.applied, daemon.ovs.latest, daemon.vswitchd.pid
-        figures = self._figures()
+        client = self._client()
         return MetricsSnapshot(
             at=time.time(),
             converged=daemon.converged(),
@@ -98,7 +101,8 @@ class NodeMetrics:
             vswitchd_restarts=daemon.vswitchd.restarts,
             started_at=daemon.started_at,
             tables=self._tables(),
-            figures=figures,
+            restart_pending=self._restart_pending(client),
+            figures=self._poll.take(client) if client else None,
             switches=switches_of_pmds(pid) if pid is not None else {},
             ports=self._ports(),
             xdp={
@@ -129,12 +133,19 @@ class NodeMetrics:
             )
         return figures
 
-    def _figures(self) -> OvsFigures | None:
+    def _client(self) -> UnixctlClient | None:
         pid = self._daemon.vswitchd.pid
         if pid is None:
             return None
         socket = control_socket(Path(self._daemon.config.ovs_rundir), pid)
-        return self._poll.take(UnixctlClient(str(socket), COMMAND_TIMEOUT_S))
+        return UnixctlClient(str(socket), COMMAND_TIMEOUT_S)
+
+    def _restart_pending(self, client: UnixctlClient | None) -> int:
+        try:
+            settings = self._daemon.ovs.other_config()
+        except DataplaneError:
+            return 0  # the age of the other figures says enough
+        return len(self._restart.pending(client.process() if client else None, settings))
 
     def _ports(self) -> PortSeries:
         daemon = self._daemon

@@ -262,6 +262,15 @@ class Ovs:
         """
         return interface_states(self.db.remote, self.timeout)
 
+    def other_config(self) -> Mapping[str, str]:
+        """Open_vSwitch.other_config, whoever wrote it.
+
+        Raises:
+            ObserveError: the database is out of reach, or empty.
+        """
+        found: Mapping[str, str] = self.look(lambda replica: read(root(replica), "other_config"))
+        return found
+
     def openflow_ports(self) -> Mapping[str, Mapping[str, int]]:
         """Bridges (but br-int, whose rules are ovn-controller's) -> ports -> OpenFlow numbers.
 

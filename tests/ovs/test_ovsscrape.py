@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from dataplane.drivers.ovsdb import Ovs
 from dataplane.drivers.ovsinterfaces import interface_states
 from dataplane.drivers.ovsscrape import OvsPoll
 from dataplane.drivers.unixctl import UnixctlClient
@@ -61,3 +62,14 @@ def test_a_database_out_of_reach_is_named(busy: Sandbox) -> None:
         interface_states(busy.remote)
     with pytest.raises(ObserveError, match="not from ssl:"):
         interface_states("ssl:127.0.0.1:6640")
+
+
+def test_settings_are_read_whoever_wrote_them(busy: Sandbox) -> None:
+    busy.vsctl("set", "Open_vSwitch", ".", "other_config:dpdk-extra=--no-pci")
+    ovs = Ovs(busy.remote)
+    ovs.start()
+    try:
+        ovs.wait_synced(10)
+        assert ovs.other_config() == {"dpdk-extra": "--no-pci"}
+    finally:
+        ovs.stop()
