@@ -8,6 +8,7 @@ sysfs-kernel-mm-hugepages) and proc(5).
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import platform
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from dataplane.model.topology import (
     NO_NODE,
     Boot,
     Core,
+    Guest,
+    GuestPort,
     NicPort,
     NumaNode,
     Origin,
@@ -32,6 +35,7 @@ NETWORK_CLASS = "0x02"
 """PCI class of network controllers (PCI Code and ID Assignment)."""
 
 KUBELET_STATE = "var/lib/kubelet/cpu_manager_state"
+SYSTEMD_CONFIG = "etc/systemd/system.conf"
 KUBELET_CONFIG = "var/lib/kubelet/config.yaml"
 
 
@@ -67,8 +71,9 @@ class _Reader:
             cores=self._cores(nodes),
             offline=cpu_list(_text(self._cpus / "offline")),
             nics=self._nics(nodes),
+            guests=tuple(self._guests()),
             taken=Taken(
-                host=host,
+                host=host | self._host(),
                 kubelet=self._kubelet(),
                 exclusive=self._exclusive(),
                 allowed=None,
@@ -230,6 +235,31 @@ class _Reader:
                 found[left.split()[4]] = _page_kib(size)
         return found
 
+    def _host(self) -> frozenset[int]:
+        """Where systemd keeps the host's processes (systemd-system.conf(5), CPUAffinity)."""
+        files = [self._root / SYSTEMD_CONFIG]
+        files += sorted((self._root / f"{SYSTEMD_CONFIG}.d").glob("*.conf"))
+        kept = frozenset[int]()
+        for line in (line for file in files for line in _text(file).splitlines()):
+            key, equals, value = line.partition("=")
+            if equals and key.strip() == "CPUAffinity":
+                # Values of several lines add up; an empty one begins anew.
+                more = _lenient(",".join(value.replace(",", " ").split()))
+                kept = kept | more if value.strip() else frozenset()
+        return kept
+
+    def _guests(self) -> Iterator[Guest]:
+        """QEMU's processes that have memory in hugepages, by what procfs says of them."""
+        for folder in sorted((self._root / "proc").glob("[0-9]*"), key=lambda path: int(path.name)):
+            # A process may end, or be another user's, while it is looked at.
+            with contextlib.suppress(OSError):
+                if not _text(folder / "comm").startswith("qemu"):
+                    continue
+                memory = _huge_mib(_text(folder / "numa_maps"))
+                words = _text(folder / "cmdline").split("\0")
+                if memory:
+                    yield Guest(_guest_name(words, folder.name), memory, _guest_ports(words))
+
     def _kubelet(self) -> frozenset[int] | None:
         """The `reservedSystemCPUs` of kubelet's file; None: there is no kubelet that says it."""
         for line in _text(self._root / KUBELET_CONFIG).splitlines():
@@ -253,6 +283,49 @@ _SPOKEN_OF = (
     "isolcpus=", "nohz_full=", "rcu_nocbs=", "hugepages=", "hugepagesz=", "default_hugepagesz=",
     "intel_iommu=", "amd_iommu=", "iommu=", "iommu.passthrough=",
 )  # fmt: skip
+
+
+def _huge_mib(text: str) -> dict[int, int]:
+    """Memory in hugepages by node [MiB] (numa(7), /proc/PID/numa_maps)."""
+    found: dict[int, int] = {}
+    for words in (line.split() for line in text.splitlines()):
+        sizes = [int(w.partition("=")[2]) for w in words if w.startswith("kernelpagesize_kB=")]
+        if "huge" not in words or not sizes:
+            continue
+        for word in words:
+            node, equals, pages = word.partition("=")
+            if equals and node[:1] == "N" and node[1:].isdigit():
+                found[int(node[1:])] = found.get(int(node[1:]), 0) + int(pages) * sizes[0]
+    return {node: kib // 1024 for node, kib in sorted(found.items())}
+
+
+def _options(words: list[str], option: str) -> list[dict[str, str]]:
+    """The comma-separated settings of each use of an option of QEMU."""
+    found = []
+    for name, value in itertools.pairwise(words):
+        if name in (f"-{option}", f"--{option}"):
+            found.append(dict(part.partition("=")[::2] for part in value.split(",")))
+    return found
+
+
+def _guest_name(words: list[str], number: str) -> str:
+    """The name after -name, with or without "guest="; else the process's number."""
+    for settings in _options(words, "name"):
+        first = next(iter(settings))
+        return settings.get("guest") or first
+    return f"pid {number}"
+
+
+def _guest_ports(words: list[str]) -> tuple[GuestPort, ...]:
+    """The netdevs of type vhost-user, with their queue pairs."""
+    ports = []
+    for settings in _options(words, "netdev"):
+        if "vhost-user" in settings or settings.get("type") == "vhost-user":
+            queues = settings.get("queues", "1")
+            ports.append(
+                GuestPort(settings.get("id", ""), max(1, int(queues)) if queues.isdigit() else 1)
+            )
+    return tuple(ports)
 
 
 def _text(path: Path) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from dataplane.drivers.topology import read_topology
 from dataplane.model.machine import HugepagePool
-from dataplane.model.topology import NO_NODE, cpu_list
+from dataplane.model.topology import NO_NODE, Guest, GuestPort, cpu_list
 from dataplane.model.topologyjson import topology_from_json, topology_to_json
 from dataplane.ports import ObserveError
 
@@ -154,3 +154,37 @@ def test_this_machine_can_be_recorded() -> None:
     topology = read_topology()
     assert topology.cores and topology.nodes
     assert topology_from_json(topology_to_json(topology), "here.json") == topology
+
+
+def test_what_systemd_keeps_for_the_host(machine: Path) -> None:
+    write(
+        machine,
+        {
+            "etc/systemd/system.conf": "[Manager]\n#CPUAffinity=5\nCPUAffinity=1 2\nCPUAffinity=3",
+            "etc/systemd/system.conf.d/own.conf": "[Manager]\nCPUAffinity=\nCPUAffinity=0-1,4",
+        },
+    )
+    assert read_topology(machine).taken.host == frozenset({0, 1, 4})
+
+
+def test_running_vms_with_their_memory_and_ports(machine: Path) -> None:
+    words = [
+        "qemu-system-x86_64", "-name", "guest=web,debug-threads=on", "-netdev",
+        "vhost-user,chardev=c0,id=net0,queues=4", "-netdev", "user,id=net1",
+        "-netdev", "type=vhost-user,id=net2,chardev=c1",
+    ]  # fmt: skip
+    maps = "7f00 bind:0 file=/dev/hugepages/x huge dirty=5 N0=3 N1=2 kernelpagesize_kB=2048\n"
+    write(
+        machine,
+        {
+            "proc/77/comm": "qemu-system-x86",
+            "proc/77/cmdline": "\0".join(words),
+            "proc/77/numa_maps": maps + "8f00 default anon=9 N0=9 kernelpagesize_kB=4",
+            "proc/78/comm": "qemu-img",
+            "proc/78/cmdline": "qemu-img",
+            "proc/79/comm": "bash",
+            "proc/79/numa_maps": maps,
+        },
+    )
+    (guest,) = read_topology(machine).guests
+    assert guest == Guest("web", {0: 6, 1: 4}, (GuestPort("net0", 4), GuestPort("net2", 1)))

@@ -49,10 +49,11 @@ class MemoryPlan:
 
 @dataclass(slots=True)
 class _Need:
-    """What one node needs, and what it has [MiB]."""
+    """What one node needs, and what it has, at all and beside running VMs [MiB]."""
 
     shared: int
     per_port: int
+    total: int
     budget: int
     page_mib: int
     rules: list[str] = field(default_factory=list)
@@ -170,11 +171,12 @@ def _need(
         bytes_of_ports += buffers * buffer_bytes(guest_mtu)
     node = topology.node(number)
     held = sum(guest.memory_mib.get(number, 0) for guest in topology.guests)
-    budget = max(0, (node.hugepages_mib if node else 0) - held)
+    total = node.hugepages_mib if node else 0
     need = _Need(
         shared=OTHER_MIB + _mib(shared),
         per_port=OTHER_SMALL_MIB + _mib(bytes_of_ports),
-        budget=budget,
+        total=total,
+        budget=max(0, total - held),
         page_mib=_page_mib(node),
     )
     need.rules = [
@@ -206,9 +208,12 @@ def _page_mib(node: NumaNode | None) -> int:
 
 
 def _pools(needs: Mapping[int, _Need]) -> Mempools:
-    """One class for the whole of vswitchd, so the poorest node that has pages decides."""
-    rich = [need for need in needs.values() if need.budget]
-    fits = all(2 * _up(need.shared, need.page_mib) <= need.budget for need in rich)
+    """One class for the whole of vswitchd, so the poorest node that has pages decides.
+
+    VMs that happen to run do not: a class that came and went with them would want restarts.
+    """
+    rich = [need for need in needs.values() if need.total]
+    fits = all(2 * _up(need.shared, need.page_mib) <= need.total for need in rich)
     return Mempools.SHARED if fits else Mempools.PER_PORT
 
 
