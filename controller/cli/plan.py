@@ -14,7 +14,7 @@ from controller.cli.failures import CommandError
 from controller.cli.main import DEFAULT_CONFIG
 from controller.cli.render import has_colour, table
 from controller.config import load_node
-from controller.tuning import plan_of
+from controller.tuning import is_explicit, plan_of
 from dataplane.drivers.topology import read_topology
 from dataplane.model.topology import Topology, cpu_ranges
 from dataplane.model.topologyjson import TopologyFault, topology_from_json, topology_to_json
@@ -22,6 +22,11 @@ from dataplane.plan.tuning.compute import every_nic, tuning
 from dataplane.plan.tuning.outcome import Decision, Lack, Pins, Refused, TuningPlan
 
 WIDTH = 96
+
+EXPLICIT = (
+    "note: the node's file names lcore, pmd and socket_mem_mib itself, so nothing else of this plan\n"
+    "is set, and OVS's defaults hold; leave one of them out to have the plan"
+)
 
 FIRST = ("lcore", "pmd", "mempools", "flow_cache", "pmd_sleep_us")
 """What the short form shows besides memory and ports, in this order."""
@@ -37,10 +42,13 @@ def plan(arguments: argparse.Namespace) -> int:
         else:
             Path(arguments.record).write_text(text, encoding="utf-8")
         return failures.OK
+    note = ""
     path = Path(arguments.config or DEFAULT_CONFIG)
     # Without --config, the node's own file counts for the node's own machine only.
     if arguments.config or (arguments.topology is None and path.exists()):
-        computed = plan_of(load_node(path), topology)
+        source = load_node(path)
+        computed = plan_of(source, topology)
+        note = EXPLICIT if is_explicit(source.config) else ""
     else:
         try:
             computed = tuning(topology, every_nic(topology), Pins())
@@ -51,6 +59,8 @@ def plan(arguments: argparse.Namespace) -> int:
     else:
         colour = has_colour(sys.stdout)
         print(plan_text(topology, computed, explain=arguments.explain, colour=colour))
+        if note:
+            print(f"\n{note}")
     return failures.DEGRADED if any(lack.grave for lack in computed.warnings) else failures.OK
 
 

@@ -76,6 +76,7 @@ def test_pins_of_the_nodes_file(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert "lcore           2" in out
     assert "pmd             3,8" in out
     assert "socket_mem_mib  node 0: 256" in out
+    assert "note: the node's file names lcore, pmd and socket_mem_mib itself" in out
 
 
 def test_a_pin_that_cannot_be_is_a_fault_at_its_line(
