@@ -24,8 +24,8 @@ from dataplane.plan.tuning.outcome import Decision, Lack, Pins, Refused, TuningP
 WIDTH = 96
 
 EXPLICIT = (
-    "note: the node's file names lcore, pmd and socket_mem_mib itself, so nothing else of this plan\n"
-    "is set, and OVS's defaults hold; leave one of them out to have the plan"
+    "note: the node's file names lcore, pmd and socket_mem_mib itself, so nothing else of this\n"
+    "plan is set, and OVS's defaults hold; leave one of them out to have the plan"
 )
 
 FIRST = ("lcore", "pmd", "mempools", "flow_cache", "pmd_sleep_us")
