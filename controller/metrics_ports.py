@@ -53,6 +53,7 @@ DROPS = {
 DROPS_NAME = "millrace_ovs_interface_drops"
 _STATES = {"up": 1, "down": 0}
 _VHOST = frozenset({"dpdkvhostuserclient", "dpdkvhostuser"})
+_CARRIER = "tunnel_egress_iface_carrier"
 _LAUNCHER = "virt-launcher-"
 
 
@@ -208,7 +209,12 @@ def _vhost(series: PortSeries) -> Iterator[Metric]:
     numa = GaugeMetricFamily(
         "millrace_vhost_numa", "NUMA node of the guest's memory.", labels=LABELS
     )
+    carrier = GaugeMetricFamily(
+        "millrace_ovs_tunnel_carrier", "1: what the tunnel leaves by has a link.", labels=LABELS
+    )
     for port, owner in series.shown:
+        if _CARRIER in port.status:
+            carrier.add_metric(labels_of(port, owner), port.status[_CARRIER] == "up")
         if port.type not in _VHOST:
             continue
         names = labels_of(port, owner)
@@ -217,7 +223,7 @@ def _vhost(series: PortSeries) -> Iterator[Metric]:
             value = port.status.get(key, "")
             if value.isascii() and value.isdigit():
                 family.add_metric(names, int(value))
-    yield from (connected, vrings, numa)
+    yield from (connected, vrings, numa, carrier)
     yield GaugeMetricFamily("millrace_vhost_ports", "Ports of guests.", value=series.vhost_ports)
     yield GaugeMetricFamily(
         "millrace_vhost_ports_disconnected",

@@ -65,6 +65,7 @@ PORTS = (
         },
         status={"status": "connected", "num_of_vrings": "4", "numa": "1"},
     ),
+    port("gnv0", "geneve", status={"tunnel_egress_iface_carrier": "up"}),
     port("vhu2", "dpdkvhostuserclient", status={"status": "disconnected"}, error="no such"),
 )
 
@@ -218,6 +219,11 @@ def samples(
             "ovs_interface_admin_state",
             PORT | {"bridge": "br-ex", "port": "br-ex", "interface": "br-ex", "type": "system"},
             -1,
+        ),
+        (
+            "millrace_ovs_tunnel_carrier",
+            PORT | {"bridge": "br-int", "port": "gnv0", "interface": "gnv0", "type": "geneve"},
+            1,
         ),
         ("ovs_interface_tx_errors", VM, 6),
         ("millrace_ovs_interface_drops_total", {**VM, "reason": "tx_failure"}, 6),
