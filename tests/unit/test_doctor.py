@@ -310,3 +310,12 @@ def test_the_command_exits_with_4_where_no_node_runs(
 def test_filesystem_of() -> None:
     assert filesystem_of(Path("/proc/self/status")) == "proc"
     assert filesystem_of(Path("/proc/nowhere/at/all")) == "proc"
+
+
+def test_the_page_has_every_check_in_order() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text(encoding="utf-8")
+    table = page.partition("| check |")[2]
+    rows = [line.strip("|").split("|") for line in table.splitlines()[2:] if line]
+    assert [(row[0].strip(), row[-1].strip()) for row in rows] == [
+        (check.name, "warn" if check.advisory else "fail") for check in doctor.CHECKS
+    ]
