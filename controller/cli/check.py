@@ -13,13 +13,14 @@ from controller import embedded
 from controller.cli import failures
 from controller.cli.render import has_colour, table
 from controller.config import load_node
+from controller.tuning import settle
 from dataplane.drivers import netns
 
 
 def doctor(arguments: argparse.Namespace) -> int:
     """`millrace doctor`: 0 if nothing failed, 4 if something did."""
     path = Path(arguments.config)
-    config = load_node(path).config
+    config = settle(load_node(path))
     name = arguments.netns or embedded.load(path).netns
 
     def examine() -> list[clinic.Finding]:
