@@ -261,12 +261,13 @@ class _Reader:
                     yield Guest(_guest_name(words, folder.name), memory, _guest_ports(words))
 
     def _kubelet(self) -> frozenset[int] | None:
-        """The `reservedSystemCPUs` of kubelet's file; None: there is no kubelet that says it."""
-        for line in _text(self._root / KUBELET_CONFIG).splitlines():
+        """The `reservedSystemCPUs` of kubelet's file, empty by default; None: there is no file."""
+        text = _text(self._root / KUBELET_CONFIG)
+        for line in text.splitlines():
             key, colon, value = line.partition(":")
             if colon and key.strip() == "reservedSystemCPUs":
                 return cpu_list(value.split("#")[0].strip().strip("\"'"))
-        return None
+        return frozenset() if text else None
 
     def _exclusive(self) -> frozenset[int]:
         """CPUs that kubelet's static CPU manager gave to containers."""

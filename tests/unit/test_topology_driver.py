@@ -138,6 +138,8 @@ def test_a_kernel_without_numa_is_one_node(machine: Path) -> None:
 
 
 def test_no_kubelet_reserves_nothing(machine: Path) -> None:
+    write(machine, {"var/lib/kubelet/config.yaml": "kind: KubeletConfiguration"})
+    assert read_topology(machine).taken.kubelet == frozenset()
     (machine / "var/lib/kubelet/config.yaml").unlink()
     (machine / "var/lib/kubelet/cpu_manager_state").unlink()
     taken = read_topology(machine).taken

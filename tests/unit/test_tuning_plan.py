@@ -93,6 +93,12 @@ def test_what_kubelet_reserves_is_the_hosts_unless_it_is_isolated() -> None:
     assert 'reservedSystemCPUs: "0-3"' in lacks(tuning(bare, wants, Pins()))["kubelet"]
 
 
+def test_a_kubelet_that_reserves_nothing_is_told_of_all_of_ours() -> None:
+    topology = replace(load("two-sockets-nics-on-one"), taken=Taken(kubelet=frozenset()))
+    said = lacks(tuning(topology, every_nic(topology), Pins()))["kubelet"]
+    assert 'reservedSystemCPUs: "0-1,8"' in said
+
+
 def test_the_fixes_that_it_names_change_nothing_but_the_warnings() -> None:
     before = load("sub-numa-clusters")
     wants = every_nic(before)

@@ -79,7 +79,7 @@ def _kubelet(topology: Topology, cores: CorePlan) -> Iterator[Lack]:
         f"kubelet may give CPU {cpu_ranges(given)} of the PMD threads to pods",
         "with the static policy a pod would have it exclusively, with none all pods share it",
         (
-            f'KubeletConfiguration: reservedSystemCPUs: "{cpu_ranges(kept | cores.pmd)}", '
+            f'KubeletConfiguration: reservedSystemCPUs: "{cpu_ranges(kept | cores.lcore | cores.pmd)}", '
             "cpuManagerPolicy: static, topologyManagerPolicy: restricted",
             f"kernel arguments: isolcpus=managed_irq,domain,{isolated} "
             "(a reserved CPU that is not isolated is the host's, and PMD threads leave it)",
