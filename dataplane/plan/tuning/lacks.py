@@ -74,12 +74,13 @@ def _kubelet(topology: Topology, cores: CorePlan) -> Iterator[Lack]:
     if kept is None or not (given := cores.pmd - kept):
         return
     isolated = cpu_ranges(cores.pmd | topology.boot.isolated)
+    reserved = cpu_ranges(kept | cores.lcore | cores.pmd)
     yield Lack(
         "kubelet",
         f"kubelet may give CPU {cpu_ranges(given)} of the PMD threads to pods",
         "with the static policy a pod would have it exclusively, with none all pods share it",
         (
-            f'KubeletConfiguration: reservedSystemCPUs: "{cpu_ranges(kept | cores.lcore | cores.pmd)}", '
+            f'KubeletConfiguration: reservedSystemCPUs: "{reserved}", '
             "cpuManagerPolicy: static, topologyManagerPolicy: restricted",
             f"kernel arguments: isolcpus=managed_irq,domain,{isolated} "
             "(a reserved CPU that is not isolated is the host's, and PMD threads leave it)",
