@@ -13,6 +13,7 @@ from dataplane.model.config import UplinkMode
 
 if TYPE_CHECKING:
     from controller.doctor import Site
+    from dataplane.drivers.hostfacts import ProcessFacts
 
 CAPABILITIES = {
     "CAP_CHOWN": 0,
@@ -28,11 +29,14 @@ CAPABILITIES = {
 }
 """What the node daemon needs (deploy/systemd/millrace-node.service), by bit (capability.h)."""
 
+OPTIONAL = frozenset({"CAP_SYS_RESOURCE"})
+"""Raises RLIMIT_MEMLOCK, which matters before NO_MEMLOCK_SINCE only."""
+
 NO_MEMLOCK_SINCE = (5, 11)
 """BPF's memory is accounted to the cgroup since then; before, RLIMIT_MEMLOCK bounds every map."""
 
 XSK_QUEUE_BYTES = 64 << 20
-"""What one AF_XDP queue of OVS pins, which RLIMIT_MEMLOCK still bounds."""
+"""What one AF_XDP queue of OVS pins. RLIMIT_MEMLOCK bounds it for whoever lacks CAP_IPC_LOCK."""
 
 
 def cpus(site: Site) -> Iterator[str]:
@@ -81,15 +85,17 @@ def iommu(site: Site) -> Iterator[str]:
 
 def memlock(site: Site) -> Iterator[str]:
     """Who pins memory may pin enough."""
-    major, minor = site.kernel_version
     daemon, vswitchd = site.daemon, site.vswitchd
-    if daemon and daemon.memlock is not None and (major, minor) < NO_MEMLOCK_SINCE:
+    old = site.kernel_version < NO_MEMLOCK_SINCE
+    if old and daemon and daemon.memlock is not None and not _has(daemon, "CAP_SYS_RESOURCE"):
         yield f"the daemon may lock {daemon.memlock >> 20} MiB, and this kernel counts BPF maps"
     queues = sum(
         uplink.queues for uplink in site.config.uplinks if uplink.mode is UplinkMode.AF_XDP
     )
     need = queues * XSK_QUEUE_BYTES
-    if vswitchd and vswitchd.memlock is not None and vswitchd.memlock < need:
+    if vswitchd is None or vswitchd.memlock is None or _has(vswitchd, "CAP_IPC_LOCK"):
+        return
+    if vswitchd.memlock < need:
         yield (
             f"ovs-vswitchd may lock {vswitchd.memlock >> 20} MiB where {queues} AF_XDP queues pin "
             f"{need >> 20} MiB"
@@ -100,9 +106,8 @@ def capabilities(site: Site) -> Iterator[str]:
     """The daemon that runs has the rights that its unit gives it."""
     if site.daemon is None or not site.daemon.capabilities:
         return  # none runs, or nothing may be read of it
-    missing = [
-        name for name, bit in CAPABILITIES.items() if not site.daemon.capabilities >> bit & 1
-    ]
+    needed = [name for name in CAPABILITIES if name not in OPTIONAL]
+    missing = [name for name in needed if not _has(site.daemon, name)]
     if missing:
         yield f"the daemon (process {site.daemon.pid}) lacks {', '.join(missing)}"
 
@@ -123,6 +128,10 @@ def privileges(_site: Site) -> Iterator[str]:
     """The doctor himself sees everything."""
     if os.geteuid() != 0:
         yield "not root: some of these checks see less than there is"
+
+
+def _has(process: ProcessFacts, name: str) -> bool:
+    return bool(process.capabilities >> CAPABILITIES[name] & 1)
 
 
 def _list(numbers: list[int]) -> str:
