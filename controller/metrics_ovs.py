@@ -176,8 +176,9 @@ def _datapath(found: OvsFigures) -> Iterator[Metric]:
         yield family
     for word, (name, text) in MEMORY.items():
         family = UnknownMetricFamily(name, text)
-        if word in found.memory:
-            family.add_sample(name, {}, found.memory[word])
+        if found.memory:
+            # vswitchd leaves out what it has none of (simap.c).
+            family.add_sample(name, {}, found.memory.get(word, 0))
         yield family
     for event, counter in sorted(found.coverage.items()):
         yield CounterMetricFamily(

@@ -428,6 +428,18 @@ def test_the_figures_of_a_newer_version_have_the_same_names() -> None:
     assert names == known
 
 
+def test_what_vswitchd_has_none_of_is_zero() -> None:
+    found = read({"memory/show": "handlers:1 ports:12 revalidators:1 rules:535\n"})
+    values = {
+        sample.name: sample.value
+        for family in ovs_families(found, {})
+        for sample in family.samples
+        if sample.name.startswith("ovs_memory_")
+    }
+    assert values["ovs_memory_keys_total"] == 0
+    assert values["ovs_memory_rules_total"] == 535
+
+
 def test_zones_beyond_the_bound_are_summed() -> None:
     lines = [f"zone={n},limit=100,count={n % 90}" for n in range(1, 101)]
     found = read({"dpctl/ct-get-limits": "default limit=0\n" + "\n".join(lines)})
