@@ -81,5 +81,11 @@ def test_a_scrape_of_a_node_with_guests(lab: Lab) -> None:
     (pool, *_) = found["millrace_ovs_mempool_available_buffers"].samples
     assert pool.value > 0
     assert found["millrace_ovs_poll_failures"].samples == []
-    pods = {s.labels.get("pod") for s in found["ovs_interface_rx_packets"].samples}
-    assert {work.pod for work in lab.workloads.values()} <= pods
+    everybody = {work.pod for work in lab.workloads.values()}
+
+    def counted() -> bool:
+        # vswitchd counts a guest's packets some seconds after it has connected.
+        family = scraped(lab)["ovs_interface_rx_packets"]
+        return everybody <= {sample.labels.get("pod") for sample in family.samples}
+
+    wait_until(counted, "every workload's port has counters")
