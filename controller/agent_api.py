@@ -25,7 +25,8 @@ from dataplane.drivers.machinefacts import machine_facts
 from dataplane.drivers.programs import program_info
 from dataplane.model.config import NodeConfig
 from dataplane.model.state import Attachment
-from dataplane.plan.ovs import RESTART_KEYS, ovs_settings
+from dataplane.plan.ovs import ovs_settings
+from dataplane.plan.ovskeys import RESTART_KEYS
 from dataplane.ports import DataplaneError
 from dataplane.reconcile.status import State, Status
 

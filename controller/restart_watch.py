@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dataplane.drivers.unixctl import ProcessId
-from dataplane.plan.ovs import RESTART_KEYS
+from dataplane.plan.ovskeys import RESTART_KEYS
 
 log = logging.getLogger(__name__)
 

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from dataplane.model.config import DpdkConfig, NodeConfig
 from dataplane.model.names import INTEGRATION_BRIDGE
 from dataplane.model.rows import OvsSetting
+from dataplane.plan.ovskeys import mask
 
 OvsKey = tuple[str, str]
-
-RESTART_KEYS = frozenset({"dpdk-init", "dpdk-socket-mem", "dpdk-lcore-mask", "dpdk-extra"})
-"""other_config keys that vswitchd reads only when it starts (ovs-vswitchd.conf.db(5))."""
-
-
-def cpu_mask(cores: Iterable[int]) -> str:
-    """The cores as a hexadecimal mask, as vswitchd and EAL take it."""
-    return hex(sum(1 << core for core in set(cores)))
 
 
 def dpdk_settings(dpdk: DpdkConfig, file_prefix: str) -> dict[str, str]:
@@ -32,9 +23,9 @@ def dpdk_settings(dpdk: DpdkConfig, file_prefix: str) -> dict[str, str]:
     if dpdk.socket_mem_mib:
         settings["dpdk-socket-mem"] = str(dpdk.socket_mem_mib)
     if dpdk.lcore:
-        settings["dpdk-lcore-mask"] = cpu_mask(dpdk.lcore)
+        settings["dpdk-lcore-mask"] = mask(dpdk.lcore)
     if dpdk.pmd:
-        settings["pmd-cpu-mask"] = cpu_mask(dpdk.pmd)
+        settings["pmd-cpu-mask"] = mask(dpdk.pmd)
     return settings
 
 
