@@ -315,7 +315,9 @@ def _spawn(node: Node, daemon: Daemon, words: Sequence[str]) -> bool:
         log=node.instance.log(daemon.name),
         pidfile=daemon.pidfile,
         netns=node.netns,
-        env=node.instance.environment | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        # PYTHONSAFEPATH: a root daemon must not import what lies where somebody typed `up`.
+        env=node.instance.environment
+        | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"},
     )
     processes.note_start(daemon)
     return True
