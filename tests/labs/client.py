@@ -3,15 +3,18 @@
     client.py http ADDRESS PORT COUNT [PAUSE_MS]   one connection a request
     client.py udp ADDRESS PORT COUNT [PAUSE_MS]    one socket and port a request
     client.py echo ADDRESS PORT SECONDS            one TCP stream, a line every 50 ms, echoed
+    client.py numbers ADDRESS PORT SECONDS         one UDP socket, a numbered datagram every `pause`
     client.py rate ADDRESS PORT SECONDS            one TCP download, its rate
 
-`http` and `udp` with COUNT 0, and `echo` with SECONDS 0, go on until SIGTERM. Words at the end:
-`from=ADDRESS` binds the client's address, `timeout=S` waits that long for an answer, `size=N` makes
-datagrams that long. Standard library only: it starts in the time of one ping.
+`http` and `udp` with COUNT 0, `echo` and `numbers` with SECONDS 0, go on until SIGTERM. Words at
+the end: `from=ADDRESS` binds the client's address, `timeout=S` waits that long for an answer,
+`size=N` makes datagrams that long, `pause=MS` is between two numbers. Standard library only: it
+starts in the time of one ping.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -19,7 +22,7 @@ import sys
 import time
 from collections import Counter
 
-OPTIONS = {"from": "", "timeout": "5", "size": "5"}
+OPTIONS = {"from": "", "timeout": "5", "size": "5", "pause": "2"}
 SILENCE_S = 0.1
 stopped = False
 
@@ -144,6 +147,66 @@ def echo(address: str, port: int, seconds: float) -> dict[str, object]:
     }
 
 
+def numbers(address: str, port: int, seconds: float) -> dict[str, object]:
+    """Datagrams of one flow, sent without waiting: which numbers came back, and from whom.
+
+    `servers` are [name, answers] in the order in which they answered. Who is the first goes to
+    standard error at once.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    pause = float(OPTIONS["pause"]) / 1000
+    answered: set[int] = set()
+    servers: list[list[object]] = []
+    sent = twice = refused = 0
+
+    def take_in(conn: socket.socket, until: float) -> None:
+        nonlocal twice, refused
+        while True:
+            left = until - time.monotonic()
+            conn.settimeout(max(left, 0.00001))
+            try:
+                words = conn.recv(2048).decode().split()
+            except ConnectionRefusedError:
+                refused += 1
+                continue
+            except (TimeoutError, BlockingIOError):
+                return
+            number, name = int(words[-1]), words[0].partition("=")[2]
+            twice += number in answered
+            answered.add(number)
+            if not servers:
+                print(f"served by {name}", file=sys.stderr, flush=True)
+            if not servers or servers[-1][0] != name:
+                servers.append([name, 0])
+            servers[-1][1] = int(str(servers[-1][1])) + 1
+            if left <= 0:
+                return
+
+    with socket.socket(family, socket.SOCK_DGRAM) as conn:
+        conn.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        if OPTIONS["from"]:
+            conn.bind((OPTIONS["from"], 0))
+        conn.connect((address, port))
+        begin = time.monotonic()
+        while not stopped and (not seconds or time.monotonic() - begin < seconds):
+            with contextlib.suppress(ConnectionRefusedError):
+                conn.send(b" %d" % sent)
+                sent += 1
+            take_in(conn, begin + sent * pause)
+        took = time.monotonic() - begin
+        take_in(conn, time.monotonic() + float(OPTIONS["timeout"]) / 5)
+    missing = sorted(set(range(sent)) - answered)
+    return {
+        "sent": sent,
+        "answered": len(answered),
+        "twice": twice,
+        "refused": refused,
+        "missing": missing[:50],
+        "servers": servers,
+        "seconds": round(took, 3),
+    }
+
+
 def rate(address: str, port: int, seconds: float) -> dict[str, object]:
     """How fast one TCP download runs."""
     got = 0
@@ -174,6 +237,8 @@ def main() -> None:
         result = many(kind, address, int(port), int(number), pause)
     elif kind == "echo":
         result = echo(address, int(port), float(number))
+    elif kind == "numbers":
+        result = numbers(address, int(port), float(number))
     else:
         result = rate(address, int(port), float(number))
     print(json.dumps(result), flush=True)
