@@ -122,18 +122,20 @@ def pick(slot: int, members: Sequence[Candidate]) -> int:
     """The backend id that a slot goes to; 0 without members. `members` are ordered by key.
 
     With equal weights the highest score wins, the first of equals; else the smallest
-    distance/weight, compared by cross multiplication.
+    distance/weight, compared by cross multiplication, and of equal ones the highest score: so two
+    members of one weight are in one order whatever the others weigh.
     """
     if not members:
         return 0
     if all(member.weight == members[0].weight for member in members):
         return max(members, key=lambda member: score(slot, member.key)).backend_id
     best = members[0]
-    least = _distance(score(slot, best.key))
+    highest = score(slot, best.key)
     for member in members[1:]:
-        distance = _distance(score(slot, member.key))
-        if distance * best.weight < least * member.weight:
-            best, least = member, distance
+        value = score(slot, member.key)
+        mine, least = _distance(value) * best.weight, _distance(highest) * member.weight
+        if mine < least or (mine == least and value > highest):
+            best, highest = member, value
     return best.backend_id
 
 
@@ -145,6 +147,7 @@ def table(members: Sequence[Candidate]) -> NDArray[np.uint32]:
     logs = np.array(LOG2, dtype=np.int64)
     best: NDArray[np.int64] | None = None
     weight = np.ones(Limit.PICK_SLOTS, dtype=np.int64)
+    highest = np.zeros(Limit.PICK_SLOTS, dtype=np.uint32)
     for member in members:
         h = slots ^ np.uint32(member.key)
         h ^= h >> np.uint32(16)
@@ -158,9 +161,12 @@ def table(members: Sequence[Candidate]) -> NDArray[np.uint32]:
             zeros = 32 - exponent
             mantissa = (value << (zeros + 1) & _WORD) >> (32 - _LOG_BITS)
             rank = ((zeros + 1) << 16) - logs[mantissa]
-            wins = (
-                np.ones(len(slots), bool) if best is None else rank * weight < best * member.weight
-            )
+            if best is None:
+                wins = np.ones(len(slots), bool)
+            else:
+                mine, least = rank * weight, best * member.weight
+                wins = (mine < least) | ((mine == least) & (h > highest))
+            highest = h if best is None else np.where(wins, h, highest)
         else:
             rank = h.astype(np.int64)
             wins = np.ones(len(slots), bool) if best is None else rank > best

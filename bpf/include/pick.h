@@ -137,13 +137,15 @@ struct pick_walk {
 	__u32 best_id;
 	__u32 best;
 	__u32 weight;	/* 0: none seen yet */
+	__u32 score;	/* of the best one: a distance is coarser */
 };
 
 static long pick_step(__u32 turn __attribute__((unused)), void *context)
 {
 	struct pick_walk *walk = context;
 	struct member *member, *weight;
-	__u32 at = walk->at, distance;
+	__u32 at = walk->at, distance, score;
+	__u64 mine, best;
 
 	member = bpf_map_lookup_elem(&members, &at);
 	at++;
@@ -151,9 +153,13 @@ static long pick_step(__u32 turn __attribute__((unused)), void *context)
 	walk->at = at + 1;
 	if (!member || !weight)
 		return 1;
-	distance = pick_distance(pick_score(walk->slot, member->key));
-	if (!walk->weight || (__u64)distance * walk->weight < (__u64)walk->best * weight->key) {
+	score = pick_score(walk->slot, member->key);
+	distance = pick_distance(score);
+	mine = (__u64)distance * walk->weight;
+	best = (__u64)walk->best * weight->key;
+	if (!walk->weight || mine < best || (mine == best && score > walk->score)) {
 		walk->best = distance;
+		walk->score = score;
 		walk->weight = weight->key;
 		walk->best_id = member->backend_id;
 	}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bpf.pick import Candidate, member_key, table
 from tests.oracle import crafted
 from tests.oracle.bench import Bench
 from tests.oracle.declared import Backend, Known, Member, Place, Service
@@ -13,6 +14,7 @@ from tests.oracle.wire import ACK, ICMPV6, IPV4, IPV6, RST, SYN, TCP, UDP
 from tests.oracle.worlds import (
     CLIENTS,
     GATEWAY_MAC,
+    LOCALS,
     PODS,
     ROUTERS,
     SERVICE4,
@@ -29,6 +31,7 @@ from tests.oracle.worlds import (
     Serves,
     Setting,
     Withdraws,
+    address,
 )
 
 pytestmark = pytest.mark.oracle
@@ -168,3 +171,26 @@ def test_no_path_mtu_binds_what_is_handed_over_as_it_is(bench: Bench) -> None:
 def test_a_vip_that_goes_takes_its_flows_along(bench: Bench) -> None:
     events = Serves(service(TCP)), asks(), Withdraws("s0"), Serves(service(TCP)), asks(ACK)
     assert reasons(bench, *events) == ["VIP_NEW", "VIP_NEW"]
+
+
+def test_members_of_one_weight_keep_their_order_whatever_the_others_weigh(bench: Bench) -> None:
+    client, vip = CLIENTS[4][3], LOCALS[0]
+    heavy, one, other = (
+        Member(Backend(address(addr), 8080, UDP), weight)
+        for addr, weight in (("10.16.0.8", 5), ("10.17.0.13", 1), ("10.17.0.127", 1))
+    )
+    asked = Comes(UPLINK, frame(client, vip, UDP, crafted.udp(client, vip, 40001, 53)))
+    served = [
+        Serves(service(UDP, vips=((vip, 53),), members=members, here=members))
+        for members in ((heavy, one, other), (one, other))
+    ]
+    # The distances of these two are one, their scores are not.
+    found = reasons(bench, served[0], asked, served[1], Passes(180 * TICKS), asked)
+    assert found == ["VIP_NEW", "VIP_NEW"]
+
+
+def test_a_light_member_is_chosen_as_among_light_ones_alone() -> None:
+    heavy, one, other = (Candidate(member_key(f"10.0.0.{i}:80"), i, 5 // i) for i in (1, 3, 4))
+    weighted, alone = table([heavy, one, other]), table([one, other])
+    assert one.weight == other.weight != heavy.weight
+    assert ((weighted == heavy.backend_id) | (weighted == alone)).all()
