@@ -25,7 +25,7 @@ from dataplane.drivers.machinefacts import machine_facts
 from dataplane.drivers.programs import program_info
 from dataplane.model.config import NodeConfig
 from dataplane.model.state import Attachment
-from dataplane.plan.ovs import ovs_settings
+from dataplane.plan.ovs import foreign_settings, ovs_settings, pinned_tuning
 from dataplane.plan.ovskeys import RESTART_KEYS
 from dataplane.ports import DataplaneError
 from dataplane.reconcile.status import State, Status
@@ -76,6 +76,7 @@ class AgentApi:
         now, clock = time.time(), time.monotonic()
         applied, vswitchd, ovs = daemon.applied, daemon.vswitchd, daemon.ovs.latest
         view = daemon.sources.view(daemon.config)
+        settings = await in_thread(_settings, daemon)
         found = [
             *(gateway_problems(daemon.sources.nb, daemon.config.name) if daemon.sources.nb else ()),
             *daemon.sources.problems(),
@@ -112,6 +113,7 @@ class AgentApi:
                 "dpdk": ovs.dpdk_version if ovs and ovs.dpdk_initialized else "",
                 "restarts": vswitchd.restarts,
                 "recovering": vswitchd.recovering,
+                **settings,
                 "last_outage_ms": None if vswitchd.outage_s is None else vswitchd.outage_s * 1000,
             },
             "programs": await in_thread(_programs, daemon),
@@ -253,6 +255,18 @@ def _object(table: str, key: object, status: Status, epoch: float) -> Args:
         "since": _iso(status.since + epoch),
         "attempts": status.attempts,
         "quarantined": status.quarantined,
+    }
+
+
+def _settings(daemon: NodeDaemon) -> Args:
+    """Settings of others in OVS, and what its release cannot do of ours."""
+    try:
+        there = daemon.ovs.other_config()
+    except DataplaneError:
+        there = {}  # `connected` says so
+    return {
+        "foreign_settings": foreign_settings(daemon.config, there),
+        "cannot": list(pinned_tuning(daemon.config).cannot),
     }
 
 

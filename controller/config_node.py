@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from controller import config_values as values
 from controller.config_reader import TableReader, shown
 from controller.config_services import services_config
+from controller.config_tuning import tuning_pins
 from dataplane.model.config import (
     BridgeConfig,
     DpdkConfig,
@@ -88,6 +89,7 @@ def node_config(root: TableReader) -> NodeConfig:
     dpdk = _dpdk(root, hugepages, any(u.mode is UplinkMode.VFIO for u in uplinks))
     tunnel = _tunnel(root, {bridge.name for bridge in bridges})
     services = services_config(root)
+    tuning = tuning_pins(root)
     for taken in (*(b.name for b in bridges), *(u.device for u in uplinks)):
         if taken in (service_link, f"{service_link}-ovs"):
             node.fault(
@@ -120,6 +122,7 @@ def node_config(root: TableReader) -> NodeConfig:
             else port_mtu(ETHERNET_MTU, tunnel.type)
         ),
         services=services,
+        tuning=tuning,
     )
 
 

@@ -6,15 +6,22 @@ itself is left as it was written: nothing else is set then, so OVS's own default
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
+from pathlib import Path
 
 from controller.config import ConfigProblems, Source
+from controller.vswitchd import control_socket, running_pid, version_of
+from dataplane.drivers.ovsprocess import installed_version
 from dataplane.drivers.topology import read_topology
+from dataplane.drivers.unixctl import UnixctlClient
 from dataplane.model.config import NodeConfig, UplinkConfig, UplinkMode
 from dataplane.model.topology import Topology
 from dataplane.model.tuning import Tuning
+from dataplane.plan.ovskeys import OvsVersion
 from dataplane.plan.tuning.compute import BIFURCATED_DRIVERS, tuning
 from dataplane.plan.tuning.outcome import Access, Pins, Refused, TuningPlan, WantedPort, Wants
+from dataplane.ports import DataplaneError
 
 
 def settle(source: Source[NodeConfig]) -> NodeConfig:
@@ -24,9 +31,24 @@ def settle(source: Source[NodeConfig]) -> NodeConfig:
         ConfigProblems: a pin in it cannot work on this machine.
         ObserveError: the machine's topology cannot be read.
     """
-    if is_explicit(source.config):
-        return source.config
-    return settled(source.config, plan_of(source, read_topology()))
+    config = source.config
+    if not is_explicit(config):
+        config = settled(config, plan_of(source, read_topology()))
+    # Only these keys differ between releases, so that a node without them need not know its own.
+    return replace(config, ovs_release=release_of(config.ovs_rundir)) if config.tuning else config
+
+
+def release_of(ovs_rundir: str) -> str:
+    """The release of the running vswitchd, or of the installed one; "" if neither tells."""
+    rundir = Path(ovs_rundir)
+    pid = running_pid(rundir / "ovs-vswitchd.pid")
+    if pid is not None:
+        with contextlib.suppress(DataplaneError, ValueError):
+            client = UnixctlClient(str(control_socket(rundir, pid)))
+            return str(OvsVersion.parse(version_of(client.call("version"))))
+    with contextlib.suppress(ValueError):
+        return str(OvsVersion.parse(installed_version()))
+    return ""
 
 
 def plan_of(source: Source[NodeConfig], topology: Topology) -> TuningPlan:
@@ -42,7 +64,10 @@ def plan_of(source: Source[NodeConfig], topology: Topology) -> TuningPlan:
         raise ConfigProblems(
             [
                 source.problem(
-                    ("dpdk", one.key.partition("[")[0]), one.what, one.why, one.next_step
+                    ("tuning" if one.key in config.tuning else "dpdk", one.key.partition("[")[0]),
+                    one.what,
+                    one.why,
+                    one.next_step,
                 )
                 for one in error.refusals
             ]
@@ -116,4 +141,5 @@ def pins_of(config: NodeConfig, topology: Topology) -> Pins:
         lcore=frozenset(dpdk.lcore) or None,
         pmd=frozenset(dpdk.pmd) or None,
         socket_mem_mib=memory,
+        settings=config.tuning,
     )

@@ -104,6 +104,11 @@ def status_text(answer: Json, *, colour: bool) -> str:
          f"{gateway.get('router')}, {' '.join(map(str, _list(gateway.get('addresses'))))},"
          f" on {gateway.get('physnet')}, services from {gateway.get('service_address')}"),
     ]  # fmt: skip
+    head += [
+        ("foreign", f"{key}={value} in OVS is not ours, and is left alone")
+        for key, value in sorted(child(child(answer, "ovs"), "foreign_settings").items())
+    ]
+    head += [("cannot", str(text)) for text in _list(child(answer, "ovs").get("cannot"))]
     if central := child(answer, "central"):
         head.append(("central", _central_text(central)))
     blocks = ["\n".join(f"{name:<11} {text}" for name, text in head)]

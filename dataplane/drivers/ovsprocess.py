@@ -154,6 +154,14 @@ def set_open_vswitch(
     processes.run(argv, env=instance.environment)
 
 
+def installed_version() -> str:
+    """The version of the ovs-vswitchd that `millrace up` would start; "" if there is none."""
+    if shutil.which("ovs-vswitchd") is None:
+        return ""
+    answer = processes.run(["ovs-vswitchd", "--version"], check=False)
+    return answer.splitlines()[0].split()[-1] if answer.strip() else ""
+
+
 def file_prefix(dpdk_extra: str) -> str | None:
     """The --file-prefix in Open_vSwitch other_config:dpdk-extra: EAL's name for this process."""
     for word in dpdk_extra.split():

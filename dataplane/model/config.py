@@ -6,7 +6,8 @@ names' units; core numbers are the kernel's CPU numbers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Interface, IPv6Interface
 
@@ -119,6 +120,8 @@ class NodeConfig:
 
     Paths are absolute. `embedded_ovs` and `embedded_ovn` say which databases and daemons
     `millrace up` starts itself; remotes are OVSDB connection methods (ovsdb(7)).
+    `tuning` has the fields of `dataplane.model.tuning.Tuning` that a person fixed, and
+    `ovs_release` the release of vswitchd that they are spelt for; "": the oldest known.
     """
 
     name: str
@@ -141,6 +144,8 @@ class NodeConfig:
     port_mtu: int
     extra_external_ids: tuple[tuple[str, str], ...] = ()
     services: ServicesConfig = ServicesConfig()
+    tuning: Mapping[str, object] = field(default_factory=dict)
+    ovs_release: str = ""
 
 
 @dataclass(frozen=True, slots=True)

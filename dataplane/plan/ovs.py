@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 from dataplane.model.config import DpdkConfig, NodeConfig
 from dataplane.model.names import INTEGRATION_BRIDGE
 from dataplane.model.rows import OvsSetting
-from dataplane.plan.ovskeys import mask
+from dataplane.model.tuning import Tuning
+from dataplane.plan.ovskeys import OLDEST, OvsVersion, Translation, mask, translate
 
 OvsKey = tuple[str, str]
 
@@ -29,9 +34,25 @@ def dpdk_settings(dpdk: DpdkConfig, file_prefix: str) -> dict[str, str]:
     return settings
 
 
+def pinned_tuning(config: NodeConfig) -> Translation:
+    """What the file fixes of the tuning, as the node's release of OVS spells it."""
+    nothing = Tuning(lcore=frozenset(), pmd=frozenset(), socket_mem_mib={})
+    # Each name and type was checked as the file was read; the values have no common type.
+    pins: dict[str, Any] = dict(config.tuning)
+    release = OvsVersion.parse(config.ovs_release) if config.ovs_release else OLDEST
+    return translate(replace(nothing, **pins), release, tunnelled=config.tunnel is not None)
+
+
+def foreign_settings(config: NodeConfig, other_config: Mapping[str, str]) -> dict[str, str]:
+    """The keys of Open_vSwitch.other_config that somebody else set: they are left alone."""
+    ours = {key for column, key in ovs_settings(config) if column == "other_config"}
+    return {key: other_config[key] for key in sorted(other_config.keys() - ours)}
+
+
 def ovs_settings(config: NodeConfig) -> dict[OvsKey, OvsSetting]:
     """Keys (column, key) of the one Open_vSwitch row, with the values of this node."""
     other = dpdk_settings(config.dpdk, f"millrace-{config.name}")
+    other.update(pinned_tuning(config).keys)
     ids = {
         "system-id": config.name,
         "hostname": config.name,

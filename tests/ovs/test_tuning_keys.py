@@ -1,0 +1,86 @@
+"""Every tuning key goes to a real OVS and comes back; what others set stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from dataplane.drivers.ovsdb import Ovs
+from dataplane.drivers.ovstables import SettingsTable
+from dataplane.model.rows import OvsSetting
+from dataplane.plan.ovskeys import KEYS, OvsVersion, translate
+from dataplane.reconcile.backoff import Backoff
+from dataplane.reconcile.reconciler import Reconciler
+from tests.labs.sandbox import Sandbox, wait_until
+from tests.unit.test_ovskeys import WHOLE
+
+THEIRS = {"pmd-perf-metrics": "true", "theirs": "1"}
+
+
+@pytest.fixture
+def ovs(sandbox: Sandbox) -> Iterator[Ovs]:
+    connection = Ovs(sandbox.remote)
+    connection.start()
+    connection.wait_synced(10)
+    yield connection
+    connection.stop()
+
+
+def release(sandbox: Sandbox) -> OvsVersion:
+    return OvsVersion.parse(sandbox.appctl("version").splitlines()[0].split()[-1])
+
+
+def said_since(sandbox: Sandbox, start: int, line: str) -> bool:
+    return line in sandbox.log()[start:]
+
+
+def test_every_key_is_set_read_back_and_unset(ovs: Ovs, sandbox: Sandbox) -> None:
+    sandbox.vsctl("set", "Open_vSwitch", ".", *(f"other_config:{k}={v}" for k, v in THEIRS.items()))
+    wait_until(lambda: ovs.other_config() == THEIRS, "the hand's settings are seen")
+    version = release(sandbox)
+    keys = translate(WHOLE, version).keys
+    assert keys.keys() == {key.name for key in KEYS if key.known_to(version)}
+    one = Reconciler([SettingsTable(ovs)], Backoff())
+    desired = {"ovs": {("other_config", k): OvsSetting(v) for k, v in keys.items()}}
+    assert one.apply(desired, 0).failed == 0
+    assert ovs.other_config() == {**keys, **THEIRS}
+    for key, value in keys.items():
+        told = sandbox.vsctl("get", "Open_vSwitch", ".", f"other_config:{key}")
+        assert told.strip().strip('"') == value
+    # A new process knows its own keys from the database, and writes nothing.
+    again = Reconciler([SettingsTable(ovs)], Backoff())
+    assert again.apply(desired, 1).writes == 0
+    assert again.apply({"ovs": {}}, 2).failed == 0
+    assert ovs.other_config() == THEIRS
+
+
+def test_vswitchd_acts_on_the_keys_and_on_their_absence(ovs: Ovs, sandbox: Sandbox) -> None:
+    """By its log: OVS 3.1 has no command that shows these values."""
+    sandbox.vsctl("add-br", "br0", "--", "set", "Bridge", "br0", "datapath_type=dummy")
+    one = Reconciler([SettingsTable(ovs)], Backoff())
+    wanted = {
+        "emc-insert-inv-prob": "7",
+        "smc-enable": "true",
+        "pmd-rxq-assign": "roundrobin",
+        "pmd-maxsleep": "50",
+    }
+    start = len(sandbox.log())
+    one.apply({"ovs": {("other_config", k): OvsSetting(v) for k, v in wanted.items()}}, 0)
+    for line in (
+        "EMC insertion probability changed to 1/7 ",
+        "SMC cache is enabled",
+        "assignment mode changed to: 'roundrobin'",
+        "PMD max sleep request is 50 usecs",
+    ):
+        wait_until(partial(said_since, sandbox, start, line), line)
+    start = len(sandbox.log())
+    one.apply({"ovs": {}}, 1)
+    for line in (
+        "EMC insertion probability changed to 1/100 ",
+        "SMC cache is disabled",
+        "assignment mode changed to: 'cycles'",
+        "PMD max sleep request is 0 usecs",
+    ):
+        wait_until(partial(said_since, sandbox, start, line), line)

@@ -1,0 +1,83 @@
+"""The table [tuning]: what it fixes, what is refused, and which keys of OVS follow from it."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+
+from controller.config import ConfigProblems, parse_node
+from controller.config_tuning import FLAGS, NUMBERS
+from dataplane.model.tuning import FlowCache, Mempools, RxqAssign, Tuning
+from dataplane.plan.ovs import foreign_settings, ovs_settings, pinned_tuning
+
+NODE = """\
+[node]
+name = "n1"
+[dpdk]
+lcore = [0]
+pmd = [1]
+socket_mem_mib = 512
+[tuning]
+"""
+EVERY = {
+    **{key: (str(low), low) for key, (low, _) in NUMBERS.items()},
+    **dict.fromkeys(FLAGS, ("true", True)),
+    "mempools": ('"per-port"', Mempools.PER_PORT),
+    "flow_cache": ('"none"', FlowCache.NONE),
+    "rxq_assign": ('"roundrobin"', RxqAssign.ROUND_ROBIN),
+    "hugepage_dir": ('"/mnt/huge"', "/mnt/huge"),
+    "mempool_mtus": ("[9000, 1500]", (9000, 1500)),
+    "socket_limit_mib": ("[1024, 0]", {0: 1024, 1: 0}),
+}
+
+
+def test_every_intent_can_be_fixed_here_or_below_dpdk() -> None:
+    below_dpdk = {"lcore", "pmd", "socket_mem_mib", "eal", "ports"}
+    assert EVERY.keys() == {one.name for one in fields(Tuning)} - below_dpdk
+
+
+@pytest.mark.parametrize("key", sorted(EVERY))
+def test_each_key_is_taken_and_said_to_ovs(key: str) -> None:
+    written, value = EVERY[key]
+    config = parse_node(f"{NODE}{key} = {written}\n", "n.toml")
+    assert config.tuning == {key: value}
+    bare = ovs_settings(replace(config, tuning={}))
+    assert ovs_settings(config).keys() - bare.keys()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("pmd_sleep_us = 10001", "range is 0..10000"),
+        ('pmd_sleep_us = "50"', "pmd_sleep_us"),
+        ("vlan_limit = 3", "range is 0..2"),
+        ('rxq_assign = "groups"', 'write rxq_assign = "group"'),
+        ("rxq_isolate = false", "pmd-rxq-assign=group"),
+        ("mempool_mtus = []", "it says nothing"),
+        ("mempool_mtus = [20]", "within 68..9702"),
+        ("pmd_sleep = 50", "did you mean pmd_sleep_us?"),
+        ('hugepage_dir = "huge"', "hugepage_dir"),
+    ],
+)
+def test_what_is_wrong_is_refused_at_its_line(line: str, words: str) -> None:
+    with pytest.raises(ConfigProblems) as refused:
+        parse_node(f"{NODE}{line}\n", "n.toml")
+    assert "n.toml:8" in str(refused.value)
+    assert words in str(refused.value)
+
+
+def test_the_release_decides_the_name_and_what_cannot_be() -> None:
+    text = f"{NODE}pmd_sleep_us = 50\ntso = true\n"
+    config = parse_node(text, "n.toml")
+    old, new = replace(config, ovs_release="3.1"), replace(config, ovs_release="3.5")
+    assert ("other_config", "pmd-maxsleep") in ovs_settings(old)
+    assert ("other_config", "pmd-sleep-max") in ovs_settings(new)
+    assert "tso: OVS 3.1 cannot" in pinned_tuning(old).cannot[0]
+    assert pinned_tuning(new).cannot == ()
+
+
+def test_what_others_set_is_told_apart() -> None:
+    config = parse_node(f"{NODE}max_idle_ms = 5000\n", "n.toml")
+    there = {"max-idle": "5000", "pmd-perf-metrics": "true", "dpdk-init": "true"}
+    assert foreign_settings(config, there) == {"pmd-perf-metrics": "true"}
