@@ -1,0 +1,173 @@
+"""Ten seconds of load, in which the daemon dies, comes back newer, and goes back to what it was.
+
+Load is streams that are open the whole time, a new connection every few milliseconds, and datagrams
+with numbers: what is lost is counted, not guessed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from controller import embedded
+from dataplane.drivers.processes import wait_until
+from tests.labs import traffic
+from tests.labs.servicenodes import ServiceLab, backends4
+from tests.labs.traffic import Running
+from tests.labs.workloads import ROOT
+
+VIP = "10.96.0.40"
+STREAMS, FLOWS = 6, 4
+LOAD_S = 10.0
+SERVED = {f"{VIP}:80": backends4("c1", "c2")}
+
+
+@pytest.fixture(scope="module")
+def lab(progress: Callable[[str], None]) -> Iterator[ServiceLab]:
+    """Two nodes; all of the load goes through the first."""
+    with ServiceLab("mrupg", progress) as built:
+        yield built
+
+
+@pytest.fixture(scope="module")
+def newer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another release: the same packages, programs that differ in one constant, so in every tag."""
+    root = tmp_path_factory.mktemp("newer")
+    for package in ("bpf", "cni", "controller", "dataplane"):
+        shutil.copytree(
+            ROOT / package, root / package, ignore=shutil.ignore_patterns("obj", "__pycache__")
+        )
+    header = root / "bpf" / "include" / "ct.h"
+    text = header.read_text()
+    changed = text.replace("#define LOCK_TRIES 128", "#define LOCK_TRIES 127")
+    assert changed != text
+    header.write_text(changed)
+    subprocess.run(["make", "-s", "-C", str(root / "bpf")], check=True)
+    return root
+
+
+class Load:
+    """What runs beside a test; `check` says what became of it."""
+
+    def __init__(self, lab: ServiceLab, stack: ExitStack) -> None:
+        def beside(kind: str, port: int, *rest: float) -> Running:
+            return stack.enter_context(traffic.beside(lab.client, kind, VIP, port, *rest))
+
+        self._began = time.monotonic()
+        self.streams = [beside("echo", 80, 0) for _ in range(STREAMS)]
+        self.numbers = [beside("numbers", 53, 0) for _ in range(FLOWS)]
+        self.connections = beside("http", 80, 0, 5)
+        for one in (*self.streams, *self.numbers):
+            one.server()
+
+    def lasts(self) -> None:
+        """Let it run for as long as it has to."""
+        time.sleep(max(0.0, LOAD_S - (time.monotonic() - self._began)))
+        for one in (self.connections, *self.numbers, *self.streams):
+            one.stop()
+
+    def check(self) -> None:
+        """No packet lost, no connection broken."""
+        made = self.connections.answers
+        print(f"{made.sent} connections, slowest {made.slowest_ms} ms")
+        assert made.all_ok, made.failures
+        assert made.sent > 100
+        for flow in self.numbers:
+            print(f"{flow.result}")
+            assert flow.result["sent"] > 1000
+            assert flow.result["missing"] == []
+            assert flow.result["answered"] == flow.result["sent"]
+            assert len(flow.result["servers"]) == 1
+        for stream in self.streams:
+            assert stream.result["error"] == ""
+            assert stream.result["lines"] > 50
+
+
+@pytest.fixture
+def served(lab: ServiceLab) -> Iterator[ServiceLab]:
+    """One VIP, for streams and for datagrams."""
+    datagrams = {f"{VIP}:53": backends4("c1", "c2")}
+    with lab.serving("upg-tcp", SERVED), lab.serving("upg-udp", datagrams, "udp"):
+        yield lab
+
+
+def tags(lab: ServiceLab) -> list[str]:
+    return [lab.nodes[0].program(device).tag for device in ("up0", "svc0")]
+
+
+def converged(lab: ServiceLab) -> bool:
+    return bool(lab.nodes[0].ask("status")["converged"])
+
+
+def test_an_upgrade_and_a_downgrade_under_load_lose_nothing(
+    served: ServiceLab, newer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, before = served.nodes[0], tags(served)
+    with ExitStack() as stack:
+        load = Load(served, stack)
+        node.kill("node")
+        with monkeypatch.context() as patched:
+            patched.setattr(embedded, "ROOT", newer)
+            node.up()
+        wait_until(
+            lambda: not set(tags(served)) & set(before) and converged(served),
+            f"the newer programs; see {node.rundir}/node.log",
+        )
+        node.kill("node")
+        node.up()
+        wait_until(lambda: tags(served) == before and converged(served), "the programs of before")
+        load.lasts()
+    load.check()
+
+
+def test_a_killed_daemon_under_load_loses_nothing(served: ServiceLab) -> None:
+    node, before = served.nodes[0], tags(served)
+    with ExitStack() as stack:
+        load = Load(served, stack)
+        for _ in range(2):
+            node.kill("node")
+            time.sleep(1)
+            node.up()
+            wait_until(lambda: converged(served), "the daemon is back")
+        load.lasts()
+    load.check()
+    assert tags(served) == before
+
+
+def test_a_backend_that_goes_takes_its_own_flows_and_no_others(served: ServiceLab) -> None:
+    with ExitStack() as stack:
+        streams = [
+            stack.enter_context(traffic.beside(served.client, "echo", VIP, 80, 0))
+            for _ in range(STREAMS)
+        ]
+        flows = [
+            stack.enter_context(traffic.beside(served.client, "numbers", VIP, 53, 0))
+            for _ in range(12)
+        ]
+        names = [flow.server() for flow in flows]
+        by = [stream.server() for stream in streams]
+        assert {"c1", "c2"} <= {*names}
+        served.declare("upg-tcp", {f"{VIP}:80": backends4("c1")})
+        served.declare("upg-udp", {f"{VIP}:53": backends4("c1")}, "udp")
+        served.wait_settled({f"{VIP}:80/tcp": 1, f"{VIP}:53/udp": 1})
+        time.sleep(1)
+        for one in (*flows, *streams):
+            one.stop()
+    for name, flow in zip(names, flows, strict=True):
+        told = flow.result
+        print(told)
+        if name == "c1":
+            assert (told["missing"], [server for server, _ in told["servers"]]) == ([], ["c1"])
+        else:
+            # An answer that was on its way when its flow ended is nobody's any more.
+            assert len(told["missing"]) <= 2
+            assert [server for server, _ in told["servers"]] == ["c2", "c1"]
+    # As kube-proxy: streams to endpoints that are gone end when they are done, not before.
+    for name, stream in zip(by, streams, strict=True):
+        assert (stream.result["server"], stream.result["error"]) == (name, "")
