@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Mapping
@@ -15,14 +16,17 @@ from controller import config as config_files
 from controller import views
 from controller.completion import in_thread
 from controller.config_machine import check_machine
+from controller.restart_watch import SETTINGS_RECORD, RestartWatch
 from controller.server import Args, Handler
 from controller.sight_api import SightApi
 from controller.translate.node import gateway_problems
 from controller.tuning import settle
+from controller.vswitchd import control_socket
 from dataplane.drivers.idl import DatabaseTimeoutError
 from dataplane.drivers.libbpf import LibbpfError
 from dataplane.drivers.machinefacts import machine_facts
 from dataplane.drivers.programs import program_info
+from dataplane.drivers.unixctl import UnixctlClient
 from dataplane.model.config import NodeConfig
 from dataplane.model.state import Attachment
 from dataplane.plan.ovs import foreign_settings, ovs_settings, pinned_tuning
@@ -58,6 +62,7 @@ class AgentApi:
 
     def __init__(self, daemon: NodeDaemon) -> None:
         self._daemon = daemon
+        self._restart = RestartWatch(Path(daemon.config.rundir) / SETTINGS_RECORD)
 
     def handlers(self) -> Mapping[str, Handler]:
         """Operation name to handler, for `controller.server.serve`."""
@@ -76,7 +81,7 @@ class AgentApi:
         now, clock = time.time(), time.monotonic()
         applied, vswitchd, ovs = daemon.applied, daemon.vswitchd, daemon.ovs.latest
         view = daemon.sources.view(daemon.config)
-        settings = await in_thread(_settings, daemon)
+        settings = await in_thread(self._settings)
         found = [
             *(gateway_problems(daemon.sources.nb, daemon.config.name) if daemon.sources.nb else ()),
             *daemon.sources.problems(),
@@ -122,6 +127,24 @@ class AgentApi:
                 {"name": "attachment record", "cause": text, "next_step": "see the daemon's log"}
                 for text in daemon.store.quarantined
             ],
+        }
+
+    def _settings(self) -> Args:
+        """What others set in OVS, what waits for its restart, and what its release cannot do."""
+        daemon, pid = self._daemon, self._daemon.vswitchd.pid
+        config = daemon.config
+        there: Mapping[str, str] = {}
+        pending: Mapping[str, tuple[str | None, str | None]] = {}
+        # Without the database nothing is said of it; `connected` tells.
+        with contextlib.suppress(DataplaneError):
+            there = daemon.ovs.other_config()
+            if pid is not None:
+                socket = control_socket(Path(config.ovs_rundir), pid)
+                pending = self._restart.pending(UnixctlClient(str(socket)).process(), there)
+        return {
+            "foreign_settings": foreign_settings(config, there),
+            "restart_pending": {key: list(change) for key, change in pending.items()},
+            "cannot": list(pinned_tuning(config).cannot),
         }
 
     async def ports(self, _: Args) -> Args:
@@ -255,18 +278,6 @@ def _object(table: str, key: object, status: Status, epoch: float) -> Args:
         "since": _iso(status.since + epoch),
         "attempts": status.attempts,
         "quarantined": status.quarantined,
-    }
-
-
-def _settings(daemon: NodeDaemon) -> Args:
-    """Settings of others in OVS, and what its release cannot do of ours."""
-    try:
-        there = daemon.ovs.other_config()
-    except DataplaneError:
-        there = {}  # `connected` says so
-    return {
-        "foreign_settings": foreign_settings(daemon.config, there),
-        "cannot": list(pinned_tuning(daemon.config).cannot),
     }
 
 

@@ -18,7 +18,7 @@ from controller.metrics import (
 )
 from controller.metrics_ports import PortSeries, TopPorts, Workload, workload
 from controller.metrics_services import ConntrackFigures, ServiceSeries, TopServices
-from controller.restart_watch import RestartWatch
+from controller.restart_watch import SETTINGS_RECORD, RestartWatch
 from controller.sight_views import ids_of_services, names_of_ids
 from controller.vswitchd import control_socket
 from dataplane.drivers.counters import counters
@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 REFRESH_S = 10.0
 """unixctl commands run on vswitchd's main thread: asked one after the other, and not often."""
 
-SETTINGS_RECORD = "vswitchd-settings.json"
 COMMAND_TIMEOUT_S = 5.0
 SHARE = 20
 """A poll that took long is followed by a pause this many times as long, at most PAUSE_MOST_S."""

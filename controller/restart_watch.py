@@ -21,6 +21,9 @@ from dataplane.plan.ovskeys import RESTART_KEYS
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+SETTINGS_RECORD = "vswitchd-settings.json"
+"""In the run directory; who asks later than another finds what that one noted."""
+
 RECORD_MODE = 0o600
 
 
@@ -36,15 +39,19 @@ class RestartWatch:
         self._process: ProcessId | None = None
         self._began: Mapping[str, str] = {}
 
-    def pending(self, process: ProcessId | None, settings: Mapping[str, str]) -> tuple[str, ...]:
-        """The keys whose value has changed since this process began; none while none runs.
+    def pending(
+        self, process: ProcessId | None, settings: Mapping[str, str]
+    ) -> dict[str, tuple[str | None, str | None]]:
+        """By key, what changed since this process began: old and new; nothing while none runs.
+
+        None stands for a key that is not there: OVS's default.
 
         Args:
             process: vswitchd.
             settings: Open_vSwitch.other_config as it is.
         """
         if process is None:
-            return ()
+            return {}
         now = {key: value for key, value in settings.items() if key in RESTART_KEYS}
         if process != self._process:
             known = self._read(process)
@@ -52,7 +59,11 @@ class RestartWatch:
                 self._write(process, now)
             self._process, self._began = process, now if known is None else known
         keys = sorted(now.keys() | self._began.keys())
-        return tuple(key for key in keys if now.get(key) != self._began.get(key))
+        return {
+            key: (self._began.get(key), now.get(key))
+            for key in keys
+            if now.get(key) != self._began.get(key)
+        }
 
     def _read(self, process: ProcessId) -> Mapping[str, str] | None:
         try:

@@ -108,6 +108,11 @@ def status_text(answer: Json, *, colour: bool) -> str:
         ("foreign", f"{key}={value} in OVS is not ours, and is left alone")
         for key, value in sorted(child(child(answer, "ovs"), "foreign_settings").items())
     ]
+    head += [
+        ("restart", f"{key} waits for it: {_or_default(old)} -> {_or_default(new)}")
+        for key, value in sorted(child(child(answer, "ovs"), "restart_pending").items())
+        for old, new in [_list(value)]
+    ]
     head += [("cannot", str(text)) for text in _list(child(answer, "ovs").get("cannot"))]
     if central := child(answer, "central"):
         head.append(("central", _central_text(central)))
@@ -243,3 +248,7 @@ def apply_text(answer: Json) -> str:
     if pending:
         lines.append(f"takes effect when ovs-vswitchd restarts: {', '.join(pending)}")
     return "\n".join(lines)
+
+
+def _or_default(value: object) -> str:
+    return "(OVS's default)" if value is None else str(value)
