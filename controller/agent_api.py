@@ -212,6 +212,8 @@ class AgentApi:
             for key in sorted(settings[0].keys() | settings[1].keys())
             if key[1] in RESTART_KEYS and settings[0].get(key) != settings[1].get(key)
         ]
+        # What vswitchd began with is noted before it changes, if nobody has asked before.
+        await in_thread(self._settings)
         daemon.take_config(after)
         await _applied(daemon)
         return {
