@@ -160,7 +160,7 @@ class _Reader:
 
     def _nics(self, nodes: tuple[NumaNode, ...]) -> tuple[NicPort, ...]:
         known = {node.number for node in nodes}
-        routed = self._default_route()
+        routed = default_route_devices(self._root)
         found = []
         for folder in sorted((self._sys / "bus/pci/devices").glob("*")):
             if not _text(folder / "class").startswith(NETWORK_CLASS):
@@ -194,19 +194,6 @@ class _Reader:
             mtu=int(_text(device / "mtu") or 1500) if name else 1500,
             has_default_route=name in routed,
         )
-
-    def _default_route(self) -> frozenset[str]:
-        """Devices of default routes, IPv4's and IPv6's (proc(5), net/route and net/ipv6_route)."""
-        found = set()
-        for line in _text(self._root / "proc/net/route").splitlines()[1:]:
-            words = line.split()
-            if len(words) > 7 and words[1] == "00000000" and words[7] == "00000000":
-                found.add(words[0])
-        for line in _text(self._root / "proc/net/ipv6_route").splitlines():
-            words = line.split()
-            if len(words) == 10 and set(words[0]) == {"0"} and words[1] == "00":
-                found.add(words[9])
-        return frozenset(found - {"lo"})
 
     def _boot(self) -> Boot:
         arguments = tuple(_text(self._root / "proc/cmdline").split())
@@ -278,6 +265,20 @@ class _Reader:
         return frozenset().union(
             *(cpu_list(cpus) for pod in entries.values() for cpus in pod.values())
         )
+
+
+def default_route_devices(root: Path) -> frozenset[str]:
+    """Devices of default routes, IPv4's and IPv6's (proc(5), net/route and net/ipv6_route)."""
+    found = set()
+    for line in _text(root / "proc/net/route").splitlines()[1:]:
+        words = line.split()
+        if len(words) > 7 and words[1] == "00000000" and words[7] == "00000000":
+            found.add(words[0])
+    for line in _text(root / "proc/net/ipv6_route").splitlines():
+        words = line.split()
+        if len(words) == 10 and set(words[0]) == {"0"} and words[1] == "00":
+            found.add(words[9])
+    return frozenset(found - {"lo"})
 
 
 _SPOKEN_OF = (
