@@ -40,7 +40,7 @@ def main() -> int:
     with standing(slots, chosen.objects, chosen.cpu) as bench:
         tally, failure = run(bench, chosen.packets, seed, crowded=chosen.crowded, progress=progress)
         if chosen.reasons:
-            for reason, count in tally.reasons.most_common():
+            for reason, count in (tally.reasons + tally.classes).most_common():
                 print(f"{count:10,}  {reason}")
         print(f"{tally.packets:,} packets, {tally.rate:,.0f} a second", flush=True)
         if failure is None:

@@ -239,7 +239,19 @@ class Bench:
             self._bits.add(filter_bit(addr, port, service.proto))
         self._declared[service.name] = service
         if before is not None:
+            self._unbind(before, service)
             self._end_backends(before, service)
+
+    def _unbind(self, before: Service, after: Service) -> None:
+        """Clients are not bound any longer to what left."""
+        left = {_target(m.backend) for m in before.members}
+        left -= {_target(m.backend) for m in after.members}
+        ids = {self._world.backend_id(target) for target in left}
+        number, bound = self._world._services[after.name], self._state.maps["affinities"]
+        for key, value in list(bound.items()) if ids else ():
+            ours = abi.AFFINITY_KEY.unpack(key)["service_id"] == number
+            if ours and abi.AFFINITY.unpack(value)["backend_id"] in ids:
+                bound.delete(key)
 
     def _end_backends(self, before: Service, after: Service) -> None:
         """Flows to what left, that are nobody's connection yet, end (and UDP's)."""
@@ -269,6 +281,13 @@ class Bench:
         for addr, port, proto in ends:
             end = End(SweepSide.SWEEP_CLIENT, mapped(_ip(addr)), port, proto)
             self._sweeps.sweep(4 if len(addr) == 4 else 6, SweepFlag.SWEEP_END, [end])
+
+    def forget_clients(self, addrs: Iterable[bytes]) -> None:
+        """No service knows these clients."""
+        known, bound = {mapped(_ip(addr)) for addr in addrs}, self._state.maps["affinities"]
+        for key in list(bound.keys()):
+            if abi.AFFINITY_KEY.unpack(key)["client"] in known:
+                bound.delete(key)
 
     def withdraw(self, name: str) -> None:
         """Serve it no longer; its flows end."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
+from tests.oracle.classes import classes
 from tests.oracle.pair import Pair, Subject
 from tests.oracle.traffic import Traffic
 from tests.oracle.worlds import Comes, Event, Setting, Worlds
@@ -33,6 +34,7 @@ class Tally:
     packets: int = 0
     worlds: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    classes: Counter[str] = field(default_factory=Counter)
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -63,8 +65,10 @@ def one_world(
         if isinstance(event, Comes):
             left -= 1
             tally.packets += 1
-            if pair.last is not None:
+            if pair.last is not None and pair.model.last is not None:
                 tally.reasons[pair.last.reason] += 1
+                tally.classes.update(classes(pair.model.last))
+                tally.classes[traffic.damage] += 1
         if wrong is not None:
             return Failure(seed, setting, events, wrong)
     return None
@@ -76,12 +80,13 @@ def run(
     seed: int,
     *,
     crowded: bool = False,
+    per_world: int = PER_WORLD,
     progress: Callable[[Tally], None] = lambda _tally: None,
 ) -> tuple[Tally, Failure | None]:
     """Worlds with seeds from `seed` on, until so many packets went through or one differs."""
     tally = Tally()
     while tally.packets < packets:
-        some = min(PER_WORLD, packets - tally.packets)
+        some = min(per_world, packets - tally.packets)
         failure = one_world(subject, seed + tally.worlds, some, tally, crowded=crowded)
         if failure is not None:
             return tally, failure

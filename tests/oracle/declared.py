@@ -33,6 +33,11 @@ class Backend:
     mtu: int = 0
     mac: bytes = b""
 
+    @property
+    def target(self) -> tuple[bytes, int, int]:
+        """What makes it this backend and no other."""
+        return self.addr, self.port, self.proto
+
     def __str__(self) -> str:
         return f"{ip_address(self.addr)}:{self.port}"
 

@@ -134,7 +134,11 @@ class Memory:
 
     def may_be_gone(self, flow: Flow) -> bool:
         """Whether a later one may have pushed it out: only where a table is full, only if weak."""
-        return self.crowded and flow.state.weak and self.added > flow.mark
+        return self.may_be_pushed_out(flow) and self.added > flow.mark
+
+    def may_be_pushed_out(self, flow: Flow) -> bool:
+        """Whether a flow that is just being added may push it out."""
+        return self.crowded and flow.state.weak
 
     def find(self, key: Tuple) -> Flow | None:
         """The living flow of a client's packet."""
@@ -188,7 +192,9 @@ class Memory:
         key = self.reply_tuple(flow, backend, port, address)
         other = self.find_reply(key)
         if other is not None and other is not flow:
-            if not self.may_be_gone(other):
+            # A flow may have pushed out the very one that had its reply tuple.
+            begins = self.flows.get(flow.ends) is not flow and self.may_be_pushed_out(other)
+            if not (begins or self.may_be_gone(other)):
                 return f"the flows of {other.ends} and {flow.ends} share {key}"
             other.ended = True
         self.replies[key] = flow

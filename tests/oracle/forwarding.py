@@ -20,6 +20,9 @@ from tests.oracle.wire import SCTP, Frame, Inside
 SOURCE_PORTS_TRIED = 17
 """A flow's own port and 16 more; then it is refused."""
 
+ELSEWHERE = "not towards this backend"
+"""Said of each candidate that it is not; put into words once, if no other one is meant."""
+
 
 class Forwarding:
     """A node's packets of services. Every method returns what is wrong, or None and learns."""
@@ -53,7 +56,10 @@ class Forwarding:
             if found is None:
                 return None
             wrong.append(found)
-        return min(wrong, key=len)
+        known = [found for found in wrong if found is not ELSEWHERE]
+        if known:
+            return min(known, key=len)
+        return f"{seen}, not towards any of {', '.join(map(str, flow.candidates))}"
 
     def _forwarded(
         self,
@@ -90,7 +96,7 @@ class Forwarding:
             return wrong
         at = 14 + (16 if frame.version == 4 else 24)
         if not flow.bound and seen.octets[at : at + len(backend.addr)] != backend.addr:
-            return f"{seen}, not towards any of {', '.join(map(str, flow.candidates))}"
+            return ELSEWHERE
         side = "SVC" if inner else "VIP"
         reason = f"{side}_{'FRAGMENT' if frame.frag_offset else 'NEW' if fresh else 'FORWARD'}"
         port = flow.source_port
@@ -309,18 +315,23 @@ class Forwarding:
         """The flow that an ICMP error is about, and whether it is about a client's packet.
 
         It is believed only if it goes to where the packet inside came from. More than one: flows
-        whose ports were not seen yet.
+        whose ports were not seen yet, or that may have been pushed out, the likeliest first.
         """
         inside = Inside(frame, frame.l4 + 8)
         if not inside.src or inside.src != frame.dst:
             return []
         back: Tuple = (inside.dst, inside.dport, inside.src, inside.sport, inside.proto)
-        if flow := self.memory.find(back):
-            return [(inside, flow, False)]
-        if flow := self.memory.find_reply(back):
-            return [(inside, flow, True)]
+        found: list[tuple[Inside, Flow, bool]] = []
+        for flow, to_client in (
+            (self.memory.find(back), False),
+            (self.memory.find_reply(back), True),
+        ):
+            if flow is not None:
+                found.append((inside, flow, to_client))
+                if not self.memory.may_be_gone(flow):
+                    return found
         hidden = self.memory.find_hidden(back, self.node.service_address(frame.version))
-        return [(inside, flow, True) for flow in hidden]
+        return [*found, *((inside, flow, True) for flow in hidden)]
 
     def error(
         self, frame: Frame, seen: Seen, about: tuple[Inside, Flow, bool], door: int, inner: bool

@@ -34,6 +34,9 @@ class Subject(Protocol):
     def end_clients(self, ends: list[tuple[bytes, int, int]]) -> None:
         """Every flow of these clients ends."""
 
+    def forget_clients(self, addrs: list[bytes]) -> None:
+        """No service knows these clients: the next flow of each has no affinity."""
+
     def withdraw(self, name: str) -> None:
         """Serve it no longer."""
 
@@ -56,7 +59,11 @@ class Pair:
         match event:
             case Comes(door, octets):
                 self.last = seen = self.subject.run(door, octets)
-                return self.model.judge(door, octets, seen)
+                wrong = self.model.judge(door, octets, seen)
+                if self.model.unclear:
+                    self._settle(self.model.unclear)
+                    self.model.unclear = []
+                return wrong
             case Passes(ticks):
                 self.subject.pass_time(ticks)
                 self.model.pass_time(ticks)
@@ -73,18 +80,47 @@ class Pair:
         memory = self.model.memory
         return [f for f in memory.flows.values() if f.service.name == service.name]
 
+    def _settle(self, unclear: list[Flow]) -> None:
+        """Of flows that may have begun anew, or not, nothing is left on either side."""
+        self._end_clients(unclear)
+        self._forget_clients({flow.ends[0] for flow in unclear})
+
+    def _forget_clients(self, clients: set[bytes]) -> None:
+        if clients:
+            self.subject.forget_clients(sorted(clients))
+        affinities = self.model.memory.affinities
+        for key in [key for key in affinities if key[1] in clients]:
+            del affinities[key]
+
+    def _unbind(self, before: Service, after: Service) -> None:
+        """A backend that goes has no clients of its own any more, should it come back."""
+        left = {m.backend.target for m in before.members}
+        left -= {m.backend.target for m in after.members}
+        affinities, unclear = self.model.memory.affinities, set()
+        for (name, client), bound in list(affinities.items()):
+            if name != after.name or not any(b.target in left for b in bound.candidates):
+                continue
+            del affinities[name, client]
+            if len(bound.candidates) > 1:
+                unclear.add(client)
+        self._forget_clients(unclear)
+
+    def _end_clients(self, flows: list[Flow]) -> None:
+        """End every flow of these flows' clients, on both sides."""
+        memory = self.model.memory
+        clients = {(f.ends[0], f.ends[1], f.ends[4]) for f in flows}
+        self.subject.end_clients(sorted(clients))
+        for flow in list(memory.flows.values()):
+            if (flow.ends[0], flow.ends[1], flow.ends[4]) in clients:
+                memory.end(flow.ends)
+
     def _serve(self, service: Service) -> None:
-        node, memory = self.model.node, self.model.memory
+        node = self.model.node
         before = node.services.get(service.name)
         if before is not None:
             # Nobody knows where these go, so nobody can say whether they end with a backend.
-            unclear = {
-                (f.ends[0], f.ends[1], f.ends[4]) for f in self._flows(before) if not f.bound
-            }
-            self.subject.end_clients(sorted(unclear))
-            for flow in list(memory.flows.values()):
-                if (flow.ends[0], flow.ends[1], flow.ends[4]) in unclear:
-                    memory.end(flow.ends)
+            self._end_clients([flow for flow in self._flows(before) if not flow.bound])
+            self._unbind(before, service)
             self._end_backends(before, service)
         self.subject.serve(service)
         node.serve(service)

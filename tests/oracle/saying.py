@@ -13,7 +13,7 @@ from tests.oracle.verdicts import DROP, TX, Seen, plain
 from tests.oracle.wire import RST, TCP, Frame
 
 BURST = 256
-"""Answers at once; one more each tick."""
+"""Answers at once, of the uplinks and of svc0 each; one more each tick."""
 
 
 class Saying:
@@ -21,16 +21,18 @@ class Saying:
 
     def __init__(self, node: Node, memory: Memory) -> None:
         self._node, self._memory = node, memory
-        self._tokens, self._counted = BURST, 0
+        self._tokens = {False: BURST, True: BURST}
+        self._counted = {False: 0, True: 0}
 
     def _near(self, inner: bool) -> bytes | None:
         """The MAC that answers come from at svc0; at an uplink it is the one that was asked."""
         return self._node.service_mac if inner else None
 
-    def _may_answer(self) -> bool:
-        self._tokens = min(BURST, self._tokens + self._memory.tick - self._counted)
-        self._counted = self._memory.tick
-        return self._tokens > 0
+    def _may_answer(self, inner: bool) -> bool:
+        now = self._memory.tick
+        self._tokens[inner] = min(BURST, self._tokens[inner] + now - self._counted[inner])
+        self._counted[inner] = now
+        return self._tokens[inner] > 0
 
     @staticmethod
     def is_answerable(frame: Frame) -> bool:
@@ -39,16 +41,24 @@ class Saying:
         return hosts and not frame.group and not frame.frag_offset
 
     def _answered(
-        self, seen: Seen, frame: Frame, reason: str, wrong: str | None, unsaid: str, *, may: bool
+        self,
+        seen: Seen,
+        frame: Frame,
+        reason: str,
+        wrong: str | None,
+        unsaid: str,
+        *,
+        may: bool,
+        inner: bool,
     ) -> str | None:
         if not may:
             return plain(seen, frame.octets, DROP, unsaid)
-        if not self._may_answer():
+        if not self._may_answer(inner):
             return plain(seen, frame.octets, DROP, "DROP_ANSWER_LIMIT")
         if (seen.action, seen.reason) != (TX, reason):
             return f"{seen}, not {TX} {reason}"
         if wrong is None:
-            self._tokens -= 1
+            self._tokens[inner] -= 1
         return wrong
 
     def refuse(self, frame: Frame, seen: Seen, inner: bool, unsaid: str) -> str | None:
@@ -59,11 +69,13 @@ class Saying:
         if frame.proto == TCP:
             if seen.reason == "ANSWER_RST":
                 wrong = answers.reset(frame, seen.octets, near)
-            return self._answered(seen, frame, "ANSWER_RST", wrong, unsaid, may=may)
+            return self._answered(seen, frame, "ANSWER_RST", wrong, unsaid, may=may, inner=inner)
         if seen.reason == "ANSWER_UNREACHABLE":
             kind = (3, 3) if frame.version == 4 else (1, 4)
             wrong = answers.error(frame, seen.octets, near, frame.dst, kind)
-        return self._answered(seen, frame, "ANSWER_UNREACHABLE", wrong, unsaid, may=may)
+        return self._answered(
+            seen, frame, "ANSWER_UNREACHABLE", wrong, unsaid, may=may, inner=inner
+        )
 
     def _source(self, frame: Frame) -> bytes:
         """What speaks for us about this packet: the VIP, or else our own address."""
@@ -79,7 +91,9 @@ class Saying:
             source = self._source(frame)
             wrong = answers.error(frame, seen.octets, self._near(inner), source, kind)
         may = self.is_answerable(frame)
-        return self._answered(seen, frame, "ANSWER_TTL", wrong, "DROP_VIP_TTL", may=may)
+        return self._answered(
+            seen, frame, "ANSWER_TTL", wrong, "DROP_VIP_TTL", may=may, inner=inner
+        )
 
     def too_big(self, frame: Frame, seen: Seen, inner: bool, mtu: int) -> str | None:
         wrong = None
@@ -88,4 +102,6 @@ class Saying:
             source = self._source(frame)
             wrong = answers.error(frame, seen.octets, self._near(inner), source, kind, mtu)
         may = self.is_answerable(frame)
-        return self._answered(seen, frame, "ANSWER_TOO_BIG", wrong, "DROP_TOO_BIG", may=may)
+        return self._answered(
+            seen, frame, "ANSWER_TOO_BIG", wrong, "DROP_TOO_BIG", may=may, inner=inner
+        )

@@ -74,8 +74,8 @@ def answers(flags: int = SYN | ACK, *, port: int = 40000, proto: int = TCP) -> C
 def reasons(bench: Bench, *events: Event) -> list[str]:
     """What was counted for each frame, and the model agrees with all of it."""
     pair, found = Pair(bench, Setting()), []
-    for address in (*VIPS[4], *VIPS[6]):
-        pair.apply(Knows(address, Known(owned=True, vip=True)))
+    for vip in (*VIPS[4], *VIPS[6]):
+        pair.apply(Knows(vip, Known(owned=True, vip=True)))
     for event in events:
         assert pair.apply(event) is None, event
         if isinstance(event, Comes):

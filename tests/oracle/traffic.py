@@ -35,6 +35,10 @@ from tests.oracle.worlds import (
 POOL = 300
 """Flows that are remembered to send more of."""
 
+FAR = 0.06
+"""Share of the worlds that most packets reach with their last hop, while time stands still: there
+is more to answer than may be answered."""
+
 KINDS = (
     ("new", 15), ("same", 24), ("reply", 26), ("inside", 7), ("error", 7), ("stranger", 8),
     ("time", 4), ("change", 0.4), ("again", 4),
@@ -65,7 +69,13 @@ class Traffic:
         self._waiting: list[Comes] = []
         self._sent: list[Comes] = []
         self._ident = 0
-        weights = [w * (8 if flood and kind == "new" else 1) for kind, w in KINDS]
+        self.damage = "as drawn"
+        """What was done to the frame that was drawn last."""
+        many = {"new": 8} if flood else {}
+        self._hops_left = 0.97
+        if rng.random() < FAR:
+            self._hops_left, many["time"] = 0.4, 0
+        weights = [w * many.get(kind, 1) for kind, w in KINDS]
         self._limits = [w / sum(weights) for w in accumulate(weights)]
         self._strangers = Strangers(rng, model)
         self._draws: dict[str, Callable[[], Comes | None]] = {
@@ -92,7 +102,7 @@ class Traffic:
 
     def next(self) -> Event:
         """One more."""
-        rng = self._rng
+        rng, self.damage = self._rng, "as drawn"
         if self._waiting and rng.random() < 0.4:
             return self._waiting.pop(rng.randrange(len(self._waiting)) if rng.random() < 0.3 else 0)
         kind = KINDS[bisect(self._limits, rng.random())][0]
@@ -103,7 +113,8 @@ class Traffic:
         drawn = self._draws[kind]()
         event = drawn or self._new() or self._strangers.next()
         if rng.random() < 0.08:
-            event = Comes(event.door, damaged(event.octets, rng))
+            octets, self.damage = damaged(event.octets, rng)
+            event = Comes(event.door, octets)
         if len(self._sent) < POOL:
             self._sent.append(event)
         else:
@@ -117,6 +128,15 @@ class Traffic:
         kind = rng.random()
         if kind < 0.75:
             return Passes(rng.choice((1, 2, 10, 50, 100, 300)))
+        bound = self._model.memory.affinities
+        if kind < 0.8 and bound:
+            # The same of a client's affinity.
+            name, client = rng.choice(list(bound))
+            service = self._model.node.services.get(name)
+            if service is not None and service.affinity is not None:
+                left = bound[name, client].seen + service.affinity - self._model.memory.tick
+                if left > 0:
+                    return Passes(left + rng.randint(0, 1))
         flow = self._flow()
         if kind < 0.95 and flow is not None:
             # To the last tick of a flow's time, and beyond it by one.
@@ -168,7 +188,7 @@ class Traffic:
         """One packet, or the first of its fragments: the others come later, or never."""
         rng, (dst_mac, src_mac, tcis), (src, dst) = self._rng, link, ends
         kind = crafted.kind_of(src)
-        ttl = 64 if rng.random() < 0.97 else rng.choice((0, 1, 2, 255))
+        ttl = 64 if rng.random() < self._hops_left else rng.choice((0, 1, 2, 255))
         rare = rng.random()
         options = b""
         extensions: tuple[tuple[int, bytes], ...] = ()

@@ -1,6 +1,6 @@
 """Frames read, by the RFCs and nothing else: the oracle's own parser and checksums.
 
-Whole checksums only: a sum is taken over all octets that it is defined over, the CRC bit by bit.
+Whole checksums only: a sum is taken over all octets that it is defined over, and so is the CRC.
 Addresses are octets (4 or 16 of them), ports and lengths integers.
 """
 
@@ -32,13 +32,20 @@ def checksum(octets: bytes) -> int:
     return (-total(octets)) % 65535 if any(octets) else 0xFFFF
 
 
+def _crc32c_of_octet(octet: int) -> int:
+    for _ in range(8):
+        octet = octet >> 1 ^ 0x82F63B78 if octet & 1 else octet >> 1
+    return octet
+
+
+_CRC32C = tuple(_crc32c_of_octet(octet) for octet in range(256))
+
+
 def crc32c(octets: bytes) -> int:
     """CRC32c (RFC 9260 appendix A); on the wire its lowest octet comes first."""
-    crc = 0xFFFFFFFF
+    crc, table = 0xFFFFFFFF, _CRC32C
     for octet in octets:
-        crc ^= octet
-        for _ in range(8):
-            crc = crc >> 1 ^ 0x82F63B78 if crc & 1 else crc >> 1
+        crc = crc >> 8 ^ table[(crc ^ octet) & 0xFF]
     return crc ^ 0xFFFFFFFF
 
 

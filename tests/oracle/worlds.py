@@ -144,7 +144,7 @@ class Worlds:
         """What does not change."""
         doors = frozenset((UPLINK, UPLINK_TWO))
         return Setting(
-            ready6=self._chance(0.95),
+            ready6=self._chance(0.92),
             leaving=doors if self._chance(0.9) else frozenset((UPLINK,)),
             hash_seed=self._rng.getrandbits(32),
         )
