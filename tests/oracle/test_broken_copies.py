@@ -1,0 +1,164 @@
+"""Every fault that is put into a copy of the C is found, and soon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.oracle.breaking import Broken, DoesNotApplyError, built
+from tests.oracle.campaign import run
+from tests.oracle.conftest import CROWDED_SLOTS
+from tests.oracle.place import standing
+
+pytestmark = pytest.mark.oracle
+
+SEED = 41
+
+FAULTS = (
+    Broken(
+        "the port is not in a TCP or UDP checksum",
+        "include/rewrite.h",
+        "csum_fold(addrs + csum_delta16(flow->vip_port, flow->backend_port) +",
+        "csum_fold(addrs +",
+    ),
+    Broken(
+        "a UDP checksum of none becomes one",
+        "include/rewrite.h",
+        "if (check || l4->is_tcp) {",
+        "if (1) {",
+    ),
+    Broken("the TTL is not decremented", "include/rewrite.h", "ip->ttl--;", "ip->ttl -= 0;"),
+    Broken(
+        "a FIN is not followed",
+        "include/rewrite.h",
+        "*flags |= mine;",
+        "*flags |= mine & 0;",
+    ),
+    Broken(
+        "affinity is ignored when members change",
+        "include/flows.h",
+        "if (held && (__s32)(o->tick - held->seen) <= (__s32)ticks &&",
+        "if (0 && held && (__s32)(o->tick - held->seen) <= (__s32)ticks &&",
+        packets=60_000,
+    ),
+    Broken(
+        "source ranges are ignored",
+        "include/flows.h",
+        "if (!bpf_map_lookup_elem(&source_ranges, &range))",
+        "if (0 && !bpf_map_lookup_elem(&source_ranges, &range))",
+    ),
+    Broken(
+        "policy Local is ignored",
+        "include/flows.h",
+        "local = o->handed_over || (vip->flags & (o->inner ? VIP_INNER_LOCAL : VIP_LOCAL));",
+        "local = o->handed_over;",
+    ),
+    Broken(
+        "a service without endpoints drops where it should refuse",
+        "include/flows.h",
+        "vip->flags & VIP_REJECT ? OPEN_REFUSE : DROP_NO_BACKEND",
+        "DROP_NO_BACKEND",
+    ),
+    Broken(
+        "a backend that reaches itself is not masqueraded",
+        "include/flows.h",
+        "if (same16(o->client, o->backend.addr))",
+        "if (0 && same16(o->client, o->backend.addr))",
+        ("svc",),
+        packets=60_000,
+    ),
+    Broken(
+        "a packet for another node goes back to where it came from",
+        "include/flows.h",
+        "wants_dsr(o) ? (o)->backend.mac : (o)->dest_mac",
+        "(o)->dest_mac",
+    ),
+    Broken(
+        "a source port is given twice",
+        "include/ct_family.h",
+        "return NO_WORD + DROP_CONFLICT;",
+        "own = NO_WORD;",
+    ),
+    Broken(
+        "a flow lives a tick too long",
+        "include/ct.h",
+        "return (__s32)(tick - seen) > (__s32)node->timeouts",
+        "return (__s32)(tick - seen) > 1 + (__s32)node->timeouts",
+    ),
+    Broken(
+        "the member after the right one is picked",
+        "include/pick.h",
+        "walk.best_id = member->backend_id;",
+        "walk.best_id = member->backend_id + 1;",
+    ),
+    Broken(
+        "replies of IPv6 keep the backend's address",
+        "include/hot.h",
+        "copy16(&ip->saddr, flow->vip);",
+        "copy16(&ip->saddr, flow->backend);",
+        ("svc",),
+    ),
+    Broken(
+        "a packet as long as the path's MTU is too long",
+        "include/hot.h",
+        "bpf_ntohs(ip->tot_len) > flow->mtu",
+        "bpf_ntohs(ip->tot_len) >= flow->mtu",
+        packets=60_000,
+    ),
+    Broken(
+        "later fragments are taken for first ones",
+        "include/frame.h",
+        "frame->fragment = (offset & IPV4_FRAGMENT_OFFSET) * 8;",
+        "frame->fragment = 0 * (offset & IPV4_FRAGMENT_OFFSET);",
+    ),
+    Broken(
+        "the checksum inside an ICMP error misses the ports",
+        "include/icmp.h",
+        "mended = csum_apply(check, csum_fold(addrs + ports));",
+        "mended = csum_apply(check, csum_fold(addrs));",
+        ("svc",),
+    ),
+    Broken(
+        "the highest octet of SCTP's CRC32c stays",
+        "include/sctp.h",
+        "check[3] ^= change >> 24;",
+        "check[3] ^= 0;",
+    ),
+    Broken(
+        "a reply does not get its client's tags back",
+        "include/turn.h",
+        "if (retag(ctx, &macs, frame->tags, turn->vlan))",
+        "if (retag(ctx, &macs, frame->tags, no_tags))",
+        ("svc",),
+    ),
+    Broken(
+        "a RST is answered with a RST",
+        "include/answers.h",
+        "(frame->proto == IPPROTO_TCP && frame->tcp_flags & TCP_RST)",
+        "(frame->proto == IPPROTO_TCP && frame->tcp_flags & 0)",
+    ),
+    Broken(
+        "a flow that works is pushed out of a full table",
+        "include/ct.h",
+        "return WEAK_STATES >> (state & (CT_STATES - 1)) & 1;",
+        "return (WEAK_STATES | BIT(state & (CT_STATES - 1))) != 0;",
+        packets=60_000,
+        crowded=True,
+    ),
+)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
+def test_a_broken_copy_is_caught(fault: Broken, tmp_path: Path) -> None:
+    objects = built(fault, tmp_path)
+    with standing(CROWDED_SLOTS if fault.crowded else 1 << 15, objects) as bench:
+        tally, failure = run(bench, fault.packets, SEED, crowded=fault.crowded)
+    assert failure is not None, f"{fault.name}: not found in {tally.packets:,} packets"
+    print(f"{fault.name}: after {tally.packets:,} packets: {failure.wrong[:160]}")
+
+
+def test_a_fault_that_does_not_apply_is_named(tmp_path: Path) -> None:
+    fault = Broken("of another time", "include/pick.h", "what is not there", "")
+    with pytest.raises(DoesNotApplyError, match="of another time"):
+        built(fault, tmp_path)
