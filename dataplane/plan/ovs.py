@@ -46,7 +46,16 @@ def pinned_tuning(config: NodeConfig) -> Translation:
 def foreign_settings(config: NodeConfig, other_config: Mapping[str, str]) -> dict[str, str]:
     """The keys of Open_vSwitch.other_config that somebody else set: they are left alone."""
     ours = {key for column, key in ovs_settings(config) if column == "other_config"}
-    return {key: other_config[key] for key in sorted(other_config.keys() - ours)}
+    return {
+        key: other_config[key]
+        for key in sorted(other_config.keys() - ours)
+        if not _ovn_controllers(key, other_config[key])
+    }
+
+
+def _ovn_controllers(key: str, value: str) -> bool:
+    """Whether ovn-controller wrote it: it notes its index, and lets any number of tags through."""
+    return key.startswith("ovn-chassis-idx-") or (key, value) == ("vlan-limit", "0")
 
 
 def ovs_settings(config: NodeConfig) -> dict[OvsKey, OvsSetting]:

@@ -79,5 +79,8 @@ def test_the_release_decides_the_name_and_what_cannot_be() -> None:
 
 def test_what_others_set_is_told_apart() -> None:
     config = parse_node(f"{NODE}max_idle_ms = 5000\n", "n.toml")
-    there = {"max-idle": "5000", "pmd-perf-metrics": "true", "dpdk-init": "true"}
+    there = {
+        "max-idle": "5000", "pmd-perf-metrics": "true", "dpdk-init": "true",
+        "ovn-chassis-idx-n": "", "vlan-limit": "0",
+    }  # fmt: skip
     assert foreign_settings(config, there) == {"pmd-perf-metrics": "true"}
