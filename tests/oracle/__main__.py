@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import secrets
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ def main() -> int:
     parser.add_argument("--crowded", action="store_true", help="a table of a few flows")
     parser.add_argument("--objects", type=Path, default=OBJECT_DIRECTORY)
     parser.add_argument("--keep", action="store_true", help="do not make a failure small")
+    parser.add_argument("--tally", type=Path, help="write what was counted there, as JSON")
     parser.add_argument("--reasons", action="store_true", help="say what was counted")
     chosen = parser.parse_args()
     seed = secrets.randbelow(1 << 40) if chosen.seed is None else chosen.seed
@@ -39,6 +41,9 @@ def main() -> int:
     slots = CROWDED_SLOTS if chosen.crowded else 1 << 15
     with standing(slots, chosen.objects, chosen.cpu) as bench:
         tally, failure = run(bench, chosen.packets, seed, crowded=chosen.crowded, progress=progress)
+        if chosen.tally:
+            counted = dict(tally.reasons + tally.classes)
+            chosen.tally.write_text(json.dumps({"packets": tally.packets, "counted": counted}))
         if chosen.reasons:
             for reason, count in (tally.reasons + tally.classes).most_common():
                 print(f"{count:10,}  {reason}")
