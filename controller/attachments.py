@@ -19,6 +19,7 @@ from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 from dataplane.model.addr import Mac
+from dataplane.model.bandwidth import Bandwidth, Limits
 from dataplane.model.state import Attachment, PortKind
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ _TEXTS = (
     "container_id", "ifname", "netns", "iface_id", "device", "peer", "socket", "pod", "namespace",
     "pod_uid", "network",
 )  # fmt: skip
+
+_DIRECTIONS = ("send", "receive")
 
 
 class RecordError(ValueError):
@@ -161,6 +164,11 @@ def encode(attachment: Attachment) -> dict[str, object]:
         "gateway": None if attachment.gateway is None else str(attachment.gateway),
         "mtu": attachment.mtu,
         "queues": attachment.queues,
+        "limits": {
+            name: [wanted.rate, wanted.burst]
+            for name in _DIRECTIONS
+            if (wanted := getattr(attachment.limits, name)) is not None
+        },
     }
 
 
@@ -186,6 +194,7 @@ def decode(obj: object) -> Attachment:
     try:
         return Attachment(
             **texts,
+            limits=_limits(obj.get("limits", {})),
             kind=PortKind(_text(obj, "kind")),
             mac=Mac(_text(obj, "mac")),
             addresses=tuple(IPv4Interface(one) for one in addresses),
@@ -195,6 +204,24 @@ def decode(obj: object) -> Attachment:
         )
     except ValueError as error:
         raise RecordError(str(error)) from error
+
+
+def _limits(obj: object) -> Limits:
+    """Of each direction a pair of rate and burst; records of before they were kept have none."""
+    if not isinstance(obj, dict):
+        msg = f'"limits" is {obj!r}, not an object'
+        raise RecordError(msg)
+    found: dict[str, Bandwidth] = {}
+    for name in _DIRECTIONS:
+        match obj.get(name):
+            case None:
+                pass
+            case [int(rate), int() | None as burst] if rate > 0 and (burst is None or burst > 0):
+                found[name] = Bandwidth(rate, burst)
+            case other:
+                msg = f'"limits" has {name} {other!r}, not a rate and a burst'
+                raise RecordError(msg)
+    return Limits(**found)
 
 
 def _text(obj: Mapping[str, object], key: str) -> str:

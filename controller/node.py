@@ -67,6 +67,7 @@ from dataplane.drivers.offloads import OffloadsTable
 from dataplane.drivers.openflow import FlowsTable
 from dataplane.drivers.ovsdb import Ovs, OvsState
 from dataplane.drivers.ovsports import PortsTable
+from dataplane.drivers.ovsqos import QosTable
 from dataplane.drivers.ovstables import BridgesTable, SettingsTable
 from dataplane.drivers.programs import ProgramTable
 from dataplane.drivers.setsmap import SetTable
@@ -99,7 +100,7 @@ LINK_TABLES = (PLAN, "links", "addresses", "known_addresses", "node", "offloads"
 SERVICE_TABLES = ("backends", "sets", "source_ranges", "vips")
 """Tables that hold ids of service ports and backends."""
 
-OVS_TABLES = ("ports", "bridges", "addresses", "flows", "programs")
+OVS_TABLES = ("ports", "qos", "bridges", "addresses", "flows", "programs")
 """What vswitchd may have upset by adding or removing a port."""
 
 RETRY_S = 1.0
@@ -157,6 +158,7 @@ class NodeDaemon:
                 LinksTable(),
                 BridgesTable(self.ovs),
                 PortsTable(self.ovs),
+                QosTable(self.ovs),
                 AddressesTable(),
                 FlowsTable(config.ovs_rundir, self.ovs.openflow_ports),
                 NodeTable(self.bpf),

@@ -10,6 +10,7 @@ from threading import Lock
 from controller.translate.changed import concerned
 from controller.translate.claims import Claims
 from controller.translate.index import Index
+from controller.translate.limits import limits_of
 from controller.translate.node import announcers, gateway, gateway_macs
 from controller.translate.ovn import NbSnapshot, Problem, SbSnapshot
 from controller.translate.served import Means, in_order, means, row_as_served
@@ -58,6 +59,7 @@ class Sources:
     nics: Mapping[str, Nic] | None = None
     _view: tuple[tuple[object, ...], OvnView] | None = field(default=None, repr=False)
     _changed: frozenset[str] | None = field(default=None, repr=False)
+    _limit_problems: tuple[Problem, ...] = field(default=(), repr=False)
     # The claims of a view are changed in place, and asked from several threads.
     _lock: Lock = field(default_factory=Lock, repr=False)
 
@@ -86,7 +88,8 @@ class Sources:
     def problems(self) -> tuple[Problem, ...]:
         """What is wrong with the rows of the last view."""
         with self._lock:
-            return self._view[1].claims.problems() if self._view else ()
+            refused = self._view[1].claims.problems() if self._view else ()
+        return (*refused, *self._limit_problems)
 
     def with_health_port(self) -> tuple[Service, ...]:
         """The services of the last view that a health check is asked for."""
@@ -155,6 +158,9 @@ class Sources:
         They are in the view, and what follows from them is kept up apart (`controller.serving`).
         """
         view = self.view(config)
+        by_name = view.index.port_by_name if view else {}
+        names = sorted({a.iface_id for a in attachments} & by_name.keys())
+        limits, self._limit_problems = limits_of(by_name[name] for name in names)
         return NodeState(
             config=config,
             gateway=view.gateway if view else None,
@@ -164,4 +170,5 @@ class Sources:
             held=held,
             announcers=view.announcers if view else frozenset(),
             routers=view.routers if view else {},
+            limits=limits,
         )

@@ -57,6 +57,13 @@ DOWN_KEY = "millrace:down"
 """NB Logical_Router external_ids of a gateway router: "true" while its chassis gives no sign of
 life; no VIP is announced by it then."""
 
+RECEIVE_RATE_KEY = "millrace:ingress-rate"
+"""NB Logical_Switch_Port external_ids: bits a second that the workload may receive; for what it
+sends OVN has options:qos_max_rate."""
+
+RECEIVE_BURST_KEY = "millrace:ingress-burst"
+"""The same: bits that may arrive at once."""
+
 INTEGRATION_BRIDGE = "br-int"
 ISOLATED_VLAN = 4094
 """Access VLAN of svc0's OVS port: NORMAL never floods to it, explicit output still reaches it."""

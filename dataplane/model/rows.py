@@ -50,6 +50,70 @@ class Port:
     tag: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Policer:
+    """Table `qos`: key name of a vhost-user port of ours. 0 is no limit.
+
+    `ingress_kbps` [kbit/s] and `ingress_burst_kb` [kbit] hold what the guest sends
+    (Interface.ingress_policing_*), `cir` [octets/s] and `cbs` [octets] what it receives (QoS of
+    type egress-policer).
+    """
+
+    ingress_kbps: int
+    ingress_burst_kb: int
+    cir: int
+    cbs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Table `buckets`: key name of a pod's veth at the host. Octets a second and octets; 0: none.
+
+    `send` and `receive` are the pod's.
+    """
+
+    send_rate: int
+    send_burst: int
+    receive_rate: int
+    receive_burst: int
+
+
+@dataclass(frozen=True, slots=True)
+class BondMember:
+    """One Interface of a bond; `type`, `options` and `mtu_request` as in `Port`."""
+
+    name: str
+    type: str
+    options: Pairs
+    mtu_request: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bond:
+    """Table `bonds`: key port name; one Port row with several Interface rows, by name.
+
+    `mode` is Port.bond_mode, `lacp` Port.lacp, `other_config` the Port's (ours only).
+    """
+
+    bridge: str
+    mode: str
+    lacp: str
+    other_config: Pairs
+    members: tuple[BondMember, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NicSettings:
+    """Table `nics`: key device name. What a NIC is told while OVS has it; None: left alone.
+
+    `queues`: receive queues in use. `busy_poll`: its interrupts are put off while it is polled.
+    """
+
+    mtu: int | None
+    queues: int | None
+    busy_poll: bool
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class FlowKey:
     """Table `flows`: key. `match` is in ovs-ofctl's syntax and field order, names not numbers."""

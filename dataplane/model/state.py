@@ -8,6 +8,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 from dataplane.model.addr import IPAddress, L4Addr, Mac
+from dataplane.model.bandwidth import UNLIMITED, Limits
 from dataplane.model.config import NodeConfig
 from dataplane.model.service import Service
 
@@ -27,7 +28,7 @@ class Attachment:
     attached here. `netns` is the path that the runtime gave; a vhost-user port needs none.
     `device` is the OVS port's (and host-side veth's) name, `peer` the veth's other end until it
     is moved; both at most 15 bytes (IFNAMSIZ). `network` is the CNI network's name: GC judges
-    only the attachments of its own network.
+    only the attachments of its own network. `limits` are the runtime's; OVN's go before them.
     """
 
     container_id: str
@@ -47,6 +48,7 @@ class Attachment:
     namespace: str
     pod_uid: str
     network: str = ""
+    limits: Limits = UNLIMITED
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,8 @@ class NodeState:
     """All inputs of `dataplane.plan.node.plan`, each in sync, at one moment.
 
     `announcers`: the chassis that may own VIPs of the gateway's provider network, this one too.
-    `routers`: the MAC of each chassis's gateway router on that network.
+    `routers`: the MAC of each chassis's gateway router on that network. `limits`: what OVN's rows
+    hold a port to, by iface-id.
     """
 
     config: NodeConfig
@@ -121,3 +124,4 @@ class NodeState:
     held: HeldIds
     announcers: frozenset[str] = frozenset()
     routers: Mapping[str, Mac] = field(default_factory=dict)
+    limits: Mapping[str, Limits] = field(default_factory=dict)

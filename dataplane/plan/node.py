@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 
 from bpf.abi import Limit
 from dataplane.model.addr import IPAddress, IPNetwork, L4Addr, Mac, mac_of_address
+from dataplane.model.bandwidth import UNLIMITED
 from dataplane.model.config import NodeConfig, UplinkConfig, UplinkMode
 from dataplane.model.names import INTEGRATION_BRIDGE
 from dataplane.model.rows import (
@@ -23,6 +24,7 @@ from dataplane.model.rows import (
     Link,
     NodeEntry,
     OvsSetting,
+    Policer,
     Port,
     Program,
     ProgramKind,
@@ -34,11 +36,12 @@ from dataplane.model.rows import (
     VipEntry,
 )
 from dataplane.model.service import Place, Service
-from dataplane.model.state import Gateway, NodeState
+from dataplane.model.state import Gateway, NodeState, PortKind
 from dataplane.plan.flows import service_flows
 from dataplane.plan.ovs import OvsKey, ovs_settings
 from dataplane.plan.owners import announcements
 from dataplane.plan.ports import attachment_port, service_port, uplink_port, uplink_port_name
+from dataplane.plan.qos import policer
 from dataplane.plan.served import Circumstances, Served, served
 from dataplane.plan.services import Vantage, socket_services
 from dataplane.plan.sockets import socket_rows
@@ -55,6 +58,7 @@ class NodePlan:
     links: Mapping[str, Link]
     bridges: Mapping[str, Bridge]
     ports: Mapping[str, Port]
+    qos: Mapping[str, Policer]
     addresses: Mapping[tuple[str, IPv4Interface], DeviceAddress]
     flows: Mapping[FlowKey, Flow]
     node: Mapping[int, NodeEntry]
@@ -100,6 +104,15 @@ class NodePlan:
 
 TABLE_ORDER = tuple(f.name for f in fields(NodePlan))
 """Backends before VIPs before programs; removal goes the other way."""
+
+
+def _policers(state: NodeState) -> dict[str, Policer]:
+    return {
+        a.device: row
+        for a in state.attachments
+        if a.kind is PortKind.VHOST_USER
+        and (row := policer(state.limits.get(a.iface_id, UNLIMITED).over(a.limits), a.mtu))
+    }
 
 
 def service_uplink(config: NodeConfig) -> UplinkConfig | None:
@@ -262,6 +275,7 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
         links=links,
         bridges=_bridges(config),
         ports=ports,
+        qos=_policers(state),
         addresses={(config.tunnel.bridge, config.tunnel.address): DeviceAddress()}
         if config.tunnel
         else {},
