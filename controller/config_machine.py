@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 
 from controller.config import ConfigProblem, Source
-from dataplane.model.config import NodeConfig, UplinkMode
+from controller.config_reader import dotted
+from controller.toml_lines import Path
+from dataplane.model.config import NodeConfig, UplinkConfig, UplinkMode
 from dataplane.model.machine import MachineFacts
-from dataplane.plan.mtu import overhead, too_big
+from dataplane.plan.mtu import AF_XDP_MTU, overhead, too_big
+
+ETHERNET_MTU = 1500
 
 
 def check_machine(source: Source[NodeConfig], facts: MachineFacts) -> list[ConfigProblem]:
@@ -80,18 +85,27 @@ def _hugepages(source: Source[NodeConfig], facts: MachineFacts) -> list[ConfigPr
     ]
 
 
+def _nics(config: NodeConfig) -> Iterator[tuple[Path, UplinkConfig]]:
+    """Every NIC with the place in the file where its device is named."""
+    for index, uplink in enumerate(config.uplinks):
+        yield ("uplink", index, "device"), uplink
+    for index, bond in enumerate(config.bonds):
+        for number, member in enumerate(bond.members):
+            yield ("bond", index, "devices", number), member
+
+
 def _uplinks(source: Source[NodeConfig], facts: MachineFacts) -> list[ConfigProblem]:
     problems = []
-    for index, uplink in enumerate(source.config.uplinks):
-        path = ("uplink", index)
+    for path, uplink in _nics(source.config):
+        table, what = path[:2], f'{dotted(path)} = "{uplink.device}"'
         if uplink.mode is UplinkMode.VFIO:
             if uplink.device not in facts.pci_devices:
                 problems.append(
                     source.problem(
-                        (*path, "device"),
-                        f'uplink[{index}].device = "{uplink.device}"',
+                        path,
+                        what,
                         "this machine has no such PCI device",
-                        "look for the NIC's address with `lspci -D`",
+                        "look for the NIC's address with `millrace nics`",
                     )
                 )
             continue
@@ -101,8 +115,8 @@ def _uplinks(source: Source[NodeConfig], facts: MachineFacts) -> list[ConfigProb
             near = difflib.get_close_matches(uplink.device, others, n=1)
             problems.append(
                 source.problem(
-                    (*path, "device"),
-                    f'uplink[{index}].device = "{uplink.device}"',
+                    path,
+                    what,
                     f"there is no such network device here; there are: {', '.join(others) or '-'}",
                     f"did you mean {near[0]}?" if near else "name one of these (`ip link`)",
                 )
@@ -110,13 +124,33 @@ def _uplinks(source: Source[NodeConfig], facts: MachineFacts) -> list[ConfigProb
         elif uplink.mode is UplinkMode.AF_XDP and uplink.queues > nic.rx_queues:
             problems.append(
                 source.problem(
-                    (*path, "queues"),
-                    f"uplink[{index}].queues = {uplink.queues}",
+                    (*table, "queues"),
+                    f"{dotted((*table, 'queues'))} = {uplink.queues}",
                     f"{uplink.device} has {nic.rx_queues} receive queues",
                     f"write at most queues = {nic.rx_queues}",
                 )
             )
+        elif uplink.mode is UplinkMode.AF_XDP and uplink.mtu is None and nic.mtu > AF_XDP_MTU:
+            problems.append(
+                source.problem(
+                    path,
+                    what,
+                    f"it has an MTU of {nic.mtu}, and an AF_XDP frame has to fit one page:"
+                    f" {AF_XDP_MTU} at most",
+                    f"write mtu = {AF_XDP_MTU} or less beside it, or use another mode",
+                )
+            )
     return problems
+
+
+def _carried(uplink: UplinkConfig, facts: MachineFacts) -> int | None:
+    """The MTU that a NIC will have; None: nobody knows."""
+    if uplink.mtu is not None:
+        return uplink.mtu
+    if uplink.mode is UplinkMode.VFIO:
+        return ETHERNET_MTU  # mtu_request of a dpdk port that nobody set
+    nic = facts.nics.get(uplink.device)
+    return nic.mtu if nic else None
 
 
 def _tunnel(source: Source[NodeConfig], facts: MachineFacts) -> list[ConfigProblem]:
@@ -124,9 +158,9 @@ def _tunnel(source: Source[NodeConfig], facts: MachineFacts) -> list[ConfigProbl
     if config.tunnel is None:
         return []
     below = {
-        uplink.device: facts.nics[uplink.device].mtu
-        for uplink in config.uplinks
-        if uplink.bridge == config.tunnel.bridge and uplink.device in facts.nics
+        uplink.device: mtu
+        for uplink in config.nics
+        if uplink.bridge == config.tunnel.bridge and (mtu := _carried(uplink, facts)) is not None
     }
     kind = config.tunnel.type
     found = too_big(config.port_mtu, below, kind)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from enum import StrEnum
 from ipaddress import ip_address
 
 from controller import config_values as values
 from controller.config_reader import TableReader, shown
 from controller.config_services import services_config
 from controller.config_tuning import tuning_pins
+from controller.config_uplinks import LINK_NAME, LINK_RULE, known_bridge, uplinks_and_bonds
 from dataplane.model.config import (
     BridgeConfig,
     DpdkConfig,
@@ -17,7 +17,6 @@ from dataplane.model.config import (
     NodeConfig,
     TunnelConfig,
     TunnelType,
-    UplinkConfig,
     UplinkMode,
 )
 from dataplane.model.names import INTEGRATION_BRIDGE
@@ -37,20 +36,8 @@ LONGEST_SOCKET = "/ovs-vswitchd.ctl"
 HUGEPAGE_SIZES_KIB = (2048, 32768, 524288, 1048576)
 """What amd64 and arm64 kernels with 4 KiB pages have and DPDK takes."""
 
-_LINK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
-_LINK_RULE = "a link's name has 1 to 15 letters, digits, dots, dashes, underscores"
 _SERVICE_LINK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,10}")
-_PCI = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 _WORD = re.compile(r"\S+")
-
-
-class XdpMode(StrEnum):
-    """OVS's option xdp-mode of an afxdp port (ovs-vswitchd.conf.db(5))."""
-
-    BEST_EFFORT = "best-effort"
-    NATIVE = "native"
-    NATIVE_WITH_ZEROCOPY = "native-with-zerocopy"
-    GENERIC = "generic"
 
 
 def node_config(root: TableReader) -> NodeConfig:
@@ -84,18 +71,19 @@ def node_config(root: TableReader) -> NodeConfig:
     sb_remote = values.remote(ovn, "sb", f"unix:{rundir}/sb.sock" if embedded_ovn else None)
     ovn.finish()
     bridges = _bridges(root)
-    uplinks = _uplinks(root, {bridge.name for bridge in bridges})
+    uplinks, bonds = uplinks_and_bonds(root, {bridge.name for bridge in bridges})
+    nics = (*uplinks, *(member for bond in bonds for member in bond.members))
     hugepages = _hugepages(root)
-    dpdk = _dpdk(root, hugepages, any(u.mode is UplinkMode.VFIO for u in uplinks))
+    dpdk = _dpdk(root, hugepages, any(u.mode is UplinkMode.VFIO for u in nics))
     tunnel = _tunnel(root, {bridge.name for bridge in bridges})
     services = services_config(root)
     tuning = tuning_pins(root)
-    for taken in (*(b.name for b in bridges), *(u.device for u in uplinks)):
+    for taken in (*(b.name for b in bridges), *(u.device for u in nics), *(b.name for b in bonds)):
         if taken in (service_link, f"{service_link}-ovs"):
             node.fault(
                 "service_link",
                 f"node.service_link = {shown(service_link)}",
-                f"{taken} is the name of a bridge or an uplink already",
+                f"{taken} is the name of a bridge, a bond or a NIC already",
                 "choose another name",
             )
     return NodeConfig(
@@ -119,10 +107,17 @@ def node_config(root: TableReader) -> NodeConfig:
         port_mtu=(
             wanted_mtu
             if node.has("port_mtu") or not tunnel
-            else port_mtu(ETHERNET_MTU, tunnel.type)
+            else port_mtu(
+                min(
+                    (u.mtu or ETHERNET_MTU for u in nics if u.bridge == tunnel.bridge),
+                    default=ETHERNET_MTU,
+                ),
+                tunnel.type,
+            )
         ),
         services=services,
         tuning=tuning,
+        bonds=bonds,
     )
 
 
@@ -172,7 +167,7 @@ def _bridges(root: TableReader) -> tuple[BridgeConfig, ...]:
     names: dict[str, int] = {}
     physnets: dict[str, int] = {}
     for table in root.tables("bridge"):
-        name = table.text("name", example="br-ex", pattern=_LINK_NAME, rule=_LINK_RULE)
+        name = table.text("name", example="br-ex", pattern=LINK_NAME, rule=LINK_RULE)
         if name == INTEGRATION_BRIDGE:
             table.fault(
                 "name",
@@ -187,51 +182,6 @@ def _bridges(root: TableReader) -> tuple[BridgeConfig, ...]:
             values.unique(table, "physnet", physnet, physnets)
         table.finish()
         found.append(BridgeConfig(name, physnet))
-    return tuple(found)
-
-
-def _known_bridge(table: TableReader, names: set[str]) -> str:
-    bridge = table.text("bridge", example="br-ex", pattern=_LINK_NAME, rule=_LINK_RULE)
-    if table.sound("bridge") and bridge not in names:
-        table.fault(
-            "bridge",
-            f"{table.name('bridge')} = {shown(bridge)}",
-            f"there is no such bridge; there are: {', '.join(sorted(names)) or 'none'}",
-            f'add [[bridge]] with name = "{bridge}", or name one that is there',
-        )
-    return bridge
-
-
-def _uplinks(root: TableReader, bridges: set[str]) -> tuple[UplinkConfig, ...]:
-    found = []
-    devices: dict[str, int] = {}
-    for table in root.tables("uplink"):
-        mode = table.choice("mode", UplinkMode, default=UplinkMode.AF_XDP)
-        vfio = mode is UplinkMode.VFIO
-        device = table.text(
-            "device",
-            example="0000:3b:00.0" if vfio else "eth0",
-            pattern=_PCI if vfio else _LINK_NAME,
-            rule="under vfio it is a PCI address in lower case" if vfio else _LINK_RULE,
-        )
-        values.unique(table, "device", device, devices)
-        uplink = UplinkConfig(
-            device=device,
-            bridge=_known_bridge(table, bridges),
-            mode=mode,
-            queues=table.integer("queues", 1, 64, default=1),
-            xdp_mode=table.choice("xdp_mode", XdpMode, default=XdpMode.BEST_EFFORT).value,
-            services=table.boolean("services", default=False),
-        )
-        if vfio and uplink.services:
-            table.fault(
-                "services",
-                f"{table.name('services')} = true",
-                "a NIC that is bound to vfio-pci has no XDP hook",
-                'write services = false (OVN serves then), or mode = "af_xdp"',
-            )
-        table.finish()
-        found.append(uplink)
     return tuple(found)
 
 
@@ -327,7 +277,7 @@ def _tunnel(root: TableReader, bridges: set[str]) -> TunnelConfig | None:
         return None
     config = TunnelConfig(
         table.choice("type", TunnelType, default=TunnelType.GENEVE),
-        _known_bridge(table, bridges),
+        known_bridge(table, bridges),
         table.parsed("address", values.interface, values.SOME_INTERFACE, example="10.0.0.1/24"),
     )
     table.finish()

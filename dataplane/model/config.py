@@ -22,6 +22,13 @@ class UplinkMode(StrEnum):
     KERNEL = "kernel"
 
 
+class BondMode(StrEnum):
+    """How the NICs of a bond share what is sent (ovs-vswitchd.conf.db(5), Port.bond_mode)."""
+
+    ACTIVE_BACKUP = "active-backup"
+    BALANCE_TCP = "balance-tcp"
+
+
 class EastWest(StrEnum):
     """How workloads behind OVN reach cluster IPs."""
 
@@ -49,7 +56,9 @@ class UplinkConfig:
     """A NIC on a provider bridge.
 
     `device` is the netdev's name, or the PCI address under `vfio`. `services`: the uplink XDP
-    program runs here (AF_XDP and kernel modes). `xdp_mode` is OVS's option of that name.
+    program runs here (AF_XDP and kernel modes). `xdp_mode` is OVS's option of that name. `mtu`:
+    None leaves what the NIC has. `busy_poll`: its interrupts are put off while a PMD thread polls.
+    `unsafe_noiommu`: it may be bound to vfio-pci without an IOMMU.
     """
 
     device: str
@@ -58,6 +67,23 @@ class UplinkConfig:
     queues: int
     xdp_mode: str
     services: bool
+    mtu: int | None = None
+    busy_poll: bool = False
+    unsafe_noiommu: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BondConfig:
+    """Several NICs that are one port of a provider bridge.
+
+    `members` agree in all but their device. `lacp_fast`: LACP's short timeout, 3 s and not 90.
+    """
+
+    name: str
+    bridge: str
+    mode: BondMode
+    members: tuple[UplinkConfig, ...]
+    lacp_fast: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +172,12 @@ class NodeConfig:
     services: ServicesConfig = ServicesConfig()
     tuning: Mapping[str, object] = field(default_factory=dict)
     ovs_release: str = ""
+    bonds: tuple[BondConfig, ...] = ()
+
+    @property
+    def nics(self) -> tuple[UplinkConfig, ...]:
+        """Every NIC that OVS is given: uplinks, then the members of bonds."""
+        return (*self.uplinks, *(member for bond in self.bonds for member in bond.members))
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,12 @@ class TooBig:
     most: int
 
 
+AF_XDP_MTU = 3506
+"""The most that a link with an AF_XDP port carries: one page less XDP's headroom (256), the
+kernel's struct skb_shared_info (320) and the Ethernet header (14), as veth counts; NICs' drivers
+may allow less."""
+
+
 def port_mtu(device_mtu: int, tunnel: TunnelType | None, family: int = 4) -> int:
     """The largest MTU of workloads over a link: without a tunnel they have all of it."""
     return device_mtu - (overhead(tunnel, family) if tunnel is not None else 0)
