@@ -71,9 +71,9 @@ def answers(flags: int = SYN | ACK, *, port: int = 40000, proto: int = TCP) -> C
     return Comes(SVC, crafted.eth(SERVICE_MAC, GATEWAY_MAC, IPV4, packet))
 
 
-def reasons(bench: Bench, *events: Event) -> list[str]:
+def reasons(bench: Bench, *events: Event, setting: Setting | None = None) -> list[str]:
     """What was counted for each frame, and the model agrees with all of it."""
-    pair, found = Pair(bench, Setting()), []
+    pair, found = Pair(bench, setting or Setting()), []
     for vip in (*VIPS[4], *VIPS[6]):
         pair.apply(Knows(vip, Known(owned=True, vip=True)))
     for event in events:
@@ -184,8 +184,9 @@ def test_members_of_one_weight_keep_their_order_whatever_the_others_weigh(bench:
         Serves(service(UDP, vips=((vip, 53),), members=members, here=members))
         for members in ((heavy, one, other), (one, other))
     ]
-    # The distances of these two are one, their scores are not.
-    found = reasons(bench, served[0], asked, served[1], Passes(180 * TICKS), asked)
+    # With this seed the distances of these two are one, their scores are not.
+    seeded, later = Setting(hash_seed=1703415283), Passes(180 * TICKS)
+    found = reasons(bench, served[0], asked, served[1], later, asked, setting=seeded)
     assert found == ["VIP_NEW", "VIP_NEW"]
 
 
