@@ -208,18 +208,25 @@ __noinline __u32 pick(__u32 set_index, __u32 slot)
 	return walk.best_id;
 }
 
-/* Whether a set has a member of this id (only asked for lists: see affinity_of). */
+/*
+ * Whether a set has a member of this id, which the service's sets had when a client was bound to it. A
+ * table cannot be asked; but what leaves a service is unbound by the daemon, so all that may be wrong
+ * is the scope: the odd set is of this node's own (traffic policy Local).
+ */
 __noinline __u32 is_member(__u32 set_index, __u32 backend_id)
 {
 	struct set *found, set;
+	struct backend *backend;
 	__u32 at, step, i;
 
 	found = bpf_map_lookup_elem(&sets, &set_index);
 	if (!found)
 		return 0;
 	*(__u64 *)&set = *(volatile __u64 *)found;
-	if (set.mode == SET_TABLE)
-		return 1;
+	if (set.mode == SET_TABLE) {
+		backend = bpf_map_lookup_elem(&backends, &backend_id);
+		return backend && (!(set_index & 1) || backend->place == PLACE_LOCAL);
+	}
 	if (set.mode == SET_EMPTY)
 		return 0;
 	at = set.first;

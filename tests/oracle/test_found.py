@@ -15,6 +15,7 @@ from tests.oracle.worlds import (
     CLIENTS,
     GATEWAY_MAC,
     LOCALS,
+    MANY,
     PODS,
     ROUTERS,
     SERVICE4,
@@ -195,3 +196,14 @@ def test_a_light_member_is_chosen_as_among_light_ones_alone() -> None:
     weighted, alone = table([heavy, one, other]), table([one, other])
     assert one.weight == other.weight != heavy.weight
     assert ((weighted == heavy.backend_id) | (weighted == alone)).all()
+
+
+def test_affinity_to_another_nodes_backend_ends_where_a_large_service_turns_local(
+    bench: Bench,
+) -> None:
+    far = Member(Backend(address("10.18.0.9"), 8080, UDP, Place.REMOTE))
+    near = tuple(Member(Backend(address(f"10.17.0.{i + 1}"), 8080, UDP)) for i in range(MANY))
+    one = service(UDP, members=(far,), here=(), affinity=6000)
+    many = service(UDP, members=(far, *near), here=near, local=True, affinity=6000)
+    asked, again = asks(proto=UDP), asks(proto=UDP, port=40001)
+    assert reasons(bench, Serves(one), asked, Serves(many), again) == ["VIP_NEW", "VIP_NEW"]
