@@ -164,18 +164,34 @@ static __always_inline void CT(reply_tuple)(const FLOW *flow, TUPLE *tuple)
 	tuple->proto = flow->proto;
 }
 
+/* End a flow that may be evicted, whatever bucket it is in; false if another CPU was faster. */
+static __always_inline bool CT(end_weak)(__u32 id)
+{
+	FLOW *flow = CT(at)(id);
+	__u32 life;
+
+	if (!flow)
+		return false;
+	life = *(volatile __u32 *)&flow->life;
+	barrier();
+	return (life & 1) && is_weak(flow->state) &&
+	       __sync_val_compare_and_swap(&flow->life, life, life + 1) == life;
+}
+
 /*
  * The word for record `id` among the replies, in the bucket of its new reply tuple, whose lock the
  * caller holds: 0..REPLY_WAYS-1, or NO_WORD and the reason why not. Two flows of one reply tuple have
  * one tag, so other words are only looked at if none is empty. A word that the record left there in
- * a former life is taken again: nothing is ever there twice.
+ * a former life is taken again: nothing is ever there twice. If all words are of living flows, the
+ * weak one that has been silent for the longest ends: a bucket of replies fills up long before the
+ * table does, and who never answered must not keep others out there either.
  */
 static __always_inline __u32 CT(word_for)(const struct reply_bucket *bucket, const TUPLE *tuple,
 					  TUPLE *now, __u64 hash, __u32 id,
 					  const struct node *self, __u32 tick)
 {
 	__u32 i, index = hash & self->CT(reply_mask), tag = tag_of(hash);
-	__u32 room = NO_WORD, own = NO_WORD;
+	__u32 room = NO_WORD, own = NO_WORD, weak = NO_WORD, silent = 0, victim = 0;
 
 #pragma nounroll
 	for (i = 0; i < REPLY_WAYS; i++) {
@@ -209,7 +225,14 @@ static __always_inline __u32 CT(word_for)(const struct reply_bucket *bucket, con
 		hash = TUPLE_HASH(now, ~self->ct_seed);
 		if ((hash & self->CT(reply_mask)) != index || tag_of(hash) != word >> 32)
 			return i;
+		if (is_weak(other->state) && tick - other->seen >= silent) {
+			silent = tick - other->seen;
+			victim = (__u32)word;
+			weak = i;
+		}
 	}
+	if (weak != NO_WORD && CT(end_weak)(victim))
+		return weak;
 	return NO_WORD + DROP_CT_FULL;
 }
 

@@ -12,6 +12,7 @@ from scapy.layers.l2 import Ether
 
 from bpf.abi import CtState, FlowFlag, Limit, Place, Reason, VipFlag
 from bpf.pick import Candidate, flow_slot, member_key, pick
+from dataplane.drivers.counters import counted
 from dataplane.drivers.servicestats import FIELDS, read_counts
 from dataplane.model.addr import L4Addr
 from dataplane.model.rows import ProgramKind
@@ -195,6 +196,28 @@ def test_a_flood_of_new_flows_ends_no_established_one(world: World) -> None:
     for client in clients:
         seen = world.arrive(from_client(client=client, tcp="A"))
         assert seen.reason is Reason.VIP_FORWARD, client
+    assert world.locks() == 0
+
+
+@pytest.mark.parametrize("vip", [VIP_LOCAL, VIP6_LOCAL], ids=["v4", "v6"])
+def test_a_flood_is_refused_nothing_while_there_are_weak_flows(world: World, vip: L4Addr) -> None:
+    """Not by a full bucket of replies either, which comes long before the table is full."""
+    version = vip.address.version
+    slots = world.maps[f"ct{version}"].info.max_entries
+    syn = bytes(from_client(vip, payload=b""))
+    at = 26 if version == 4 else 22 + 12
+    before = counted(world.maps["counters"])
+    for number in range(2 * slots):
+        address = (0x0A000000 + number).to_bytes(4, "big")
+        world.state.program(ProgramKind.UPLINK).run(
+            syn[:at] + address + syn[at + 4 :], ifindex=world.uplink
+        )
+    after = counted(world.maps["counters"])
+    made = after[Reason.VIP_NEW].packets - (before[Reason.VIP_NEW].packets if before else 0)
+    assert after.get(Reason.DROP_CT_FULL) is None
+    assert made == 2 * slots
+    live = list(world.records(version))
+    assert len({flow.reply_tuple for flow in live}) == len(live) > slots // 2
     assert world.locks() == 0
 
 
