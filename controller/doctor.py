@@ -167,7 +167,7 @@ def _cgroups(site: Site) -> Iterator[str]:
 
 
 def _uplinks_exist(site: Site) -> Iterator[str]:
-    for uplink in site.config.uplinks:
+    for uplink in site.config.nics:
         if uplink.mode is UplinkMode.VFIO:
             there = uplink.device in site.facts.pci_devices
         else:

@@ -75,7 +75,7 @@ def boot_options(site: Site) -> Iterator[str]:
 
 def iommu(site: Site) -> Iterator[str]:
     """NICs that are given to DPDK through vfio need one."""
-    if not any(uplink.mode is UplinkMode.VFIO for uplink in site.config.uplinks):
+    if not any(uplink.mode is UplinkMode.VFIO for uplink in site.config.nics):
         return
     if not site.host.iommu_groups:
         yield "no IOMMU group: it is off in the firmware, or the kernel booted without it"
@@ -89,9 +89,7 @@ def memlock(site: Site) -> Iterator[str]:
     old = site.kernel_version < NO_MEMLOCK_SINCE
     if old and daemon and daemon.memlock is not None and not _has(daemon, "CAP_SYS_RESOURCE"):
         yield f"the daemon may lock {daemon.memlock >> 20} MiB, and this kernel counts BPF maps"
-    queues = sum(
-        uplink.queues for uplink in site.config.uplinks if uplink.mode is UplinkMode.AF_XDP
-    )
+    queues = sum(uplink.queues for uplink in site.config.nics if uplink.mode is UplinkMode.AF_XDP)
     need = queues * XSK_QUEUE_BYTES
     if vswitchd is None or vswitchd.memlock is None or _has(vswitchd, "CAP_IPC_LOCK"):
         return

@@ -62,9 +62,11 @@ from dataplane.drivers.hugepages import HugepagesTable
 from dataplane.drivers.links import LinksTable
 from dataplane.drivers.machinefacts import machine_facts
 from dataplane.drivers.nics import LinkMonitor, read_nics
+from dataplane.drivers.nicsettings import NicsTable
 from dataplane.drivers.nodemap import NodeTable
 from dataplane.drivers.offloads import OffloadsTable
 from dataplane.drivers.openflow import FlowsTable
+from dataplane.drivers.ovsbonds import BondsTable
 from dataplane.drivers.ovsdb import Ovs, OvsState
 from dataplane.drivers.ovsports import PortsTable
 from dataplane.drivers.ovsqos import QosTable
@@ -94,13 +96,15 @@ WATCH_S = 0.2
 PLAN = "plan"
 """Invalidates no table as such: those whose desired rows come out different are applied."""
 
-LINK_TABLES = (PLAN, "links", "addresses", "known_addresses", "node", "offloads", "programs")
+LINK_TABLES = (
+    PLAN, "links", "nics", "addresses", "known_addresses", "node", "offloads", "programs",
+)  # fmt: skip
 """What a change of a link, an address or an attached program may have upset."""
 
 SERVICE_TABLES = ("backends", "sets", "source_ranges", "vips")
 """Tables that hold ids of service ports and backends."""
 
-OVS_TABLES = ("ports", "qos", "bridges", "addresses", "flows", "programs")
+OVS_TABLES = ("ports", "bonds", "qos", "bridges", "addresses", "flows", "programs")
 """What vswitchd may have upset by adding or removing a port."""
 
 RETRY_S = 1.0
@@ -156,8 +160,10 @@ class NodeDaemon:
                 HugepagesTable(lambda: self._wanted_pages),
                 SettingsTable(self.ovs),
                 LinksTable(),
+                NicsTable(Path(config.rundir) / "nic-settings.json"),
                 BridgesTable(self.ovs),
                 PortsTable(self.ovs),
+                BondsTable(self.ovs),
                 QosTable(self.ovs),
                 AddressesTable(),
                 FlowsTable(config.ovs_rundir, self.ovs.openflow_ports),
@@ -263,7 +269,7 @@ class NodeDaemon:
         numbers = {name: (port.bridge, port.ofport) for name, port in state.ports.items()}
         before, self._ofports = self._ofports, numbers
         # A rejected port costs vswitchd thousands of tries a second: `ports` looks for those first.
-        self.loop.invalidate(*(("ports",) if numbers == before else OVS_TABLES))
+        self.loop.invalidate(*(("ports", "bonds") if numbers == before else OVS_TABLES))
 
     async def _watch_vswitchd(self) -> None:
         pidfile = Path(self.config.ovs_rundir) / "ovs-vswitchd.pid"
@@ -401,7 +407,7 @@ class NodeDaemon:
 
 
 def _nics_of(config: NodeConfig) -> Mapping[str, Nic]:
-    return read_nics(sorted({uplink.device for uplink in config.uplinks}))
+    return read_nics(sorted({uplink.device for uplink in config.nics}))
 
 
 def main(config_path: Path) -> int:

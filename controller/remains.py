@@ -37,7 +37,7 @@ def remove(config: NodeConfig, namespace: str | None) -> Iterator[str]:
         else:
             yield f"left {root}: it is on {kind}, not on a BPF filesystem, so it holds no pins"
     if there:
-        devices = [u.device for u in config.uplinks if u.mode is not UplinkMode.VFIO]
+        devices = [u.device for u in config.nics if u.mode is not UplinkMode.VFIO]
         yield from netns.inside_named(namespace, lambda: _take_programs_off(devices, counters))
 
 

@@ -21,7 +21,17 @@ from dataplane.model.service import Service
 from dataplane.model.state import Attachment, Gateway, HeldIds, Nic, NodeState
 
 EARLY_TABLES = frozenset(
-    {"hugepages", "ovs", "bridges", "ports", "addresses", "known_addresses", "programs"}
+    {
+        "hugepages",
+        "ovs",
+        "nics",
+        "bridges",
+        "ports",
+        "bonds",
+        "addresses",
+        "known_addresses",
+        "programs",
+    }
 )
 """Tables with rows that follow from the configuration, the kernel and the recorded attachments.
 

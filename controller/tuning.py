@@ -117,7 +117,7 @@ def wants_of(config: NodeConfig, topology: Topology) -> Wants:
                 _access(uplink, topology),
                 queues=uplink.queues if uplink.mode is UplinkMode.AF_XDP else None,
             )
-            for uplink in config.uplinks
+            for uplink in config.nics
             if uplink.mode is not UplinkMode.KERNEL and topology.nic(uplink.device)
         ),
         guest_mtus=(config.port_mtu,),

@@ -31,10 +31,14 @@ TABLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "Bridge": (
             "name", "ports", "datapath_type", "fail_mode", "other_config", "external_ids",
         ),
-        "Port": ("name", "interfaces", "tag", "qos", "external_ids"),
+        "Port": (
+            "name", "interfaces", "tag", "qos", "bond_mode", "lacp", "other_config",
+            "external_ids",
+        ),
         "QoS": ("type", "other_config", "queues", "external_ids"),
         "Interface": (
-            "name", "type", "options", "external_ids", "mtu_request", "mtu", "ofport", "error",
+            "name", "type", "options", "external_ids", "other_config", "mtu_request", "mtu",
+            "ofport", "error",
             "link_state", "mac_in_use", "ifindex", "ingress_policing_rate",
             "ingress_policing_burst",
         ),

@@ -37,6 +37,9 @@ from dataplane.ports import Failure
 IFINDEX = "millrace-ifindex"
 """external_ids key of a Port: the kernel's number of its device when the port was made."""
 
+BOND = "millrace-bond"
+"""external_ids key of a bond's Port and Interfaces (`dataplane.drivers.ovsbonds`): its name."""
+
 UNREADY = ""
 """Type of an observed port that does not work as it is."""
 
@@ -83,7 +86,7 @@ class PortsTable:
         return {
             port.name: port.rejected
             for port in self._ovs.state().ports.values()
-            if port.owner == OWNER and port.rejected
+            if port.owner == OWNER and port.rejected and BOND not in port.external_ids
         }
 
     def upsert(self, batch: Sequence[tuple[str, Port]]) -> Mapping[str, Failure]:
@@ -152,7 +155,7 @@ def _observe(replica: Replica) -> dict[str, tuple[Port, str]]:
     ports: dict[str, tuple[Port, str]] = {}
     for row in replica.rows("Port"):
         ids = read(row, "external_ids")
-        if ids.get(OWNER_KEY) != OWNER or row.uuid not in bridge_of:
+        if ids.get(OWNER_KEY) != OWNER or BOND in ids or row.uuid not in bridge_of:
             continue
         interface = read(row, "interfaces")[0]
         port = _value(row, interface, bridge_of[row.uuid])
@@ -204,7 +207,7 @@ def _put_port(
         stale = IFINDEX in port.external_ids and port.external_ids[IFINDEX] != marks.get(IFINDEX)
         other = not same_bridge or (interface.type or "system") != wanted.type
         if other or refused or stale:
-            _remove(replica, port)
+            remove_port(replica, port)
             port = None
     if port is None:
         interface = txn.insert(replica.tables["Interface"])
@@ -246,11 +249,14 @@ def _merge_ids(port: Row, interface: Row, wanted: Port, marks: Mapping[str, str]
 
 def _drop_port(replica: Replica, _: Transaction, name: str) -> None:
     port = replica.find("Port", "name", name)
-    if port is not None and port.external_ids.get(OWNER_KEY) == OWNER:
-        _remove(replica, port)
+    if port is None or BOND in port.external_ids:
+        return
+    if port.external_ids.get(OWNER_KEY) == OWNER:
+        remove_port(replica, port)
 
 
-def _remove(replica: Replica, port: Row) -> None:
+def remove_port(replica: Replica, port: Row) -> None:
+    """Take a Port row and its Interface rows away."""
     for bridge in replica.rows("Bridge"):
         if refers(bridge, "ports", port.uuid):
             bridge.delvalue("ports", port)

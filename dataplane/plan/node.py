@@ -15,6 +15,7 @@ from dataplane.model.names import INTEGRATION_BRIDGE
 from dataplane.model.rows import (
     Announcement,
     BackendEntry,
+    Bond,
     Bridge,
     DeviceAddress,
     Flow,
@@ -22,6 +23,7 @@ from dataplane.model.rows import (
     Hugepages,
     KnownAddress,
     Link,
+    NicSettings,
     NodeEntry,
     OvsSetting,
     Policer,
@@ -40,7 +42,14 @@ from dataplane.model.state import Gateway, NodeState, PortKind
 from dataplane.plan.flows import service_flows
 from dataplane.plan.ovs import OvsKey, ovs_settings
 from dataplane.plan.owners import announcements
-from dataplane.plan.ports import attachment_port, service_port, uplink_port, uplink_port_name
+from dataplane.plan.ports import (
+    attachment_port,
+    bond,
+    nic_settings,
+    service_port,
+    uplink_port,
+    uplink_port_name,
+)
 from dataplane.plan.qos import policer
 from dataplane.plan.served import Circumstances, Served, served
 from dataplane.plan.services import Vantage, socket_services
@@ -56,8 +65,10 @@ class NodePlan:
     hugepages: Mapping[int, Hugepages]
     ovs: Mapping[OvsKey, OvsSetting]
     links: Mapping[str, Link]
+    nics: Mapping[str, NicSettings]
     bridges: Mapping[str, Bridge]
     ports: Mapping[str, Port]
+    bonds: Mapping[str, Bond]
     qos: Mapping[str, Policer]
     addresses: Mapping[tuple[str, IPv4Interface], DeviceAddress]
     flows: Mapping[FlowKey, Flow]
@@ -273,8 +284,10 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
         else {},
         ovs=ovs_settings(config),
         links=links,
+        nics={u.device: row for u in config.nics if (row := nic_settings(u)) is not None},
         bridges=_bridges(config),
         ports=ports,
+        bonds={one.name: bond(one) for one in config.bonds},
         qos=_policers(state),
         addresses={(config.tunnel.bridge, config.tunnel.address): DeviceAddress()}
         if config.tunnel

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataplane.model.config import UplinkConfig, UplinkMode
+from dataplane.model.config import BondConfig, BondMode, UplinkConfig, UplinkMode
 from dataplane.model.names import INTEGRATION_BRIDGE, ISOLATED_VLAN
-from dataplane.model.rows import Pairs, Port
+from dataplane.model.rows import Bond, BondMember, NicSettings, Pairs, Port
 from dataplane.model.state import Attachment, PortKind
 
 VFIO_PORT_PREFIX = "vf"
@@ -26,17 +26,51 @@ def uplink_port(uplink: UplinkConfig) -> Port:
     """The row of an uplink.
 
     `type=afxdp` and not DPDK's AF_XDP vdev: a vdev of DPDK 22.11 keeps its socket bound after
-    del-port, and only a vswitchd restart frees the NIC again.
+    del-port, and only a vswitchd restart frees the NIC again. Only a `dpdk` port takes
+    `mtu_request`; the kernel is told of the others' MTU (`nic_settings`).
     """
     options: dict[str, str] = {}
-    kind = "system"
+    kind, mtu = "system", None
     if uplink.mode is UplinkMode.AF_XDP:
         kind = "afxdp"
         options = {"n_rxq": str(uplink.queues), "xdp-mode": uplink.xdp_mode}
     elif uplink.mode is UplinkMode.VFIO:
         kind = "dpdk"
         options = {"dpdk-devargs": uplink.device, "n_rxq": str(uplink.queues)}
-    return Port(uplink.bridge, kind, pairs(options), (), None, None)
+        mtu = uplink.mtu
+    return Port(uplink.bridge, kind, pairs(options), (), mtu, None)
+
+
+def bond(config: BondConfig) -> Bond:
+    """The row of a bond.
+
+    lb-output-action: OVS looks the member up in a table beside the datapath's flows, where it would
+    otherwise hash in each and make up to 256 flows a bond (userspace datapath only). Source:
+    ovs-vswitchd.conf.db(5), Port.
+    """
+    ports = {uplink_port_name(member): uplink_port(member) for member in config.members}
+    members = tuple(
+        BondMember(name, port.type, port.options, port.mtu_request)
+        for name, port in sorted(ports.items())
+    )
+    other, lacp = {}, "off"
+    if config.mode is BondMode.BALANCE_TCP:
+        lacp = "active"
+        other = {"lb-output-action": "true", "lacp-time": "fast" if config.lacp_fast else "slow"}
+    return Bond(config.bridge, config.mode.value, lacp, pairs(other), members)
+
+
+def nic_settings(uplink: UplinkConfig) -> NicSettings | None:
+    """What the kernel is told of a NIC that OVS is given; None: nothing.
+
+    An AF_XDP port polls queues 0 to n_rxq - 1: what the NIC puts on any other goes to the kernel.
+    """
+    if uplink.mode is UplinkMode.VFIO:
+        return None  # the kernel has no such device any more
+    queues = uplink.queues if uplink.mode is UplinkMode.AF_XDP else None
+    if uplink.mtu is None and queues is None:
+        return None
+    return NicSettings(uplink.mtu, queues, uplink.busy_poll)
 
 
 def service_port(uplink: UplinkConfig, queues: int) -> Port:
