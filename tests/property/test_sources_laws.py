@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from controller.sources import OvnView, Sources
 from controller.translate.changed import differing
 from controller.translate.ovn import PortBinding, ServiceMonitor
+from dataplane.model.state import Nic
 from tests.labs.ovnrows import MARKED, Lab, vpc_lab
 from tests.labs.planned import CONFIG
 
@@ -22,7 +23,7 @@ ROWS = ("a", "b", "c")
 PORTS = ("vm1.ns", "vm2.ns", "vm3.ns")
 HOSTS = ("10.1.0.11", "10.1.0.12", "10.1.0.13", "203.0.113.9")
 VIPS = ("192.0.2.1:80", "192.0.2.2:80", "0.0.0.0:30080", "192.0.2.1:0")
-NICS = {}
+NICS: dict[str, Nic] = {}
 
 
 def lab() -> Lab:
@@ -198,7 +199,7 @@ def test_changes_are_kept_until_somebody_asks() -> None:
     for name in ("a", "b"):
         made.balancer(name, {f"192.0.2.{len(name)}:81": "10.1.0.12:80"})
         taken(sources, made)
-    assert sources.changes(CONFIG)[1] == {"lb-a", "lb-b"}
+    assert sources.changes(CONFIG)[1] == frozenset({"lb-a", "lb-b"})
     assert sources.changes(CONFIG)[1] == frozenset()
 
 
