@@ -10,6 +10,7 @@ from controller.config_reader import TableReader, shown
 from controller.config_services import services_config
 from controller.config_tuning import tuning_pins
 from controller.config_uplinks import LINK_NAME, LINK_RULE, known_bridge, uplinks_and_bonds
+from controller.config_vhost import vhost_config
 from dataplane.model.config import (
     BridgeConfig,
     DpdkConfig,
@@ -77,7 +78,9 @@ def node_config(root: TableReader) -> NodeConfig:
     dpdk = _dpdk(root, hugepages, any(u.mode is UplinkMode.VFIO for u in nics))
     tunnel = _tunnel(root, {bridge.name for bridge in bridges})
     services = services_config(root)
-    tuning = tuning_pins(root)
+    tuning = dict(tuning_pins(root))
+    rebalance = str(tuning.pop("rebalance", "advise"))
+    vhost = vhost_config(root)
     for taken in (*(b.name for b in bridges), *(u.device for u in nics), *(b.name for b in bonds)):
         if taken in (service_link, f"{service_link}-ovs"):
             node.fault(
@@ -117,6 +120,8 @@ def node_config(root: TableReader) -> NodeConfig:
         ),
         services=services,
         tuning=tuning,
+        rebalance=rebalance,
+        vhost=vhost,
         bonds=bonds,
     )
 

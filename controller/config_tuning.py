@@ -40,6 +40,14 @@ class _FlowCache(StrEnum):
     NONE = FlowCache.NONE.value
 
 
+class Rebalance(StrEnum):
+    """Whether queues are moved between PMD threads: not even thought of, shown, or done."""
+
+    OFF = "off"
+    ADVISE = "advise"
+    APPLY = "apply"
+
+
 class _RxqAssign(StrEnum):
     CYCLES = RxqAssign.CYCLES.value
     GROUP = RxqAssign.GROUP.value
@@ -47,9 +55,11 @@ class _RxqAssign(StrEnum):
 
 
 def tuning_pins(root: TableReader) -> Mapping[str, object]:
-    """Fields of `Tuning` by name; faults are in the table's notes."""
+    """Fields of `Tuning` by name, and `rebalance`; faults are in the table's notes."""
     table = root.table("tuning")
     found: dict[str, object] = {}
+    if table.has("rebalance"):
+        found["rebalance"] = table.choice("rebalance", Rebalance).value
     for key, (low, high) in NUMBERS.items():
         if table.has(key):
             found[key] = table.integer(key, low, high)

@@ -36,6 +36,7 @@ from controller.metrics import serve_metrics
 from controller.node_metrics import NodeMetrics
 from controller.ovn import nb as nb_database
 from controller.ovn import sb as sb_database
+from controller.rebalancer import Rebalancer
 from controller.server import serve
 from controller.serving import Serving
 from controller.sources import EARLY_TABLES, Sources
@@ -50,6 +51,7 @@ from controller.vswitchd import (
 )
 from dataplane.drivers import migration, ovsjson
 from dataplane.drivers.addresses import AddressesTable
+from dataplane.drivers.affinity import AffinityTable
 from dataplane.drivers.announce import AnnouncementsTable
 from dataplane.drivers.bpfmaps import (
     BackendTable,
@@ -104,7 +106,7 @@ LINK_TABLES = (
 SERVICE_TABLES = ("backends", "sets", "source_ranges", "vips")
 """Tables that hold ids of service ports and backends."""
 
-OVS_TABLES = ("ports", "bonds", "qos", "bridges", "addresses", "flows", "programs")
+OVS_TABLES = ("ports", "bonds", "qos", "affinity", "bridges", "addresses", "flows", "programs")
 """What vswitchd may have upset by adding or removing a port."""
 
 RETRY_S = 1.0
@@ -147,6 +149,7 @@ class NodeDaemon:
             config.sb_remote,
             lambda snapshot: self._from_thread(lambda: self._saw("sb", snapshot)),
         )
+        self.rebalancer = Rebalancer(AffinityTable(self.ovs))
         self.links = LinkMonitor(
             lambda: self._from_thread(lambda: self.loop.invalidate(*LINK_TABLES)),
             ignored=is_pod_link,
@@ -165,6 +168,7 @@ class NodeDaemon:
                 PortsTable(self.ovs),
                 BondsTable(self.ovs),
                 QosTable(self.ovs),
+                self.rebalancer.table,
                 AddressesTable(),
                 FlowsTable(config.ovs_rundir, self.ovs.openflow_ports),
                 NodeTable(self.bpf),
@@ -345,7 +349,8 @@ class NodeDaemon:
             quick = self.reconciler.apply_keys(changes, started)
             self.planned = self.planned.serving(known)
             self.follow_up.follow(self.planned, changes)
-        planned = plan(self.sources.state(config, attachments, HeldIds()), known)
+        state = self.sources.state(config, attachments, HeldIds())
+        planned = plan(replace(state, pins=self.rebalancer.pins(config)), known)
         if scope is not None and in_sync:
             scope |= planned.differences(self.planned)
         self._wanted_pages = planned.hugepages

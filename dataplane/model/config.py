@@ -141,6 +141,17 @@ class ServicesConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class VhostConfig:
+    """Whose QEMU makes the vhost-user sockets: names or numbers of a user and a group.
+
+    "": root, and the group hugetlbfs where there is one.
+    """
+
+    user: str = ""
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeConfig:
     """One node, whole.
 
@@ -148,6 +159,7 @@ class NodeConfig:
     `millrace up` starts itself; remotes are OVSDB connection methods (ovsdb(7)).
     `tuning` has the fields of `dataplane.model.tuning.Tuning` that a person fixed, and
     `ovs_release` the release of vswitchd that they are spelt for; "": the oldest known.
+    `rebalance`: whether queues are moved between PMD threads: off, advise or apply.
     """
 
     name: str
@@ -172,6 +184,8 @@ class NodeConfig:
     services: ServicesConfig = ServicesConfig()
     tuning: Mapping[str, object] = field(default_factory=dict)
     ovs_release: str = ""
+    rebalance: str = "advise"
+    vhost: VhostConfig = VhostConfig()
     bonds: tuple[BondConfig, ...] = ()
 
     @property

@@ -114,6 +114,16 @@ class NicSettings:
     busy_poll: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Affinity:
+    """Table `affinity`: key port name. Which PMD thread's CPU polls which queue, as OVS writes it.
+
+    Interface.other_config:pmd-rxq-affinity; a queue that is not in it is dealt out by OVS.
+    """
+
+    pins: str
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class FlowKey:
     """Table `flows`: key. `match` is in ovs-ofctl's syntax and field order, names not numbers."""

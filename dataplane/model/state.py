@@ -113,7 +113,7 @@ class NodeState:
 
     `announcers`: the chassis that may own VIPs of the gateway's provider network, this one too.
     `routers`: the MAC of each chassis's gateway router on that network. `limits`: what OVN's rows
-    hold a port to, by iface-id.
+    hold a port to, by iface-id. `pins`: the PMD thread's CPU for a queue, by port and queue.
     """
 
     config: NodeConfig
@@ -124,4 +124,5 @@ class NodeState:
     held: HeldIds
     announcers: frozenset[str] = frozenset()
     routers: Mapping[str, Mac] = field(default_factory=dict)
+    pins: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     limits: Mapping[str, Limits] = field(default_factory=dict)

@@ -13,6 +13,7 @@ from dataplane.model.bandwidth import UNLIMITED
 from dataplane.model.config import NodeConfig, UplinkConfig, UplinkMode
 from dataplane.model.names import INTEGRATION_BRIDGE
 from dataplane.model.rows import (
+    Affinity,
     Announcement,
     BackendEntry,
     Bond,
@@ -51,6 +52,7 @@ from dataplane.plan.ports import (
     uplink_port_name,
 )
 from dataplane.plan.qos import policer
+from dataplane.plan.rebalance import pinned
 from dataplane.plan.served import Circumstances, Served, served
 from dataplane.plan.services import Vantage, socket_services
 from dataplane.plan.sockets import socket_rows
@@ -70,6 +72,7 @@ class NodePlan:
     ports: Mapping[str, Port]
     bonds: Mapping[str, Bond]
     qos: Mapping[str, Policer]
+    affinity: Mapping[str, Affinity]
     addresses: Mapping[tuple[str, IPv4Interface], DeviceAddress]
     flows: Mapping[FlowKey, Flow]
     node: Mapping[int, NodeEntry]
@@ -289,6 +292,7 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
         ports=ports,
         bonds={one.name: bond(one) for one in config.bonds},
         qos=_policers(state),
+        affinity=pinned(state.pins, ports, config.dpdk.pmd),
         addresses={(config.tunnel.bridge, config.tunnel.address): DeviceAddress()}
         if config.tunnel
         else {},

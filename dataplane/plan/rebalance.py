@@ -12,10 +12,12 @@ has no choice but to give them to it, and whatever comes later finds it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from statistics import pvariance
+
+from dataplane.model.rows import Affinity
 
 LEAST_POINTS = 5.0
 """A rearrangement has to take this much [percent of a thread] from the highest load."""
@@ -107,6 +109,20 @@ def variance(loads: Mapping[int, float]) -> float:
 def pairs(pins: Mapping[int, int]) -> str:
     """Pins of one port as OVS wants them: queue:cpu, comma separated."""
     return ",".join(f"{queue}:{cpu}" for queue, cpu in sorted(pins.items()))
+
+
+def pinned(
+    pins: Mapping[str, Mapping[int, int]], ports: Container[str], pmd: Container[int]
+) -> dict[str, Affinity]:
+    """The rows of table `affinity`: the pins of ports that are planned.
+
+    A port that is pinned to a CPU without a PMD thread is left to OVS: nobody would poll it there.
+    """
+    return {
+        port: Affinity(pairs(queues))
+        for port, queues in sorted(pins.items())
+        if port in ports and queues and all(cpu in pmd for cpu in queues.values())
+    }
 
 
 def parsed(text: str) -> dict[int, int]:
@@ -219,7 +235,8 @@ class _Group:
     def _open(self, places: Places) -> set[int]:
         """Threads without pins: those without a queue, or the one that has the loose ones."""
         free = [cpu for cpu in self._cpus if cpu not in self._closed]
-        loose = {places[q.name] for q in self._queues if q.hold is Hold.LOOSE}
+        # A loose queue on a closed thread is moved by OVS before anything else happens.
+        loose = {places[q.name] for q in self._queues if q.hold is Hold.LOOSE} & set(free)
         used = set(places.values())
         if loose:
             return loose

@@ -84,3 +84,10 @@ def test_what_others_set_is_told_apart() -> None:
         "ovn-chassis-idx-n": "", "vlan-limit": "0",
     }  # fmt: skip
     assert foreign_settings(config, there) == {"pmd-perf-metrics": "true"}
+
+
+@pytest.mark.parametrize("mode", ["off", "advise", "apply"])
+def test_whether_queues_are_moved_is_no_key_of_ovs(mode: str) -> None:
+    config = parse_node(f'{NODE}rebalance = "{mode}"\n', "n.toml")
+    assert config.rebalance == mode
+    assert "rebalance" not in config.tuning
