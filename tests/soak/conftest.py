@@ -1,4 +1,4 @@
-"""One lab for the whole soak, its length, and the table at its end."""
+"""The lab of the loops, how long they last, and the table at the end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def scale() -> float:
     return float(os.environ.get("MILLRACE_SOAK_MINUTES", DEFAULT_MINUTES)) / USUAL_MINUTES
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab(verdicts: Verdicts) -> Iterator[Lab]:
     before = snapshot()
     began = time.monotonic()

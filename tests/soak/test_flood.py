@@ -281,7 +281,10 @@ def test_flood_of_new_flows(flooded: Lab, verdicts: Verdicts, minutes: float) ->
     idle_share = (rest.daemon_s - idle.daemon_s) / (rest.at - idle.at)
     grown = more.daemon_kib - quiet.daemon_kib
     answers = requests.answers
-    lost = [f"{len(one.result['missing'])} of {one.result['sent']}" for one in exchanges]
+    lost = [
+        f"{one.result['sent'] - one.result['answered']} of {one.result['sent']}"
+        for one in exchanges
+    ]
     refused = {r.name: n for r in REFUSALS if (n := after.since(before, r))}
     held = [
         verdicts.note(
@@ -310,9 +313,9 @@ def test_flood_of_new_flows(flooded: Lab, verdicts: Verdicts, minutes: float) ->
         ),
         verdicts.note(
             "refused and displaced",
-            f"refused {refused or 0}; at the end {sum(full.values()):,} flows lived "
-            f"({_states(full)}), so that at least {made - int(longest * made / took):,} were "
-            "over by time and the others of the newest 30 s displaced by newer ones",
+            f"refused {refused or 0}; of the {longest * made / took:,.0f} flows of the last "
+            f"{longest} s {sum(full.values()):,} lived at the end ({_states(full)}): the others "
+            "were displaced by newer ones",
             holds=sum(refused.values()) < made / 1000,
         ),
         verdicts.note(
