@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cni.wire import RemoteError, WireError, call
-from controller import node_dirs, remains
+from controller import nics, node_dirs, remains
 from controller.config import load_node, parse_node
 from controller.tuning import settle
 from dataplane.drivers import machine, ovsprocess, processes
@@ -104,6 +104,8 @@ def up(config_path: Path, cluster_path: Path | None, netns: str | None, progress
     node_dirs.make(node.statedir, node.config.name, node_dirs.STATE_MODE)
     _write_undo(node)
     prepare_machine(node, progress)
+    for line in nics.bind(node.config, nics.binder_of(node.config)):
+        progress(line)
     if node.config.embedded_ovs:
         start_ovs(node, progress)
     if node.config.embedded_ovn:
@@ -127,6 +129,9 @@ def down(config_path: Path, progress: Progress) -> None:
             progress(f"stopped {daemon.name}")
     stop_ovs_and_ovn(node, progress)
     for line in remains.remove(node.config, node.netns):
+        progress(line)
+    # Before the state directory goes: it says whose driver each had.
+    for line in nics.release(nics.binder_of(node.config)):
         progress(line)
     for line in node_dirs.remove_run(node.rundir, node.config.name):
         progress(line)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from controller import node_dirs
-from dataplane.drivers import bpfstate, netns, processes, programs
+from dataplane.drivers import bpfstate, netns, nicsettings, offloads, processes, programs
 from dataplane.drivers.machinefacts import filesystem_of
 from dataplane.model.config import NodeConfig, UplinkMode
 from dataplane.model.names import LINK_ALIAS_PREFIX
@@ -37,6 +37,7 @@ def remove(config: NodeConfig, namespace: str | None) -> Iterator[str]:
         else:
             yield f"left {root}: it is on {kind}, not on a BPF filesystem, so it holds no pins"
     if there:
+        yield from netns.inside_named(namespace, lambda: _restore_nics(Path(config.rundir)))
         devices = [u.device for u in config.nics if u.mode is not UplinkMode.VFIO]
         yield from netns.inside_named(namespace, lambda: _take_programs_off(devices, counters))
 
@@ -51,6 +52,22 @@ def _remove_links(namespace: str | None) -> Iterator[str]:
         if str(link.get("ifalias", "")).startswith(LINK_ALIAS_PREFIX):
             processes.run(["ip", "link", "del", name], netns=namespace, check=False)
             yield f"removed link {name}"
+
+
+def _restore_nics(rundir: Path) -> list[str]:
+    """Uplinks' MTU, queues and offloads as they were before; what could not be, in words."""
+    said = []
+    for table in (
+        nicsettings.NicsTable(rundir / nicsettings.RECORD),
+        offloads.OffloadsTable(rundir / offloads.RECORD),
+    ):
+        try:
+            failures = table.delete(list(table.held()))
+        except DataplaneError as error:
+            said.append(f"left uplinks' {table.name} as they are: {error}")
+            continue
+        said += [f"left {device}'s {table.name}: {one.reason}" for device, one in failures.items()]
+    return said
 
 
 def _take_programs_off(devices: Collection[str], counters: Collection[int]) -> list[str]:

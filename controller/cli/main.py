@@ -131,6 +131,18 @@ def _plan(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
 
 
+def _nics(parser: Parser) -> None:
+    parser.add_argument(
+        "action", nargs="?", choices=["bind", "release"], help="what to do (default: list them)"
+    )
+    parser.add_argument("nic", nargs="*", help="release: which, by name or PCI address (all)")
+    parser.add_argument("--config", metavar="FILE", help=f"the node's file ({DEFAULT_CONFIG})")
+    parser.add_argument("--json", action="store_true", help="print the list as JSON")
+    parser.add_argument(
+        "--recorded", action="store_true", help="bind only what was bound before (at boot)"
+    )
+
+
 def _central(parser: Parser) -> None:
     parser.add_argument(
         "--cluster", metavar="FILE", default=DEFAULT_CLUSTER, help="its file (%(default)s)"
@@ -161,6 +173,7 @@ COMMANDS = (
         "trace", "what the fast path would do with a packet", "controller.cli.sight:trace", _trace
     ),
     Command("plan", "what OVS-DPDK should be told here", "controller.cli.plan:plan", _plan),
+    Command("nics", "this machine's NICs; bind, release", "controller.cli.nics:nics", _nics),
     Command("ports", "ports of workloads on this node", "controller.cli.read:ports", _read),
     Command("doctor", "check the machine and the node", "controller.cli.check:doctor", _doctor),
     Command(

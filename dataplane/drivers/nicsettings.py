@@ -33,6 +33,9 @@ DEFER, FLUSH = "napi_defer_hard_irqs", "gro_flush_timeout"
 BUSY: Mapping[str, int] = {DEFER: 2, FLUSH: 200_000}
 """Rounds, and nanoseconds: what DPDK's AF_XDP guide gives for its own busy polling."""
 
+RECORD = "nic-settings.json"
+"""The record's name in a node's run directory."""
+
 RECORD_MODE = 0o600
 
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
@@ -57,7 +60,7 @@ class NicsTable:
     def observe(self) -> Mapping[str, NicSettings]:
         """Devices in our record, with what they are told now."""
         found = {}
-        for device, before in self._held().items():
+        for device, before in self.held().items():
             try:
                 found[device] = NicSettings(
                     mtu=mtu_of(device) if "mtu" in before else None,
@@ -83,7 +86,7 @@ class NicsTable:
         """Tell the kernel what it was told before; a device that is gone needs nothing."""
         failures: dict[str, Failure] = {}
         for device in keys:
-            held = self._held()
+            held = self.held()
             try:
                 for key, value in held.get(device, {}).items():
                     _tell(device, key, value)
@@ -104,7 +107,7 @@ class NicsTable:
         if wanted.busy_poll:
             values.update(BUSY)
         now = {"queues": queues_of(device), "mtu": mtu_of(device), **deferral(device)}
-        held = self._held()
+        held = self.held()
         before = {**{key: now[key] for key in values}, **held.get(device, {})}
         held[device] = before
         self._write(held)
@@ -115,7 +118,8 @@ class NicsTable:
             if now[key] != value:
                 _tell(device, key, value)
 
-    def _held(self) -> dict[str, dict[str, int]]:
+    def held(self) -> dict[str, dict[str, int]]:
+        """What was there before, by device."""
         try:
             held = json.loads(self._record.read_text(encoding="utf-8"))
         except FileNotFoundError:

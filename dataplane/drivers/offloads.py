@@ -26,6 +26,9 @@ from dataplane.ports import Failure, ObserveError
 HARMFUL = ("rx-lro", "rx-gro-hw", "rx-vlan-hw-parse", "rx-vlan-stag-hw-parse")
 """Names of features as the kernel has them (net/ethtool/common.c)."""
 
+RECORD = "offloads.json"
+"""The record's name in a node's run directory."""
+
 RECORD_MODE = 0o600
 
 
@@ -78,7 +81,7 @@ class OffloadsTable:
     def observe(self) -> Mapping[str, ReceiveOffloads]:
         """Devices in our record on which none of HARMFUL is on now."""
         return {
-            device: ReceiveOffloads() for device in self._held() if not self._on_if_there(device)
+            device: ReceiveOffloads() for device in self.held() if not self._on_if_there(device)
         }
 
     def upsert(self, batch: Sequence[tuple[str, ReceiveOffloads]]) -> Mapping[str, Failure]:
@@ -87,7 +90,7 @@ class OffloadsTable:
         for device, _ in batch:
             try:
                 on = harmful_features(device)
-                held = self._held()
+                held = self.held()
                 held[device] = sorted(on | set(held.get(device, ())))
                 self._write(held)
                 switch_features(device, on, on=False)
@@ -105,7 +108,7 @@ class OffloadsTable:
         """Switch on again what was on before; a device that is gone needs nothing."""
         failures: dict[str, Failure] = {}
         for device in keys:
-            held = self._held()
+            held = self.held()
             try:
                 switch_features(device, frozenset(held.get(device, ())), on=True)
             except OSError as error:
@@ -122,7 +125,8 @@ class OffloadsTable:
         except OSError:
             return frozenset()  # gone: nothing to switch off, and the row may be taken back
 
-    def _held(self) -> dict[str, list[str]]:
+    def held(self) -> dict[str, list[str]]:
+        """What was on before, by device."""
         try:
             held = json.loads(self._record.read_text(encoding="utf-8"))
         except FileNotFoundError:
