@@ -1,0 +1,117 @@
+"""Eight virtual machines live through the death of vswitchd, and do not notice the daemon's."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Interface
+
+import pytest
+
+from dataplane.drivers.processes import wait_until
+from tests.labs import lab as topology
+from tests.labs import logical, traffic
+from tests.labs.guestbank import GuestBank, Silence, connected, pinged
+from tests.labs.lab import Lab
+from tests.labs.logical import PodPort
+from tests.labs.workloads import POD_NAMESPACE, Workload
+
+GUESTS = {f"g{number}": f"10.1.0.{60 + number}" for number in range(8)}
+EVERY_S = 0.02
+
+
+@pytest.fixture(scope="module")
+def small_lab(progress: Callable[[str], None]) -> Iterator[Lab]:
+    with Lab("mrvhl", progress, guests=False) as built:
+        yield built
+
+
+@pytest.fixture(scope="module")
+def bank(small_lab: Lab) -> Iterator[GuestBank]:
+    """Eight guests with addresses on a switch, reachable from the container c1."""
+    lab = small_lab
+    works = {}
+    for name, address in GUESTS.items():
+        port = PodPort(f"{name}.{POD_NAMESPACE}", "sw0", IPv4Interface(f"{address}/24"))
+        logical.add_port(lab.nb, port)
+        works[name] = Workload(name, f"{lab.prefix}-{name}", lab.node.cni_socket, "vhost-user")
+        works[name].attach()
+    made = GuestBank("bank", [(w.socket, w.mac) for w in works.values()], lab.dir)
+    made.start()
+    try:
+        wait_until(lambda: _connected(lab) == len(GUESTS), "all guests are connected")
+        for address in GUESTS.values():
+            _answers(lab, address)
+        yield made
+    finally:
+        made.stop()
+
+
+def _connected(lab: Lab) -> int:
+    return connected(f"unix:{lab.node.rundir}/db.sock")
+
+
+def _answers(lab: Lab, address: str) -> None:
+    wait_until(
+        lambda: traffic.ping(lab.containers["c1"], address, 1)[0] == 1,
+        f"{address} answers",
+        timeout_s=60,
+    )
+
+
+def _told(what: str, found: list[Silence]) -> str:
+    gaps = [one.longest_s for one in found]
+    return (
+        f"{what}: longest silence {statistics.median(gaps):.2f} s "
+        f"({min(gaps):.2f}..{max(gaps):.2f}), n={len(gaps)}"
+    )
+
+
+def test_every_guest_reconnects_after_vswitchd_was_killed(small_lab: Lab, bank: GuestBank) -> None:
+    lab = small_lab
+    assert bank.guests
+    with (
+        pinged(lab.containers["c1"], list(GUESTS.values()), EVERY_S) as guests,
+        pinged(lab.wire, [topology.TUNNEL_ADDRESS], EVERY_S) as tunnel,
+    ):
+        time.sleep(2)
+        lab.node.kill("ovs-vswitchd")
+        began = time.monotonic()
+        lab.node.up()
+        started = time.monotonic() - began
+        wait_until(lambda: _connected(lab) == len(GUESTS), "all guests reconnect", timeout_s=60)
+        reconnected = time.monotonic() - began
+        for address in GUESTS.values():
+            _answers(lab, address)
+        wait_until(
+            lambda: traffic.ping(lab.wire, topology.TUNNEL_ADDRESS, 1)[0] == 1,
+            "the tunnel's end answers",
+            timeout_s=60,
+        )
+        time.sleep(1)
+    print(
+        f"vswitchd started again after {started:.2f} s, all {len(GUESTS)} ports connected as OVS "
+        f"says after {reconnected:.2f} s; {_told('guests', guests)}; {_told('tunnel', tunnel)}"
+    )
+    assert len(guests) == len(GUESTS)
+    assert all(one.answered > 0 and one.longest_s > 0 for one in [*guests, *tunnel])
+
+
+def test_the_daemons_restart_writes_nothing_and_no_guest_notices(
+    small_lab: Lab, bank: GuestBank
+) -> None:
+    lab = small_lab
+    assert bank.guests
+    with pinged(lab.containers["c1"], list(GUESTS.values()), EVERY_S) as guests:
+        time.sleep(1)
+        lab.node.kill("node")
+        lab.node.up()
+        lab.node.wait_served(topology.FAST_VIPS)
+        time.sleep(1)
+    applied = lab.node.ask("status")["last_apply"]
+    print(f"{_told('guests', guests)}; {applied}")
+    assert applied["rounds"] > 0
+    assert applied["total_writes"] == 0
+    assert _connected(lab) == len(GUESTS)
+    assert all(one.answered > 0 for one in guests)
