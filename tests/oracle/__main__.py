@@ -50,6 +50,7 @@ def main() -> int:
         print(f"{tally.packets:,} packets, {tally.rate:,.0f} a second", flush=True)
         if failure is None:
             return 0
+        print(f"seed {failure.seed}: {failure.wrong[:300]}", flush=True)
         small = None if chosen.keep else shrunk(bench, failure, crowded=chosen.crowded)
         if small is None:
             print(f"seed {failure.seed}, after {len(failure.events)} events: {failure.wrong}")
