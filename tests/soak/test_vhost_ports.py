@@ -60,7 +60,7 @@ def _arguments(work: Workload) -> dict[str, object]:
     return {
         "network": "millrace", "container_id": work.container_id, "netns": "", "ifname": "eth0",
         "mode": work.mode, "pod": work.pod, "namespace": POD_NAMESPACE,
-        "pod_uid": work.container_id, "mtu": None, "queues": 1,
+        "pod_uid": work.container_id, "mtu": 0, "queues": 1,
     }  # fmt: skip
 
 
