@@ -286,7 +286,17 @@ def test_flood_of_new_flows(flooded: Lab, verdicts: Verdicts, minutes: float) ->
         for one in exchanges
     ]
     refused = {r.name: n for r in REFUSALS if (n := after.since(before, r))}
+    dropped = {
+        r.name: n
+        for r in Reason
+        if r.name.startswith("DROP_") and r not in REFUSALS and (n := after.since(before, r))
+    }
     held = [
+        verdicts.note(
+            "what the programs dropped beside refused flows",
+            f"{dropped or 'nothing'}: what else was lost, was lost on the way",
+            holds=not dropped,
+        ),
         verdicts.note(
             f"{minutes:g} minutes of new flows, a table for {FLOWS:,}",
             f"{made / took * 60:,.0f} a minute by the program's counter; "
