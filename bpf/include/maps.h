@@ -13,9 +13,14 @@
 
 #include "abi.h"
 
+/*
+ * BPF_F_MMAPABLE has the kernel begin an array's values on a page. Without it they begin 56 octets
+ * into a cache line (struct bpf_array), and each element of 64 octets lies in two.
+ */
 #define PINNED_ARRAY(name, entries, value_type)		\
 	struct {					\
 		__uint(type, BPF_MAP_TYPE_ARRAY);	\
+		__uint(map_flags, BPF_F_MMAPABLE);	\
 		__uint(max_entries, entries);		\
 		__type(key, __u32);			\
 		__type(value, value_type);		\
