@@ -73,6 +73,7 @@ from dataplane.drivers.ovsdb import Ovs, OvsState
 from dataplane.drivers.ovsports import PortsTable
 from dataplane.drivers.ovsqos import QosTable
 from dataplane.drivers.ovstables import BridgesTable, SettingsTable
+from dataplane.drivers.podbuckets import BucketTable
 from dataplane.drivers.programs import ProgramTable
 from dataplane.drivers.setsmap import SetTable
 from dataplane.drivers.sockprograms import SocketTable
@@ -168,6 +169,7 @@ class NodeDaemon:
                 PortsTable(self.ovs),
                 BondsTable(self.ovs),
                 QosTable(self.ovs),
+                BucketTable(),
                 self.rebalancer.table,
                 AddressesTable(),
                 FlowsTable(config.ovs_rundir, self.ovs.openflow_ports),

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 
 from bpf.abi import Limit
 from dataplane.model.addr import IPAddress, IPNetwork, L4Addr, Mac, mac_of_address
-from dataplane.model.bandwidth import UNLIMITED
+from dataplane.model.bandwidth import UNLIMITED, Limits
 from dataplane.model.config import NodeConfig, UplinkConfig, UplinkMode
 from dataplane.model.names import INTEGRATION_BRIDGE
 from dataplane.model.rows import (
@@ -18,6 +18,7 @@ from dataplane.model.rows import (
     BackendEntry,
     Bond,
     Bridge,
+    Bucket,
     DeviceAddress,
     Flow,
     FlowKey,
@@ -39,7 +40,7 @@ from dataplane.model.rows import (
     VipEntry,
 )
 from dataplane.model.service import Place, Service
-from dataplane.model.state import Gateway, NodeState, PortKind
+from dataplane.model.state import Attachment, Gateway, NodeState, PortKind
 from dataplane.plan.flows import service_flows
 from dataplane.plan.ovs import OvsKey, ovs_settings
 from dataplane.plan.owners import announcements
@@ -51,7 +52,7 @@ from dataplane.plan.ports import (
     uplink_port,
     uplink_port_name,
 )
-from dataplane.plan.qos import policer
+from dataplane.plan.qos import bucket, policer
 from dataplane.plan.rebalance import pinned
 from dataplane.plan.served import Circumstances, Served, served
 from dataplane.plan.services import Vantage, socket_services
@@ -72,6 +73,7 @@ class NodePlan:
     ports: Mapping[str, Port]
     bonds: Mapping[str, Bond]
     qos: Mapping[str, Policer]
+    buckets: Mapping[str, Bucket]
     affinity: Mapping[str, Affinity]
     addresses: Mapping[tuple[str, IPv4Interface], DeviceAddress]
     flows: Mapping[FlowKey, Flow]
@@ -124,9 +126,20 @@ def _policers(state: NodeState) -> dict[str, Policer]:
     return {
         a.device: row
         for a in state.attachments
-        if a.kind is PortKind.VHOST_USER
-        and (row := policer(state.limits.get(a.iface_id, UNLIMITED).over(a.limits), a.mtu))
+        if a.kind is PortKind.VHOST_USER and (row := policer(_limits(state, a), a.mtu))
     }
+
+
+def _buckets(state: NodeState) -> dict[str, Bucket]:
+    return {
+        a.device: row
+        for a in state.attachments
+        if a.kind is PortKind.VETH and (row := bucket(_limits(state, a), a.mtu))
+    }
+
+
+def _limits(state: NodeState, attachment: Attachment) -> Limits:
+    return state.limits.get(attachment.iface_id, UNLIMITED).over(attachment.limits)
 
 
 def service_uplink(config: NodeConfig) -> UplinkConfig | None:
@@ -292,6 +305,7 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
         ports=ports,
         bonds={one.name: bond(one) for one in config.bonds},
         qos=_policers(state),
+        buckets=_buckets(state),
         affinity=pinned(state.pins, ports, config.dpdk.pmd),
         addresses={(config.tunnel.bridge, config.tunnel.address): DeviceAddress()}
         if config.tunnel

@@ -79,6 +79,7 @@ def test_the_plan_has_a_row_for_each_limited_vm() -> None:
     )
     both = Limits(ovn.send, runtime.receive)
     assert plan(state).qos == {"mrpvm": policer(both, 1442)}
+    assert plan(state).buckets == {"mrppod": bucket(ovn, 1442)}
     assert plan(replace(state, limits={}, attachments=(vm, pod))).qos == {}
     # OVN's word goes before the runtime's.
     clash = replace(state, limits={"vm.default": Limits(receive=Bandwidth(64_000))})
