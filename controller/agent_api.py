@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from cni.wire import CODE_TRY_AGAIN, RemoteError
 from controller import config as config_files
-from controller import views
+from controller import nics, views
 from controller.completion import in_thread
 from controller.config_machine import check_machine
 from controller.restart_watch import SETTINGS_RECORD, RestartWatch
@@ -31,6 +31,7 @@ from dataplane.model.config import NodeConfig
 from dataplane.model.state import Attachment
 from dataplane.plan.ovs import foreign_settings, ovs_settings, pinned_tuning
 from dataplane.plan.ovskeys import RESTART_KEYS
+from dataplane.plan.untested import untested
 from dataplane.ports import DataplaneError
 from dataplane.reconcile.status import State, Status
 
@@ -122,6 +123,7 @@ class AgentApi:
                 "last_outage_ms": None if vswitchd.outage_s is None else vswitchd.outage_s * 1000,
             },
             "programs": await in_thread(_programs, daemon),
+            "untested": list(untested(daemon.config)),
             "problems": views.problems_view(found)
             + [
                 {"name": "attachment record", "cause": text, "next_step": "see the daemon's log"}
@@ -189,6 +191,8 @@ class AgentApi:
         found = check_machine(source, facts)
         if found:
             raise _refused(path, str(config_files.ConfigProblems(found)))
+        if waiting := await in_thread(nics.not_bound, source.config):
+            raise _refused(path, waiting)
         try:
             before, after = daemon.config, await in_thread(settle, source)
         except config_files.ConfigProblems as error:

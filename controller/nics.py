@@ -9,7 +9,14 @@ from pathlib import Path
 
 from dataplane.drivers.pcibind import NicRefused, PciBinder
 from dataplane.model.config import NodeConfig, UplinkMode
-from dataplane.plan.nicbinding import NicRecord, PciNic, Wanted, notes
+from dataplane.plan.nicbinding import (
+    BIFURCATED,
+    VFIO_DRIVER,
+    NicRecord,
+    PciNic,
+    Wanted,
+    notes,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,39 @@ def bind(config: NodeConfig, binder: PciBinder, *, recorded: bool = False) -> li
         ]
         asked = [one for one in asked if one.address in known]
     return [*said, *binder.bind(asked, moving(config))]
+
+
+def refusals(config: NodeConfig, binder: PciBinder) -> list[str]:
+    """Why `bind` would refuse, a line for each NIC; nothing is touched.
+
+    Raises:
+        ObserveError: sysfs or the record cannot be read.
+    """
+    return binder.refusals(wanted(config), moving(config))
+
+
+def not_bound(config: NodeConfig, binder: PciBinder | None = None) -> str:
+    """Which NICs OVS could not open under vfio as they are, and what to do; "" if none.
+
+    Raises:
+        ObserveError: sysfs cannot be read.
+    """
+    asked = [one.address for one in wanted(config)]
+    if not asked:
+        return ""
+    there = binder or binder_of(config)
+    drivers = {one: nic.driver for one in asked if (nic := there.nic(one)) is not None}
+    wrong = [
+        f"{one} ({drivers.get(one) or 'no driver'})"
+        for one in asked
+        if drivers.get(one) not in (VFIO_DRIVER, *BIFURCATED)
+    ]
+    return (
+        f"not bound to {VFIO_DRIVER}: {', '.join(wrong)}; `millrace nics bind --config FILE` binds"
+        " what a file names"
+        if wrong
+        else ""
+    )
 
 
 def release(binder: PciBinder, chosen: Sequence[str] = ()) -> list[str]:

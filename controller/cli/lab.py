@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from controller import embedded
+from controller import embedded, nics
 from controller.cli import failures
 from controller.config import ConfigProblems, load_cluster, load_node
 from controller.config_machine import check_machine
 from dataplane.drivers.machinefacts import machine_facts
+from dataplane.drivers.pcibind import NicRefused
 
 
 def _progress(line: str) -> None:
@@ -26,6 +27,9 @@ def up(arguments: argparse.Namespace) -> int:
     netns = arguments.netns or embedded.load(config_path).netns
     if problems := check_machine(source, machine_facts(netns)):
         raise ConfigProblems(problems)
+    # Before anything is touched, as all that can be wrong.
+    if refused := nics.refusals(source.config, nics.binder_of(source.config)):
+        raise NicRefused("\n".join(refused))
     embedded.up(config_path, cluster_path, arguments.netns, _progress)
     print(f"node {source.config.name} is up; `millrace status --config {config_path}`")
     return failures.OK

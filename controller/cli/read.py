@@ -114,6 +114,7 @@ def status_text(answer: Json, *, colour: bool) -> str:
         for old, new in [_list(value)]
     ]
     head += [("cannot", str(text)) for text in _list(child(answer, "ovs").get("cannot"))]
+    head += [("untested", str(text)) for text in _list(answer.get("untested"))]
     if central := child(answer, "central"):
         head.append(("central", _central_text(central)))
     blocks = ["\n".join(f"{name:<11} {text}" for name, text in head)]

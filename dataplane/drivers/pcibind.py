@@ -186,6 +186,24 @@ class PciBinder:
         present = (self._root / DRIVERS / VFIO_DRIVER).is_dir()
         return Vfio(present, mode == "Y" if mode else None, vendor)
 
+    def refusals(
+        self, wanted: Sequence[Wanted], moving: Collection[IPv4Address | IPv6Address] = ()
+    ) -> list[str]:
+        """Why `bind` would refuse, a line for each NIC. Arguments: those of `bind`.
+
+        Raises:
+            ObserveError: sysfs or the record cannot be read.
+        """
+        if not wanted:
+            return []
+        records, vfio = self._records.load().records, self.vfio()
+        others = {one.address for one in wanted}
+        found = (
+            refused(one, self.nic(one.address), records.get(one.address), vfio, others, moving)
+            for one in wanted
+        )
+        return [str(refusal) for refusal in found if refusal]
+
     # -- doing --------------------------------------------------------------------------------
 
     def bind(
@@ -204,19 +222,9 @@ class PciBinder:
             BindError: the kernel did not do what was written.
             ObserveError: sysfs or the record cannot be read.
         """
-        state, vfio = self._records.load(), self.vfio()
-        others = {one.address for one in wanted}
-        refusals = [
-            str(refusal)
-            for one in wanted
-            if (
-                refusal := refused(
-                    one, self.nic(one.address), state.records.get(one.address), vfio, others, moving
-                )
-            )
-        ]
-        if refusals:
+        if refusals := self.refusals(wanted, moving):
             raise NicRefused("\n".join(refusals))
+        others = {one.address for one in wanted}
         return [line for one in wanted for line in self._bind_one(one, others, moving)]
 
     def _bind_one(

@@ -97,6 +97,22 @@ def test_boot_binds_only_what_was_bound_before(
     assert machine.driver(THIRD) == "vfio-pci"
 
 
+def test_what_is_refused_and_what_is_not_bound_is_told_beforehand(
+    machine: Machine, binder: FabricatedBinder, config: NodeConfig
+) -> None:
+    assert nics.refusals(config, binder) == []
+    assert nics.not_bound(config, binder) == (
+        f"not bound to vfio-pci: {NIC} (ice), {SECOND} (ice), {THIRD} (ice);"
+        " `millrace nics bind --config FILE` binds what a file names"
+    )
+    machine.route_by("eth5")
+    (refusal,) = nics.refusals(config, binder)
+    assert refusal.startswith(f"NIC eth5 ({SECOND}) cannot be given to OVS-DPDK; it carries the")
+    machine.route_by("eth0")
+    nics.bind(config, binder)
+    assert nics.not_bound(config, binder) == ""
+
+
 def test_release_by_name_by_address_and_of_all(
     machine: Machine, binder: FabricatedBinder, config: NodeConfig
 ) -> None:
