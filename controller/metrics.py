@@ -35,6 +35,7 @@ from controller.metrics_services import (
 )
 from dataplane.drivers.ovsscrape import OvsFigures
 from dataplane.drivers.pmdtasks import Switches
+from dataplane.plan.advice import KINDS
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class MetricsSnapshot:
     while it is away; `switches`: context switches of PMD threads by core. `restart_pending`: how
     many settings wait for a restart of vswitchd; `cpu_seconds`: what all snapshots so far took.
     `xdp`: by name of the reason (abi.h).
-    `conntrack`: by family, ipv4 and ipv6.
+    `conntrack`: by family, ipv4 and ipv6. `conditions`: how many hold, by kind.
     """
 
     at: float
@@ -87,6 +88,7 @@ class MetricsSnapshot:
     conntrack: Mapping[str, ConntrackFigures] = field(default_factory=dict)
     ovs: Mapping[str, str] = field(default_factory=dict)
     dpdk_initialized: bool | None = None
+    conditions: Mapping[str, int] = field(default_factory=dict)
 
 
 class MetricsSource(Protocol):
@@ -132,6 +134,7 @@ class NodeCollector(Collector):
         yield spent
         yield from _daemon(found)
         yield from _tables(found.tables)
+        yield _conditions(found.conditions)
         yield from _xdp(found.xdp)
         yield from service_families(found.services)
         yield from conntrack_families(found.conntrack)
@@ -205,6 +208,17 @@ def _tables(tables: Mapping[str, TableFigures]) -> Iterator[Metric]:
         for table in sorted(tables):
             family.add_metric([table], getattr(tables[table], column))
         yield family
+
+
+def _conditions(conditions: Mapping[str, int]) -> Metric:
+    family = GaugeMetricFamily(
+        "millrace_conditions",
+        "Things that are not as they should be (`millrace status` names them).",
+        labels=["kind"],
+    )
+    for kind in KINDS:
+        family.add_metric([kind], conditions.get(kind, 0))
+    return family
 
 
 def _xdp(counters: Mapping[str, Counted]) -> Iterator[Metric]:

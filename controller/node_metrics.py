@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +26,7 @@ from controller.vswitchd import control_socket
 from dataplane.drivers.counters import counters
 from dataplane.drivers.ovsinterfaces import InterfaceState
 from dataplane.drivers.ovsscrape import OvsFigures, OvsPoll
-from dataplane.drivers.pmdtasks import switches_of_pmds
+from dataplane.drivers.pmdtasks import Switches, switches_of_pmds
 from dataplane.drivers.servicestats import read_counts
 from dataplane.drivers.unixctl import UnixctlClient
 from dataplane.ports import DataplaneError
@@ -61,6 +63,7 @@ class NodeMetrics:
         self._top_ports = TopPorts()
         self._poll = OvsPoll()
         self._spent = 0.0
+        self._moved = False
         self._restart = RestartWatch(Path(daemon.config.rundir) / SETTINGS_RECORD)
 
     def metrics(self) -> MetricsSnapshot | None:
@@ -72,6 +75,9 @@ class NodeMetrics:
         while True:
             try:
                 self._latest = await in_thread(self._measured)
+                if self._moved:
+                    self._moved = False
+                    self._daemon.loop.invalidate("plan")
             except DataplaneError as error:
                 log.warning("metrics_not_refreshed error=%s", error)
             except Exception:
@@ -90,6 +96,9 @@ class NodeMetrics:
         daemon = self._daemon
         applied, ovs, pid = daemon.applied, daemon.ovs.latest, daemon.vswitchd.pid
         client = self._client()
+        figures = self._poll.take(client) if client else None
+        switches = switches_of_pmds(pid) if pid is not None else {}
+        states = self._states()
         return MetricsSnapshot(
             at=time.time(),
             converged=daemon.converged(),
@@ -101,9 +110,10 @@ class NodeMetrics:
             started_at=daemon.started_at,
             tables=self._tables(),
             restart_pending=self._restart_pending(client),
-            figures=self._poll.take(client) if client else None,
-            switches=switches_of_pmds(pid) if pid is not None else {},
-            ports=self._ports(),
+            figures=figures,
+            switches=switches,
+            ports=self._ports(states),
+            conditions=self._conditions(figures, switches, states),
             xdp={
                 reason.name: Counted(count.packets, count.octets)
                 for reason, count in counters(daemon.bpf).items()
@@ -146,12 +156,33 @@ class NodeMetrics:
             return 0  # the age of the other figures says enough
         return len(self._restart.pending(client.process() if client else None, settings))
 
-    def _ports(self) -> PortSeries:
-        daemon = self._daemon
+    def _states(self) -> Mapping[str, InterfaceState] | None:
         try:
-            states = daemon.ovs.interface_states()
+            return self._daemon.ovs.interface_states()
         except DataplaneError as error:
             log.warning("interface_figures_missing error=%s", error)
+            return None
+
+    def _conditions(
+        self,
+        figures: OvsFigures | None,
+        switches: Mapping[int, Switches],
+        states: Mapping[str, InterfaceState] | None,
+    ) -> Counter[str]:
+        """How many conditions of each kind hold; what queues cost goes to the rebalancer, too."""
+        daemon, planned = self._daemon, self._daemon.planned
+        attachments = tuple(daemon.attachments.values())
+        if figures is not None and planned is not None:
+            polled = {name for name, port in planned.ports.items() if port.type != "system"}
+            with contextlib.suppress(DataplaneError):
+                self._moved |= daemon.rebalancer.take(figures.pmds, polled, daemon.config)
+        found = daemon.conditions.take(
+            time.monotonic(), figures, switches, states or {}, attachments, daemon.config
+        )
+        return Counter(one.kind for one in found)
+
+    def _ports(self, states: Mapping[str, InterfaceState] | None) -> PortSeries:
+        if states is None:
             return PortSeries()
         return self._top_ports.take(states.values(), self._workloads(states))
 
