@@ -29,7 +29,7 @@ from dataplane.drivers.programs import program_info
 from dataplane.drivers.unixctl import UnixctlClient
 from dataplane.model.config import NodeConfig
 from dataplane.model.state import Attachment
-from dataplane.plan.ovs import foreign_settings, ovs_settings, pinned_tuning
+from dataplane.plan.ovs import foreign_settings, ovs_settings, spelt, yielded
 from dataplane.plan.ovskeys import RESTART_KEYS
 from dataplane.plan.untested import untested
 from dataplane.ports import DataplaneError
@@ -135,18 +135,22 @@ class AgentApi:
         """What others set in OVS, what waits for its restart, and what its release cannot do."""
         daemon, pid = self._daemon, self._daemon.vswitchd.pid
         config = daemon.config
-        there: Mapping[str, str] = {}
+        theirs: Mapping[str, str] = {}
+        overwrote: Mapping[str, str] = {}
         pending: Mapping[str, tuple[str | None, str | None]] = {}
         # Without the database nothing is said of it; `connected` tells.
         with contextlib.suppress(DataplaneError):
             there = daemon.ovs.other_config()
+            theirs, overwrote = daemon.settings.foreign()
             if pid is not None:
                 socket = control_socket(Path(config.ovs_rundir), pid)
                 pending = self._restart.pending(UnixctlClient(str(socket)).process(), there)
         return {
-            "foreign_settings": foreign_settings(config, there),
+            "foreign_settings": foreign_settings(config, theirs),
+            "foreign_wins": {key: list(both) for key, both in yielded(config, theirs).items()},
+            "overwrote": dict(overwrote),
             "restart_pending": {key: list(change) for key, change in pending.items()},
-            "cannot": list(pinned_tuning(config).cannot),
+            "cannot": list(spelt(config).cannot),
         }
 
     async def ports(self, _: Args) -> Args:

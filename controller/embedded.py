@@ -28,6 +28,7 @@ from dataplane.drivers.processes import Daemon, ProcessError
 from dataplane.model.config import NodeConfig
 from dataplane.model.names import INTEGRATION_BRIDGE
 from dataplane.plan.ovs import ovs_settings
+from dataplane.plan.ovsowner import Owned
 
 Progress = Callable[[str], None]
 
@@ -169,16 +170,28 @@ def start_ovs(node: Node, progress: Progress) -> None:
         ),
     )
     if processes.running_pid(instance.daemon("ovs-vswitchd")) is None:
-        settings = ovs_settings(node.config)
-        ovsprocess.set_open_vswitch(
-            instance,
-            node.database,
-            **{
-                column: {k[1]: row.value for k, row in settings.items() if k[0] == column}
-                for column in ("other_config", "external_ids")
-            },
-        )
+        _tell_ovs(node)
     start_vswitchd(node, progress)
+
+
+def _tell_ovs(node: Node) -> None:
+    """Write the node's keys, and that they are ours, as the daemon does once it runs."""
+    columns = ovsprocess.open_vswitch(node.instance, node.database)
+    owned = Owned.noted(columns["external_ids"])
+    settings = ovs_settings(node.config, owned.foreign(columns["other_config"]))
+    writes, after = owned.change(settings, (), columns)
+    ovsprocess.set_open_vswitch(
+        node.instance,
+        node.database,
+        other_config={key: text for (c, key), text in writes.items() if text and c != EXTERNAL},
+        external_ids={
+            **{key: text for (c, key), text in writes.items() if text and c == EXTERNAL},
+            **{key: text for key, text in after.notes().items() if text},
+        },
+    )
+
+
+EXTERNAL = "external_ids"
 
 
 def start_vswitchd(node: Node, progress: Progress) -> None:

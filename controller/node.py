@@ -150,6 +150,7 @@ class NodeDaemon:
             config.sb_remote,
             lambda snapshot: self._from_thread(lambda: self._saw("sb", snapshot)),
         )
+        self.settings = SettingsTable(self.ovs)
         self.rebalancer = Rebalancer(AffinityTable(self.ovs))
         self.links = LinkMonitor(
             lambda: self._from_thread(lambda: self.loop.invalidate(*LINK_TABLES)),
@@ -162,7 +163,7 @@ class NodeDaemon:
         self.reconciler = Reconciler(
             (
                 HugepagesTable(lambda: self._wanted_pages),
-                SettingsTable(self.ovs),
+                self.settings,
                 LinksTable(),
                 NicsTable(Path(config.rundir) / "nic-settings.json"),
                 BridgesTable(self.ovs),
@@ -352,6 +353,12 @@ class NodeDaemon:
             self.planned = self.planned.serving(known)
             self.follow_up.follow(self.planned, changes)
         state = self.sources.state(config, attachments, HeldIds())
+        if config.computed is not None:
+            state = replace(
+                state,
+                theirs=self.settings.foreign()[0],
+                pinned_by_hand=frozenset(self.rebalancer.table.foreign()),
+            )
         planned = plan(replace(state, pins=self.rebalancer.pins(config)), known)
         if scope is not None and in_sync:
             scope |= planned.differences(self.planned)

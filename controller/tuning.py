@@ -17,7 +17,7 @@ from dataplane.drivers.topology import read_topology
 from dataplane.drivers.unixctl import UnixctlClient
 from dataplane.model.config import NodeConfig, UplinkConfig, UplinkMode
 from dataplane.model.topology import Topology
-from dataplane.model.tuning import Tuning
+from dataplane.model.tuning import Computed, Tuning
 from dataplane.plan.ovskeys import OvsVersion
 from dataplane.plan.tuning.compute import BIFURCATED_DRIVERS, tuning
 from dataplane.plan.tuning.outcome import Access, Pins, Refused, TuningPlan, WantedPort, Wants
@@ -35,7 +35,9 @@ def settle(source: Source[NodeConfig]) -> NodeConfig:
     if not is_explicit(config):
         config = settled(config, plan_of(source, read_topology()))
     # Only these keys differ between releases, so that a node without them need not know its own.
-    return replace(config, ovs_release=release_of(config.ovs_rundir)) if config.tuning else config
+    if config.tuning or config.computed:
+        return replace(config, ovs_release=release_of(config.ovs_rundir))
+    return config
 
 
 def release_of(ovs_rundir: str) -> str:
@@ -80,7 +82,9 @@ def is_explicit(config: NodeConfig) -> bool:
 
 
 def settled(config: NodeConfig, plan: TuningPlan) -> NodeConfig:
-    """The configuration with the plan's cores and memory in place of what the file leaves out."""
+    """The configuration with the plan in it, and its cores and memory where the file has none."""
+    if is_explicit(config):
+        return config
     values = plan.tuning
     dpdk = replace(
         config.dpdk,
@@ -90,7 +94,7 @@ def settled(config: NodeConfig, plan: TuningPlan) -> NodeConfig:
         socket_mem_mib=config.dpdk.socket_mem_mib
         or values.socket_mem_mib.get(min(values.socket_mem_mib, default=0), 0),
     )
-    return replace(config, dpdk=dpdk)
+    return replace(config, dpdk=dpdk, computed=Computed(values, plan.pinned))
 
 
 def tuning_of(config: NodeConfig, topology: Topology, plan: TuningPlan) -> Tuning:
@@ -115,7 +119,10 @@ def wants_of(config: NodeConfig, topology: Topology) -> Wants:
                 uplink.device,
                 uplink.device,
                 _access(uplink, topology),
-                queues=uplink.queues if uplink.mode is UplinkMode.AF_XDP else None,
+                # One is the file's default, too: there the plan says how many.
+                queues=uplink.queues
+                if uplink.mode is UplinkMode.AF_XDP or uplink.queues > 1
+                else None,
             )
             for uplink in config.nics
             if uplink.mode is not UplinkMode.KERNEL and topology.nic(uplink.device)

@@ -104,9 +104,18 @@ def status_text(answer: Json, *, colour: bool) -> str:
          f"{gateway.get('router')}, {' '.join(map(str, _list(gateway.get('addresses'))))},"
          f" on {gateway.get('physnet')}, services from {gateway.get('service_address')}"),
     ]  # fmt: skip
+    wins = child(ovs, "foreign_wins")
     head += [
-        ("foreign", f"{key}={value} in OVS is not ours, and is left alone")
-        for key, value in sorted(child(child(answer, "ovs"), "foreign_settings").items())
+        (
+            "foreign",
+            f"{key}={value} in OVS is not ours, and is left alone"
+            + (f"; the plan has {_list(wins[key])[-1]}" if _list(wins.get(key)) else ""),
+        )
+        for key, value in sorted(child(ovs, "foreign_settings").items())
+    ]
+    head += [
+        ("overwrote", f"{key}={value} was set by hand; the file names the key, so its value holds")
+        for key, value in sorted(child(ovs, "overwrote").items())
     ]
     head += [
         ("restart", f"{key} waits for it: {_or_default(old)} -> {_or_default(new)}")

@@ -7,6 +7,7 @@ with its own `--file-prefix` (`dataplane.plan.ovs` sees to that).
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -136,6 +137,16 @@ def start_ovn_controller(instance: Instance, database: str) -> bool:
     link.unlink(missing_ok=True)
     link.symlink_to(f"ovn-controller.{pid}.ctl")
     return started
+
+
+def open_vswitch(instance: Instance, database: str) -> dict[str, dict[str, str]]:
+    """Both maps of the Open_vSwitch row that we write; the row is made if there is none."""
+    columns = ("other_config", "external_ids")
+    argv = ["ovs-vsctl", f"--db={database}", "--no-wait", "--format=json"]
+    argv += ["--", "init", "--", f"--columns={','.join(columns)}", "list", "Open_vSwitch"]
+    answer = json.loads(processes.run(argv, env=instance.environment))
+    maps = zip(answer["headings"], answer["data"][0], strict=True)
+    return {name: dict(pairs) for name, (_, pairs) in maps}
 
 
 def set_open_vswitch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -11,13 +12,14 @@ from dataplane.drivers.replica import Replica, Row, optional, read, write
 from dataplane.model.addr import Mac
 from dataplane.model.names import INTEGRATION_BRIDGE, OWNER, OWNER_KEY
 from dataplane.model.rows import Bridge, OvsSetting
+from dataplane.plan.ovsowner import KEYS as KEYS
+from dataplane.plan.ovsowner import OTHER_CONFIG, Owned, SettingKey
 from dataplane.ports import DataplaneError, Failure
+
+log = logging.getLogger(__name__)
 
 K = TypeVar("K")
 T = TypeVar("T")
-
-KEYS = "millrace-keys"
-"""external_ids key that lists, space separated, which keys of a row's maps are ours."""
 
 ADOPTED = "millrace-adopted"
 """external_ids key of a bridge that somebody else made and that is therefore never deleted."""
@@ -83,12 +85,9 @@ def wait_configured(ovs: Ovs, also: Callable[[Replica], bool], timeout: float) -
         return False
 
 
-SettingKey = tuple[str, str]
-
-
-def _owned_settings(replica: Replica) -> list[SettingKey]:
-    listed = read(root(replica), "external_ids").get(KEYS, "")
-    return [(column, key) for column, _, key in (word.partition(":") for word in listed.split())]
+def _columns(replica: Replica) -> dict[str, Mapping[str, str]]:
+    row = root(replica)
+    return {column: read(row, column) for column in (OTHER_CONFIG, "external_ids")}
 
 
 class SettingsTable:
@@ -105,13 +104,22 @@ class SettingsTable:
 
     @staticmethod
     def _observe(replica: Replica) -> dict[SettingKey, OvsSetting]:
-        row = root(replica)
-        columns = {column: read(row, column) for column in ("other_config", "external_ids")}
-        return {
-            (column, key): OvsSetting(columns[column][key])
-            for column, key in _owned_settings(replica)
-            if key in columns.get(column, {})
-        }
+        columns = _columns(replica)
+        return Owned.noted(columns["external_ids"]).settings(columns)
+
+    def foreign(self) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        """The keys of other_config that are not ours, and those of a hand that ours overwrote.
+
+        Raises:
+            ObserveError: the database is out of reach.
+        """
+
+        def read_notes(replica: Replica) -> tuple[Mapping[str, str], Mapping[str, str]]:
+            columns = _columns(replica)
+            owned = Owned.noted(columns["external_ids"])
+            return owned.foreign(columns[OTHER_CONFIG]), owned.overwrote
+
+        return self._ovs.look(read_notes)  # type: ignore[no-any-return]
 
     def upsert(
         self, batch: Sequence[tuple[SettingKey, OvsSetting]]
@@ -127,17 +135,18 @@ class SettingsTable:
         self, wanted: Mapping[SettingKey, OvsSetting], keys: Sequence[SettingKey]
     ) -> Mapping[SettingKey, Failure]:
         def run(replica: Replica, _: Transaction) -> None:
-            row = root(replica)
-            owned = set(_owned_settings(replica))
-            for column, key in keys:
-                setting = wanted.get((column, key))
-                if setting is not None:
-                    row.setkey(column, key, setting.value)
-                elif (column, key) in owned:
+            row, columns = root(replica), _columns(replica)
+            owned = Owned.noted(columns["external_ids"])
+            writes, after = owned.change(wanted, set(keys) - set(wanted), columns)
+            notes = {("external_ids", key): text or None for key, text in after.notes().items()}
+            for (column, key), value in {**writes, **notes}.items():
+                if value is not None:
+                    row.setkey(column, key, value)
+                elif key in columns[column]:
                     row.delkey(column, key)
-            owned = (owned | set(wanted)) - (set(keys) - set(wanted))
-            row.setkey("external_ids", KEYS, " ".join(f"{c}:{k}" for c, k in sorted(owned)))
             row.increment("next_cfg")
+            for key in sorted(after.overwrote.keys() - owned.overwrote.keys()):
+                log.warning("setting_overwritten key=%s was=%s", key, after.overwrote[key])
 
         self._ovs.db.transact(run, self._ovs.timeout)
         return {}

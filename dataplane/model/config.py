@@ -12,6 +12,7 @@ from enum import StrEnum
 from ipaddress import IPv4Interface, IPv6Interface
 
 from dataplane.model.addr import IPNetwork
+from dataplane.model.tuning import Computed
 
 
 class UplinkMode(StrEnum):
@@ -160,6 +161,8 @@ class NodeConfig:
     `tuning` has the fields of `dataplane.model.tuning.Tuning` that a person fixed, and
     `ovs_release` the release of vswitchd that they are spelt for; "": the oldest known.
     `rebalance`: whether queues are moved between PMD threads: off, advise or apply.
+    `computed`: the whole tuning plan; None: the file names cores and memory itself, and nothing but
+    what it says is set.
     """
 
     name: str
@@ -187,6 +190,7 @@ class NodeConfig:
     rebalance: str = "advise"
     vhost: VhostConfig = VhostConfig()
     bonds: tuple[BondConfig, ...] = ()
+    computed: Computed | None = None
 
     @property
     def nics(self) -> tuple[UplinkConfig, ...]:

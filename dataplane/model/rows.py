@@ -20,9 +20,13 @@ Pairs = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class OvsSetting:
-    """Table `ovs`: key (column, key) of Open_vSwitch, column other_config or external_ids."""
+    """Table `ovs`: key (column, key) of Open_vSwitch, column other_config or external_ids.
+
+    `computed`: no file names it, so a value that somebody set by hand is not overwritten.
+    """
 
     value: str
+    computed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,8 @@ class NodeState:
     `announcers`: the chassis that may own VIPs of the gateway's provider network, this one too.
     `routers`: the MAC of each chassis's gateway router on that network. `limits`: what OVN's rows
     hold a port to, by iface-id. `pins`: the PMD thread's CPU for a queue, by port and queue.
+    `theirs`: what others set in Open_vSwitch.other_config; `pinned_by_hand`: the ports whose queues
+    they pinned.
     """
 
     config: NodeConfig
@@ -126,3 +128,5 @@ class NodeState:
     routers: Mapping[str, Mac] = field(default_factory=dict)
     pins: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     limits: Mapping[str, Limits] = field(default_factory=dict)
+    theirs: Mapping[str, str] = field(default_factory=dict)
+    pinned_by_hand: frozenset[str] = frozenset()

@@ -82,3 +82,11 @@ class Tuning:
     max_idle_ms: int | None = None
     flow_limit: int | None = None
     ports: Mapping[str, PortTuning] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A whole plan of one node: its values, and the fields of `Tuning` that a person fixed."""
+
+    tuning: Tuning
+    pinned: frozenset[str] = frozenset()

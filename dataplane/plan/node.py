@@ -42,11 +42,13 @@ from dataplane.model.rows import (
 from dataplane.model.service import Place, Service
 from dataplane.model.state import Attachment, Gateway, NodeState, PortKind
 from dataplane.plan.flows import service_flows
-from dataplane.plan.ovs import OvsKey, ovs_settings
+from dataplane.plan.ovs import OvsKey, ovs_settings, port_keys
 from dataplane.plan.owners import announcements
 from dataplane.plan.ports import (
+    NO_KEYS,
     attachment_port,
     bond,
+    nic_affinity,
     nic_settings,
     service_port,
     uplink_port,
@@ -259,7 +261,10 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
     config = state.config
     uplink = service_uplink(config)
     gateway = service_gateway(state.gateway, config)
-    ports = {uplink_port_name(u): uplink_port(u) for u in config.uplinks}
+    tuned = port_keys(config, state.theirs)
+    ports = {
+        uplink_port_name(u): uplink_port(u, tuned.get(u.device, NO_KEYS)) for u in config.uplinks
+    }
     ports.update({a.device: attachment_port(a) for a in state.attachments})
     links: dict[str, Link] = {}
     flows: dict[FlowKey, Flow] = {}
@@ -298,15 +303,18 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
         }
         if config.hugepages
         else {},
-        ovs=ovs_settings(config),
+        ovs=ovs_settings(config, state.theirs),
         links=links,
         nics={u.device: row for u in config.nics if (row := nic_settings(u)) is not None},
         bridges=_bridges(config),
         ports=ports,
-        bonds={one.name: bond(one) for one in config.bonds},
+        bonds={one.name: bond(one, tuned) for one in config.bonds},
         qos=_policers(state),
         buckets=_buckets(state),
-        affinity=pinned(state.pins, ports, config.dpdk.pmd),
+        affinity={
+            **pinned(state.pins, ports, config.dpdk.pmd),
+            **nic_affinity(config.uplinks, tuned, state.pinned_by_hand),
+        },
         addresses={(config.tunnel.bridge, config.tunnel.address): DeviceAddress()}
         if config.tunnel
         else {},

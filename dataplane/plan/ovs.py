@@ -10,7 +10,15 @@ from dataplane.model.config import DpdkConfig, NodeConfig
 from dataplane.model.names import INTEGRATION_BRIDGE
 from dataplane.model.rows import OvsSetting
 from dataplane.model.tuning import Tuning
-from dataplane.plan.ovskeys import OLDEST, OvsVersion, Translation, mask, translate
+from dataplane.plan.ovskeys import (
+    KEYS,
+    OLDEST,
+    OvsVersion,
+    PortKey,
+    Translation,
+    mask,
+    translate,
+)
 
 OvsKey = tuple[str, str]
 
@@ -34,22 +42,72 @@ def dpdk_settings(dpdk: DpdkConfig, file_prefix: str) -> dict[str, str]:
     return settings
 
 
-def pinned_tuning(config: NodeConfig) -> Translation:
-    """What the file fixes of the tuning, as the node's release of OVS spells it."""
-    nothing = Tuning(lcore=frozenset(), pmd=frozenset(), socket_mem_mib={})
+def spelt(config: NodeConfig) -> Translation:
+    """The tuning of a node as its release of OVS spells it: the plan's, or the file's pins only."""
+    tunnelled = config.tunnel is not None
+    release = OvsVersion.parse(config.ovs_release) if config.ovs_release else OLDEST
     # Each name and type was checked as the file was read; the values have no common type.
     pins: dict[str, Any] = dict(config.tuning)
-    release = OvsVersion.parse(config.ovs_release) if config.ovs_release else OLDEST
-    return translate(replace(nothing, **pins), release, tunnelled=config.tunnel is not None)
+    if config.computed is None:
+        nothing = Tuning(lcore=frozenset(), pmd=frozenset(), socket_mem_mib={})
+        return translate(replace(nothing, **pins), release, tunnelled=tunnelled)
+    tuning = config.computed.tuning
+    whole = replace(tuning, **pins, eal=_eal(config.dpdk.extra or tuning.eal, config))
+    return translate(whole, release, tunnelled=tunnelled)
 
 
-def foreign_settings(config: NodeConfig, other_config: Mapping[str, str]) -> dict[str, str]:
-    """The keys of Open_vSwitch.other_config that somebody else set: they are left alone."""
-    ours = {key for column, key in ovs_settings(config) if column == "other_config"}
+def _eal(words: tuple[str, ...], config: NodeConfig) -> tuple[str, ...]:
+    prefixed = any(word.startswith("--file-prefix") for word in words)
+    return words if prefixed else (*words, f"--file-prefix=millrace-{config.name}")
+
+
+def port_keys(config: NodeConfig, theirs: Mapping[str, str]) -> Mapping[str, Mapping[PortKey, str]]:
+    """The plan's keys of each NIC's interface.
+
+    A pin takes its PMD thread away from all other queues unless OVS is told that it shall not,
+    which it takes under `group` only: where either is not what the plan wanted, nothing is pinned,
+    or VMs' queues might find no thread.
+    """
+    if config.computed is None:
+        return {}
+    found = spelt(config)
+    now = {**found.keys, **{key: theirs[key] for key in theirs if key not in named_keys(config)}}
+    shared = now.get("pmd-rxq-isolate") == "false" and now.get("pmd-rxq-assign") == "group"
     return {
-        key: other_config[key]
-        for key in sorted(other_config.keys() - ours)
-        if not _ovn_controllers(key, other_config[key])
+        name: {key: value for key, value in keys.items() if shared or key[0] == "options"}
+        for name, keys in found.port_keys.items()
+    }
+
+
+def named_keys(config: NodeConfig) -> frozenset[str]:
+    """The keys of other_config that the file names, and whose values win over a hand's."""
+    if config.computed is None:
+        return frozenset(dpdk_settings(config.dpdk, "")) | spelt(config).keys.keys()
+    pinned = config.computed.pinned | config.tuning.keys()
+    # EAL's words go with the node's own --file-prefix, without which two nodes would collide.
+    always = {"dpdk-init", "dpdk-extra"}
+    # Both caches are one intent: "none" is said by the key of the other one.
+    caches = {"emc_insert_inverse"} if "flow_cache" in pinned else set()
+    return frozenset(always | {key.name for key in KEYS if key.intent in pinned | caches})
+
+
+def foreign_settings(config: NodeConfig, theirs: Mapping[str, str]) -> dict[str, str]:
+    """What somebody else set in Open_vSwitch.other_config, without what ovn-controller did."""
+    named = named_keys(config)
+    return {
+        key: value
+        for key, value in sorted(theirs.items())
+        if key not in named and not _ovn_controllers(key, value)
+    }
+
+
+def yielded(config: NodeConfig, theirs: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Where a hand's value holds in place of the plan's: by key, the hand's and the plan's."""
+    planned = ovs_settings(config)
+    return {
+        key: (value, wanted.value)
+        for key, value in foreign_settings(config, theirs).items()
+        if (wanted := planned.get(("other_config", key))) is not None and wanted.value != value
     }
 
 
@@ -58,10 +116,18 @@ def _ovn_controllers(key: str, value: str) -> bool:
     return key.startswith("ovn-chassis-idx-") or (key, value) == ("vlan-limit", "0")
 
 
-def ovs_settings(config: NodeConfig) -> dict[OvsKey, OvsSetting]:
-    """Keys (column, key) of the one Open_vSwitch row, with the values of this node."""
+def ovs_settings(
+    config: NodeConfig, theirs: Mapping[str, str] | None = None
+) -> dict[OvsKey, OvsSetting]:
+    """Keys (column, key) of the one Open_vSwitch row, with the values of this node.
+
+    Args:
+        config: of the node.
+        theirs: what somebody else set in other_config: a computed value gives way to it.
+    """
     other = dpdk_settings(config.dpdk, f"millrace-{config.name}")
-    other.update(pinned_tuning(config).keys)
+    other.update(spelt(config).keys)
+    named = named_keys(config)
     ids = {
         "system-id": config.name,
         "hostname": config.name,
@@ -76,6 +142,10 @@ def ovs_settings(config: NodeConfig) -> dict[OvsKey, OvsSetting]:
     mappings = ",".join(f"{b.physnet}:{b.name}" for b in config.bridges if b.physnet)
     if mappings:
         ids["ovn-bridge-mappings"] = mappings
-    rows = {("other_config", key): OvsSetting(value) for key, value in other.items()}
+    rows = {
+        ("other_config", key): OvsSetting(value, computed=key not in named)
+        for key, value in other.items()
+        if key in named or key not in (theirs or {})
+    }
     rows.update({("external_ids", key): OvsSetting(value) for key, value in ids.items()})
     return rows

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping, Sequence
+from types import MappingProxyType
+
 from dataplane.model.config import BondConfig, BondMode, UplinkConfig, UplinkMode
 from dataplane.model.names import INTEGRATION_BRIDGE, ISOLATED_VLAN
-from dataplane.model.rows import Bond, BondMember, NicSettings, Pairs, Port
+from dataplane.model.rows import Affinity, Bond, BondMember, NicSettings, Pairs, Port
 from dataplane.model.state import Attachment, PortKind
+from dataplane.plan.ovskeys import PortKey
 
 VFIO_PORT_PREFIX = "vf"
 
@@ -22,8 +26,14 @@ def uplink_port_name(uplink: UplinkConfig) -> str:
     return VFIO_PORT_PREFIX + "".join(c for c in uplink.device if c.isalnum())
 
 
-def uplink_port(uplink: UplinkConfig) -> Port:
-    """The row of an uplink.
+NO_KEYS: Mapping[PortKey, str] = MappingProxyType({})
+
+
+def uplink_port(uplink: UplinkConfig, keys: Mapping[PortKey, str] = NO_KEYS) -> Port:
+    """The row of an uplink; `keys` are the tuning plan's for it.
+
+    An AF_XDP port has no descriptors to choose, and as many queues as its NIC has channels, which
+    the file says: the plan's keys are a `dpdk` port's.
 
     `type=afxdp` and not DPDK's AF_XDP vdev: a vdev of DPDK 22.11 keeps its socket bound after
     del-port, and only a vswitchd restart frees the NIC again. Only a `dpdk` port takes
@@ -37,18 +47,36 @@ def uplink_port(uplink: UplinkConfig) -> Port:
     elif uplink.mode is UplinkMode.VFIO:
         kind = "dpdk"
         options = {"dpdk-devargs": uplink.device, "n_rxq": str(uplink.queues)}
+        options.update({key: value for (column, key), value in keys.items() if column == "options"})
         mtu = uplink.mtu
     return Port(uplink.bridge, kind, pairs(options), (), mtu, None)
 
 
-def bond(config: BondConfig) -> Bond:
-    """The row of a bond.
+def nic_affinity(
+    uplinks: Sequence[UplinkConfig],
+    keys: Mapping[str, Mapping[PortKey, str]],
+    pinned_by_hand: Container[str],
+) -> dict[str, Affinity]:
+    """Which PMD thread polls which queue of an uplink, by port; a hand's pins stay."""
+    return {
+        name: Affinity(pins)
+        for uplink in uplinks
+        if (name := uplink_port_name(uplink)) not in pinned_by_hand
+        and (pins := keys.get(uplink.device, NO_KEYS).get(("other_config", "pmd-rxq-affinity")))
+    }
+
+
+def bond(config: BondConfig, keys: Mapping[str, Mapping[PortKey, str]] | None = None) -> Bond:
+    """The row of a bond; `keys` are the tuning plan's by NIC.
 
     lb-output-action: OVS looks the member up in a table beside the datapath's flows, where it would
     otherwise hash in each and make up to 256 flows a bond (userspace datapath only). Source:
     ovs-vswitchd.conf.db(5), Port.
     """
-    ports = {uplink_port_name(member): uplink_port(member) for member in config.members}
+    ports = {
+        uplink_port_name(member): uplink_port(member, (keys or {}).get(member.device, NO_KEYS))
+        for member in config.members
+    }
     members = tuple(
         BondMember(name, port.type, port.options, port.mtu_request)
         for name, port in sorted(ports.items())

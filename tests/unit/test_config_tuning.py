@@ -9,7 +9,7 @@ import pytest
 from controller.config import ConfigProblems, parse_node
 from controller.config_tuning import FLAGS, NUMBERS
 from dataplane.model.tuning import FlowCache, Mempools, RxqAssign, Tuning
-from dataplane.plan.ovs import foreign_settings, ovs_settings, pinned_tuning
+from dataplane.plan.ovs import foreign_settings, ovs_settings, spelt
 
 NODE = """\
 [node]
@@ -73,8 +73,8 @@ def test_the_release_decides_the_name_and_what_cannot_be() -> None:
     old, new = replace(config, ovs_release="3.1"), replace(config, ovs_release="3.5")
     assert ("other_config", "pmd-maxsleep") in ovs_settings(old)
     assert ("other_config", "pmd-sleep-max") in ovs_settings(new)
-    assert "tso: OVS 3.1 cannot" in pinned_tuning(old).cannot[0]
-    assert pinned_tuning(new).cannot == ()
+    assert "tso: OVS 3.1 cannot" in spelt(old).cannot[0]
+    assert spelt(new).cannot == ()
 
 
 def test_what_others_set_is_told_apart() -> None:

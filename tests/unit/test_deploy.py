@@ -12,7 +12,7 @@ from cni import plugin
 from controller import doctor, doctor_host
 from controller.cli.main import parser
 from controller.config import load_cluster, load_node
-from dataplane.plan.ovs import pinned_tuning
+from dataplane.plan.ovs import spelt
 from dataplane.plan.ovskeys import KEYS
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -34,7 +34,7 @@ def test_the_comments_of_the_example_show_the_defaults(tmp_path: Path) -> None:
     found = load_node(shown).config
     # Below [tuning] a comment shows OVS's own default, which a line that stands there would fix.
     assert replace(found, tuning={}) == load_node(DEPLOY / "node.toml").config
-    fixed = pinned_tuning(found).keys
+    fixed = spelt(found).keys
     # Defaults in words have no value that could be shown.
     defaults = {k.name: k.default for k in KEYS if k.default != "none" and " " not in k.default}
     assert {name: fixed[name] for name in fixed.keys() & defaults.keys()} == {
