@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cni.wire import CODE_TRY_AGAIN, RemoteError
+from controller import conditions, nics, views
 from controller import config as config_files
-from controller import nics, views
+from controller.balance_api import BalanceApi
 from controller.completion import in_thread
 from controller.config_machine import check_machine
 from controller.restart_watch import SETTINGS_RECORD, RestartWatch
@@ -73,6 +74,7 @@ class AgentApi:
             "apply": self.apply,
             "retry": self.retry,
             **SightApi(self._daemon).handlers(),
+            **BalanceApi(self._daemon).handlers(),
         }
 
     async def status(self, args: Args) -> Args:
@@ -124,6 +126,7 @@ class AgentApi:
             },
             "programs": await in_thread(_programs, daemon),
             "untested": list(untested(daemon.config)),
+            "conditions": conditions.view(daemon.conditions.latest),
             "problems": views.problems_view(found)
             + [
                 {"name": "attachment record", "cause": text, "next_step": "see the daemon's log"}

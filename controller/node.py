@@ -27,6 +27,7 @@ from controller.applied import Applied
 from controller.attachments import AttachmentStore
 from controller.cni_server import CniServer
 from controller.completion import in_thread
+from controller.conditions import Conditions
 from controller.config_machine import check_machine
 from controller.followup import FollowUp
 from controller.health_ports import HealthPorts
@@ -152,6 +153,7 @@ class NodeDaemon:
         )
         self.settings = SettingsTable(self.ovs)
         self.rebalancer = Rebalancer(AffinityTable(self.ovs))
+        self.conditions = Conditions()
         self.links = LinkMonitor(
             lambda: self._from_thread(lambda: self.loop.invalidate(*LINK_TABLES)),
             ignored=is_pod_link,

@@ -94,6 +94,13 @@ def _trace(parser: Parser) -> None:
     parser.add_argument("--inside", action="store_true", help="the client is behind OVN")
 
 
+def _rebalance(parser: Parser) -> None:
+    _read(parser)
+    orders = parser.add_mutually_exclusive_group()
+    orders.add_argument("--apply", action="store_true", help="pin queues as proposed")
+    orders.add_argument("--undo", action="store_true", help="take our pins back")
+
+
 def _apply(parser: Parser) -> None:
     _read(parser)
     # The run directory cannot change while the daemon runs, so the new file finds it as well.
@@ -175,6 +182,12 @@ COMMANDS = (
     Command("plan", "what OVS-DPDK should be told here", "controller.cli.plan:plan", _plan),
     Command("nics", "this machine's NICs; bind, release", "controller.cli.nics:nics", _nics),
     Command("ports", "ports of workloads on this node", "controller.cli.read:ports", _read),
+    Command(
+        "rebalance",
+        "what PMD threads carry, and what could move",
+        "controller.cli.balance:rebalance",
+        _rebalance,
+    ),
     Command("doctor", "check the machine and the node", "controller.cli.check:doctor", _doctor),
     Command(
         "preflight",

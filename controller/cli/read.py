@@ -158,6 +158,7 @@ def status_text(answer: Json, *, colour: bool) -> str:
         _columns(children(answer, key), columns, colour=colour)
         for key, columns in (
             ("programs", ("device", "kind", "attached", "id", "tag")),
+            ("conditions", ("kind", "subject", "cause", "next_step")),
             ("problems", ("name", "cause", "next_step")),
         )
     ]
