@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from tests.labs import image
 
 SOURCE = Path(__file__).with_name("queueload.c")
 SLEEP_US = 50
+NICE = -15
 BRIDGE = "br0"
 
 
@@ -77,6 +79,7 @@ class RebalanceLab:
             processes.run(["ovs-ofctl", "--names", "add-flow", manage, flow])
         self._start_guests(rates)
         processes.wait_until(self._connected, "all guests' queues are polled", timeout_s=60)
+        self._first_in_line()
 
     def stop(self) -> Mapping[str, object]:
         """End the guests, remove their ports; what the guests counted."""
@@ -155,6 +158,16 @@ class RebalanceLab:
         return len(enabled) == self.guests * self.queues and all(
             states[port].status.get("status") == "connected" for port in self.ports
         )
+
+    def _first_in_line(self) -> None:
+        """Threads and guests go before other work here: a load counts what took their cores."""
+        process = processes.running_pid(self.vhost.instance.daemon("ovs-vswitchd"))
+        assert process is not None
+        assert self._process is not None
+        for pid in (process, self._process.pid):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                if pid != process or (task / "comm").read_text().startswith("pmd-c"):
+                    os.setpriority(os.PRIO_PROCESS, int(task.name), NICE)
 
     def _set(self, pair: str) -> None:
         self._vsctl("set", "Open_vSwitch", ".", f"other_config:{pair}")
