@@ -114,9 +114,10 @@ class CniServer:
         rundir: str | os.PathLike[str],
         default_mtu: int,
         patience: Patience = DEFAULT_PATIENCE,
+        dirs: VhostDirs | None = None,
     ) -> None:
         self._host = host
-        self._dirs = VhostDirs(rundir)
+        self._dirs = dirs or VhostDirs(rundir)
         self.default_mtu = default_mtu
         self._patience = patience
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()

@@ -42,12 +42,14 @@ from controller.server import serve
 from controller.serving import Serving
 from controller.sources import EARLY_TABLES, Sources
 from controller.tuning import settle
+from controller.vhost_dirs import VhostDirs
 from controller.vswitchd import (
     Vswitchd,
     control_socket,
     recovered,
     running_pid,
     seen,
+    uid_of,
     version_of,
 )
 from dataplane.drivers import migration, ovsjson
@@ -199,6 +201,7 @@ class NodeDaemon:
         self._ofports: dict[str, tuple[str, int | None]] = {}
         self._whole = False
         self.cni: CniServer | None = None
+        self._vhost_dirs: VhostDirs | None = None
         self._wanted_pages: Mapping[int, Hugepages] = {}
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="apply")
 
@@ -222,7 +225,8 @@ class NodeDaemon:
                 await stack.enter_async_context(
                     await serve(rundir / "agent.sock", AGENT_MODE, api.handlers(), uids)
                 )
-                cni = self.cni = CniServer(host, self.config.rundir, self.config.port_mtu)
+                dirs = self._vhost_dirs = VhostDirs(rundir, self.config.vhost, self._vswitchd_uid)
+                cni = self.cni = CniServer(host, rundir, self.config.port_mtu, dirs=dirs)
                 await cni.sweep()
                 await stack.enter_async_context(
                     await serve(rundir / "cni.sock", CNI_MODE, cni.handlers(), uids)
@@ -309,6 +313,10 @@ class NodeDaemon:
 
     def _quarantined(self) -> list[tuple[str, object]]:
         return [key for key, status in self.reconciler.statuses().items() if status.quarantined]
+
+    def _vswitchd_uid(self) -> int | None:
+        pid = self.vswitchd.pid
+        return uid_of(pid) if pid is not None else None
 
     # -- one round ----------------------------------------------------------------------------
 
@@ -419,6 +427,8 @@ class NodeDaemon:
         self.config = config
         if self.cni is not None:
             self.cni.default_mtu = config.port_mtu
+        if self._vhost_dirs is not None:
+            self._vhost_dirs.vhost = config.vhost
         self.loop.invalidate()
 
 

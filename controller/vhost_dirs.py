@@ -1,20 +1,26 @@
 """Directories of vhost-user sockets: one per pod below `<rundir>/vhost`.
 
 QEMU makes the socket in its pod's directory and OVS connects to it. Each pod can be given its own
-directory and no other, so the mode is 0770 and never 0777; the group is hugetlbfs where it
-exists, which QEMU has to be in for its memory anyway.
+directory and no other, so the mode is 0770 and never 0777. Owner and group are those of the node's
+file ([vhost]); without, the group is hugetlbfs where it exists, which QEMU has to be in for its
+memory anyway. A vswitchd that is not root's gets an ACL beside.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import grp
 import logging
 import os
+import pwd
 import shutil
 import stat
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
+
+from controller.vhost_acl import grant, granted
+from dataplane.model.config import VhostConfig
 
 log = logging.getLogger(__name__)
 
@@ -24,33 +30,63 @@ _PARENT_MODE = 0o711
 """Others may pass through to a directory that they can name, and list nothing."""
 
 _PASS = 0o011
+NOBODY_IN_PARTICULAR = VhostConfig()
 
 
 class VhostDirs:
-    """The directories below `<rundir>/vhost`. A name is one path component, checked by callers."""
+    """The directories below `<rundir>/vhost`. A name is one path component, checked by callers.
 
-    def __init__(self, rundir: str | os.PathLike[str]) -> None:
+    `vhost` names QEMU's user and group; `ovs_uid` is vswitchd's user, None while it is away.
+    """
+
+    def __init__(
+        self,
+        rundir: str | os.PathLike[str],
+        vhost: VhostConfig = NOBODY_IN_PARTICULAR,
+        ovs_uid: Callable[[], int | None] = lambda: None,
+    ) -> None:
         self.root = Path(rundir) / "vhost"
+        self.vhost = vhost
+        self._ovs_uid = ovs_uid
 
     def socket(self, name: str, ifname: str) -> str:
         """The path of an interface's socket."""
         return str(self.root / name / f"{ifname}.sock")
 
     def make(self, name: str) -> None:
-        """Make a pod's directory, or set its mode and group anew.
+        """Make a pod's directory, or set its owner, group and mode anew.
 
         Raises:
-            OSError: the file system refused.
+            OSError: the file system refused, or a user or group of the file is not known.
         """
+        uid, gid = self._owner()
         self.root.mkdir(parents=True, exist_ok=True)
         self.root.chmod(_PARENT_MODE)
         self._open_the_way()
         path = self.root / name
         path.mkdir(mode=0o700, exist_ok=True)
-        # No such group, or not ours to give: then only root's QEMU can use it.
-        with contextlib.suppress(KeyError, PermissionError):
-            os.chown(path, -1, grp.getgrnam(GROUP).gr_gid)
+        if self.vhost.user or self.vhost.group:
+            os.chown(path, uid, gid)
+        else:
+            # Not ours to give: then only root's QEMU can use it.
+            with contextlib.suppress(PermissionError):
+                os.chown(path, uid, gid)
         path.chmod(MODE)
+        if other := self._outsider():
+            grant(path, other)
+
+    def _owner(self) -> tuple[int, int]:
+        """User and group of the directories; -1: as it is."""
+        uid = _number(self.vhost.user, "user", lambda name: pwd.getpwnam(name).pw_uid)
+        if self.vhost.group or self.vhost.user:
+            return uid, _number(self.vhost.group, "group", lambda name: grp.getgrnam(name).gr_gid)
+        with contextlib.suppress(KeyError):
+            return uid, grp.getgrnam(GROUP).gr_gid
+        return uid, -1
+
+    def _outsider(self) -> int | None:
+        """The user of vswitchd, if it needs to be let in."""
+        return self._ovs_uid() or None
 
     def _open_the_way(self) -> None:
         """Let others pass through the run directory, whatever umask it was made with."""
@@ -87,6 +123,9 @@ class VhostDirs:
             return [f"vhost-user directory {path}: {error.strerror}"]
         if mode != MODE:
             return [f"vhost-user directory {path} has mode {mode:o}, not {MODE:o}"]
+        other = self._outsider()
+        if other and not granted(path, other):
+            return [f"vhost-user directory {path} is closed to vswitchd, which is user {other}"]
         return []
 
     def sweep(self, known: Collection[str]) -> list[str]:
@@ -117,3 +156,14 @@ class VhostDirs:
             else:
                 gone.append(name)
         return gone
+
+
+def _number(name: str, kind: str, look: Callable[[str], int]) -> int:
+    """The number of a user or a group; -1 for none."""
+    if not name or name.isdigit():
+        return int(name or -1)
+    try:
+        return look(name)
+    except KeyError:
+        msg = f'[vhost] {kind} = "{name}" of the node\'s file: there is no such {kind} here'
+        raise OSError(errno.ENOENT, msg) from None

@@ -66,3 +66,11 @@ def running_pid(pidfile: Path) -> int | None:
     except (OSError, ValueError):
         return None
     return pid
+
+
+def uid_of(pid: int) -> int | None:
+    """Whose process it is; None if it is gone."""
+    try:
+        return Path(f"/proc/{pid}").stat().st_uid
+    except OSError:
+        return None

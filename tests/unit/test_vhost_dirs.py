@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
+import stat
+import struct
 from pathlib import Path
 
 import pytest
 
+from controller.vhost_acl import ACCESS
 from controller.vhost_dirs import VhostDirs
+from dataplane.model.config import VhostConfig
 
 
 @pytest.fixture
@@ -50,3 +56,50 @@ def test_a_file_in_place_of_them_all_is_logged(
 
 def _busy(path: Path, missing_ok: bool = False) -> None:
     raise OSError(16, "Device or resource busy", str(path), missing_ok)
+
+
+def test_without_a_word_in_the_file_the_mode_is_all(tmp_path: Path) -> None:
+    dirs = VhostDirs(tmp_path)
+    dirs.make("pod")
+    assert stat.S_IMODE((dirs.root / "pod").stat().st_mode) == 0o770
+    assert dirs.problems("pod") == []
+
+
+def test_the_files_user_and_group_own_the_directory(tmp_path: Path) -> None:
+    mine = (tmp_path.stat().st_uid, tmp_path.stat().st_gid)
+    wanted = (65534, 65533) if mine[0] == 0 else mine
+    dirs = VhostDirs(tmp_path, VhostConfig(str(wanted[0]), str(wanted[1])))
+    dirs.make("pod")
+    found = (dirs.root / "pod").stat()
+    assert (found.st_uid, found.st_gid) == wanted
+    assert stat.S_IMODE(found.st_mode) == 0o770
+
+
+@pytest.mark.parametrize("kind", ["user", "group"])
+def test_a_name_that_nobody_has_is_refused(tmp_path: Path, kind: str) -> None:
+    dirs = VhostDirs(tmp_path, VhostConfig(**{kind: "nobody-has-this"}))
+    with pytest.raises(OSError, match=f'{kind} = "nobody-has-this"'):
+        dirs.make("pod")
+    assert not (dirs.root / "pod").exists()
+
+
+def test_a_vswitchd_that_is_not_roots_may_connect(tmp_path: Path) -> None:
+    """If QEMU's umask leaves the group's rights, a socket made there is open to it."""
+    dirs = VhostDirs(tmp_path, ovs_uid=lambda: 4711)
+    dirs.make("pod")
+    folder = dirs.root / "pod"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o770
+    assert dirs.problems("pod") == []
+    before = os.umask(0o007)
+    try:
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(folder / "eth0.sock"))
+    finally:
+        os.umask(before)
+    acl = os.getxattr(folder / "eth0.sock", ACCESS)
+    entries = [struct.unpack_from("<HHI", acl, at) for at in range(4, len(acl), 8)]
+    assert (0x02, 7, 4711) in entries  # its own entry
+    assert next(perm for tag, perm, _ in entries if tag == 0x10) == 7  # and the mask lets it
+    assert next(perm for tag, perm, _ in entries if tag == 0x20) == 0  # others stay out
+    other = VhostDirs(tmp_path, ovs_uid=lambda: 4712)
+    assert "closed to vswitchd, which is user 4712" in other.problems("pod")[0]
