@@ -15,7 +15,7 @@ from pathlib import Path
 from bpf import abi
 from bpf.objects import OBJECT_DIRECTORY
 from cni.wire import RemoteError, WireError, call
-from controller import doctor_host, doctor_ovs
+from controller import doctor_host, doctor_ovs, nics
 from controller.vswitchd import running_pid
 from dataplane.drivers import bpfstate, ethtool, offloads, processes, sockprograms
 from dataplane.drivers.hostfacts import HostFacts, ProcessFacts, host_facts, process_facts
@@ -174,6 +174,8 @@ def _uplinks_exist(site: Site) -> Iterator[str]:
             there = uplink.device in site.facts.nics
         if not there:
             yield f"{uplink.device} is not there"
+    if text := nics.not_bound(site.config):
+        yield text
 
 
 def _offloads(site: Site) -> Iterator[str]:

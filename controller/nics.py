@@ -86,7 +86,7 @@ def refusals(config: NodeConfig, binder: PciBinder) -> list[str]:
 
 
 def not_bound(config: NodeConfig, binder: PciBinder | None = None) -> str:
-    """Which NICs OVS could not open under vfio as they are, and what to do; "" if none.
+    """Which NICs that are there OVS could not open under vfio, and what to do; "" if none.
 
     Raises:
         ObserveError: sysfs cannot be read.
@@ -97,9 +97,9 @@ def not_bound(config: NodeConfig, binder: PciBinder | None = None) -> str:
     there = binder or binder_of(config)
     drivers = {one: nic.driver for one in asked if (nic := there.nic(one)) is not None}
     wrong = [
-        f"{one} ({drivers.get(one) or 'no driver'})"
-        for one in asked
-        if drivers.get(one) not in (VFIO_DRIVER, *BIFURCATED)
+        f"{one} ({driver or 'no driver'})"
+        for one, driver in drivers.items()
+        if driver not in (VFIO_DRIVER, *BIFURCATED)
     ]
     return (
         f"not bound to {VFIO_DRIVER}: {', '.join(wrong)}; `millrace nics bind --config FILE` binds"

@@ -16,7 +16,7 @@ from dataplane.ports import DataplaneError
 
 def remove(config: NodeConfig, namespace: str | None) -> Iterator[str]:
     """Remove it; what was done and what was left, in words."""
-    there = netns.is_there(namespace)
+    there = is_known = netns.is_there(namespace)
     if there:
         yield from _remove_links(namespace)
     root = Path(config.bpf_root)
@@ -29,17 +29,19 @@ def remove(config: NodeConfig, namespace: str | None) -> Iterator[str]:
             except DataplaneError as error:
                 # Whose the programs are cannot be told then, and theirs must stay.
                 yield f"left XDP programs on uplinks as they are: {error}"
-                there = False
+                is_known = False
             # Before the programs: a link that is pinned here cannot be taken off by netlink.
             bpfstate.remove_pins(str(root))
             yield f"removed pins under {root}"
             node_dirs.remove_empty_parent(root)
         else:
             yield f"left {root}: it is on {kind}, not on a BPF filesystem, so it holds no pins"
-    if there:
-        yield from netns.inside_named(namespace, lambda: _restore_nics(Path(config.rundir)))
+    if there and is_known:
         devices = [u.device for u in config.nics if u.mode is not UplinkMode.VFIO]
         yield from netns.inside_named(namespace, lambda: _take_programs_off(devices, counters))
+    if there:
+        # After the programs: with one attached a NIC takes no MTU beyond a page.
+        yield from netns.inside_named(namespace, lambda: _restore_nics(Path(config.rundir)))
 
 
 def _remove_links(namespace: str | None) -> Iterator[str]:
