@@ -25,7 +25,13 @@ from dataplane.drivers import processes
 from dataplane.drivers.libbpf import Map
 from dataplane.drivers.processes import Daemon
 from dataplane.ports import DataplaneError
-from perf.controllab import PATIENCE_S, ControlLab, bump_operation, synced
+from perf.controllab import (
+    PATIENCE_S,
+    PORTS_OF_SERVICE,
+    ControlLab,
+    bump_operation,
+    synced,
+)
 from perf.ovsdbwire import Database, Json
 
 SCHEMA = "millrace.perf.control/1"
@@ -284,12 +290,18 @@ def main_command(argv: Sequence[str]) -> int:
     """Measure and print; exit code 0, or 1 when something did not come up."""
     parser = argparse.ArgumentParser(prog="millrace perf control", description=__doc__)
     parser.add_argument("--ports", type=int, nargs="+", default=list(SIZES), metavar="N")
+    parser.add_argument(
+        "--ports-of-service", type=int, default=PORTS_OF_SERVICE, metavar="N",
+        help="one service for each N ports (default 10)",
+    )  # fmt: skip
     parser.add_argument("--starts", type=int, default=3, help="of each kind (default 3)")
     parser.add_argument("--changes", type=int, default=20, help="at each size (default 20)")
     parser.add_argument("--json", action="store_true", help="print JSON, every sample included")
     options = parser.parse_args(argv)
-    if min(options.ports) < 100 or options.starts < 1 or options.changes < 1:
+    if min(options.ports) < 100 or min(options.starts, options.changes) < 1:
         parser.error("--ports must be at least 100, --starts and --changes at least 1")
+    if not 1 <= options.ports_of_service <= 10:
+        parser.error("--ports-of-service must be 1 to 10")
     if os.geteuid() != 0:
         print("millrace perf control: needs root (namespaces, BPF)", file=sys.stderr)
         return 1
@@ -299,7 +311,12 @@ def main_command(argv: Sequence[str]) -> int:
 
     try:
         sizes = [
-            measure(ControlLab(ports), options.starts, options.changes, progress)
+            measure(
+                ControlLab(ports, options.ports_of_service),
+                options.starts,
+                options.changes,
+                progress,
+            )
             for ports in options.ports
         ]
     except DataplaneError as error:

@@ -83,9 +83,13 @@ def vip_address(service: int) -> IPv4Address:
 
 @dataclass(frozen=True, slots=True)
 class ControlLab:
-    """One cluster of `ports` logical switch ports; `build`, then `remove`."""
+    """One cluster of `ports` logical switch ports; `build`, then `remove`.
+
+    There is a service for each `ports_of_service` of them, of ten backends each.
+    """
 
     ports: int
+    ports_of_service: int = PORTS_OF_SERVICE
 
     @property
     def name(self) -> str:
@@ -105,7 +109,7 @@ class ControlLab:
     @property
     def services(self) -> int:
         """How many."""
-        return self.ports // PORTS_OF_SERVICE
+        return self.ports // self.ports_of_service
 
     @property
     def instance(self) -> Instance:
@@ -228,7 +232,7 @@ class ControlLab:
 
     def backends_text(self, service: int, first: int | None = None) -> str:
         """Backends of a service as OVN spells them; those of service `first`, if given."""
-        begin = (service if first is None else first) * PORTS_OF_SERVICE
+        begin = (service if first is None else first) * self.ports_of_service
         numbers = ((begin + n) % self.ports for n in range(BACKENDS))
         return ",".join(f"{port_address(number)}:8080" for number in numbers)
 
