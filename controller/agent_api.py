@@ -74,6 +74,7 @@ class AgentApi:
             "apply": self.apply,
             "retry": self.retry,
             **SightApi(self._daemon).handlers(),
+            **self._daemon.draining.handlers(),
             **BalanceApi(self._daemon).handlers(),
         }
 
@@ -122,6 +123,7 @@ class AgentApi:
                 "restarts": vswitchd.restarts,
                 "recovering": vswitchd.recovering,
                 **settings,
+                "draining": daemon.draining.reason() or "",
                 "last_outage_ms": None if vswitchd.outage_s is None else vswitchd.outage_s * 1000,
             },
             "programs": await in_thread(_programs, daemon),
@@ -177,8 +179,15 @@ class AgentApi:
             reason = status.reason if status else "not applied yet"
             if word == "done" and not installed:
                 word, reason = "pending", "ovn-controller has not installed its flows yet"
+            told = state.status if state and link == "connected" else {}
             return views.PortFacts(
-                word, reason, link, counters.get("rx_packets", 0), counters.get("tx_packets", 0)
+                word,
+                reason,
+                link,
+                counters.get("rx_packets", 0),
+                counters.get("tx_packets", 0),
+                vrings=_number(told.get("num_of_vrings", "")),
+                numa=_number(told.get("numa", "")),
             )
 
         return views.ports_view((a, facts(a)) for a in daemon.attachments.values())
@@ -249,6 +258,10 @@ class AgentApi:
         daemon.loop.invalidate()
         await _applied(daemon)
         return {"retried": tried}
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() else None
 
 
 def key_text(key: object) -> str:

@@ -103,6 +103,8 @@ class NodeHost:
     def ready(self) -> str | None:
         """None, or why no port can be attached now, in words."""
         daemon = self._daemon
+        if reason := daemon.draining.reason():
+            return reason
         if not daemon.ovs.connected:
             return f"not connected to the OVS database at {daemon.config.ovs_remote}"
         if daemon.vswitchd.pid is None:

@@ -29,6 +29,7 @@ from controller.cni_server import CniServer
 from controller.completion import in_thread
 from controller.conditions import Conditions
 from controller.config_machine import check_machine
+from controller.draining import Draining
 from controller.followup import FollowUp
 from controller.health_ports import HealthPorts
 from controller.host import NodeHost
@@ -110,7 +111,9 @@ LINK_TABLES = (
 SERVICE_TABLES = ("backends", "sets", "source_ranges", "vips")
 """Tables that hold ids of service ports and backends."""
 
-OVS_TABLES = ("ports", "bonds", "qos", "affinity", "bridges", "addresses", "flows", "programs")
+OVS_TABLES = (
+    "ports", "bonds", "qos", "mirrors", "affinity", "bridges", "addresses", "flows", "programs",
+)  # fmt: skip
 """What vswitchd may have upset by adding or removing a port."""
 
 RETRY_S = 1.0
@@ -154,6 +157,7 @@ class NodeDaemon:
             lambda snapshot: self._from_thread(lambda: self._saw("sb", snapshot)),
         )
         self.settings = SettingsTable(self.ovs)
+        self.draining = Draining(self)
         self.rebalancer = Rebalancer(AffinityTable(self.ovs))
         self.conditions = Conditions()
         self.links = LinkMonitor(
@@ -236,6 +240,7 @@ class NodeDaemon:
                     work = [
                         group.create_task(self.loop.run()),
                         group.create_task(self._watch_vswitchd()),
+                        group.create_task(self.draining.take_back_left()),
                         group.create_task(metrics.refresh()),
                         group.create_task(self.health_ports.run()),
                     ]

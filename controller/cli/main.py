@@ -101,6 +101,16 @@ def _rebalance(parser: Parser) -> None:
     orders.add_argument("--undo", action="store_true", help="take our pins back")
 
 
+def _dump(parser: Parser) -> None:
+    _config(parser)
+    parser.add_argument("port", metavar="PORT", help="a port of OVS, or a logical port of OVN's")
+    into = parser.add_mutually_exclusive_group(required=True)
+    into.add_argument("-w", dest="write", metavar="FILE", help="write packets to this pcap file")
+    into.add_argument("--to", metavar="PORT", help="copy them to this port of the same bridge")
+    parser.add_argument("-c", dest="count", metavar="N", type=int, help="end after N packets")
+    parser.add_argument("--seconds", metavar="S", type=float, help="end after S seconds")
+
+
 def _apply(parser: Parser) -> None:
     _read(parser)
     # The run directory cannot change while the daemon runs, so the new file finds it as well.
@@ -150,6 +160,17 @@ def _nics(parser: Parser) -> None:
     )
 
 
+def _restart_ovs(parser: Parser) -> None:
+    _read(parser)
+    parser.add_argument("--force", action="store_true", help="also if nothing waits for a restart")
+    parser.add_argument(
+        "--run", action="store_true", help="OVS of a systemd unit: restart it, not only say how"
+    )
+    parser.add_argument(
+        "--timeout", metavar="S", type=float, default=120.0, help="wait so long (%(default)g s)"
+    )
+
+
 def _central(parser: Parser) -> None:
     parser.add_argument(
         "--cluster", metavar="FILE", default=DEFAULT_CLUSTER, help="its file (%(default)s)"
@@ -179,9 +200,16 @@ COMMANDS = (
     Command(
         "trace", "what the fast path would do with a packet", "controller.cli.sight:trace", _trace
     ),
+    Command(
+        "restart-ovs",
+        "restart ovs-vswitchd in order, and measure it",
+        "controller.cli.restart:restart_ovs",
+        _restart_ovs,
+    ),
     Command("plan", "what OVS-DPDK should be told here", "controller.cli.plan:plan", _plan),
     Command("nics", "this machine's NICs; bind, release", "controller.cli.nics:nics", _nics),
     Command("ports", "ports of workloads on this node", "controller.cli.read:ports", _read),
+    Command("dump", "packets of a port, into a file", "controller.cli.dump:dump", _dump),
     Command(
         "rebalance",
         "what PMD threads carry, and what could move",

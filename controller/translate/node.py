@@ -16,7 +16,13 @@ from controller.translate.ovn import (
     SbSnapshot,
 )
 from dataplane.model.addr import Mac
-from dataplane.model.names import DOWN_KEY, SERVICE_ADDRESS6_KEY, SERVICE_ADDRESS_KEY
+from dataplane.model.names import (
+    CMS_OPTIONS,
+    DOWN_KEY,
+    SERVICE_ADDRESS6_KEY,
+    SERVICE_ADDRESS_KEY,
+    WITHDRAWN,
+)
 from dataplane.model.state import Gateway, LogicalPort
 
 
@@ -114,7 +120,8 @@ def gateway_macs(nb: NbSnapshot, physnet: str, index: Index | None = None) -> di
 def announcers(nb: NbSnapshot, physnet: str, index: Index | None = None) -> frozenset[str]:
     """The chassis that may own VIPs of a provider network: a gateway on it, and a sign of life.
 
-    The cluster controller marks the routers of those without one, the same for everybody.
+    The cluster controller marks the routers of those without one, the same for everybody. One that
+    has withdrawn (`millrace restart-ovs`) is none of them while there is another.
     """
     index = index or Index(nb, SbSnapshot())
     chassis = {
@@ -122,11 +129,17 @@ def announcers(nb: NbSnapshot, physnet: str, index: Index | None = None) -> froz
         for router in nb.routers.values()
         if SERVICE_ADDRESS_KEY in router.external_ids and DOWN_KEY not in router.external_ids
     }
-    return frozenset(
+    able = frozenset(
         name
         for name in chassis - {""}
         if (found := gateway(nb, name, index)) is not None and found.physnet == physnet
     )
+    withdrawn = {
+        one.name
+        for one in index.sb.chassis.values()
+        if WITHDRAWN in one.other_config.get(CMS_OPTIONS, "").split(",")
+    }
+    return able - withdrawn or able
 
 
 def _gateway_problems(index: Index, chassis: str) -> Iterator[Problem]:

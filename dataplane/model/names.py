@@ -67,3 +67,9 @@ RECEIVE_BURST_KEY = "millrace:ingress-burst"
 INTEGRATION_BRIDGE = "br-int"
 ISOLATED_VLAN = 4094
 """Access VLAN of svc0's OVS port: NORMAL never floods to it, explicit output still reaches it."""
+
+CMS_OPTIONS = "ovn-cms-options"
+"""external_ids key of Open_vSwitch, and other_config key of OVN's Chassis that it is copied to."""
+
+WITHDRAWN = "millrace-withdrawn"
+"""Word in that list: this chassis answers for no VIP now."""
