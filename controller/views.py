@@ -17,13 +17,18 @@ PROBLEM_LENGTH = 400
 
 @dataclass(frozen=True, slots=True)
 class PortFacts:
-    """What OVS says of one attachment's port; counts since the port was made."""
+    """What OVS says of one attachment's port; counts since the port was made.
+
+    `vrings` and `numa` (of the guest's memory) are known of a connected vhost-user port alone.
+    """
 
     state: str
     reason: str
     link: str
     rx_packets: int
     tx_packets: int
+    vrings: int | None = None
+    numa: int | None = None
 
 
 def port_view(attachment: Attachment, facts: PortFacts) -> Json:
@@ -41,6 +46,8 @@ def port_view(attachment: Attachment, facts: PortFacts) -> Json:
         "mtu": attachment.mtu,
         "rx_packets": facts.rx_packets,
         "tx_packets": facts.tx_packets,
+        "vrings": facts.vrings,
+        "numa": facts.numa,
     }
 
 

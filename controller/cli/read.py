@@ -224,10 +224,10 @@ def ports(arguments: argparse.Namespace) -> int:
 
 def ports_text(answer: Json, *, colour: bool) -> str:
     """The answer to `ports` for people."""
-    keys = ("iface_id", "device", "kind", "mac", "addresses", "mtu", "state", "link",
-            "rx_packets", "tx_packets", "reason")  # fmt: skip
-    headers = ("PORT", "DEVICE", "KIND", "MAC", "ADDRESSES", "MTU", "STATE", "LINK",
-               "RX", "TX", "REASON")  # fmt: skip
+    keys = ("iface_id", "device", "kind", "mac", "addresses", "mtu", "state", "link", "vrings",
+            "numa", "rx_packets", "tx_packets", "reason")  # fmt: skip
+    headers = ("PORT", "DEVICE", "KIND", "MAC", "ADDRESSES", "MTU", "STATE", "LINK", "VRINGS",
+               "NUMA", "RX", "TX", "REASON")  # fmt: skip
     rows = [tuple(row.get(key) for key in keys) for row in children(answer, "ports")]
     return table(headers, rows, colour=colour) or "no ports"
 

@@ -242,12 +242,14 @@ def test_ports(daemon: Daemon, config: list[str], capsys: pytest.CaptureFixture[
         "mtu": 1442,
         "rx_packets": 5,
         "tx_packets": 6,
+        "vrings": 16,
+        "numa": 0,
     }
     daemon.answers["ports"] = {"ports": [port]}
     assert main(["ports", *config]) == 0
     assert capsys.readouterr().out.splitlines()[1].split() == [
         "vm1.default", "vh0", "vhost-user", "0a:58:0a:01:00:0b", "10.1.0.11/24", "1442", "done",
-        "up", "5", "6", "-",
+        "up", "16", "0", "5", "6", "-",
     ]  # fmt: skip
 
 
