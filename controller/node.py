@@ -67,6 +67,7 @@ from dataplane.drivers.bpfstate import BpfState
 from dataplane.drivers.hugepages import HugepagesTable
 from dataplane.drivers.links import LinksTable
 from dataplane.drivers.machinefacts import machine_facts
+from dataplane.drivers.mirrors import MirrorsTable
 from dataplane.drivers.nics import LinkMonitor, read_nics
 from dataplane.drivers.nicsettings import NicsTable
 from dataplane.drivers.nodemap import NodeTable
@@ -179,6 +180,7 @@ class NodeDaemon:
                 BondsTable(self.ovs),
                 QosTable(self.ovs),
                 BucketTable(),
+                MirrorsTable(self.ovs),
                 self.rebalancer.table,
                 AddressesTable(),
                 FlowsTable(config.ovs_rundir, self.ovs.openflow_ports),

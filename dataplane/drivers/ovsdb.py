@@ -29,7 +29,11 @@ TABLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "ovs_version", "db_version", "dpdk_initialized", "dpdk_version", "iface_types",
         ),
         "Bridge": (
-            "name", "ports", "datapath_type", "fail_mode", "other_config", "external_ids",
+            "name", "ports", "mirrors", "datapath_type", "fail_mode", "other_config",
+            "external_ids",
+        ),
+        "Mirror": (
+            "name", "select_src_port", "select_dst_port", "output_port", "external_ids",
         ),
         "Port": (
             "name", "interfaces", "tag", "qos", "bond_mode", "lacp", "other_config",

@@ -155,7 +155,7 @@ def command_line(pid: int) -> str | None:
             raw = Path(f"/proc/{pid}/cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             return None
-        if raw or _start_ticks(pid) is None:
+        if raw or start_ticks(pid) is None:
             break
         # In the middle of an exec the arguments are not there yet.
         time.sleep(0.002)
@@ -176,7 +176,7 @@ def running_pid(daemon: Daemon) -> int | None:
     except FileNotFoundError:
         return pid
     # A note about another pid is an old one: somebody restarted the daemon by hand.
-    if len(noted) == 2 and noted[0] == str(pid) and noted[1] != str(_start_ticks(pid)):
+    if len(noted) == 2 and noted[0] == str(pid) and noted[1] != str(start_ticks(pid)):
         return None
     return pid
 
@@ -185,7 +185,7 @@ def note_start(daemon: Daemon) -> None:
     """Keep the start time of a daemon that has just come up, beside its pidfile."""
     pid = running_pid(daemon)
     if pid is not None:
-        daemon.startfile.write_text(f"{pid} {_start_ticks(pid)}\n", encoding="ascii")
+        daemon.startfile.write_text(f"{pid} {start_ticks(pid)}\n", encoding="ascii")
 
 
 def stop(daemon: Daemon, *, grace_s: float = 10.0) -> bool:
@@ -273,7 +273,7 @@ def pids_in_netns(path: Path) -> list[int]:
     return found
 
 
-def _start_ticks(pid: int) -> int | None:
+def start_ticks(pid: int) -> int | None:
     """When a process started, in clock ticks since boot; None for a zombie or no process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")

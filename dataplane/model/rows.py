@@ -128,6 +128,16 @@ class Affinity:
     pins: str
 
 
+@dataclass(frozen=True, slots=True)
+class StaleMirror:
+    """Table `mirrors`: key name. What a killed capture left in OVS; none is ever planned.
+
+    `owner` is the process that it was of.
+    """
+
+    owner: str
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class FlowKey:
     """Table `flows`: key. `match` is in ovs-ofctl's syntax and field order, names not numbers."""

@@ -37,6 +37,7 @@ from dataplane.model.rows import (
     SetScope,
     SocketPrograms,
     SourceRange,
+    StaleMirror,
     VipEntry,
 )
 from dataplane.model.service import Place, Service
@@ -76,6 +77,7 @@ class NodePlan:
     bonds: Mapping[str, Bond]
     qos: Mapping[str, Policer]
     buckets: Mapping[str, Bucket]
+    mirrors: Mapping[str, StaleMirror]
     affinity: Mapping[str, Affinity]
     addresses: Mapping[tuple[str, IPv4Interface], DeviceAddress]
     flows: Mapping[FlowKey, Flow]
@@ -311,6 +313,7 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
         bonds={one.name: bond(one, tuned) for one in config.bonds},
         qos=_policers(state),
         buckets=_buckets(state),
+        mirrors={},
         affinity={
             **pinned(state.pins, ports, config.dpdk.pmd),
             **nic_affinity(config.uplinks, tuned, state.pinned_by_hand),

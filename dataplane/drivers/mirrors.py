@@ -1,0 +1,245 @@
+"""Mirrors of OVS: what passes one port, copied into a pcap file or to another port.
+
+A capture's output port is a vdev of DPDK (net_pcap), written by the PMD thread itself: no port of
+the kernel is added, so the bridge's other traffic stays off the kernel's slow path. It costs the
+PMD thread time all the same, and while a mirror is there OVS's datapath flows have one action more.
+
+How our own is recognised: the Mirror and a capture's Port carry external_ids:millrace-mirror, the
+process that wants it and when that started. What a killed process left is the table `mirrors`,
+whose plan is always empty: the node daemon removes it, and so does the next capture.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dataplane.drivers import processes
+from dataplane.drivers.idl import Transaction
+from dataplane.drivers.ovsdb import Ovs
+from dataplane.drivers.ovstables import (
+    NOT_YET,
+    RECONFIGURE_TIMEOUT,
+    RowRefusedError,
+    batched,
+    wait_configured,
+)
+from dataplane.drivers.replica import Replica, Row, optional, read, refers, write
+from dataplane.model.rows import StaleMirror
+from dataplane.ports import DataplaneError, Failure
+
+MARK = "millrace-mirror"
+"""external_ids key: "PID:START" of the process that mirrors."""
+
+PREFIX = "mrdump"
+DEFAULT_MTU = 1500
+
+
+class MirrorError(DataplaneError):
+    """There is nothing to mirror, or nowhere to mirror it to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mirrored:
+    """The port that is looked at. `name` is OVS's, whichever name it was asked for by."""
+
+    name: str
+    bridge: str
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where copies go: a file that is made for it, or a port that is there."""
+
+    port: str
+    file: Path | None
+
+
+def this_process() -> str:
+    """The mark of the calling process."""
+    return f"{os.getpid()}:{processes.start_ticks(os.getpid())}"
+
+
+def name_of_process() -> str:
+    """The name of the calling process's mirror, and of its output port."""
+    return f"{PREFIX}{os.getpid()}"
+
+
+def alive(mark: str) -> bool:
+    """Whether the process of a mark still runs; a mark that is none is nobody's."""
+    pid, _, started = mark.partition(":")
+    if not (pid.isdecimal() and started.isdecimal()):
+        return False
+    return processes.start_ticks(int(pid)) == int(started)
+
+
+def find(ovs: Ovs, wanted: str) -> Mirrored:
+    """A port by its name or by the logical port that it is.
+
+    Raises:
+        MirrorError: there is none, or none on a bridge.
+    """
+
+    def look(replica: Replica) -> Mirrored | str:
+        for row in replica.rows("Interface"):
+            ids = read(row, "external_ids")
+            name = read(row, "name")
+            if wanted not in (name, ids.get("iface-id")):
+                continue
+            port = replica.find("Port", "name", name)
+            for bridge in replica.rows("Bridge"):
+                if port is not None and refers(bridge, "ports", port.uuid):
+                    return Mirrored(name, read(bridge, "name"), optional(row, "mtu") or DEFAULT_MTU)
+        return f"there is no port {wanted} in OVS; `millrace ports` lists those of workloads"
+
+    found: Mirrored | str = ovs.look(look)
+    if isinstance(found, str):
+        raise MirrorError(found)
+    return found
+
+
+def start(ovs: Ovs, source: Mirrored, output: Output) -> None:
+    """Begin to mirror; ends when OVS has taken it. On failure nothing is left.
+
+    Raises:
+        MirrorError: OVS refused it, or it cannot be.
+    """
+    failures = batched(ovs, [(source, output)], lambda row: row[0].name, _put)
+    if failures:
+        raise MirrorError(failures[source.name].reason)
+    try:
+        _wait_made(ovs, output.port)
+    except BaseException:
+        stop(ovs, name_of_process())
+        raise
+
+
+def _wait_made(ovs: Ovs, name: str) -> None:
+    wait_configured(ovs, lambda replica: _made(replica, name), RECONFIGURE_TIMEOUT)
+    port = ovs.state().ports.get(name)
+    if port is None or port.rejected or port.ofport is None:
+        reason = port.rejected if port is not None else ""
+        msg = f"OVS makes no port for the copies: {reason or NOT_YET}"
+        raise MirrorError(msg)
+
+
+def stop(ovs: Ovs, name: str) -> None:
+    """End a mirror; one that is gone is success. The file is whole when this returns.
+
+    Raises:
+        MirrorError: OVSDB refused it.
+    """
+    failures = batched(ovs, [name], str, _drop)
+    if failures:
+        raise MirrorError(failures[name].reason)
+    wait_configured(ovs, lambda replica: replica.find("Port", "name", name) is None, 5.0)
+
+
+class MirrorsTable:
+    """Table `mirrors`: name -> StaleMirror, for those whose process is gone; none is planned."""
+
+    name = "mirrors"
+
+    def __init__(self, ovs: Ovs) -> None:
+        self._ovs = ovs
+
+    def observe(self) -> Mapping[str, StaleMirror]:
+        """What killed processes left."""
+        found: dict[str, str] = self._ovs.look(_observe)
+        return {name: StaleMirror(mark) for name, mark in found.items() if not alive(mark)}
+
+    def upsert(self, batch: Sequence[tuple[str, StaleMirror]]) -> Mapping[str, Failure]:
+        """Nobody plans one."""
+        return {name: Failure("a mirror is made by `millrace dump` alone") for name, _ in batch}
+
+    def delete(self, keys: Sequence[str]) -> Mapping[str, Failure]:
+        """Remove them, with the ports that captures made."""
+        return batched(self._ovs, keys, str, _drop)
+
+
+def _observe(replica: Replica) -> dict[str, str]:
+    return {
+        read(row, "name"): read(row, "external_ids")[MARK]
+        for table in ("Port", "Mirror")
+        for row in replica.rows(table)
+        if MARK in read(row, "external_ids")
+    }
+
+
+def _made(replica: Replica, name: str) -> bool:
+    row = replica.find("Interface", "name", name)
+    return row is not None and bool(optional(row, "ofport") is not None or optional(row, "error"))
+
+
+def _put(replica: Replica, txn: Transaction, item: tuple[Mirrored, Output]) -> None:
+    source, output = item
+    bridge = replica.find("Bridge", "name", source.bridge)
+    port = replica.find("Port", "name", source.name)
+    if bridge is None or port is None:
+        raise RowRefusedError(Failure(f"port {source.name} is gone"))
+    ids = {MARK: this_process()}
+    into = replica.find("Port", "name", output.port)
+    if output.file is not None:
+        into = _capture_port(replica, txn, bridge, source, output, ids)
+    elif into is None or not refers(bridge, "ports", into.uuid):
+        reason = f"{output.port} is no port of bridge {source.bridge}, where {source.name} is"
+        raise RowRefusedError(Failure(f"{reason}; a mirror stays on its bridge"))
+    elif any(refers_to(mirror, into) for mirror in read(bridge, "mirrors")):
+        raise RowRefusedError(Failure(f"{output.port} is another mirror's output already"))
+    mirror = txn.insert(replica.tables["Mirror"])
+    write(mirror, "name", name_of_process())
+    write(mirror, "external_ids", ids)
+    write(mirror, "select_src_port", [port])
+    write(mirror, "select_dst_port", [port])
+    write(mirror, "output_port", [into])
+    bridge.addvalue("mirrors", mirror)
+
+
+def refers_to(mirror: Row, port: Row) -> bool:
+    """Whether copies of a mirror go to this port."""
+    return [one.uuid for one in mirror.output_port] == [port.uuid]
+
+
+def _capture_port(
+    replica: Replica,
+    txn: Transaction,
+    bridge: Row,
+    source: Mirrored,
+    output: Output,
+    ids: Mapping[str, str],
+) -> Row:
+    interface = txn.insert(replica.tables["Interface"])
+    write(interface, "name", output.port)
+    write(interface, "type", "dpdk")
+    devargs = f"net_pcap_{output.port},tx_pcap={output.file}"
+    write(interface, "options", {"dpdk-devargs": devargs})
+    if source.mtu > DEFAULT_MTU:
+        # OVS drops what is longer than the output port's MTU.
+        write(interface, "mtu_request", [source.mtu])
+    port = txn.insert(replica.tables["Port"])
+    write(port, "name", output.port)
+    write(port, "interfaces", [interface])
+    write(port, "external_ids", dict(ids))
+    bridge.addvalue("ports", port)
+    return port
+
+
+def _drop(replica: Replica, _: Transaction, name: str) -> None:
+    for bridge in replica.rows("Bridge"):
+        for mirror in list(bridge.mirrors):
+            if mirror.name == name and MARK in mirror.external_ids:
+                bridge.delvalue("mirrors", mirror)
+                mirror.delete()
+    port: Any = replica.find("Port", "name", name)
+    if port is None or MARK not in port.external_ids:
+        return
+    for bridge in replica.rows("Bridge"):
+        if refers(bridge, "ports", port.uuid):
+            bridge.delvalue("ports", port)
+    for interface in port.interfaces:
+        interface.delete()
+    port.delete()

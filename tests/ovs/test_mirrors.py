@@ -1,0 +1,85 @@
+"""Mirrors on a real OVS: made, ended, what a killed process left, and what cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from dataplane.drivers import mirrors
+from dataplane.drivers.mirrors import MirrorError, MirrorsTable, Output
+from dataplane.drivers.ovsdb import Ovs
+from dataplane.model.rows import StaleMirror
+from tests.labs.sandbox import Sandbox, wait_until
+
+
+@pytest.fixture
+def ovs(sandbox: Sandbox) -> Iterator[Ovs]:
+    sandbox.vsctl("add-br", "br0", "--", "set", "Bridge", "br0", "datapath_type=dummy")
+    for port in ("p0", "p1", "p2"):
+        words = ("set", "Interface", port, "type=dummy", f"external_ids:iface-id=vm-{port}.default")
+        sandbox.vsctl("add-port", "br0", port, "--", *words)
+    sandbox.vsctl("add-br", "br1", "--", "set", "Bridge", "br1", "datapath_type=dummy")
+    sandbox.vsctl("add-port", "br1", "q0", "--", "set", "Interface", "q0", "type=dummy")
+    connection = Ovs(sandbox.remote)
+    connection.start()
+    connection.wait_synced(10)
+    yield connection
+    connection.stop()
+
+
+def count(sandbox: Sandbox) -> int:
+    return len(sandbox.vsctl("--bare", "--columns=_uuid", "list", "Mirror").split())
+
+
+def test_a_mirror_copies_to_another_port_and_ends(ovs: Ovs, sandbox: Sandbox) -> None:
+    source = mirrors.find(ovs, "vm-p0.default")
+    assert (source.name, source.bridge) == ("p0", "br0")
+    mirrors.start(ovs, source, Output("p1", None))
+    ports = {name: sandbox.vsctl("get", "Port", name, "_uuid").strip() for name in ("p0", "p1")}
+    name = mirrors.name_of_process()
+    assert sandbox.vsctl("get", "Mirror", name, "output_port").strip() == ports["p1"]
+    for column in ("select_src_port", "select_dst_port"):
+        assert sandbox.vsctl("get", "Mirror", name, column).strip() == f"[{ports['p0']}]"
+    # It is of a process that runs, so nobody takes it for left.
+    assert MirrorsTable(ovs).observe() == {}
+    with pytest.raises(MirrorError, match="another mirror's output"):
+        mirrors.start(ovs, mirrors.find(ovs, "p2"), Output("p1", None))
+    mirrors.stop(ovs, name)
+    assert count(sandbox) == 0
+    assert set(sandbox.vsctl("list-ports", "br0").split()) == {"p0", "p1", "p2"}
+    mirrors.stop(ovs, name)
+
+
+def test_what_a_killed_process_left_goes_and_others_mirrors_stay(
+    ovs: Ovs, sandbox: Sandbox
+) -> None:
+    sandbox.vsctl(
+        "--", "add-port", "br0", "mrdump9", "--", "set", "Interface", "mrdump9", "type=dummy",
+        "--", "set", "Port", "mrdump9", "external_ids:millrace-mirror=999999999:7",
+        "--", "--id=@m", "create", "Mirror", "name=mrdump9", "select_all=true",
+        "external_ids:millrace-mirror=999999999:7",
+        "--", "--id=@n", "create", "Mirror", "name=theirs", "select_all=true",
+        "--", "set", "Bridge", "br0", "mirrors=@m,@n",
+    )  # fmt: skip
+    table = MirrorsTable(ovs)
+    left = {"mrdump9": StaleMirror("999999999:7")}
+    wait_until(lambda: table.observe() == left, "our copy of the database has it")
+    assert table.delete(["mrdump9", "theirs"]) == {}
+    assert table.observe() == {}
+    assert "mrdump9" not in sandbox.vsctl("list-ports", "br0")
+    assert sandbox.vsctl("--bare", "--columns=name", "list", "Mirror").split() == ["theirs"]
+
+
+def test_what_cannot_be_is_named_and_nothing_is_left(ovs: Ovs, sandbox: Sandbox) -> None:
+    with pytest.raises(MirrorError, match="no port nowhere"):
+        mirrors.find(ovs, "nowhere")
+    source = mirrors.find(ovs, "p0")
+    with pytest.raises(MirrorError, match="q0 is no port of bridge br0"):
+        mirrors.start(ovs, source, Output("q0", None))
+    # This vswitchd has no DPDK: it refuses the port that a capture needs.
+    into = Output(mirrors.name_of_process(), sandbox.rundir / "a.pcap")
+    with pytest.raises(MirrorError, match="OVS makes no port for the copies"):
+        mirrors.start(ovs, source, into)
+    assert count(sandbox) == 0
+    assert set(sandbox.vsctl("list-ports", "br0").split()) == {"p0", "p1", "p2"}
