@@ -32,7 +32,10 @@ KINDS = (VM, CONTAINER)
 BOUND = 0.05
 HEADROOM = 1.5
 OFFERED = 2.0
-"""Times the limit, or all that the device takes."""
+"""Times the limit."""
+
+TRIES = 3
+"""Of a case whose sender offered less than HEADROOM: on a shared core it may not have run."""
 
 UNSHAPED_S = 3.0
 
@@ -42,7 +45,7 @@ class Case:
     """One rate, size and direction. `ratio`: what arrived, of IP packets, over the limit.
 
     `frame_ratio` is the same of whole frames. `unshaped` [bit/s of IP] is what arrives without a
-    limit; `judged` whether that is enough for the case to say anything.
+    limit; `judged` whether that and `offered` are enough for the case to say anything.
     """
 
     kind: str
@@ -78,19 +81,26 @@ def measure(
     cases: list[Case] = []
     for size, frame in FRAMES.items():
         lab.limit(Limits(), sending=True)
-        unshaped = ip_rate(lab.run(frame, 0, UNSHAPED_S))
+        flood = ip_rate(lab.run(frame, 0, UNSHAPED_S))
         for rate in rates:
+            pps = int(rate * OFFERED / 8 / (frame - ETHERNET))
+            unshaped = flood
+            if flood < HEADROOM * rate:
+                # A flood may drown what reads it: a kernel's socket carries more of a little less.
+                lab.limit(Limits(), sending=True)
+                unshaped = max(flood, ip_rate(lab.run(frame, pps, UNSHAPED_S)))
             for sending in (True, False):
                 wanted = Bandwidth(rate)
                 limits = Limits(send=wanted) if sending else Limits(receive=wanted)
                 lab.limit(limits, sending=sending)
-                pps = int(rate * OFFERED / 8 / (frame - ETHERNET))
-                # Where that is more than the path carries, as many as the device takes.
-                free = rate * OFFERED > unshaped
                 enough = unshaped >= HEADROOM * rate
-                window = seconds if enough else min(seconds, UNSHAPED_S)
-                counts = lab.run(frame, 0 if free else pps, window)
-                case = case_of(lab.kind, rate, size, counts, unshaped, sending=sending)
+                for _ in range(TRIES):
+                    window = seconds if enough else min(seconds, UNSHAPED_S)
+                    counts = lab.run(frame, pps, window)
+                    case = case_of(lab.kind, rate, size, counts, unshaped, sending=sending)
+                    # A sender that did not run says nothing of the policer.
+                    if case.judged or not enough:
+                        break
                 told(line(case))
                 cases.append(case)
     return cases
@@ -101,17 +111,18 @@ def case_of(
 ) -> Case:
     """One case from what was counted."""
     frame = FRAMES[size]
+    offered = counts.sent * (frame - ETHERNET) * 8 / counts.seconds
     return Case(
         kind=kind,
         rate=rate,
         size=size,
         sending=sending,
         seconds=counts.seconds,
-        offered=counts.sent * (frame - ETHERNET) * 8 / counts.seconds,
+        offered=offered,
         ratio=ip_rate(counts) / rate,
         frame_ratio=counts.octets * 8 / counts.seconds / rate,
         unshaped=unshaped,
-        judged=unshaped >= HEADROOM * rate,
+        judged=min(unshaped, offered) >= HEADROOM * rate,
     )
 
 

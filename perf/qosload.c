@@ -25,7 +25,7 @@
 #define BURST 32
 #define RING 1024
 #define MBUFS 16383
-#define BACKLOG 256		/* packets: a schedule that is further behind begins anew */
+#define BACKLOG_S 10		/* a schedule that is further behind than 1/10 s begins anew */
 #define DRAIN_MS 200		/* what an earlier run left on its way is thrown away */
 #define MIN_FRAME 60
 #define MAX_FRAME 2000
@@ -87,18 +87,19 @@ static void make_frame(unsigned int size)
 	udp->dgram_len = rte_cpu_to_be_16(size - sizeof(*eth) - sizeof(*ip));
 }
 
-static void send_burst(struct counts *counts, unsigned int size, unsigned int count)
+static uint16_t send_burst(struct counts *counts, unsigned int size, unsigned int count)
 {
 	struct rte_mbuf *batch[BURST];
 	uint16_t taken;
 
 	if (rte_pktmbuf_alloc_bulk(pool, batch, count))
-		return;
+		return 0;
 	for (unsigned int i = 0; i < count; i++)
 		memcpy(rte_pktmbuf_append(batch[i], size), frame, size);
 	taken = rte_eth_tx_burst(SENDER, 0, batch, count);
 	counts->sent += taken;
 	rte_pktmbuf_free_bulk(batch + taken, count - taken);
+	return taken;
 }
 
 static int is_ours(struct rte_mbuf *m)
@@ -146,16 +147,15 @@ static double run(struct counts *counts, unsigned int size, uint64_t pps, unsign
 		if (pps) {
 			uint64_t due = (uint64_t)((double)(now - paced_from) / hz * pps);
 
-			if (due > done + BACKLOG) {
+			if (due > done + BURST + pps / BACKLOG_S) {
 				paced_from = now;
 				done = 0;
 				due = 0;
 			}
 			count = RTE_MIN(due - done, (uint64_t)BURST);
-			done += count;
 		}
 		if (count)
-			send_burst(counts, size, count);
+			done += send_burst(counts, size, count);
 		receive(counts, RECEIVER);
 		receive(&ignored, SENDER);
 	}

@@ -3,6 +3,9 @@
 Source: libbpf 1.1, libbpf.h (bpf_tc_hook_create, bpf_tc_attach, bpf_tc_query, bpf_tc_detach).
 """
 
+# ctypes reads `_fields_` when the class is made; a list there is its own idiom.
+# mypy: disable-error-code="mutable-override"
+
 from __future__ import annotations
 
 import ctypes as c
@@ -17,23 +20,23 @@ _HANDLE, _PRIORITY = 0x6D72, 0x6D72
 
 
 class _Hook(c.Structure):
-    _fields_ = (
+    _fields_ = [
         ("sz", c.c_size_t),
         ("ifindex", c.c_int),
         ("attach_point", c.c_int),
         ("parent", c.c_uint32),
-    )
+    ]
 
 
 class _Options(c.Structure):
-    _fields_ = (
+    _fields_ = [
         ("sz", c.c_size_t),
         ("prog_fd", c.c_int),
         ("flags", c.c_uint32),
         ("prog_id", c.c_uint32),
         ("handle", c.c_uint32),
         ("priority", c.c_uint32),
-    )
+    ]
 
 
 def _hook(ifindex: int) -> _Hook:
@@ -54,7 +57,7 @@ def attached(ifindex: int) -> int | None:
         if error.errno in (errno.ENOENT, errno.EINVAL):
             return None
         raise
-    return options.prog_id
+    return int(options.prog_id)
 
 
 def attach(ifindex: int, program: Program) -> None:

@@ -64,7 +64,7 @@ def test_what_cannot_be_is_said(options: str, ids: str, cause: str) -> None:
 
 def test_a_packet_of_the_mtu_fits_whatever_was_asked_for() -> None:
     assert burst_bytes(Bandwidth(64_000, 8), 9000) == 9004
-    assert burst_bytes(Bandwidth(1_000_000_000), 1500) == 2_500_000
+    assert burst_bytes(Bandwidth(1_000_000_000), 1500) == 12_500_000
     assert burst_bytes(Bandwidth(1_000_000_000, 2**32), 1500) == 25_000_000
 
 
@@ -90,7 +90,7 @@ def test_a_pods_bucket_counts_octets() -> None:
     row = bucket(Limits(receive=Bandwidth(100_000_000)), 1442)
     assert row is not None
     assert (row.send_rate, row.send_burst) == (0, 0)
-    assert (row.receive_rate, row.receive_burst) == (12_500_000, 250_000)
+    assert (row.receive_rate, row.receive_burst) == (12_500_000, 1_250_000)
     assert bucket(Limits(), 1442) is None
 
 
