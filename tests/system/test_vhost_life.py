@@ -115,3 +115,20 @@ def test_the_daemons_restart_writes_nothing_and_no_guest_notices(
     assert applied["total_writes"] == 0
     assert _connected(lab) == len(GUESTS)
     assert all(one.answered > 0 for one in guests)
+
+
+def test_the_daemon_says_what_the_guests_ports_are(small_lab: Lab, bank: GuestBank) -> None:
+    lab = small_lab
+    assert bank.guests
+    ports = {row["iface_id"]: row for row in lab.node.ask("ports")["ports"]}
+    for name in GUESTS:
+        row = ports[f"{name}.{POD_NAMESPACE}"]
+        assert (row["link"], row["vrings"], row["numa"]) == ("connected", 2, 0), row
+    # One PMD thread: its load is measured, and there is nothing to move.
+    wait_until(lambda: lab.node.ask("rebalance")["present"], "a poll of vswitchd", timeout_s=60)
+    shown = lab.node.ask("rebalance")
+    print(shown)
+    assert [row["cpu"] for row in shown["present"]] == [1]
+    assert shown["moves"] == []
+    assert "one PMD thread" in shown["reasons"][0]["reason"]
+    print(lab.node.ask("status")["conditions"])
