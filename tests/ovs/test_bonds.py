@@ -93,6 +93,48 @@ def test_balance_tcp_speaks_lacp_and_outputs_without_recirculation(
     assert {found.group(1) for found in re.finditer(r"member: (p\d):", lacp)} == {"p1", "p2"}
 
 
+def test_lacp_is_negotiated_with_another_ovs_bond_and_a_silent_member_is_out(
+    ovs: Ovs, sandbox: Sandbox
+) -> None:
+    """The partner is a bond of OVS's own, over unix sockets between dummy devices; no switch."""
+    row = bond(BondMode.BALANCE_TCP, "p1", "p2")
+    members = tuple(
+        replace(one, options=(("pstream", f"punix:{sandbox.rundir}/{one.name}.sock"),))
+        for one in row.members
+    )
+    one = reconciler(ovs)
+    assert one.apply(desired(bond0=replace(row, members=members)), 0).failed == 0, one.statuses()
+    words = [
+        "add-br", "br-far", "--", "set", "Bridge", "br-far", "datapath_type=dummy",
+        "other_config:hwaddr=0a:59:00:00:00:02",
+        "--", "add-bond", "br-far", "bond9", "q1", "q2", "bond_mode=balance-tcp", "lacp=active",
+        "other_config:lacp-time=fast",
+    ]  # fmt: skip
+    for number in "12":
+        words += ["--", "set", "Interface", f"q{number}", "type=dummy",
+                  f"options:stream=unix:{sandbox.rundir}/p{number}.sock"]  # fmt: skip
+    sandbox.vsctl(*words)
+
+    def said() -> str:
+        return sandbox.appctl("bond/show", "bond0")
+
+    wait_until(
+        lambda: "lacp_status: negotiated" in said() and said().count(": enabled\n") == 2,
+        "LACP agreed upon by both members",
+        60,
+    )
+    assert "status: active negotiated" in sandbox.appctl("lacp/show", "bond0")
+    # Its carrier stays: only LACP can tell that nobody answers there.
+    sandbox.vsctl("--", "--id=@q1", "get", "Interface", "q1", "--", "set", "Port", "bond9",
+                  "interfaces=@q1")  # fmt: skip
+    # The other agrees anew, since its partner has changed.
+    wait_until(
+        lambda: "member p2: disabled" in (now := said()) and "member p1: enabled" in now,
+        "the silent member out, and the other in",
+        60,
+    )
+
+
 def test_a_changed_bond_is_changed_and_a_dropped_one_removed(ovs: Ovs, sandbox: Sandbox) -> None:
     one = reconciler(ovs)
     one.apply(desired(bond0=bond(BondMode.BALANCE_TCP, "p1", "p2")), 0)
