@@ -82,7 +82,14 @@ class Forwarding:
         if isinstance(kind, int):
             wrong = self.says.too_big(frame, seen, inner, kind)
             if wrong is None:
-                flow.candidates = tuple(b for b in flow.candidates if b.mtu == kind)
+                # An answer names the MTU; silence says only that there is one that is too small.
+                told = seen.reason == "ANSWER_TOO_BIG"
+                flow.candidates = tuple(
+                    b
+                    for b in flow.candidates
+                    if (b.mtu == kind if told else 0 < b.mtu < frame.total)
+                    and not flow.is_direct(b)
+                )
             return wrong
         if flow.is_direct(backend):
             head = backend.mac + self.node.uplink_mac
