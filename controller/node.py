@@ -371,11 +371,11 @@ class NodeDaemon:
             self.follow_up.follow(self.planned, changes)
         state = self.sources.state(config, attachments, HeldIds())
         if config.computed is not None:
-            state = replace(
-                state,
-                theirs=self.settings.foreign()[0],
-                pinned_by_hand=frozenset(self.rebalancer.table.foreign()),
-            )
+            # Without the database nothing is written to it either; the rest must go on.
+            with contextlib.suppress(DataplaneError):
+                pinned_by_hand = frozenset(self.rebalancer.table.foreign())
+                theirs = self.settings.foreign()[0]
+                state = replace(state, theirs=theirs, pinned_by_hand=pinned_by_hand)
         planned = plan(replace(state, pins=self.rebalancer.pins(config)), known)
         if scope is not None and in_sync:
             scope |= planned.differences(self.planned)
