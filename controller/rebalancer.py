@@ -19,6 +19,8 @@ from dataplane.drivers.affinity import AffinityTable
 from dataplane.drivers.ovstext import PmdThread
 from dataplane.drivers.pmdload import cores_of, queue_loads
 from dataplane.model.config import NodeConfig
+from dataplane.plan.ovs import port_keys
+from dataplane.plan.ports import nic_affinity
 from dataplane.plan.rebalance import (
     QueueLoad,
     Rebalance,
@@ -61,7 +63,8 @@ class Rebalancer:
                     rows = self.table.observe()
                 except ObserveError:
                     return {}  # nobody can write either; asked again in the next round
-                self._pins = {name: parsed(row.pins) for name, row in rows.items()}
+                kept = self_pinned(config)
+                self._pins = {n: parsed(row.pins) for n, row in rows.items() if n not in kept}
             return self._pins
 
     def _forget(self) -> None:
@@ -80,7 +83,9 @@ class Rebalancer:
         if config.rebalance == OFF or not threads:
             return False
         ours = {name: parsed(row.pins) for name, row in self.table.observe().items()}
-        loads = queue_loads(threads, ports, ours, self.table.foreign())
+        kept = self_pinned(config)
+        given = {**self.table.foreign(), **{n: ours.pop(n) for n in kept if n in ours}}
+        loads = queue_loads(threads, ports, ours, given)
         with self._lock:
             if self._polls and _places(self._polls[-1]) != _places(loads):
                 # Loads from before queues moved, came or went say nothing about now.
@@ -142,7 +147,14 @@ class Rebalancer:
 
 def isolates(config: NodeConfig) -> bool:
     """Whether a pin takes its thread away from queues without one: OVS's default."""
+    if config.computed is not None and "rxq_isolate" not in config.tuning:
+        return config.computed.tuning.rxq_isolate is not False
     return config.tuning.get("rxq_isolate") is not False
+
+
+def self_pinned(config: NodeConfig) -> frozenset[str]:
+    """Ports whose queues the tuning plan pins: a NIC's stay where it put them."""
+    return frozenset(nic_affinity(config.uplinks, port_keys(config, {}), ()))
 
 
 def auto_lb_advice(found: Rebalance, config: NodeConfig) -> str:
