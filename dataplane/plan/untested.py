@@ -17,7 +17,7 @@ def untested(config: NodeConfig) -> tuple[str, ...]:
     for bond in config.bonds:
         texts = [*_of_nic(bond.members[0])]
         if bond.mode is BondMode.BALANCE_TCP:
-            texts.append("LACP has been spoken to no switch, only OVS's own word of it was read")
+            texts.append("LACP has been agreed upon with another bond of OVS's, with no switch")
         found += [f"bond {bond.name}: {text}" for text in texts]
     return tuple(found)
 
