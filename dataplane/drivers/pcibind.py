@@ -10,6 +10,7 @@ Documentation/driver-api/vfio.rst.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
@@ -324,11 +325,26 @@ class PciBinder:
             BindError: it is not, or the kernel refused.
         """
         try:
-            with path.open("r+", encoding="ascii") as file:
-                file.write(text)
+            control = open_control(path)
+            try:
+                os.write(control, text.encode("ascii"))
+            finally:
+                os.close(control)
         except OSError as error:
             msg = f"{text.strip() or 'nothing'!r} cannot be written to {path}: {error.strerror}"
             raise BindError(msg) from error
+
+
+def open_control(path: Path) -> int:
+    """A descriptor to write to a file of sysfs by.
+
+    For writing alone: whoever asks to read `unbind` or `drivers_probe`, too, is refused, root
+    included. Never made: what is not there belongs to a device or driver that is not.
+
+    Raises:
+        OSError: there is no such file, or the kernel refuses.
+    """
+    return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
 
 
 def _text(path: Path) -> str:
