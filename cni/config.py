@@ -14,6 +14,7 @@ DEFAULT_SOCKET = "/run/millrace/cni.sock"
 MODES = ("veth", "vhost-user")
 MTU_RANGE = (68, 65535)
 QUEUES_RANGE = (1, 64)
+_BANDWIDTH = ("ingressRate", "ingressBurst", "egressRate", "egressBurst")
 MAX_CONFIG_SIZE = wire.MAX_SIZE // 2
 """Bytes of network configuration; the rest of a request must fit beside it on the wire."""
 
@@ -41,11 +42,15 @@ _KNOWN_ARGS = frozenset(
 class NetworkConfig:
     """A network configuration that passed every check.
 
-    `mtu` 0 means that OVN's and the node's settings decide. `valid` are the attachments that GC
-    must keep, `prev_result` the object that CHECK compares with; both None where absent.
+    `mtu` 0 means that OVN's and the node's settings decide. `bandwidth` has what runtimeConfig
+    limits, of ingressRate, ingressBurst (to the workload), egressRate, egressBurst, in bits.
+    `valid` are the attachments that GC must keep, `prev_result` the object that CHECK compares
+    with; both None where absent.
     """
 
-    __slots__ = ("dns", "mode", "mtu", "name", "prev_result", "queues", "socket", "valid")
+    __slots__ = (
+        "bandwidth", "dns", "mode", "mtu", "name", "prev_result", "queues", "socket", "valid",
+    )  # fmt: skip
 
     def __init__(self, obj: spec.Json, command: str) -> None:
         self.name = _network_name(obj)
@@ -64,6 +69,7 @@ class NetworkConfig:
         if self.mode == "veth" and self.queues != 1:
             msg = f'"queues" is {self.queues} with mode "veth"'
             raise _invalid(msg, 'only a "vhost-user" port takes more than one')
+        self.bandwidth = _bandwidth(obj) if command == "ADD" else {}
         self.dns = _dns(obj)
         self.prev_result = _prev_result(obj, command)
         self.valid = _valid_attachments(obj) if command == "GC" else []
@@ -239,6 +245,26 @@ def _number(obj: spec.Json, key: str, default: int, allowed: tuple[int, int]) ->
         msg = f'"{key}" is {value!r}' if isinstance(value, bool | int | str) else f'"{key}"'
         raise _invalid(msg, f"it is a whole number, {low} to {high}")
     return value if isinstance(value, int) else default
+
+
+def _bandwidth(obj: spec.Json) -> dict[str, int]:
+    """The limits of the capability `bandwidth`; a rate of 0 is none (CNI conventions)."""
+    runtime = obj.get("runtimeConfig")
+    if runtime is None:
+        return {}
+    asked = runtime.get("bandwidth", {}) if isinstance(runtime, dict) else None
+    if not isinstance(asked, dict):
+        msg = '"runtimeConfig" and its "bandwidth" are objects'
+        raise _invalid(msg)
+    found: dict[str, int] = {}
+    for key in _BANDWIDTH:
+        value = asked.get(key, 0)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
+            msg = f'"runtimeConfig.bandwidth.{key}" is not a number of bits'
+            raise _invalid(msg, "a whole number, 0 for none")
+        if value:
+            found[key] = value
+    return found
 
 
 def _dns(obj: spec.Json) -> spec.Json:

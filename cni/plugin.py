@@ -159,6 +159,7 @@ def _container(command: str, network: config.NetworkConfig, env: Mapping[str, st
         "mode": network.mode,
         "mtu": network.mtu,
         "queues": network.queues,
+        "bandwidth": network.bandwidth,
     }
 
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 from cni import config, spec
 from cni.wire import CODE_BAD_REQUEST, MAX_PATH_SIZE, RemoteError
+from dataplane.model.bandwidth import UNLIMITED, Bandwidth, Limits
 from dataplane.model.devices import device_name, peer_name
 from dataplane.model.state import Attachment, LogicalPort, PortKind
+from dataplane.plan.qos import refusal
 
 Args = Mapping[str, object]
 
@@ -31,6 +33,7 @@ class InterfaceRequest:
     mtu: int
     queues: int
     prev_result: Mapping[str, object] | None
+    limits: Limits = UNLIMITED
 
     @property
     def iface_id(self) -> str:
@@ -72,6 +75,7 @@ def interface_request(args: Args) -> InterfaceRequest:
         mtu=_number(args, "mtu"),
         queues=_number(args, "queues"),
         prev_result=prev_result,
+        limits=_limits(args),
     )
     for key, good in (
         ("container_id", config.is_container_id(request.container_id)),
@@ -119,6 +123,7 @@ def attachment_of(
         namespace=request.namespace,
         pod_uid=request.pod_uid,
         network=request.network,
+        limits=request.limits,
     )
 
 
@@ -235,6 +240,25 @@ def _number(args: Args, key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 65535:
         raise _refused(args, key)
     return value
+
+
+def _limits(args: Args) -> Limits:
+    """What the runtime limits: egress is what the workload sends. Earlier plugins say nothing."""
+    asked = args.get("bandwidth", {})
+    if not isinstance(asked, dict) or not all(
+        isinstance(value, int) and not isinstance(value, bool) and value > 0
+        for value in asked.values()
+    ):
+        raise _refused(args, "bandwidth")
+    found: list[Bandwidth | None] = []
+    for way in ("egress", "ingress"):
+        rate = asked.get(f"{way}Rate")
+        wanted = Bandwidth(rate, asked.get(f"{way}Burst")) if rate is not None else None
+        if wanted is not None and (reason := refusal(wanted)):
+            msg = f"runtimeConfig.bandwidth.{way}Rate: {reason}"
+            raise RemoteError(spec.INVALID_CONFIG, msg, "change the pod's bandwidth annotation")
+        found.append(wanted)
+    return Limits(*found)
 
 
 def _refused(args: Args, key: str) -> RemoteError:

@@ -84,10 +84,21 @@ def test_add_hands_the_daemon_what_the_runtime_said() -> None:
             {
                 "network": "mill", "container_id": "c0ffee", "ifname": "eth0", "netns": NETNS,
                 "pod": "web-0", "namespace": "shop", "pod_uid": "u-1",
-                "mode": "veth", "mtu": 1400, "queues": 1,
+                "mode": "veth", "mtu": 1400, "queues": 1, "bandwidth": {},
             },
         )
     ]  # fmt: skip
+
+
+def test_the_capability_bandwidth_is_handed_on() -> None:
+    asked = {"ingressRate": 1_000_000, "ingressBurst": 2**32 - 1, "egressRate": 0}
+    conf = network(runtimeConfig={"bandwidth": asked, "mac": "ours is OVN's"})
+    status, _, daemon = ask(env("ADD"), conf)
+    assert status == 0
+    handed = daemon.asked[0][2]["bandwidth"]
+    assert handed == {"ingressRate": 1_000_000, "ingressBurst": 2**32 - 1}
+    # A removal has to work whatever became of it since.
+    assert ask(env("DEL"), network(runtimeConfig={"bandwidth": 5}))[0] == 0
 
 
 @pytest.mark.parametrize("version", spec.VERSIONS)
@@ -172,6 +183,14 @@ REFUSED = [
     ("mtu true", env("ADD"), network(mtu=True), 7, "mtu"),
     ("mtu text", env("ADD"), network(mtu="1500"), 7, "mtu"),
     ("queues", env("ADD"), network(mode="vhost-user", queues=65), 7, "queues"),
+    (
+        "a rate that is none",
+        env("ADD"),
+        network(runtimeConfig={"bandwidth": {"ingressRate": "1M"}}),
+        7,
+        "ingressRate",
+    ),
+    ("bandwidth", env("ADD"), network(runtimeConfig={"bandwidth": 5}), 7, "bandwidth"),
     ("queues of a veth", env("ADD"), network(queues=2), 7, "queues"),
     ("relative socket", env("ADD"), network(socket="cni.sock"), 7, "socket"),
     ("long socket", env("ADD"), network(socket="/" + "x" * 107), 7, "socket"),

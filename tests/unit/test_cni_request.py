@@ -20,6 +20,7 @@ from controller import cni_request
 from controller.completion import finish, in_thread
 from controller.vhost_dirs import VhostDirs
 from dataplane.model.addr import Mac
+from dataplane.model.bandwidth import Bandwidth, Limits
 from dataplane.model.state import Attachment, LogicalPort, PortKind
 
 ARGS: dict[str, object] = {
@@ -55,6 +56,7 @@ def test_a_request_is_what_the_plugin_said() -> None:
         {"container_id": "../x"}, {"container_id": ""}, {"ifname": "a/b"}, {"ifname": "x" * 16},
         {"pod_uid": ".."}, {"pod_uid": "a/b"}, {"mode": "tap"}, {"mode": 1}, {"mtu": "9"},
         {"mtu": True}, {"mtu": -1}, {"queues": 0}, {"netns": None}, {"prev_result": []},
+        {"bandwidth": []}, {"bandwidth": {"egressRate": True}}, {"bandwidth": {"egressRate": "9"}},
     ],
 )  # fmt: skip
 def test_what_the_plugin_would_not_send_is_refused(change: dict[str, object]) -> None:
@@ -62,6 +64,18 @@ def test_what_the_plugin_would_not_send_is_refused(change: dict[str, object]) ->
         cni_request.interface_request({**ARGS, **change})
     assert caught.value.code == CODE_BAD_REQUEST
     assert next(iter(change)) in caught.value.msg
+
+
+def test_the_runtimes_bandwidth_is_the_attachments_limits() -> None:
+    asked = {"ingressRate": 10**6, "ingressBurst": 2**32 - 1, "egressRate": 64_000}
+    request = cni_request.interface_request({**ARGS, "bandwidth": asked})
+    limits = Limits(send=Bandwidth(64_000), receive=Bandwidth(10**6, 2**32 - 1))
+    assert request.limits == limits
+    assert cni_request.attachment_of(request, PORT, 1442, "").limits == limits
+    assert REQUEST.limits == Limits()
+    with pytest.raises(RemoteError, match="1000 bit/s is not between") as caught:
+        cni_request.interface_request({**ARGS, "bandwidth": {"egressRate": 1000}})
+    assert caught.value.code == spec.INVALID_CONFIG
 
 
 @given(
