@@ -204,6 +204,7 @@ def refused(
         return Refusal(what, why, "name a NIC (`millrace nics`)")
     return (
         _in_use(what, nic, moving)
+        or _out_of_sight(what, nic, record)
         or _other_card(what, nic, record)
         or _foreign(what, nic, record)
         or (None if nic.driver in BIFURCATED else _no_vfio(what, nic, wanted, vfio, others))
@@ -232,6 +233,18 @@ def _in_use(
             f"remove the address (`ip addr flush dev {nic.names[0]}`), or name another NIC",
         )
     return None
+
+
+def _out_of_sight(what: str, nic: PciNic, record: NicRecord | None) -> Refusal | None:
+    """A netdev in another namespace shows neither its addresses nor its routes."""
+    if nic.names or record is not None or nic.driver in {"", VFIO_DRIVER, *FOREIGN}:
+        return None
+    return Refusal(
+        what,
+        f"{nic.driver} has it, and its network device is not in this namespace, so nothing shows"
+        " whether it is in use",
+        "move the device here first, or unload the driver",
+    )
 
 
 def _other_card(what: str, nic: PciNic, record: NicRecord | None) -> Refusal | None:

@@ -203,6 +203,15 @@ def test_a_nic_that_is_open_is_not_given_back(machine: Machine, statedir: Path) 
     assert machine.driver(NIC) == "vfio-pci"
 
 
+def test_a_nic_whose_netdev_is_in_another_namespace_is_refused(
+    machine: Machine, statedir: Path
+) -> None:
+    (machine.root / "sys/bus/pci/devices" / NIC / "net/eth4").rmdir()
+    with pytest.raises(NicRefused, match="ice has it, and its network device is not in this"):
+        machine.binder(statedir).bind(WANTED)
+    assert machine.driver(NIC) == "ice"
+
+
 def test_a_member_of_a_kernel_bond_is_refused(machine: Machine, statedir: Path) -> None:
     (machine.root / "sys/class/net/eth4/master").symlink_to("../bond0")
     with pytest.raises(NicRefused, match="it is a member of bond0"):
