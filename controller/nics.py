@@ -138,7 +138,7 @@ def listing(binder: PciBinder, config: NodeConfig | None) -> list[NicLine]:
     """
     records = binder.records()
     users = _users(config) if config else {}
-    return [_line(nic, records, users) for nic in binder.nics()]
+    return [_line(nic, records, users, known=config is not None) for nic in binder.nics()]
 
 
 def _users(config: NodeConfig) -> dict[str, str]:
@@ -149,11 +149,16 @@ def _users(config: NodeConfig) -> dict[str, str]:
     return found
 
 
-def _line(nic: PciNic, records: Mapping[str, NicRecord], users: Mapping[str, str]) -> NicLine:
+def _line(
+    nic: PciNic, records: Mapping[str, NicRecord], users: Mapping[str, str], *, known: bool
+) -> NicLine:
     record = records.get(nic.address)
     names: Iterable[str] = nic.names or ((record.name,) if record else ())
     name = next(iter(names), "")
     used = next((users[key] for key in (nic.address, *nic.names) if key in users), "")
+    note = notes(nic, records)
+    if known and record and not used:
+        note = f"the file does not name it any more: `millrace nics release {nic.address}`"
     return NicLine(
         name=name if name != nic.address else "",
         address=nic.address,
@@ -162,5 +167,5 @@ def _line(nic: PciNic, records: Mapping[str, NicRecord], users: Mapping[str, str
         group=nic.group,
         queues=nic.queues,
         used_by=used,
-        note=notes(nic, records),
+        note=note,
     )

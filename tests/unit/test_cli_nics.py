@@ -117,6 +117,13 @@ def test_release_by_name_by_address_and_of_all(
     machine: Machine, binder: FabricatedBinder, config: NodeConfig
 ) -> None:
     nics.bind(config, binder)
+    small = parse_node(NODE.partition("[[bond]]")[0], "n.toml")
+    assert [line.note for line in nics.listing(binder, small)] == [
+        "default route",
+        "",
+        f"the file does not name it any more: `millrace nics release {SECOND}`",
+        f"the file does not name it any more: `millrace nics release {THIRD}`",
+    ]
     assert nics.release(binder, ["eth5"]) == [f"NIC eth5 ({SECOND}): ice"]
     assert nics.release(binder, [NIC]) == [f"NIC eth4 ({NIC}): ice"]
     with pytest.raises(NicRefused, match=r"NIC eth9 is not on record.*eth6"):
