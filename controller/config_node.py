@@ -16,6 +16,7 @@ from dataplane.model.config import (
     DpdkConfig,
     HugepageConfig,
     NodeConfig,
+    PlanWishes,
     TunnelConfig,
     TunnelType,
     UplinkMode,
@@ -78,7 +79,10 @@ def node_config(root: TableReader) -> NodeConfig:
     dpdk = _dpdk(root, hugepages, any(u.mode is UplinkMode.VFIO for u in nics))
     tunnel = _tunnel(root, {bridge.name for bridge in bridges})
     services = services_config(root)
-    tuning = dict(tuning_pins(root))
+    explicit = bool(dpdk.lcore and dpdk.pmd and dpdk.socket_mem_mib)
+    tuning = dict(tuning_pins(root, explicit=explicit))
+    wishes = tuning.pop("wishes")
+    assert isinstance(wishes, PlanWishes)
     rebalance = str(tuning.pop("rebalance", "advise"))
     vhost = vhost_config(root)
     for taken in (*(b.name for b in bridges), *(u.device for u in nics), *(b.name for b in bonds)):
@@ -123,6 +127,7 @@ def node_config(root: TableReader) -> NodeConfig:
         rebalance=rebalance,
         vhost=vhost,
         bonds=bonds,
+        wishes=wishes,
     )
 
 

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from controller import config_values as values
 from controller.config_reader import TableReader
+from dataplane.model.config import PlanWishes
 from dataplane.model.tuning import FlowCache, Mempools, RxqAssign
 
 NUMBERS: Mapping[str, tuple[int, int]] = {
@@ -54,10 +55,14 @@ class _RxqAssign(StrEnum):
     ROUND_ROBIN = RxqAssign.ROUND_ROBIN.value
 
 
-def tuning_pins(root: TableReader) -> Mapping[str, object]:
-    """Fields of `Tuning` by name, and `rebalance`; faults are in the table's notes."""
+def tuning_pins(root: TableReader, *, explicit: bool = False) -> Mapping[str, object]:
+
+    Args:
+        root: the file.
+        explicit: it names cores and memory itself, so nothing is computed.
+    """
     table = root.table("tuning")
-    found: dict[str, object] = {}
+    found: dict[str, object] = {"wishes": _wishes(table, explicit=explicit)}
     if table.has("rebalance"):
         found["rebalance"] = table.choice("rebalance", Rebalance).value
     for key, (low, high) in NUMBERS.items():
@@ -88,6 +93,23 @@ def tuning_pins(root: TableReader) -> Mapping[str, object]:
         )
     table.finish()
     return found
+
+
+def _wishes(table: TableReader, *, explicit: bool) -> PlanWishes:
+    numbers = {key: table.integer(key, *WISHES[key]) for key in WISHES if table.has(key)}
+    for key in (*WISHES, "saves_power"):
+        if explicit and table.has(key):
+            table.fault(
+                key,
+                f"{table.name(key)} is of no use here",
+                "lcore, pmd and socket_mem_mib below [dpdk] are all there, so nothing is computed",
+                f"remove {key}, or what the plan is to choose below [dpdk]",
+            )
+    return PlanWishes(
+        numbers.get("pmd_cores"),
+        numbers.get("flows"),
+        table.has("saves_power") and table.boolean("saves_power", default=False),
+    )
 
 
 def _amounts(table: TableReader, key: str, low: int, high: int, example: int) -> list[int]:

@@ -129,6 +129,9 @@ def wants_of(config: NodeConfig, topology: Topology) -> Wants:
         ),
         guest_mtus=(config.port_mtu,),
         hugepages=(pages.size_kib, pages.count) if pages else None,
+        pmd_cores=config.wishes.pmd_cores,
+        flows=config.wishes.flows,
+        saves_power=config.wishes.saves_power,
     )
 
 

@@ -153,6 +153,19 @@ class VhostConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanWishes:
+    """What a person tells the tuning plan to compute with; None and false: nothing.
+
+    `pmd_cores`: physical cores for PMD threads on each NUMA node with NICs. `flows`: expected for
+    each PMD thread. `saves_power`: idle PMD threads sleep.
+    """
+
+    pmd_cores: int | None = None
+    flows: int | None = None
+    saves_power: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class NodeConfig:
     """One node, whole.
 
@@ -191,6 +204,7 @@ class NodeConfig:
     vhost: VhostConfig = VhostConfig()
     bonds: tuple[BondConfig, ...] = ()
     computed: Computed | None = None
+    wishes: PlanWishes = PlanWishes()
 
     @property
     def nics(self) -> tuple[UplinkConfig, ...]:

@@ -6,10 +6,13 @@ from dataclasses import fields, replace
 
 import pytest
 
-from controller.config import ConfigProblems, parse_node
+from controller.config import ConfigProblems, parse_node, read_node
 from controller.config_tuning import FLAGS, NUMBERS
+from controller.tuning import plan_of, settled
+from dataplane.model.config import PlanWishes
 from dataplane.model.tuning import FlowCache, Mempools, RxqAssign, Tuning
 from dataplane.plan.ovs import foreign_settings, ovs_settings, spelt
+from tests.labs.topologies import load
 
 NODE = """\
 [node]
@@ -91,3 +94,20 @@ def test_whether_queues_are_moved_is_no_key_of_ovs(mode: str) -> None:
     config = parse_node(f'{NODE}rebalance = "{mode}"\n', "n.toml")
     assert config.rebalance == mode
     assert "rebalance" not in config.tuning
+
+
+def test_what_the_plan_computes_with_can_be_said() -> None:
+    text = '[node]\nname = "n"\n[tuning]\npmd_cores = 2\nflows = 100000\nsaves_power = true\n'
+    source = read_node(text, "n.toml")
+    assert source.config.wishes == PlanWishes(2, 100_000, saves_power=True)
+    assert source.config.tuning == {}
+    config = settled(source.config, plan_of(source, load("two-sockets-smt")))
+    assert config.computed is not None
+    assert config.computed.tuning.flow_cache is FlowCache.SMC
+    assert config.computed.tuning.pmd_sleep_us == 100
+
+
+@pytest.mark.parametrize("line", ["pmd_cores = 2", "flows = 9", "saves_power = true"])
+def test_an_explicit_file_computes_with_nothing(line: str) -> None:
+    with pytest.raises(ConfigProblems, match=r"n.toml:8: .*nothing is computed"):
+        parse_node(f"{NODE}{line}\n", "n.toml")

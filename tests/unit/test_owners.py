@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 import pytest
 
 from controller.translate.central import northbound
+from controller.translate.index import Index
 from controller.translate.node import announcers
 from dataplane.model.addr import IPAddress, L4Addr, Mac, Protocol
 from dataplane.model.rows import Announcement
@@ -130,3 +131,23 @@ def test_announcers_have_a_gateway_on_the_network_and_are_not_down() -> None:
     assert announcers(nb, "phys") == {"n2"}
     nb = applied(nb, northbound(cluster, nb, lab.without_chassis("n2").sb))
     assert announcers(nb, "phys") == {"n1"}
+
+
+def test_who_has_withdrawn_announces_nothing_while_another_can() -> None:
+    lab = vpc_lab()
+    cluster = cluster_config(gateway_config("n1", 111), gateway_config("n2", 112))
+    nb = applied(lab.nb, northbound(cluster, lab.nb, lab.sb))
+
+    def seen(*withdrawn: str) -> frozenset[str]:
+        rows = {
+            ref: replace(one, other_config={"ovn-cms-options": "card,millrace-withdrawn"})
+            if one.name in withdrawn
+            else one
+            for ref, one in lab.sb.chassis.items()
+        }
+        return announcers(nb, "phys", Index(nb, replace(lab.sb, chassis=rows)))
+
+    assert seen() == {"n1", "n2"}
+    assert seen("n1") == {"n2"}
+    # Nobody would answer at all.
+    assert seen("n1", "n2") == {"n1", "n2"}
