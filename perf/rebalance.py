@@ -67,7 +67,7 @@ def main_command(argv: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="of all ways (default 5)")
     parser.add_argument("--guests", type=int, default=4, help="an even number (default 4)")
     parser.add_argument("--queues", type=int, default=2, help="of each guest (default 2)")
-    parser.add_argument("--kpps", type=int, default=400, help="of all queues (default 400)")
+    parser.add_argument("--kpps", type=int, default=300, help="of all queues (default 300)")
     parser.add_argument("--pmd", type=int, nargs="+", default=None, help="the threads' CPUs")
     parser.add_argument("--guest-core", type=int, default=None, help="CPU of the guests")
     parser.add_argument("--seed", type=int, default=1, help="of the shares (default 1)")

@@ -92,8 +92,8 @@ def test_every_guest_reconnects_after_vswitchd_was_killed(small_lab: Lab, bank: 
         )
         time.sleep(1)
     print(
-        f"vswitchd started again after {started:.2f} s, all {len(GUESTS)} guests had answered after "
-        f"{answered:.2f} s; {_told('guests', guests)}; {_told('tunnel', tunnel)}"
+        f"vswitchd started again after {started:.2f} s, all {len(GUESTS)} guests had answered "
+        f"after {answered:.2f} s; {_told('guests', guests)}; {_told('tunnel', tunnel)}"
     )
     assert len(guests) == len(GUESTS)
     assert all(one.answered > 0 and one.longest_s > 0 for one in [*guests, *tunnel])
