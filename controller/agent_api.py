@@ -130,6 +130,9 @@ class AgentApi:
             "untested": list(untested(daemon.config)),
             "conditions": conditions.view(daemon.conditions.latest),
             "problems": views.problems_view(found)
+            + nics.mtu_problems(
+                daemon.config, {p.name: p.mtu for p in ovs.ports.values()} if ovs else {}
+            )
             + [
                 {"name": "attachment record", "cause": text, "next_step": "see the daemon's log"}
                 for text in daemon.store.quarantined

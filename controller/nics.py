@@ -17,6 +17,7 @@ from dataplane.plan.nicbinding import (
     Wanted,
     notes,
 )
+from dataplane.plan.ports import uplink_port_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,28 @@ def not_bound(config: NodeConfig, binder: PciBinder | None = None) -> str:
         if wrong
         else ""
     )
+
+
+def mtu_problems(config: NodeConfig, mtus: Mapping[str, int | None]) -> list[dict[str, str]]:
+    """NICs that OVS has with another MTU than the file asks for.
+
+    OVS takes any `mtu_request` into its database and keeps the old MTU where the NIC refuses.
+
+    Args:
+        config: the node's.
+        mtus: what OVS reports, by interface; None: nothing yet.
+    """
+    return [
+        {
+            "name": f"uplink {nic.device}",
+            "cause": f"its MTU is {mtu} and not {nic.mtu}: the NIC does not take that",
+            "next_step": f"write mtu = {mtu} in the node's file, or use a NIC that carries more",
+        }
+        for nic in config.nics
+        if nic.mtu is not None
+        and (mtu := mtus.get(uplink_port_name(nic))) is not None
+        and mtu != nic.mtu
+    ]
 
 
 def release(binder: PciBinder, chosen: Sequence[str] = ()) -> list[str]:

@@ -113,6 +113,16 @@ def test_what_is_refused_and_what_is_not_bound_is_told_beforehand(
     assert nics.not_bound(config, binder) == ""
 
 
+def test_an_mtu_that_a_nic_did_not_take_is_a_problem_of_its_own(config: NodeConfig) -> None:
+    wanted = parse_node(NODE.replace('mode = "vfio"\n', 'mode = "vfio"\nmtu = 9000\n'), "n.toml")
+    assert nics.mtu_problems(wanted, {"vf00003b000": 9000}) == []
+    assert nics.mtu_problems(wanted, {"vf00003b000": None}) == []
+    assert nics.mtu_problems(config, {"vf00003b000": 1500}) == []
+    (problem,) = nics.mtu_problems(wanted, {"vf00003b000": 1500, "vf00003b001": 1500})
+    assert problem["name"] == f"uplink {NIC}"
+    assert problem["cause"].startswith("its MTU is 1500 and not 9000")
+
+
 def test_release_by_name_by_address_and_of_all(
     machine: Machine, binder: FabricatedBinder, config: NodeConfig
 ) -> None:
