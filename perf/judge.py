@@ -291,6 +291,17 @@ def sockets(result: Json) -> list[Verdict]:
 SCRAPE_PERCENT = 1.0
 
 
+def rebalance(result: Json) -> list[Verdict]:
+    """The highest load of a thread under computed pins: no higher than as OVS deals at start."""
+    loads: dict[str, list[float]] = {}
+    for sample in result["samples"]:
+        loads.setdefault(sample["way"], []).append(sample["highest"])
+    return [
+        Verdict("highest PMD load, computed pins", ratios(loads["computed"], loads[way]), 1.0, way)
+        for way in ("roundrobin", "cycles")
+    ]
+
+
 def scrape(result: Json) -> list[Verdict]:
     """What metrics cost the daemon, to read figures and to answer, by one percent of a core."""
     return [
