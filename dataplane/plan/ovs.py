@@ -9,7 +9,7 @@ from typing import Any
 from dataplane.model.config import DpdkConfig, NodeConfig
 from dataplane.model.names import INTEGRATION_BRIDGE
 from dataplane.model.rows import OvsSetting
-from dataplane.model.tuning import Tuning
+from dataplane.model.tuning import RxqAssign, Tuning
 from dataplane.plan.ovskeys import (
     KEYS,
     OLDEST,
@@ -52,8 +52,19 @@ def spelt(config: NodeConfig) -> Translation:
         nothing = Tuning(lcore=frozenset(), pmd=frozenset(), socket_mem_mib={})
         return translate(replace(nothing, **pins), release, tunnelled=tunnelled)
     tuning = config.computed.tuning
-    whole = replace(tuning, **pins, eal=_eal(config.dpdk.extra or tuning.eal, config))
+    eal = _eal(config.dpdk.extra or tuning.eal, config)
+    whole = replace(tuning, **{**_unsaid(pins), **pins}, eal=eal)
     return translate(whole, release, tunnelled=tunnelled)
+
+
+def _unsaid(pins: Mapping[str, object]) -> dict[str, Any]:
+    """What the plan computed to go with a value that a person has fixed otherwise is not said."""
+    unsaid: dict[str, Any] = {}
+    if pins.get("rxq_assign", RxqAssign.GROUP) is not RxqAssign.GROUP:
+        unsaid["rxq_isolate"] = None
+    if "flow_cache" in pins:
+        unsaid["emc_insert_inverse"] = None
+    return unsaid
 
 
 def _eal(words: tuple[str, ...], config: NodeConfig) -> tuple[str, ...]:

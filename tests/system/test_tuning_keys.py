@@ -25,7 +25,7 @@ count = 512
 TUNED = """
 [tuning]
 emc_insert_inverse = 7
-rxq_assign = "group"
+rxq_assign = "cycles"
 pmd_sleep_us = 50
 vhost_postcopy = true
 """
@@ -65,7 +65,7 @@ def test_pmd_threads_act_on_a_pin_and_on_its_absence(node: Path, millrace: Millr
     node.write_text(FILE + TUNED, encoding="utf-8")
     applied = millrace("apply", "--config", str(node), "--json")
     assert applied.returncode == 0, applied.stderr
-    for line in ("changed to 1/7 ", "mode changed to: 'group'", "sleep request is 50 usecs"):
+    for line in ("changed to 1/7 ", "mode changed to: 'cycles'", "sleep request is 50 usecs"):
         wait_until(lambda line=line: line in log()[start:], line)  # type: ignore[misc]
     found = status(millrace, node)
     assert found["restart_pending"] == {"vhost-postcopy-support": [None, "true"]}
@@ -74,8 +74,40 @@ def test_pmd_threads_act_on_a_pin_and_on_its_absence(node: Path, millrace: Millr
     start = len(log())
     node.write_text(FILE, encoding="utf-8")
     assert millrace("apply", "--config", str(node)).returncode == 0
-    for line in ("changed to 1/100 ", "mode changed to: 'cycles'", "sleep request is 0 usecs"):
+    # What the plan computes is there again; it leaves the rest to OVS's defaults.
+    for line in ("changed to 1/100 ", "mode changed to: 'group'", planned_sleep(millrace, node)):
         wait_until(lambda line=line: line in log()[start:], line)  # type: ignore[misc]
     found = status(millrace, node)
     assert found["restart_pending"] == {}
     assert found["foreign_settings"] == {"pmd-perf-metrics": "true"}
+
+
+def planned_sleep(millrace: Millrace, path: Path) -> str:
+    plan = json.loads(millrace("plan", "--config", str(path), "--json").stdout)["tuning"]
+    return f"sleep request is {plan['pmd_sleep_us']} usecs"
+
+
+def hand(*words: str) -> str:
+    done = subprocess.run(
+        ["ovs-vsctl", f"--db=unix:{RUNDIR}/db.sock", *words],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return done.stdout.strip().strip('"')
+
+
+def test_a_hands_value_holds_until_the_file_names_the_key(node: Path, millrace: Millrace) -> None:
+    key = ("get", "Open_vSwitch", ".", "other_config:smc-enable")
+    assert hand(*key) == "false"
+    hand("set", "Open_vSwitch", ".", "other_config:smc-enable=true")
+    assert millrace("apply", "--config", str(node)).returncode == 0
+    assert hand(*key) == "true"
+    found = status(millrace, node)
+    assert found["foreign_settings"] == {"smc-enable": "true"}
+    assert found["foreign_wins"] == {"smc-enable": ["true", "false"]}
+
+    node.write_text(FILE + '[tuning]\nflow_cache = "emc"\n', encoding="utf-8")
+    assert millrace("apply", "--config", str(node)).returncode == 0
+    assert hand(*key) == "false"
+    found = status(millrace, node)
+    assert (found["foreign_settings"], found["foreign_wins"]) == ({}, {})
+    assert found["overwrote"] == {"smc-enable": "true"}

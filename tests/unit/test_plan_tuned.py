@@ -10,7 +10,7 @@ from dataplane.model.config import NodeConfig
 from dataplane.model.rows import Affinity
 from dataplane.model.state import HeldIds, NodeState
 from dataplane.plan.node import plan
-from dataplane.plan.ovs import foreign_settings, named_keys, ovs_settings, yielded
+from dataplane.plan.ovs import foreign_settings, named_keys, ovs_settings, spelt, yielded
 from tests.labs.topologies import load
 
 HEAD = '[node]\nname = "n"\n[[bridge]]\nname = "br-ex"\n'
@@ -86,6 +86,13 @@ def test_a_pinned_value_does_not_give_way() -> None:
     assert other_config(config, theirs)["pmd-auto-lb"] == "true"
     assert "pmd-auto-lb" in named_keys(config)
     assert (foreign_settings(config, theirs), yielded(config, theirs)) == ({}, {})
+
+
+def test_what_goes_with_a_computed_value_is_not_said_beside_a_pinned_one() -> None:
+    config = tuned(VFIO + '[tuning]\nrxq_assign = "cycles"\nflow_cache = "smc"\n')
+    assert spelt(config).cannot == ()
+    assert "pmd-rxq-isolate" not in other_config(config)
+    assert other_config(config)["emc-insert-inv-prob"] == "0"
 
 
 def test_an_explicit_file_is_told_as_it_is_and_no_more() -> None:
