@@ -26,6 +26,9 @@ NUMBERS: Mapping[str, tuple[int, int]] = {
 }
 """Intents that are numbers, and from where to where (ovs-vswitchd.conf.db(5))."""
 
+WISHES: Mapping[str, tuple[int, int]] = {"pmd_cores": (1, 64), "flows": (1, 1 << 30)}
+"""What the plan is told to compute with: no keys of OVS."""
+
 FLAGS = ("rxq_isolate", "auto_lb", "tso", "vhost_iommu", "vhost_postcopy")
 MAX_MTU = 9702
 
@@ -56,6 +59,7 @@ class _RxqAssign(StrEnum):
 
 
 def tuning_pins(root: TableReader, *, explicit: bool = False) -> Mapping[str, object]:
+    """Fields of `Tuning` by name, `rebalance` and `wishes`; faults are in the table's notes.
 
     Args:
         root: the file.
