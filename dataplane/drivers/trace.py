@@ -240,7 +240,7 @@ class Tracer:
         affine = bool(vip["flags"] & VipFlag.VIP_AFFINITY)
         if affine:
             held = self._maps.bound_to(vip, asked.client.address)
-            if held and members.may_have(held):
+            if held and self._maps.may_have(members, held):
                 way.step("affinity", f"the client is bound to backend {held}")
                 return held
             gone = f"to backend {held}, which is no member any more" if held else "to none"

@@ -34,22 +34,18 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """A set: its members, or the number of the table that has them by slot."""
+    """A set: its members, or the number of the table that has them by slot.
+
+    `local`: it is the set of this node's own backends.
+    """
 
     listed: tuple[pick.Candidate, ...] = ()
     table: int | None = None
     weighted: bool = False
+    local: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.listed) or self.table is not None
-
-    def may_have(self, backend_id: int) -> bool:
-        """Whether affinity to a backend holds: it is a member.
-
-        The programs do not look through a table: what is bound to a removed backend is removed
-        from `affinities` when the backend is.
-        """
-        return self.table is not None or backend_id in {one.backend_id for one in self.listed}
 
 
 class NodeMaps:
@@ -108,7 +104,7 @@ class NodeMaps:
         if mode is SetMode.SET_EMPTY:
             return Members()
         if mode is SetMode.SET_TABLE:
-            return Members(table=first)
+            return Members(table=first, local=local)
         weighted = mode is SetMode.SET_WEIGHTED
         members = []
         for number in range(entry["count"]):
@@ -116,7 +112,18 @@ class NodeMaps:
             member = abi.MEMBER.unpack(self._at("members", at))
             weight = abi.MEMBER.unpack(self._at("members", at + 1))["key"] if weighted else 1
             members.append(pick.Candidate(member["key"], member["backend_id"], weight))
-        return Members(tuple(members), weighted=weighted)
+        return Members(tuple(members), weighted=weighted, local=local)
+
+    def may_have(self, members: Members, backend_id: int) -> bool:
+        """Whether affinity to a backend holds: it is a member.
+
+        The programs do not look through a table: what is bound to a removed backend is removed
+        from `affinities` when the backend is. But the set of this node's own has no other node's.
+        """
+        if members.table is None:
+            return backend_id in {one.backend_id for one in members.listed}
+        place = abi.BACKEND.unpack(self._at("backends", backend_id))["place"]
+        return not members.local or place == abi.Place.PLACE_LOCAL
 
     def slot_of(self, asked: Question, *, affine: bool) -> int:
         """The slot that a packet falls into; under affinity its client."""
