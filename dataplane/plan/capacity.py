@@ -16,7 +16,8 @@ def map_sizes(services: ServicesConfig) -> dict[str, int]:
     """Entries of each map that depends on the configuration.
 
     Conntrack has twice as many records as flows: then a bucket is full as rarely as one new flow in
-    a million, and a reply's bucket about one in ten thousand (where the next port is tried).
+    a million, and a reply's bucket about one in ten thousand: there the weak flow that was silent
+    longest ends, and if none is weak the new one is refused.
     """
     slots = 2 * services.flows
     sizes = {
