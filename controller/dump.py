@@ -81,15 +81,25 @@ def _mirrored(ovs: Ovs, rundir: Path, order: Order, stop: threading.Event) -> Ou
         with _mirror(ovs, source, Output(into.name, None)):
             return Outcome(source.name, None, _wait(rundir, order, None, stop))
     # vswitchd writes it, as whoever it runs as: where it can, and not in a stranger's directory.
-    raw = rundir / f"{mirrors.name_of_process()}.pcap"
+    raw = mirrors.raw_file(rundir, mirrors.name_of_process())
     handle = os.open(order.file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
     try:
         with os.fdopen(handle, "wb") as file:
+            _make_raw(raw, rundir)
             with _mirror(ovs, source, Output(mirrors.name_of_process(), raw)):
                 ended_by = _wait(rundir, order, raw, stop)
             return Outcome(source.name, keep_first(raw, file, order.count), ended_by)
     finally:
         raw.unlink(missing_ok=True)
+
+
+def _make_raw(raw: Path, rundir: Path) -> None:
+    """An empty file for vswitchd to fill: only its user reads what guests say."""
+    raw.unlink(missing_ok=True)  # of an earlier process of our number
+    handle = os.open(raw, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+    owner = rundir.stat()
+    os.fchown(handle, owner.st_uid, owner.st_gid)
+    os.close(handle)
 
 
 @contextlib.contextmanager

@@ -59,6 +59,11 @@ class Output:
     file: Path | None
 
 
+def raw_file(rundir: Path, name: str) -> Path:
+    """Where vswitchd writes a capture."""
+    return rundir / f"{name}.pcap"
+
+
 def this_process() -> str:
     """The mark of the calling process."""
     return f"{os.getpid()}:{processes.start_ticks(os.getpid())}"
@@ -157,8 +162,12 @@ class MirrorsTable:
         return {name: Failure("a mirror is made by `millrace dump` alone") for name, _ in batch}
 
     def delete(self, keys: Sequence[str]) -> Mapping[str, Failure]:
-        """Remove them, with the ports that captures made."""
-        return batched(self._ovs, keys, str, _drop)
+        """Remove them, with the ports that captures made and the files that they wrote."""
+        files: dict[str, Path] = self._ovs.look(_files)
+        failures = batched(self._ovs, keys, str, _drop)
+        for name in files.keys() & set(keys) - failures.keys():
+            files[name].unlink(missing_ok=True)
+        return failures
 
 
 def _observe(replica: Replica) -> dict[str, str]:
@@ -168,6 +177,17 @@ def _observe(replica: Replica) -> dict[str, str]:
         for row in replica.rows(table)
         if MARK in read(row, "external_ids")
     }
+
+
+def _files(replica: Replica) -> dict[str, Path]:
+    """The captures' own files: no path but one that `raw_file` makes is believed."""
+    found: dict[str, Path] = {}
+    for row in replica.rows("Interface"):
+        name, options = read(row, "name"), read(row, "options")
+        path = Path(options.get("dpdk-devargs", "").partition(",tx_pcap=")[2])
+        if name.startswith(PREFIX) and path == raw_file(path.parent, name):
+            found[name] = path
+    return found
 
 
 def _made(replica: Replica, name: str) -> bool:

@@ -54,8 +54,15 @@ def test_a_mirror_copies_to_another_port_and_ends(ovs: Ovs, sandbox: Sandbox) ->
 def test_what_a_killed_process_left_goes_and_others_mirrors_stay(
     ovs: Ovs, sandbox: Sandbox
 ) -> None:
+    file, other = sandbox.rundir / "mrdump9.pcap", sandbox.rundir / "else.pcap"
+    for path in (file, other):
+        path.touch()
     sandbox.vsctl(
         "--", "add-port", "br0", "mrdump9", "--", "set", "Interface", "mrdump9", "type=dummy",
+        f'options:dpdk-devargs="net_pcap_mrdump9,tx_pcap={file}"',
+        "--", "add-port", "br0", "mrdump8", "--", "set", "Interface", "mrdump8", "type=dummy",
+        f'options:dpdk-devargs="net_pcap_mrdump8,tx_pcap={other}"',
+        "--", "set", "Port", "mrdump8", "external_ids:millrace-mirror=999999999:7",
         "--", "set", "Port", "mrdump9", "external_ids:millrace-mirror=999999999:7",
         "--", "--id=@m", "create", "Mirror", "name=mrdump9", "select_all=true",
         "external_ids:millrace-mirror=999999999:7",
@@ -63,9 +70,11 @@ def test_what_a_killed_process_left_goes_and_others_mirrors_stay(
         "--", "set", "Bridge", "br0", "mirrors=@m,@n",
     )  # fmt: skip
     table = MirrorsTable(ovs)
-    left = {"mrdump9": StaleMirror("999999999:7")}
+    left = {name: StaleMirror("999999999:7") for name in ("mrdump8", "mrdump9")}
     wait_until(lambda: table.observe() == left, "our copy of the database has it")
-    assert table.delete(["mrdump9", "theirs"]) == {}
+    assert table.delete(["mrdump8", "mrdump9", "theirs"]) == {}
+    assert not file.exists()
+    assert other.exists()
     assert table.observe() == {}
     assert "mrdump9" not in sandbox.vsctl("list-ports", "br0")
     assert sandbox.vsctl("--bare", "--columns=name", "list", "Mirror").split() == ["theirs"]
