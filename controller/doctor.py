@@ -16,6 +16,7 @@ from bpf import abi
 from bpf.objects import OBJECT_DIRECTORY
 from cni.wire import RemoteError, WireError, call
 from controller import doctor_host, doctor_ovs, nics
+from controller.vhost_dirs import unknown_names
 from controller.vswitchd import running_pid
 from dataplane.drivers import bpfstate, ethtool, offloads, processes, sockprograms
 from dataplane.drivers.hostfacts import HostFacts, ProcessFacts, host_facts, process_facts
@@ -308,6 +309,11 @@ CHECKS = (
         "mend services.connect in the node's file; mount -t cgroup2 where no cgroup2 is",
     ),
     Check("privileges", doctor_host.privileges, "run it as root", advisory=True),
+    Check(
+        "guests' sockets",
+        lambda site: unknown_names(site.config.vhost),
+        "mend [vhost] in the node's file, or make the user or group",
+    ),
     Check("CPUs", doctor_host.cpus, "mend [dpdk] lcore and pmd in the node's file; see lscpu"),
     Check(
         "CPU isolation",

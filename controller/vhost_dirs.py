@@ -16,7 +16,7 @@ import os
 import pwd
 import shutil
 import stat
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from controller.vhost_acl import grant, granted
@@ -77,9 +77,9 @@ class VhostDirs:
 
     def _owner(self) -> tuple[int, int]:
         """User and group of the directories; -1: as it is."""
-        uid = _number(self.vhost.user, "user", lambda name: pwd.getpwnam(name).pw_uid)
+        uid = _number(self.vhost.user, "user", _uid)
         if self.vhost.group or self.vhost.user:
-            return uid, _number(self.vhost.group, "group", lambda name: grp.getgrnam(name).gr_gid)
+            return uid, _number(self.vhost.group, "group", _gid)
         with contextlib.suppress(KeyError):
             return uid, grp.getgrnam(GROUP).gr_gid
         return uid, -1
@@ -156,6 +156,23 @@ class VhostDirs:
             else:
                 gone.append(name)
         return gone
+
+
+def unknown_names(vhost: VhostConfig) -> Iterator[str]:
+    """What of [vhost] this machine does not know, in words."""
+    for kind, name, look in (("user", vhost.user, _uid), ("group", vhost.group, _gid)):
+        try:
+            _number(name, kind, look)
+        except OSError as error:
+            yield str(error.strerror)
+
+
+def _uid(name: str) -> int:
+    return pwd.getpwnam(name).pw_uid
+
+
+def _gid(name: str) -> int:
+    return grp.getgrnam(name).gr_gid
 
 
 def _number(name: str, kind: str, look: Callable[[str], int]) -> int:

@@ -320,3 +320,11 @@ def test_the_page_has_every_check_in_order() -> None:
     assert [(row[0].strip(), row[-1].strip()) for row in rows] == [
         (check.name, "warn" if check.advisory else "fail") for check in doctor.CHECKS
     ]
+
+
+def test_a_user_of_guests_sockets_that_is_not_there(tmp_path: Path) -> None:
+    fine = outcome("guests' sockets", site(tmp_path, '[vhost]\nuser = "root"\n'))
+    assert fine.state == "ok"
+    found = outcome("guests' sockets", site(tmp_path, '[vhost]\ngroup = "nobody-has-this"\n'))
+    assert found.state == "fail"
+    assert "there is no such group here" in found.cause
