@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -142,6 +143,25 @@ def test_when_a_node_goes_the_other_takes_over_and_gives_back(lab: ServiceLab) -
                 f"{address} is given back", timeout_s=60,
             )  # fmt: skip
             assert traffic.http(lab.client, address, 80, 5).names == {"c1": 5}
+
+
+def test_a_node_whose_ovs_is_restarted_gives_its_vips_away_before(
+    lab: ServiceLab, millrace: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    second = lab.nodes[SECOND]
+    vip = vip_of(lab, SECOND, "172.18.0.2{:02}")
+    with lab.serving("web", {f"{vip}:80": backends4("c1")}):
+        assert traffic.http(lab.client, vip, 80, 5).all_ok
+        with traffic.beside(lab.client, "http", vip, 80, 0, 5) as loop:
+            done = millrace("restart-ovs", "--force", "--config", str(second.config_path), "--json")
+            assert done.returncode == 0, done.stderr
+        answer = json.loads(done.stdout)
+        print(f"{answer}; requests in the meantime: {loop.result}")
+        assert answer["withdrawn_vips"] >= 1
+        assert answer["notes"] == []
+        assert loop.answers.all_ok, loop.answers.failures
+        wait_until(partial(at_node, lab, vip, SECOND), f"{vip} is given back", timeout_s=60)
+    assert "millrace-withdrawn" not in second.vsctl("get", "Open_vSwitch", ".", "external_ids")
 
 
 def test_a_stream_with_snat_ends_at_once_and_one_with_dsr_lives(lab: ServiceLab) -> None:
