@@ -7,14 +7,15 @@ from dataclasses import replace
 import pytest
 
 from controller.attachments import RecordError, decode, encode
+from controller.sources import Sources
 from controller.translate.limits import limits_of
-from controller.translate.ovn import LogicalSwitchPort
+from controller.translate.ovn import LogicalSwitchPort, NbSnapshot, SbSnapshot
 from dataplane.model.bandwidth import Bandwidth, Limits
 from dataplane.model.rows import Policer
-from dataplane.model.state import PortKind
+from dataplane.model.state import HeldIds, PortKind
 from dataplane.plan.node import plan
 from dataplane.plan.qos import bucket, burst_bytes, policer
-from tests.labs.planned import STATE, attachment
+from tests.labs.planned import CONFIG, STATE, attachment
 
 
 def port(name: str = "vm.default", options: str = "", ids: str = "") -> LogicalSwitchPort:
@@ -84,6 +85,26 @@ def test_the_plan_has_a_row_for_each_limited_vm() -> None:
     # OVN's word goes before the runtime's.
     clash = replace(state, limits={"vm.default": Limits(receive=Bandwidth(64_000))})
     assert plan(clash).qos["mrpvm"].cir == 8000
+
+
+def test_the_sources_give_the_limits_of_what_is_attached_and_no_others() -> None:
+    ports = {
+        "u1": port("vm.default", "qos_max_rate=1000000"),
+        "u2": port("elsewhere.default", "qos_max_rate=bad"),
+        "u3": port("pod.default", "qos_max_rate=bad"),
+    }
+    sources = Sources(nb=NbSnapshot(switch_ports=ports), sb=SbSnapshot(), nics={})
+    both = (attachment("vm", PortKind.VHOST_USER), attachment("pod"))
+    state = sources.state(CONFIG, both, HeldIds())
+    assert state.limits == {"vm.default": Limits(send=Bandwidth(1_000_000))}
+    assert plan(state).qos["mrpvm"].ingress_kbps == 1000
+    (problem,) = sources.problems()
+    assert problem.name == "logical port pod.default"
+    # A change of the row alone is seen.
+    ports = {**ports, "u1": port("vm.default"), "u3": port("pod.default")}
+    sources.nb = NbSnapshot(switch_ports=ports)
+    assert sources.state(CONFIG, both, HeldIds()).limits == {}
+    assert sources.problems() == ()
 
 
 def test_a_pods_bucket_counts_octets() -> None:
