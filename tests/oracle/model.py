@@ -34,7 +34,7 @@ class Model:
         self.last: Frame | None = None
         """The frame that was judged last, as it was read."""
         self.unclear: list[Flow] = []
-        """Flows that were there, or were pushed out and began anew: what was seen does not tell.
+        """Flows of which what was seen does not tell whether they began anew, or had a packet.
 
         Whoever drives the model ends them on both sides.
         """
@@ -85,8 +85,12 @@ class Model:
                 if wrong is None or not memory.may_be_gone(flow):
                     return wrong
             address = node.service_address(frame.version)
-            for flow in memory.find_hidden(key, address):
+            hidden = memory.find_hidden(key, address)
+            # A flow's own port is tried before any other.
+            for flow in sorted(hidden, key=lambda flow: flow.ends[1] != frame.dport):
                 if self.services.reply(frame, seen, flow, door, inner) is None:
+                    if seen.action == DROP and len(hidden) > 1:
+                        self.unclear += hidden  # what is dropped does not say whose it was
                     return None
             if ours:
                 rest = self._rest(frame, seen, inner)
