@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 
 LEASE_S = 60.0
 CONNECT_S = 0.5
+ANSWER_S = 0.5
+"""For an answer of vswitchd [s]: one that just starts answers late, and is looked at again."""
+
 LOOK_TIMEOUT_S = 2
 CODE_BUSY = 111
 """Refusal of `drain`: somebody else does the same now."""
@@ -118,7 +121,7 @@ class Draining:
         polled: list[str] = []
         if pid is not None:
             try:
-                client = UnixctlClient(str(control_socket(rundir, pid)))
+                client = UnixctlClient(str(control_socket(rundir, pid)), ANSWER_S)
                 threads = pmd_threads("", client.call("dpif-netdev/pmd-rxq-show"))
                 polled = sorted({q.interface for one in threads for q in one.rxqs if q.enabled})
             except DataplaneError:
