@@ -6,8 +6,9 @@ asks DPDK's meter, and our own on pods' veths, to be equal to them.
 
 The burst is the bucket's depth. Too shallow, and what nobody collected while the sender or the
 policer's own thread did not run is lost: with 20 ms and both on shared cores, a limit came out
-11 % too low though 1.9 times as much was offered. Too deep, and a window begins with more than its share. `BURST_MS` of
-the rate lies between; a packet of the port's MTU has to fit whatever the rate, or none passes.
+11 % too low though 1.9 times as much was offered. Too deep, and a window begins with more than
+its share. `BURST_MS` of the rate lies between; a packet of the port's MTU has to fit whatever the
+rate, or none passes.
 """
 
 from __future__ import annotations
