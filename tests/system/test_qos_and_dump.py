@@ -1,0 +1,142 @@
+"""Limits that OVN's rows name, on a VM's port and a container's; a capture of a VM's packets."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from dataplane.drivers import processes
+from dataplane.drivers.netns import inside_named
+from dataplane.drivers.pcapfile import packets
+from dataplane.drivers.podbuckets import BucketTable
+from dataplane.drivers.processes import wait_until
+from dataplane.model.rows import Bucket
+from tests.labs import lab as topology
+from tests.labs import logical, traffic
+from tests.labs.lab import Lab
+from tests.labs.workloads import POD_NAMESPACE, ROOT
+
+VM, POD = f"{topology.QEMU[0]}.{POD_NAMESPACE}", f"c1.{POD_NAMESPACE}"
+RATES = ("options:qos_max_rate=100000000", 'external_ids:"millrace:ingress-rate"=50000000')
+
+
+def device(lab: Lab, iface_id: str) -> str:
+    rows: list[dict[str, Any]] = lab.node.ask("ports")["ports"]
+    return next(str(row["device"]) for row in rows if row["iface_id"] == iface_id)
+
+
+def policing(lab: Lab, port: str) -> str:
+    return lab.node.vsctl("get", "Interface", port, "ingress_policing_rate").strip()
+
+
+def buckets(lab: Lab) -> dict[str, Bucket]:
+    return dict(inside_named(lab.namespace.name, BucketTable().observe))
+
+
+@contextmanager
+def dumping(lab: Lab, *argv: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "controller.cli.main", "dump", *argv]
+    config = ["--config", str(lab.node.config_path)]
+    with subprocess.Popen(
+        [*command, *config],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=processes.clean_environment(PYTHONPATH=str(ROOT)),
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def mirrors(lab: Lab) -> list[str]:
+    return lab.node.vsctl("--bare", "--columns=name", "list", "Mirror").split()
+
+
+def test_ovns_rows_limit_a_vm_and_a_container(lab: Lab) -> None:
+    vm, pod = device(lab, VM), device(lab, POD)
+    for port in (VM, POD):
+        logical.nbctl(lab.nb, "set", "Logical_Switch_Port", port, *RATES)
+    wait_until(lambda: policing(lab, vm) == "100000", "what the guest sends is policed")
+    row = lab.node.vsctl("get", "Port", vm, "qos").strip()
+    config = lab.node.vsctl("get", "QoS", row, "other_config").strip()
+    assert config == '{cbs="625000", cir="6250000"}'
+    shown = lab.node.appctl("qos/show", vm)
+    assert "egress-policer" in shown
+    assert "cir: 6250000" in shown
+    limited = Bucket(12_500_000, 1_250_000, 6_250_000, 625_000)
+    wait_until(lambda: buckets(lab) == {pod: limited}, "the container has its buckets")
+    assert traffic.http(lab.client, topology.VIP_VM, 80, 3).all_ok
+    assert traffic.http(lab.client, topology.VIP_WEB, 80, 3).all_ok
+    assert lab.node.ask("status")["problems"] == []
+
+    logical.nbctl(lab.nb, "set", "Logical_Switch_Port", VM, "options:qos_max_rate=much")
+    wait_until(lambda: policing(lab, vm) == "0", "a rate that is none is no limit")
+    (problem,) = lab.node.ask("status")["problems"]
+    assert "qos_max_rate='much' is not a whole number" in problem["cause"]
+
+    for port in (VM, POD):
+        for column, key in (
+            ("options", "qos_max_rate"),
+            ("external_ids", "millrace:ingress-rate"),
+        ):
+            words = ("remove", "Logical_Switch_Port", port, column, f'"{key}"')
+            logical.nbctl(lab.nb, *words)
+    wait_until(lambda: buckets(lab) == {}, "the container's limits are gone")
+    wait_until(lambda: lab.node.vsctl("list", "QoS") == "", "the guest's are gone")
+
+
+def test_a_capture_has_the_guests_packets(lab: Lab, tmp_path: Path) -> None:
+    file = tmp_path / "vm.pcap"
+    with dumping(lab, VM, "-w", str(file), "-c", "20") as process:
+        wait_until(lambda: bool(mirrors(lab)), "the mirror is there")
+        for _ in range(50):
+            assert traffic.http(lab.client, topology.VIP_VM, 80, 3).all_ok
+            if process.poll() is not None:
+                break
+        said = process.stderr.read() if process.stderr else ""
+        assert process.wait(timeout=60) == 0, said
+    found = list(packets(file))
+    print(said)
+    assert len(found) == 20
+    guest = IPv4Address(topology.QEMU[1]).packed
+    # Both directions: to the guest's address and from it, in IPv4's header.
+    assert any(packet.octets[26:30] == guest for packet in found)
+    assert any(packet.octets[30:34] == guest for packet in found)
+    assert mirrors(lab) == []
+    assert "mrdump" not in lab.node.vsctl("list-ports", "br-int")
+    assert not list(lab.node.rundir.glob("mrdump*"))
+
+
+def test_an_interrupted_capture_is_whole_and_a_killed_one_is_cleaned_up(
+    lab: Lab, tmp_path: Path
+) -> None:
+    file = tmp_path / "vm.pcap"
+    with dumping(lab, VM, "-w", str(file)) as process:
+        wait_until(lambda: bool(mirrors(lab)), "the mirror is there")
+        assert traffic.http(lab.client, topology.VIP_VM, 80, 3).all_ok
+        process.terminate()
+        assert process.wait(timeout=60) == 0
+    assert mirrors(lab) == []
+    assert list(packets(file))
+
+    with dumping(lab, VM, "-w", str(file)) as process:
+        wait_until(lambda: bool(mirrors(lab)), "the mirror is there")
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(timeout=60)
+    # A port that comes is a reason for the daemon to look.
+    pod = lab.workloads["c3"]
+    pod.detach()
+    pod.attach()
+    wait_until(lambda: mirrors(lab) == [], "the daemon removes what was left")
+    wait_until(
+        lambda: "mrdump" not in lab.node.vsctl("list-ports", "br-int"), "and the port of the file"
+    )
+    assert traffic.http(lab.client, topology.VIP_VM, 80, 3).all_ok
