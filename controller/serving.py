@@ -28,10 +28,15 @@ class Serving:
         self._book: ServiceBook | None = None
         self._made_of: tuple[object, ...] = ()
 
-    def update(self, config: NodeConfig) -> tuple[Served | None, Changes | None]:
-        """What follows from the services, and the rows that differ from the last time.
+    def served(self) -> Served | None:
+        """What follows from the services as of the last update; None where none are served.
 
-        Changes are None if all may differ; both are None where no services are served.
+        Tables that changed are copied here: ask when the maps have what is urgent.
+        """
+        return self._book.served() if self._book is not None else None
+
+    def update(self, config: NodeConfig) -> Changes | None:
+        """Take the services over; the rows that differ from the last time, None if all may.
 
         Raises:
             OutOfIds: more service ports or backends than the maps have room for.
@@ -42,21 +47,21 @@ class Serving:
         state = self._sources.state(config, (), HeldIds())
         made_of = (config, state.gateway, state.nics, state.announcers, state.routers)
         if view is None:
-            return None, None
+            return None
         if book is not None and refs is not None and self._made_of == made_of:
             changes = book.change(
                 {ref: serving(view.rows.get(ref, ()), config) for ref in sorted(refs)}
             )
             self._book = book
-            return book.served(), changes
+            return changes
         held = book.held() if book is not None else held_ids(self._bpf)
         around = circumstances(replace(state, held=held))
         if around is None:
-            return None, None
+            return None
         self._made_of = made_of
         rows = {ref: serving(services, config) for ref, services in view.rows.items()}
         self._book = ServiceBook(rows, around)
-        return self._book.served(), None
+        return None
 
     def settle(self) -> None:
         """The maps hold what follows from the services and nothing else."""
