@@ -114,3 +114,34 @@ def test_what_a_failed_round_was_to_look_at_is_looked_at_by_the_next() -> None:
 
     asyncio.run(_with_loop(apply, story))
     assert scopes == [None, None, frozenset({"ports"}), frozenset({"ports", "links"})]
+
+
+def test_an_urgent_table_does_not_wait_for_the_rest_of_a_burst() -> None:
+    rounds: list[Scope] = []
+
+    async def apply(scope: Scope) -> float | None:
+        rounds.append(scope)
+        return None
+
+    async def story() -> None:
+        loop = ApplyLoop(apply, urgent=frozenset({"plan"}))
+        running = asyncio.create_task(loop.run())
+        async with asyncio.timeout(20):
+            await loop.applied()
+            loop.invalidate("plan")
+            # A few turns of the event loop are enough: nobody sleeps.
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert rounds == [None, frozenset({"plan"})]
+            loop.invalidate("plan")
+            loop.invalidate("ports")
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert len(rounds) == 2
+            await loop.applied()
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+    asyncio.run(story())
+    assert rounds[2] == frozenset({"plan", "ports"})

@@ -191,3 +191,16 @@ def test_a_filter_of_both_families_matches_nothing() -> None:
 def test_a_state_knows_its_protocol() -> None:
     assert {state.protocol for state in FlowState} == set(Protocol)
     assert FlowState.UDP_ONE_WAY.text == "udp-one-way"
+
+
+def test_only_the_keys_that_are_said_to_differ_are_looked_at() -> None:
+    after = replace(with_set(2, SetScope.CLUSTER, members(3)), vips={VIP: BEFORE.vips[VIP]})
+    every: dict[str, dict[object, object]] = {
+        "vips": {VIP_TWO: None},
+        "sets": {(2, SetScope.CLUSTER): members(3)},
+    }
+    assert flows_to_end(BEFORE, after, every) == flows_to_end(BEFORE, after)
+    assert flows_to_end(BEFORE, after, {"vips": {VIP_TWO: None}}) == Endings(
+        vips=frozenset({VIP_TWO})
+    )
+    assert flows_to_end(BEFORE, after, {}) == Endings()
