@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import secrets
+import signal
 import sys
 from pathlib import Path
 
@@ -38,6 +39,8 @@ def main() -> int:
                 flush=True,
             )
 
+    # Ended from outside, too, it takes its namespace and its BPF filesystem away.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     slots = CROWDED_SLOTS if chosen.crowded else 1 << 15
     with standing(slots, chosen.objects, chosen.cpu) as bench:
         tally, failure = run(bench, chosen.packets, seed, crowded=chosen.crowded, progress=progress)
