@@ -93,7 +93,8 @@ class Forwarding:
             return wrong
         if flow.is_direct(backend):
             head = backend.mac + self.node.uplink_mac
-            reason = "VIP_FRAGMENT" if frame.frag_offset else "VIP_DIRECT"
+            # A later fragment is counted by the door that it came by, whatever becomes of it.
+            reason = f"{'SVC' if inner else 'VIP'}_FRAGMENT" if frame.frag_offset else "VIP_DIRECT"
             wrong = exactly(seen, [head + frame.octets[12:]], TX, reason)
             if wrong is None:
                 # Which backend of that node it is, only the node will know.

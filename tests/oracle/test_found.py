@@ -169,6 +169,24 @@ def test_no_path_mtu_binds_what_is_handed_over_as_it_is(bench: Bench) -> None:
     assert found == ["VIP_DIRECT"]
 
 
+def test_a_later_fragment_of_a_direct_flow_is_counted_by_the_door_it_came_by(bench: Bench) -> None:
+    member = Member(Backend(BACKEND, 8080, UDP, Place.REMOTE, 0, b"\x02\0\0\0\0\xb1"))
+    served = service(UDP, members=(member,), here=(), dsr=True)
+    body = crafted.udp(CLIENT, VIP, 40000, 80, bytes(40))
+    parts = [
+        crafted.ip(CLIENT, VIP, UDP, body[:32], ident=7, more=True),
+        crafted.ip(CLIENT, VIP, UDP, body[32:], ident=7, offset=32),
+    ]
+    by_uplink, by_svc = (
+        [Comes(door, crafted.eth(macs[0], macs[1], IPV4, part)) for part in parts]
+        for door, macs in (
+            (UPLINK, (UPLINK_MAC, ROUTERS[0])), (SVC, (SERVICE_MAC, GATEWAY_MAC)),
+        )
+    )  # fmt: skip
+    found = reasons(bench, Serves(served), *by_uplink, *by_svc)
+    assert found == ["VIP_DIRECT", "VIP_FRAGMENT", "VIP_DIRECT", "SVC_FRAGMENT"]
+
+
 def test_a_vip_that_goes_takes_its_flows_along(bench: Bench) -> None:
     events = Serves(service(TCP)), asks(), Withdraws("s0"), Serves(service(TCP)), asks(ACK)
     assert reasons(bench, *events) == ["VIP_NEW", "VIP_NEW"]
