@@ -49,7 +49,7 @@ def _size(ports: int, cpu: float) -> dict[str, object]:
         "ports": ports,
         "starts": [start],
         "restarts": [start],
-        "changes": [{"map_ms": 10.0, "northd_ms": 20.0}],
+        "changes": [{"map_ms": 10.0, "northd_ms": 20.0, "after_commit_ms": 3.0}],
         "change_cpu_ms": 5.0,
         "idle_cpu_percent": 1.0,
         "rss_mib": 70.0,
