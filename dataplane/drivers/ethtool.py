@@ -16,6 +16,8 @@ SIOCETHTOOL = 0x8946
 GTXCSUM = 0x16
 STXCSUM = 0x17
 GFLAGS = 0x25
+SFLAGS = 0x26
+FLAG_TXVLAN = 1 << 7
 FLAG_RXVLAN = 1 << 8
 FLAG_LRO = 1 << 15
 
@@ -52,6 +54,28 @@ def set_tx_checksum(name: str, *, on: bool) -> None:
     """
     if tx_checksum(name) != on:
         _value(name, STXCSUM, int(on))
+
+
+def tags_in_frames(name: str) -> bool:
+    """Whether the device leaves VLAN tags in the frame, both ways.
+
+    Raises:
+        OffloadError: no such device, or the kernel refused.
+    """
+    return not _value(name, GFLAGS, 0) & (FLAG_TXVLAN | FLAG_RXVLAN)
+
+
+def set_tags_in_frames(name: str, *, on: bool) -> None:
+    """Switch both VLAN offloads off (`on`) or on; what is so already is left alone.
+
+    Raises:
+        OffloadError: no such device, or the kernel refused.
+    """
+    flags = _value(name, GFLAGS, 0)
+    both = FLAG_TXVLAN | FLAG_RXVLAN
+    wanted = flags & ~both if on else flags | both
+    if wanted != flags:
+        _value(name, SFLAGS, wanted)
 
 
 def _value(name: str, command: int, value: int) -> int:

@@ -22,7 +22,13 @@ from typing import Any
 
 from pyroute2 import NetlinkError
 
-from dataplane.drivers.ethtool import OffloadError, set_tx_checksum, tx_checksum
+from dataplane.drivers.ethtool import (
+    OffloadError,
+    set_tags_in_frames,
+    set_tx_checksum,
+    tags_in_frames,
+    tx_checksum,
+)
 from dataplane.drivers.rtnl import LinkState, find_link, links, route_socket
 from dataplane.model.addr import Mac
 from dataplane.model.names import LINK_ALIAS_PREFIX
@@ -89,9 +95,11 @@ class LinksTable:
 
 def _value(ipr: Any, link: LinkState, peer: LinkState | None) -> Link:
     ready = link.up and peer is not None and peer.up and peer.mtu == link.mtu
+    in_frames = False
     if ready and peer is not None:
         try:
             ready = not tx_checksum(link.name) and not tx_checksum(peer.name)
+            in_frames = tags_in_frames(link.name) and tags_in_frames(peer.name)
         except OffloadError:
             ready = False  # it went away while we looked
     return Link(
@@ -100,6 +108,7 @@ def _value(ipr: Any, link: LinkState, peer: LinkState | None) -> Link:
         mtu=link.mtu,
         queues=link.queues if ready else NOT_READY,
         addresses=_addresses(ipr, link.index),
+        tags_in_frames=in_frames,
     )
 
 
@@ -166,6 +175,7 @@ def _configure(ipr: Any, link: LinkState, peer: LinkState, wanted: Link) -> None
         if end.mtu != wanted.mtu:
             ipr.link("set", index=end.index, mtu=wanted.mtu)
         set_tx_checksum(end.name, on=False)
+        set_tags_in_frames(end.name, on=wanted.tags_in_frames)
         with_ipv6 = end is link and any(address.version == 6 for address in wanted.addresses)
         _set_ipv6(end.name, on=with_ipv6)
         if not end.up:

@@ -65,6 +65,9 @@ RECEIVE_BURST_KEY = "millrace:ingress-burst"
 """The same: bits that may arrive at once."""
 
 INTEGRATION_BRIDGE = "br-int"
+TRUNK_LINK, TRUNK_PORT = "mrt0", "mrt0-ovs"
+"""The veth pair that all containers of a node share: the kernel's end, and OVS's port on br-int."""
+
 ISOLATED_VLAN = 4094
 """Access VLAN of svc0's OVS port: NORMAL never floods to it, explicit output still reaches it."""
 

@@ -83,6 +83,20 @@ class Bucket:
 
 
 @dataclass(frozen=True, slots=True)
+class TrunkEnd:
+    """Table `trunk`: key name of a device of the host, where a frame gets or loses its VLAN tag.
+
+    `tag` is the pod's whose veth the device is; 0: the device is the kernel's end of the trunk
+    itself. `trunk` names that end. `limited`: what the pod receives has to pass the egress hook of
+    its veth (`buckets`).
+    """
+
+    tag: int
+    trunk: str
+    limited: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class BondMember:
     """One Interface of a bond; `type`, `options` and `mtu_request` as in `Port`."""
 
@@ -160,6 +174,7 @@ class Link:
 
     Pods' links are not here: they live and die with one CNI call (`dataplane.drivers.podlink`).
     `addresses` are those of the kernel's end, IPv4 first, link-local ones left out.
+    `tags_in_frames`: VLAN tags cross in the frame, not beside it, where XDP would not see them.
     """
 
     peer_name: str
@@ -167,6 +182,7 @@ class Link:
     mtu: int
     queues: int
     addresses: tuple[IPv4Interface | IPv6Interface, ...]
+    tags_in_frames: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,163 @@
+"""The pinned maps of the trunk (bpf/progs/trunk.bpf.c) and the codec of their entries.
+
+They are pinned apart from those of services, below <bpf_root>/trunk/v<VERSION>/, because they
+change by themselves: a change of their layout is a change of VERSION. How our own is recognised
+after a restart: by that path.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+from bpf.objects import OBJECT_DIRECTORY
+from dataplane.drivers.libbpf import Closing, Map
+from dataplane.drivers.libbpf_programs import Object, Program, read_image
+
+OBJECT = "trunk.bpf.o"
+VERSION = 1
+POD, TRUNK = "millrace_pod_tx", "millrace_trunk"
+PORTS, PODS, COUNTERS = "trunk_ports", "trunk_pods", "trunk_counters"
+MIN_TAG, MAX_TAG = 1, 4094
+"""IEEE 802.1Q: 0 is no VLAN, 4095 is reserved."""
+
+_LIMITED = 1
+_NUMBER, _PAIR = struct.Struct("=I"), struct.Struct("=II")
+
+
+class TrunkReason(IntEnum):
+    """Why a frame went where it went; the numbers are those of trunk.bpf.c."""
+
+    TO_TRUNK = 0
+    TO_POD = 1
+    POD_TAGGED = 2
+    POD_UNKNOWN = 3
+    POD_NO_ROOM = 4
+    TRUNK_UNTAGGED = 5
+    TRUNK_UNKNOWN = 6
+    TRUNK_NO_ROOM = 7
+
+
+@dataclass(frozen=True, slots=True)
+class PodEnd:
+    """What the trunk knows of a tag: the pod's veth at the host, by index."""
+
+    ifindex: int
+    limited: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PodTag:
+    """What a pod's veth knows: where its frames go, by index, and with which tag."""
+
+    trunk: int
+    tag: int
+
+
+def number(value: int) -> bytes:
+    """A key: a tag, or the index of a device."""
+    return _NUMBER.pack(value)
+
+
+def encode_end(end: PodEnd | None) -> bytes:
+    """An entry of `trunk_pods`; None: the tag is nobody's."""
+    return _PAIR.pack(end.ifindex, _LIMITED if end.limited else 0) if end else bytes(_PAIR.size)
+
+
+def decode_end(octets: bytes) -> PodEnd | None:
+    """The same back."""
+    ifindex, flags = _PAIR.unpack(octets)
+    return PodEnd(ifindex, bool(flags & _LIMITED)) if ifindex else None
+
+
+def encode_tag(tag: PodTag) -> bytes:
+    """An entry of `trunk_ports`."""
+    return _PAIR.pack(tag.trunk, tag.tag)
+
+
+def decode_tag(octets: bytes) -> PodTag:
+    """The same back."""
+    return PodTag(*_PAIR.unpack(octets))
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """Frames and their octets, summed over processors."""
+
+    packets: int
+    octets: int
+
+
+class TrunkMaps(Closing):
+    """The pinned maps and both programs over them. Opening is idempotent.
+
+    Raises:
+        LibbpfError: the kernel refused; with the verifier's words.
+    """
+
+    def __init__(self, bpf_root: str, objects: Path = OBJECT_DIRECTORY) -> None:
+        self.directory = directory(bpf_root)
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._open = ExitStack()
+        try:
+            path = objects / OBJECT
+            with Object(path, pin_root=self.directory, image=read_image(path)) as made:
+                made.load()
+                self.maps = {
+                    name: self._open.enter_context(made.map(name))
+                    for name in (PORTS, PODS, COUNTERS)
+                }
+                self.programs: Mapping[str, Program] = {
+                    name: self._open.enter_context(made.program(name)) for name in (POD, TRUNK)
+                }
+            self.tags = {name: one.info().tag for name, one in self.programs.items()}
+            self.ids = {name: one.info.id for name, one in self.maps.items()}
+        except BaseException:
+            self._open.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of every descriptor; pins and what is attached stay."""
+        self._open.close()
+
+    def end(self, tag: int) -> PodEnd | None:
+        """Whose a tag is."""
+        octets = self.maps[PODS].lookup(number(tag))
+        return decode_end(octets) if octets else None
+
+    def ends(self) -> dict[int, PodEnd]:
+        """Whose each tag is, those that are anybody's."""
+        found = {
+            _NUMBER.unpack(key)[0]: decode_end(value) for key, value in self.maps[PODS].items()
+        }
+        return {tag: end for tag, end in found.items() if end is not None}
+
+    def ports(self) -> dict[int, PodTag]:
+        """The tag of each veth, by index."""
+        return {
+            _NUMBER.unpack(key)[0]: decode_tag(value) for key, value in self.maps[PORTS].items()
+        }
+
+    def counted(self) -> dict[TrunkReason, Passed]:
+        """What passed and what was dropped, those reasons that there were any of."""
+        return counted(self.maps[COUNTERS])
+
+
+def directory(bpf_root: str) -> Path:
+    """Where the pins are."""
+    return Path(bpf_root) / "trunk" / f"v{VERSION}"
+
+
+def counted(counters: Map) -> dict[TrunkReason, Passed]:
+    """The same of a map of that layout."""
+    found = {}
+    for reason in TrunkReason:
+        octets = counters.lookup(number(reason)) or b""
+        words = struct.unpack(f"={len(octets) // 8}Q", octets)
+        if packets := sum(words[0::2]):
+            found[reason] = Passed(packets, sum(words[1::2]))
+    return found
