@@ -343,6 +343,13 @@ CHECKS = (
         "give the daemon's unit the CapabilityBoundingSet of deploy/systemd/millrace-node.service",
     ),
     Check("BPF compiler", doctor_host.jit, "sysctl net.core.bpf_jit_enable=1"),
+    Check(
+        "packet sockets",
+        doctor_host.packet_sockets,
+        f"sysctl net.core.rmem_default={doctor_host.PACKET_SOCKET_BYTES}, then restart OVS: "
+        "sockets have what was the default when they were made",
+        advisory=True,
+    ),
     Check("unified cgroups", doctor_host.cgroup2, "mount -t cgroup2 cgroup2 /sys/fs/cgroup"),
     Check("uplinks", _uplinks_exist, "mend [[uplink]] device in the node's file; see `ip link`"),
     Check(

@@ -38,6 +38,10 @@ NO_MEMLOCK_SINCE = (5, 11)
 XSK_QUEUE_BYTES = 64 << 20
 """What one AF_XDP queue of OVS pins. RLIMIT_MEMLOCK bounds it for whoever lacks CAP_IPC_LOCK."""
 
+PACKET_SOCKET_BYTES = 4 << 20
+"""OVS asks for no buffer for the packet sockets of pods' ports, so they have the default: 208 KiB,
+ninety frames. A bucket of 100 ms at 100 Mbit/s is 833 of them (docs/benchmarks.md, rate limits)."""
+
 
 def cpus(site: Site) -> Iterator[str]:
     """PMD threads and DPDK's main thread on CPUs that are there, and on different ones."""
@@ -114,6 +118,16 @@ def jit(site: Site) -> Iterator[str]:
     """BPF programs are compiled, not interpreted."""
     if site.host.jit == 0:
         yield "net.core.bpf_jit_enable is 0: XDP programs are interpreted, several times slower"
+
+
+def packet_sockets(site: Site) -> Iterator[str]:
+    """What pods send in a burst fits into what OVS reads their ports by."""
+    octets = site.host.receive_buffer
+    if octets is not None and octets < PACKET_SOCKET_BYTES:
+        yield (
+            f"net.core.rmem_default is {octets}: a pod's port holds so much while vswitchd's main "
+            "thread does not run, and what a limit let through in one burst is lost beyond it"
+        )
 
 
 def cgroup2(site: Site) -> Iterator[str]:

@@ -40,6 +40,7 @@ BENCHMARKS = (
     Benchmark("eastwest", (MILLRACE, "perf", "eastwest", "--json"), judge.eastwest),
     Benchmark("sockets", (MILLRACE, "perf", "sockets", "--json"), judge.sockets),
     Benchmark("vhost", (MILLRACE, "perf", "vhost", "--json"), judge.vhost),
+    Benchmark("qos", (MILLRACE, "perf", "qos", "--json"), judge.qos),
     Benchmark("rebalance", (MILLRACE, "perf", "rebalance", "--json"), judge.rebalance),
     Benchmark("control", (MILLRACE, "perf", "control", "--json"), judge.control),
     Benchmark("scrape", (MILLRACE, "perf", "scrape", "--json"), judge.scrape),

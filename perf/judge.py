@@ -295,18 +295,52 @@ def sockets(result: Json) -> list[Verdict]:
     ]
 
 
+LIMIT_BOUND = 0.05
+
+
+def qos(result: Json) -> list[Verdict]:
+    """How far what arrives is from the limit, of 5 %: of each way, the case that is furthest off.
+
+    Raises:
+        ValueError: a way without a case that says anything; the path carried too little.
+    """
+    ways: dict[tuple[str, bool], list[Json]] = {}
+    for case in result["cases"]:
+        ways.setdefault((case["kind"], case["sending"]), []).append(case)
+    found = []
+    for (kind, sending), cases in ways.items():
+        judged_ones = [case for case in cases if case["judged"]]
+        word = f"{kind} {'sends' if sending else 'receives'}"
+        if not judged_ones:
+            msg = f"{word}: no case carried enough to be judged"
+            raise ValueError(msg)
+        worst = max(judged_ones, key=lambda case: abs(case["ratio"] - 1))
+        at = f"{worst['rate'] / 1e6:g} Mbit/s at {worst['size']}"
+        claim = f"limits, {word}, worst of {len(judged_ones)}: {at}"
+        samples = (abs(worst["ratio"] - 1) / LIMIT_BOUND,)
+        found.append(Verdict(claim, samples, 1.0, "5 % of the limit"))
+    if not found:
+        msg = "no case at all"
+        raise ValueError(msg)
+    return found
+
+
 SCRAPE_PERCENT = 1.0
 
 
 def rebalance(result: Json) -> list[Verdict]:
-    """The highest load of a thread under computed pins: no higher than as OVS deals at start."""
-    loads: dict[str, list[float]] = {}
-    for sample in result["samples"]:
-        loads.setdefault(sample["way"], []).append(sample["highest"])
-    return [
-        Verdict("highest PMD load, computed pins", ratios(loads["computed"], loads[way]), 1.0, way)
-        for way in ("roundrobin", "cycles")
-    ]
+    """Computed pins against OVS's dealing at start, round by round, as each has its own load."""
+    found = []
+    for what, claim in (("highest", "highest PMD load"), ("variance", "variance of PMD loads")):
+        ways: dict[str, list[float]] = {}
+        for sample in result["samples"]:
+            # Loads are whole percents: a variance below one tells nothing from nothing.
+            ways.setdefault(sample["way"], []).append(max(sample[what], 1.0))
+        for way in ("roundrobin", "cycles"):
+            rounds = zip(ways["computed"], ways[way], strict=True)
+            samples = tuple(ours / theirs for ours, theirs in rounds)
+            found.append(Verdict(f"{claim}, computed pins", samples, 1.0, f"{way} at start"))
+    return found
 
 
 def scrape(result: Json) -> list[Verdict]:

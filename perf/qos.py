@@ -3,6 +3,10 @@
 Each case offers more than the limit for the whole window and counts what arrives. The window begins
 with a full bucket, so the burst counts against the limit. A case is judged where the path without a
 limit carries 1.5 times the rate; rates are of IP packets, which is what the policers count.
+
+Each kind of port has an OVS of its own. Guests leave the PMD thread its core; containers, which no
+PMD thread polls, run on that one and leave vswitchd's main thread its own: what a packet socket
+loses while its reader does not run is paid for already, and would be counted as the policer's.
 """
 
 from __future__ import annotations
@@ -38,6 +42,8 @@ TRIES = 3
 """Of a case whose sender offered less than HEADROOM: on a shared core it may not have run."""
 
 UNSHAPED_S = 3.0
+LCORE = 0
+"""CPU of vswitchd's main thread, which reads and writes containers' ports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,38 +159,44 @@ def report(cases: Sequence[Case], pmd: int) -> dict[str, object]:
 
 
 def main_command(argv: Sequence[str]) -> int:
-    """Measure and print; exit code 0, or 1 when a limit does not hold."""
+    """Measure and print; 1 when a limit does not hold, unless judge.qos is to say so."""
     parser = argparse.ArgumentParser(
         prog="millrace perf qos",
-        description="rate limits of vhost-user ports: what arrives under overload, both ways",
+        description="rate limits of ports of VMs and containers: what arrives under overload",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON; exit code 0 though a limit does not hold"
+    )
     parser.add_argument("--seconds", type=float, default=10.0, help="of a case (default 10)")
     parser.add_argument("--rate", type=int, action="append", help="bit/s; may be repeated")
     parser.add_argument("--kind", choices=KINDS, action="append", help="of ports; default all")
     parser.add_argument("--pmd-core", type=int, default=None, help="CPU of the one PMD")
-    parser.add_argument("--guest-core", type=int, default=0, help="CPU of both guests")
+    parser.add_argument(
+        "--guest-core", type=int, default=None, help="CPU of both ends; default: see above"
+    )
     options = parser.parse_args(argv)
     if os.geteuid() != 0:
         print("millrace perf qos: needs root (hugepages, namespaces)", file=sys.stderr)
         return 1
     pmd = (os.cpu_count() or 1) - 1 if options.pmd_core is None else options.pmd_core
-    dpdk = DpdkConfig(lcore=(0,), pmd=(pmd,), socket_mem_mib=512, extra=("--no-pci",))
+    dpdk = DpdkConfig(lcore=(LCORE,), pmd=(pmd,), socket_mem_mib=512, extra=("--no-pci",))
 
     def told(text: str) -> None:
         print(text, file=sys.stderr if options.json else sys.stdout, flush=True)
 
     try:
         cases: list[Case] = []
-        kinds = options.kind or KINDS
-        with built(VhostLab(dpdk, options.guest_core), kinds) as labs:
-            for lab in labs.values():
-                lab.start()
-                cases += measure(lab, options.rate or RATES, options.seconds, told)
-                lab.stop()
+        for kind in options.kind or KINDS:
+            core = options.guest_core
+            if core is None:
+                core = LCORE if kind == VM else pmd
+            with built(VhostLab(dpdk, core), [kind]) as labs:
+                labs[kind].start()
+                cases += measure(labs[kind], options.rate or RATES, options.seconds, told)
     except (processes.ProcessError, DataplaneError) as error:
         print(f"millrace perf qos: {error}", file=sys.stderr)
         return 1
     if options.json:
         print(json.dumps(report(cases, pmd), indent=2))
+        return 0
     return 0 if all(case.holds for case in cases) else 1

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dataplane.drivers import ovsprocess, processes
+from dataplane.drivers import processes
 from dataplane.drivers.netns import inside_named
 from dataplane.drivers.ovsdb import Ovs
 from dataplane.drivers.ovsqos import QosTable
@@ -196,6 +196,5 @@ def built(lab: VhostLab, kinds: Sequence[str]) -> Iterator[Mapping[str, QosLab]]
             for one in made.values():
                 one.stop()
             ovs.stop()
-            ovsprocess.remove_hugepage_files(Path("/dev/hugepages"), f"{lab.name}-guests")
     finally:
         lab.remove()

@@ -37,6 +37,7 @@ class RebalanceLab:
     vhost: VhostLab
     guests: int
     queues: int
+    guest_cores: Sequence[int]
     _process: subprocess.Popen[str] | None = field(default=None)
 
     @property
@@ -52,9 +53,11 @@ class RebalanceLab:
             self._set(f"{key}={SLEEP_US}")
 
     def remove(self) -> None:
-        """All of it."""
-        self.stop()
-        self.vhost.remove()
+        """All of it, in whatever state it is."""
+        try:
+            self.stop()
+        finally:
+            self.vhost.remove()
 
     def start(self, assign: str, rates: Sequence[int]) -> None:
         """New ports, whose queues have cost nothing yet, dealt out by `assign`; then traffic.
@@ -100,8 +103,8 @@ class RebalanceLab:
             lines = [line for line in out.splitlines() if line.startswith("{")]
             told = json.loads(lines[-1]) if lines else {}
             self._process = None
-            self._vsctl("--if-exists", "del-br", BRIDGE)
             ovsprocess.remove_hugepage_files(Path("/dev/hugepages"), self._prefix)
+            self._vsctl("--if-exists", "del-br", BRIDGE)
         return told
 
     def pin(self, affinity: Mapping[str, Mapping[int, int]]) -> None:
@@ -131,7 +134,7 @@ class RebalanceLab:
         return self.vhost.rundir / f"{port}.sock"
 
     def _start_guests(self, rates: Sequence[int]) -> None:
-        core = self.vhost.guest_core
+        cores = ",".join(map(str, self.guest_cores))
         devices = [
             f"--vdev=net_virtio_user{number},path={self._socket(port)},server=1,"
             f"queues={self.queues},queue_size=1024"
@@ -142,7 +145,7 @@ class RebalanceLab:
         with (self.vhost.rundir / "queueload.log").open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own program
                 [
-                    str(queueload()), "--lcores", f"0@{core}", "--no-pci", "--in-memory",
+                    str(queueload()), "--lcores", f"0@({cores})", "--no-pci", "--in-memory",
                     "--single-file-segments", f"--file-prefix={self._prefix}",
                     "--socket-mem", "256", *devices,
                     "--", str(self.queues), *map(str, rates),
@@ -166,14 +169,19 @@ class RebalanceLab:
         )
 
     def _first_in_line(self) -> None:
-        """Threads and guests go before other work here: a load counts what took their cores."""
+        """Nothing preempts a PMD thread, as on isolated CPUs; the guests go before other work.
+
+        pmd-rxq-show counts cycles from before a batch to after it, whoever had the CPU meanwhile.
+        The threads sleep when idle, and leave the rest to the guests.
+        """
         process = processes.running_pid(self.vhost.instance.daemon("ovs-vswitchd"))
         assert process is not None
         assert self._process is not None
-        for pid in (process, self._process.pid):
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                if pid != process or (task / "comm").read_text().startswith("pmd-c"):
-                    os.setpriority(os.PRIO_PROCESS, int(task.name), NICE)
+        for task in Path(f"/proc/{process}/task").iterdir():
+            if (task / "comm").read_text().startswith("pmd-c"):
+                os.sched_setscheduler(int(task.name), os.SCHED_FIFO, os.sched_param(1))
+        for task in Path(f"/proc/{self._process.pid}/task").iterdir():
+            os.setpriority(os.PRIO_PROCESS, int(task.name), NICE)
 
     def _set(self, pair: str) -> None:
         self._vsctl("set", "Open_vSwitch", ".", f"other_config:{pair}")

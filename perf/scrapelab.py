@@ -88,14 +88,16 @@ class ScrapeLab:
 
     def remove(self) -> None:
         """All of it, in whatever state it is."""
-        processes.stop(self.node)
-        for guest in self._guests:
-            guest.kill()
-            guest.wait()
-        remove_pins(self.bpf_root)
-        with contextlib.suppress(OSError):
-            Path(self.bpf_root).parent.rmdir()
-        self.vhost.remove()
+        try:
+            processes.stop(self.node)
+        finally:
+            for guest in self._guests:
+                guest.kill()
+                guest.wait()
+            remove_pins(self.bpf_root)
+            with contextlib.suppress(OSError):
+                Path(self.bpf_root).parent.rmdir()
+            self.vhost.remove()
 
     def start_daemon(self) -> int:
         """The node daemon as its installed command; its pid."""

@@ -29,6 +29,17 @@ HUGEPAGES = 640
 """Of 2 MiB: 512 MiB for OVS, 256 for testpmd, and room for vhost's own."""
 
 
+def eal_prefixes(name: str, runtime: Path = Path("/run/dpdk")) -> list[str]:
+    """DPDK's file prefixes of a lab: its vswitchd's, and its guests', however many processes.
+
+    A process that ends by SIGKILL leaves its runtime directory, which is named by its prefix.
+    """
+    guests = f"{name}-guests"
+    found = {entry.name for entry in runtime.glob(f"{guests}*")}
+    # Without a directory there may be hugepage files all the same.
+    return sorted({name, guests} | found)
+
+
 @dataclass(frozen=True, slots=True)
 class VhostLab:
     """One run's OVS, named by the pid of the process that measures."""
@@ -99,7 +110,7 @@ class VhostLab:
         self.stop_guests()
         for name in ("ovn-controller", "ovn-northd", "sb", "nb", "ovs-vswitchd", "db"):
             processes.stop(self.instance.daemon(name))
-        for prefix in (self.name, f"{self.name}-guests"):
+        for prefix in eal_prefixes(self.name):
             ovsprocess.remove_hugepage_files(Path("/dev/hugepages"), prefix)
         delete_named(self.name)
         shutil.rmtree(self.rundir, ignore_errors=True)

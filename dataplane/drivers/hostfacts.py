@@ -37,7 +37,8 @@ class HostFacts:
 
     `options`: the kernel's command line, by key; a key without a value has "". `isolated`: CPUs
     that the scheduler leaves alone. `iommu_groups`: how many there are. `cgroup2`: where a unified
-    hierarchy is mounted, "" for nowhere. `unprivileged_bpf`: kernel.unprivileged_bpf_disabled.
+    hierarchy is mounted, "" for nowhere. `receive_buffer`: what a socket that does
+    not ask for more may hold [octets].
     """
 
     options: dict[str, str] = field(default_factory=dict)
@@ -46,6 +47,7 @@ class HostFacts:
     cgroup2: str = ""
     jit: int | None = None
     swap_kib: int = 0
+    receive_buffer: int | None = None
 
 
 def host_facts(proc: Path = Path("/proc"), sysfs: Path = Path("/sys")) -> HostFacts:
@@ -58,6 +60,7 @@ def host_facts(proc: Path = Path("/proc"), sysfs: Path = Path("/sys")) -> HostFa
         cgroup2=_mounted(_text(proc / "self/mountinfo"), "cgroup2"),
         jit=_number(_text(proc / "sys/net/core/bpf_jit_enable")),
         swap_kib=_swap(_text(proc / "meminfo")),
+        receive_buffer=_number(_text(proc / "sys/net/core/rmem_default")),
     )
 
 

@@ -191,6 +191,17 @@ def test_an_interpreter_of_bpf(tmp_path: Path) -> None:
     assert outcome("BPF compiler", where).state == "fail"
 
 
+def test_packet_sockets_that_hold_less_than_a_burst(tmp_path: Path) -> None:
+    where = replace(site(tmp_path), host=replace(QUIET, receive_buffer=212_992))
+    found = outcome("packet sockets", where)
+    assert found.state == "warn"
+    assert "rmem_default is 212992" in found.cause
+    assert "rmem_default=4194304" in found.next_step
+    for fine in (None, 4 << 20):
+        where = replace(where, host=replace(QUIET, receive_buffer=fine))
+        assert outcome("packet sockets", where).state == "ok"
+
+
 def test_pins_of_another_version(tmp_path: Path) -> None:
     where = site(tmp_path)
     root = Path(where.config.bpf_root)
@@ -207,6 +218,7 @@ def test_what_a_host_says_of_itself(tmp_path: Path) -> None:
     (proc / "meminfo").write_text("MemTotal: 9 kB\nSwapTotal: 2048 kB\n")
     (proc / "self/mountinfo").write_text("30 1 0:26 / /cg rw - cgroup2 cgroup2 rw\n")
     (proc / "sys/net/core/bpf_jit_enable").write_text("1\n")
+    (proc / "sys/net/core/rmem_default").write_text("212992\n")
     (sysfs / "kernel/iommu_groups/0").mkdir(parents=True)
     (sysfs / "devices/system/cpu").mkdir(parents=True)
     (sysfs / "devices/system/cpu/isolated").write_text("2-3\n")
@@ -218,6 +230,7 @@ def test_what_a_host_says_of_itself(tmp_path: Path) -> None:
         "/cg",
         1,
         2048,
+        212_992,
     )
     assert host_facts(tmp_path / "nowhere", tmp_path / "nowhere") == HostFacts()
 
