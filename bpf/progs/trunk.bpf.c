@@ -11,7 +11,8 @@
  *   is dropped, so no pod speaks in another's name.
  * - The frame's checksums are the trunk's to fill in, which offers no offload: the kernel finishes
  *   (and cuts up) what a pod left to hardware before it crosses.
- * - User space writes `trunk_ports` and `trunk_pods` alone, the programs `trunk_counters` alone.
+ * - User space writes `trunk_ports` and `trunk_pods` alone, the programs `trunk_counters` alone. In
+ *   `trunk_traffic` the programs count, and user space begins anew when a tag gets another pod.
  * - The kernel has moved an outer tag out of the frame before tc sees it (skb_vlan_untag), on veth as
  *   on any other device; the programs look at what it found.
  * - A frame of a flow that is known to be admitted may one day go from veth to veth at the beginning
@@ -84,15 +85,33 @@ struct {
 	__type(value, struct count);
 } trunk_counters SEC(".maps");
 
+/* Of one pod, since it has its tag. */
+struct traffic {
+	struct count sent;
+	struct count received;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, TAGS);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, struct traffic);
+} trunk_traffic SEC(".maps");
+
+/* What is still to be cut up counts as what it will be. */
+static __always_inline void add(struct count *count, struct __sk_buff *skb)
+{
+	count->packets += skb->gso_segs ? skb->gso_segs : 1;
+	count->octets += skb->len;
+}
+
 static __always_inline int counted(struct __sk_buff *skb, __u32 reason, int action)
 {
 	struct count *count = bpf_map_lookup_elem(&trunk_counters, &reason);
 
-	if (count) {
-		/* What is still to be cut up counts as what it will be. */
-		count->packets += skb->gso_segs ? skb->gso_segs : 1;
-		count->octets += skb->len;
-	}
+	if (count)
+		add(count, skb);
 	return action;
 }
 
@@ -101,6 +120,8 @@ int millrace_pod_tx(struct __sk_buff *skb)
 {
 	__u32 ifindex = skb->ifindex;
 	struct trunk_port *port;
+	struct traffic *traffic;
+	__u32 tag;
 
 	if (skb->vlan_present || skb->protocol == bpf_htons(ETH_P_8021Q) ||
 	    skb->protocol == bpf_htons(ETH_P_8021AD))
@@ -108,15 +129,20 @@ int millrace_pod_tx(struct __sk_buff *skb)
 	port = bpf_map_lookup_elem(&trunk_ports, &ifindex);
 	if (!port)
 		return counted(skb, POD_UNKNOWN, TC_ACT_SHOT);
-	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), port->tag & TAG_MASK))
+	tag = port->tag & TAG_MASK;
+	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), tag))
 		return counted(skb, POD_NO_ROOM, TC_ACT_SHOT);
 	counted(skb, TO_TRUNK, TC_ACT_OK);
+	traffic = bpf_map_lookup_elem(&trunk_traffic, &tag);
+	if (traffic)
+		add(&traffic->sent, skb);
 	return bpf_redirect(port->trunk, 0);
 }
 
 SEC("tc")
 int millrace_trunk(struct __sk_buff *skb)
 {
+	struct traffic *traffic;
 	struct trunk_pod *pod;
 	__u32 tag;
 
@@ -129,6 +155,9 @@ int millrace_trunk(struct __sk_buff *skb)
 	if (bpf_skb_vlan_pop(skb))
 		return counted(skb, TRUNK_NO_ROOM, TC_ACT_SHOT);
 	counted(skb, TO_POD, TC_ACT_OK);
+	traffic = bpf_map_lookup_elem(&trunk_traffic, &tag);
+	if (traffic)
+		add(&traffic->received, skb);
 	if (pod->flags & POD_LIMITED)
 		return bpf_redirect(pod->ifindex, 0);
 	return bpf_redirect_peer(pod->ifindex, 0);

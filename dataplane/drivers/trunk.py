@@ -26,6 +26,7 @@ from dataplane.drivers.trunkmaps import (
     Passed,
     PodEnd,
     PodTag,
+    Traffic,
     TrunkMaps,
     TrunkReason,
     decode_tag,
@@ -66,6 +67,15 @@ class TrunkTable:
         """
         maps = self._open
         return maps.counted() if maps is not None else {}
+
+    def traffic(self, tag: int) -> Traffic | None:
+        """What the pod with this tag sent and received; None while there is no trunk.
+
+        Raises:
+            LibbpfError: the kernel refused.
+        """
+        maps = self._open
+        return maps.traffic(tag) if maps is not None else None
 
     def _maps(self) -> TrunkMaps:
         if self._open is None:
@@ -165,6 +175,8 @@ class TrunkTable:
                         return Failure(f"tag {row.tag} is still {other}'s", waiting=True)
                 if maps.maps[PORTS].lookup(number(index)) is not None:
                     self._forget(maps, index, row.tag)
+                if holder is None or holder.ifindex != index:
+                    maps.begin(row.tag)
                 # The way back first: nothing asks for it before the pod has spoken.
                 ends = encode_end(PodEnd(index, row.limited))
                 maps.maps[PODS].update(number(row.tag), ends)

@@ -15,13 +15,14 @@ from enum import IntEnum
 from pathlib import Path
 
 from bpf.objects import OBJECT_DIRECTORY
-from dataplane.drivers.libbpf import Closing, Map
+from dataplane.drivers.libbpf import Closing
 from dataplane.drivers.libbpf_programs import Object, Program, read_image
 
 OBJECT = "trunk.bpf.o"
 VERSION = 1
 POD, TRUNK = "millrace_pod_tx", "millrace_trunk"
-PORTS, PODS, COUNTERS = "trunk_ports", "trunk_pods", "trunk_counters"
+PORTS, PODS = "trunk_ports", "trunk_pods"
+COUNTERS, TRAFFIC = "trunk_counters", "trunk_traffic"
 MIN_TAG, MAX_TAG = 1, 4094
 """IEEE 802.1Q: 0 is no VLAN, 4095 is reserved."""
 
@@ -92,6 +93,14 @@ class Passed:
     octets: int
 
 
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What one pod sent and received since it has its tag."""
+
+    sent: Passed
+    received: Passed
+
+
 class TrunkMaps(Closing):
     """The pinned maps and both programs over them. Opening is idempotent.
 
@@ -109,7 +118,7 @@ class TrunkMaps(Closing):
                 made.load()
                 self.maps = {
                     name: self._open.enter_context(made.map(name))
-                    for name in (PORTS, PODS, COUNTERS)
+                    for name in (PORTS, PODS, COUNTERS, TRAFFIC)
                 }
                 self.programs: Mapping[str, Program] = {
                     name: self._open.enter_context(made.program(name)) for name in (POD, TRUNK)
@@ -144,20 +153,30 @@ class TrunkMaps(Closing):
 
     def counted(self) -> dict[TrunkReason, Passed]:
         """What passed and what was dropped, those reasons that there were any of."""
-        return counted(self.maps[COUNTERS])
+        found = {}
+        for reason in TrunkReason:
+            packets, octets = self._sums(COUNTERS, reason, 2)
+            if packets:
+                found[reason] = Passed(packets, octets)
+        return found
+
+    def traffic(self, tag: int) -> Traffic:
+        """What the pod with a tag sent and received."""
+        sums = self._sums(TRAFFIC, tag, 4)
+        return Traffic(Passed(*sums[:2]), Passed(*sums[2:]))
+
+    def begin(self, tag: int) -> None:
+        """Count the traffic of a tag from nothing."""
+        held = self.maps[TRAFFIC]
+        held.update(number(tag), bytes(held.value_size))
+
+    def _sums(self, name: str, key: int, width: int) -> list[int]:
+        """The words of a value, summed over processors."""
+        octets = self.maps[name].lookup(number(key)) or b""
+        words = struct.unpack(f"={len(octets) // 8}Q", octets)
+        return [sum(words[at::width]) for at in range(width)]
 
 
 def directory(bpf_root: str) -> Path:
     """Where the pins are."""
     return Path(bpf_root) / "trunk" / f"v{VERSION}"
-
-
-def counted(counters: Map) -> dict[TrunkReason, Passed]:
-    """The same of a map of that layout."""
-    found = {}
-    for reason in TrunkReason:
-        octets = counters.lookup(number(reason)) or b""
-        words = struct.unpack(f"={len(octets) // 8}Q", octets)
-        if packets := sum(words[0::2]):
-            found[reason] = Passed(packets, sum(words[1::2]))
-    return found

@@ -242,6 +242,12 @@ def test_a_stream_crosses_whole_in_packets_of_the_mtu(node: Node) -> None:
                     got += peer.recv(1 << 16)
                 sending.join()
         switching.join()
+    traffic = node.table.traffic(5), node.table.traffic(4094)
+    assert traffic[0] is not None
+    assert traffic[1] is not None
+    assert traffic[0].sent.octets > len(data)
+    assert traffic[1].received.packets >= len(data) // 1442
+    assert traffic[1].received.packets <= len(sizes)
     # The kernel of the other pod checked every checksum: nothing on the way says that it did.
     assert bytes(got) == data
     assert max(sizes) == 1442 + 14
