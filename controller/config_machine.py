@@ -94,6 +94,15 @@ def _nics(config: NodeConfig) -> Iterator[tuple[Path, UplinkConfig]]:
             yield ("bond", index, "devices", number), member
 
 
+def _same_nic(config: NodeConfig, facts: MachineFacts, address: str) -> tuple[str, str] | None:
+    """Where else in the file the NIC at a PCI address stands, by its name."""
+    for path, uplink in _nics(config):
+        nic = facts.nics.get(uplink.device)
+        if uplink.mode is not UplinkMode.VFIO and nic is not None and nic.pci == address:
+            return dotted(path), uplink.device
+    return None
+
+
 def _uplinks(source: Source[NodeConfig], facts: MachineFacts) -> list[ConfigProblem]:
     problems = []
     for path, uplink in _nics(source.config):
@@ -108,6 +117,15 @@ def _uplinks(source: Source[NodeConfig], facts: MachineFacts) -> list[ConfigProb
                         "look for the NIC's address with `millrace nics`",
                     )
                 )
+            elif (other := _same_nic(source.config, facts, uplink.device)) is not None:
+                problems.append(
+                    source.problem(
+                        path,
+                        what,
+                        f"it is the NIC {other[1]} of {other[0]}: two ports on its queues",
+                        "name a NIC once, by its name or by its address",
+                    )
+                )
             continue
         nic = facts.nics.get(uplink.device)
         if nic is None:
@@ -119,6 +137,15 @@ def _uplinks(source: Source[NodeConfig], facts: MachineFacts) -> list[ConfigProb
                     what,
                     f"there is no such network device here; there are: {', '.join(others) or '-'}",
                     f"did you mean {near[0]}?" if near else "name one of these (`ip link`)",
+                )
+            )
+        elif nic.master:
+            problems.append(
+                source.problem(
+                    path,
+                    what,
+                    f"{nic.master} has it: what comes in goes there, and not to OVS",
+                    f"`ip link set {uplink.device} nomaster`, or name another NIC",
                 )
             )
         elif uplink.mode is UplinkMode.AF_XDP and uplink.queues > nic.rx_queues:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ from dataplane.model.machine import HugepagePool, MachineFacts, NicFacts
 from dataplane.ports import ObserveError
 
 _SYSFS = Path("/sys")
+
+_TAKERS = frozenset({"bridge", "bond", "team", "openvswitch"})
+"""Kinds of links that take every frame from their members; a VRF leaves them theirs."""
 
 
 def cpu_list(text: str) -> frozenset[int]:
@@ -100,12 +103,19 @@ def _nics(netns: str | None) -> dict[str, NicFacts]:
     with IPRoute() if netns is None else NetNS(netns, flags=0) as netlink:
         links = list(netlink.get_links())
     names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in links}
-    return {link.get_attr("IFLA_IFNAME"): _nic(link, names) for link in links}
+    takers = {link["index"] for link in links if _kind(link) in _TAKERS}
+    return {link.get_attr("IFLA_IFNAME"): _nic(link, names, takers) for link in links}
 
 
-def _nic(link: Any, names: Mapping[int, str]) -> NicFacts:
-    info, xdp = link.get_attr("IFLA_LINKINFO"), link.get_attr("IFLA_XDP")
-    kind = (info.get_attr("IFLA_INFO_KIND") or "") if info else ""
+def _kind(link: Any) -> str:
+    info = link.get_attr("IFLA_LINKINFO")
+    return (info.get_attr("IFLA_INFO_KIND") or "") if info else ""
+
+
+def _nic(link: Any, names: Mapping[int, str], takers: Container[int]) -> NicFacts:
+    kind, xdp = _kind(link), link.get_attr("IFLA_XDP")
+    master = link.get_attr("IFLA_MASTER") or 0
+    on_pci = link.get_attr("IFLA_PARENT_DEV_BUS_NAME") == "pci"
     # The index of a peer in another namespace means nothing here.
     peer_is_here = kind == "veth" and link.get_attr("IFLA_LINK_NETNSID") is None
     return NicFacts(
@@ -115,4 +125,6 @@ def _nic(link: Any, names: Mapping[int, str]) -> NicFacts:
         tx_queues=link.get_attr("IFLA_NUM_TX_QUEUES") or 1,
         peer=names.get(link.get_attr("IFLA_LINK") or 0, "") if peer_is_here else "",
         xdp_program=(xdp.get_attr("IFLA_XDP_PROG_ID") or 0) if xdp else 0,
+        master=names.get(master, "") if master in takers else "",
+        pci=link.get_attr("IFLA_PARENT_DEV_NAME") or "" if on_pci else "",
     )

@@ -11,7 +11,9 @@ class NicFacts:
     """A network device in the node's namespace.
 
     `kind` is rtnetlink's, "" for hardware. `peer` is the other end of a veth, "" if there is none
-    or it is in another namespace. `xdp_program` is the attached program's id, 0 for none.
+    or it is in another namespace. `xdp_program` is the attached program's id, 0 for none. `master`
+    is what takes its frames from it: a bridge, a bond or a kernel datapath of OVS; "" for nothing.
+    `pci` is its PCI address, "" for none.
     """
 
     kind: str
@@ -20,6 +22,8 @@ class NicFacts:
     tx_queues: int
     peer: str = ""
     xdp_program: int = 0
+    master: str = ""
+    pci: str = ""
 
 
 @dataclass(frozen=True, slots=True)

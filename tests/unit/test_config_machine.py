@@ -73,6 +73,21 @@ def test_a_pci_device_that_does_not_exist() -> None:
     assert problem.startswith("n.toml:17: ")
 
 
+def test_a_nic_that_is_named_by_its_name_and_by_its_address() -> None:
+    twice = {"up0": replace(GOOD.nics["up0"], kind="", pci="0000:3b:00.0")}
+    assert problems(replace(GOOD, nics=twice)) == [
+        'n.toml:17: uplink[1].device = "0000:3b:00.0"; it is the NIC up0 of uplink[0].device: two'
+        " ports on its queues; name a NIC once, by its name or by its address"
+    ]
+
+
+def test_a_nic_that_a_bridge_or_a_bond_has_already() -> None:
+    assert problems(replace(GOOD, nics={"up0": replace(GOOD.nics["up0"], master="virbr0")})) == [
+        'n.toml:13: uplink[0].device = "up0"; virbr0 has it: what comes in goes there, and not to'
+        " OVS; `ip link set up0 nomaster`, or name another NIC"
+    ]
+
+
 def test_more_queues_than_the_nic_has() -> None:
     (problem,) = problems(replace(GOOD, nics={"up0": NicFacts("veth", 1500, 1, 1)}))
     assert problem.startswith("n.toml:15: uplink[0].queues = 2; up0 has 1 receive queues")
