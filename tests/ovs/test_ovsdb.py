@@ -116,6 +116,33 @@ def test_what_is_not_ours_stays(ovs: Ovs, sandbox: Sandbox) -> None:
     assert "millrace" not in sandbox.vsctl("get", "Port", "t0", "external_ids")
 
 
+@pytest.mark.parametrize(
+    "hand",
+    [
+        ("set", "Interface", "p0", "options:ifindex=9"),
+        ("set", "Interface", "p0", "options:dummy-theirs=1"),
+        ("remove", "Interface", "p0", "options", "ifindex"),
+        ("clear", "Interface", "p0", "options"),
+        ("set", "Interface", "p0", "mtu_request=9000"),
+    ],
+    ids=" ".join,
+)
+def test_what_a_hand_did_to_a_port_of_ours_is_put_right(
+    ovs: Ovs, sandbox: Sandbox, hand: tuple[str, ...]
+) -> None:
+    wanted = Port("br-ex", "dummy", (("ifindex", "7"),), (("iface-id", "a.b"),), None, None)
+    desired: Desired = {"bridges": {"br-ex": EX}, "ports": {"p0": wanted}}
+    one = reconciler(ovs)
+    assert one.apply(desired, 0).failed == 0
+    sandbox.vsctl(*hand)
+    # All of the column is ours: a port speaks to the device that its options name.
+    assert one.apply(desired, 1).writes == 1
+    assert sandbox.vsctl("get", "Interface", "p0", "options").strip() == '{ifindex="7"}'
+    assert sandbox.vsctl("get", "Interface", "p0", "mtu_request").strip() == "[]"
+    assert one.statuses()["ports", "p0"].state is State.DONE
+    assert one.apply(desired, 2).writes == 0
+
+
 def test_a_bridge_of_somebody_else_is_named_and_br_int_is_adopted(
     ovs: Ovs, sandbox: Sandbox
 ) -> None:
