@@ -1,0 +1,117 @@
+"""OVN's rows that a policy becomes, and how their matches are spelled. Pure.
+
+Source: ovn-nb(5), tables ACL, Port_Group, Address_Set; ovn-sb(5), Logical_Flow "Expressions".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from controller.policy.model import Block, Direction
+from dataplane.model.addr import Protocol
+
+ALLOW_PRIORITY = 2001
+DENY_PRIORITY = 2000
+HOST_PRIORITY = 3000
+"""A node reaches its own pods whatever the policies say (kubelet's probes)."""
+
+_ENDS = {Direction.INGRESS: ("outport", "src"), Direction.EGRESS: ("inport", "dst")}
+_OF_LPORT = {Direction.INGRESS: "to-lport", Direction.EGRESS: "from-lport"}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PortRange:
+    """Destination ports of one protocol; None: all of them."""
+
+    protocol: Protocol
+    first: int | None = None
+    last: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What an ACL matches: packets of the group's ports, of one family, with these peers and ports.
+
+    `sets` and `blocks`: any of them; both empty: any peer. `ports`: any of them; empty: any packet.
+    """
+
+    group: str
+    direction: Direction
+    version: int | None = None
+    sets: tuple[str, ...] = ()
+    blocks: tuple[Block, ...] = ()
+    ports: tuple[PortRange, ...] = ()
+
+    def __str__(self) -> str:
+        """As OVN's expression language has it."""
+        port, end = _ENDS[self.direction]
+        family = "ip" if self.version is None else f"ip{self.version}"
+        words = [f"{port} == @{self.group}", family]
+        if peers := [*self._sets(end), *(_block(block, end) for block in self.blocks)]:
+            words.append(_any(peers))
+        if self.ports:
+            words.append(_any([text for one in self.ports for text in _port(one)]))
+        return " && ".join(words)
+
+    def _sets(self, end: str) -> list[str]:
+        if not self.sets:
+            return []
+        names = ", ".join(f"${name}" for name in self.sets)
+        return [f"ip{self.version}.{end} == {{{names}}}"]
+
+
+@dataclass(frozen=True, slots=True)
+class Acl:
+    """An ACL of a port group. `said_by`: the policies that it is written for, "namespace/name"."""
+
+    match: Match
+    priority: int
+    action: str
+    said_by: tuple[str, ...] = ()
+
+    @property
+    def direction(self) -> str:
+        """As OVN calls it."""
+        return _OF_LPORT[self.match.direction]
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Egress is judged by what load balancers made of the destination, as Kubernetes has it."""
+        return {"apply-after-lb": "true"} if self.match.direction is Direction.EGRESS else {}
+
+    @property
+    def key(self) -> tuple[str, str, int, str]:
+        """What tells two of them apart: group, direction, priority, match."""
+        return self.match.group, self.direction, self.priority, str(self.match)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRows:
+    """All rows. Port groups have names of logical switch ports, address sets texts of addresses."""
+
+    port_groups: dict[str, frozenset[str]] = field(default_factory=dict)
+    address_sets: dict[str, frozenset[str]] = field(default_factory=dict)
+    acls: dict[tuple[str, str, int, str], Acl] = field(default_factory=dict)
+
+
+def _any(alternatives: list[str]) -> str:
+    if len(alternatives) == 1:
+        return f"({alternatives[0]})" if "&&" in alternatives[0] else alternatives[0]
+    return "(" + " || ".join(f"({a})" if "&&" in a else a for a in alternatives) + ")"
+
+
+def _block(block: Block, end: str) -> str:
+    field_ = f"ip{block.network.version}.{end}"
+    text = f"{field_} == {block.network}"
+    if block.excepts:
+        text += f" && {field_} != {{{', '.join(map(str, block.excepts))}}}"
+    return text
+
+
+def _port(one: PortRange) -> list[str]:
+    name = one.protocol.name.lower()
+    if one.first is None:
+        return [name]
+    if one.last is None:
+        return [f"{name}.dst == {one.first}"]
+    return [f"{name}.dst >= {one.first} && {name}.dst <= {one.last}"]
