@@ -11,6 +11,7 @@ packages=(
 	python3-bpfcc python3-openvswitch python3-venv
 	iproute2 ethtool tcpdump nftables iputils-ping iperf3 curl procps kmod
 	qemu-system-x86 busybox-static cpio xz-utils
+	libvirt-clients libvirt-daemon-driver-qemu libxml2-utils
 	gcc pkg-config libdpdk-dev make ca-certificates linux-libc-dev
 )
 

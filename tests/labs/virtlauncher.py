@@ -19,7 +19,7 @@ class Memory(StrEnum):
     PLAIN = ""
     HUGEPAGES = "<hugepages></hugepages>"
     SIZED = (
-        '<hugepages><page size="2" unit="Mi"></page></hugepages>'
+        '<hugepages><page size="2048" unit="KiB"></page></hugepages>'
         '<allocation mode="immediate"></allocation>'
     )
     VIRTIOFS = '<source type="memfd"></source><access mode="shared"></access>'
@@ -99,7 +99,6 @@ def domain_xml(machine: Machine) -> bytes:
 			<entry name="uuid">5c05a2f9-2dcf-5b94-a4de-a4f4a3ae0a9d</entry>
 			<entry name="manufacturer">KubeVirt</entry>
 		</system>
-		<bios></bios>
 	</sysinfo>
 	<devices>
 {"".join(_interface(nic, model) for nic in machine.nics if nic.tap)}
@@ -234,3 +233,19 @@ def network_info(paths: dict[str, str], **more: object) -> bytes:
             ]
         }
     ).encode()
+
+
+def define_params(domain: bytes, vmi: bytes) -> bytes:
+    """The message OnDefineDomainParams, as virt-launcher encodes it."""
+    return b"".join(
+        bytes((field_number << 3 | 2,)) + _length(value) + value
+        for field_number, value in ((1, domain), (2, vmi))
+    )
+
+
+def _length(value: bytes) -> bytes:
+    size, out = len(value), bytearray()
+    while size > 0x7F:
+        out.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes((*out, size))

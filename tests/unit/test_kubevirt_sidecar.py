@@ -13,11 +13,17 @@ from xml.etree import ElementTree as ET
 import grpc
 import pytest
 
-from cni.kubevirt import messages
 from cni.kubevirt.messages import DomainParams
 from cni.kubevirt.sidecar import Hook, Places, make_server
 from dataplane.drivers.processes import wait_until
-from tests.labs.virtlauncher import Machine, Nic, domain_xml, network_info, vmi_json
+from tests.labs.virtlauncher import (
+    Machine,
+    Nic,
+    define_params,
+    domain_xml,
+    network_info,
+    vmi_json,
+)
 
 Call = Callable[..., bytes]
 INFO = "/kubevirt.hooks.info.Info/Info"
@@ -26,15 +32,7 @@ SOCKET = "/var/run/kubevirt-hooks/millrace/vhost/net1.sock"
 
 
 def asked(machine: Machine) -> bytes:
-    """OnDefineDomainParams; the result's encoder writes field 1 of them, too."""
-    vmi = vmi_json(machine)
-    assert len(vmi) < 1 << 14
-    return (
-        messages.domain_result(domain_xml(machine))
-        + b"\x12"
-        + bytes((len(vmi) & 0x7F | 0x80, len(vmi) >> 7))
-        + vmi
-    )
+    return define_params(domain_xml(machine), vmi_json(machine))
 
 
 def interfaces(answer: bytes) -> list[ET.Element]:
