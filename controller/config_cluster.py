@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Interface,
+    IPv6Network,
+    ip_network,
+)
 from typing import TypeVar
 
 from controller import config_values as values
+from controller.config_hosts import hosts_config
 from controller.config_reader import TableReader, shown
 from dataplane.model.addr import IPAddress, IPNetwork
 from dataplane.model.config import ClusterConfig, EastWest, GatewayConfig
@@ -35,17 +43,22 @@ def cluster_config(root: TableReader) -> ClusterConfig:
     east_west = table.choice("east_west", EastWest, default=EastWest.SVC0)
     heartbeat_s = table.number("heartbeat_s", 0, MAX_HEARTBEAT_S, default=0)
     table.finish()
+    gateways = _gateways(root, with_ipv6=bool(join6))
+    taken: dict[str, IPNetwork] = {"join": join, "service_pool": pool}
+    if join6:
+        taken |= {"join6": ip_network(join6), "service_pool6": ip_network(pool6)}
     return ClusterConfig(
         nb_remote=nb,
         sb_remote=sb,
         join=str(join),
         service_pool=str(pool),
-        gateways=_gateways(root, with_ipv6=bool(join6)),
+        gateways=gateways,
         join6=join6,
         service_pool6=pool6,
         heartbeat_s=heartbeat_s,
         service_ranges=ranges,
         east_west=east_west,
+        hosts=hosts_config(root, gateways, taken, ranges),
     )
 
 

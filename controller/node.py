@@ -81,6 +81,7 @@ from dataplane.drivers.ovsqos import QosTable
 from dataplane.drivers.ovstables import BridgesTable, SettingsTable
 from dataplane.drivers.podbuckets import BucketTable
 from dataplane.drivers.programs import ProgramTable
+from dataplane.drivers.routes import RoutesTable, RulesTable
 from dataplane.drivers.setsmap import SetTable
 from dataplane.drivers.sockprograms import SocketTable
 from dataplane.drivers.unixctl import UnixctlClient
@@ -106,7 +107,8 @@ PLAN = "plan"
 """Invalidates no table as such: those whose desired rows come out different are applied."""
 
 LINK_TABLES = (
-    PLAN, "links", "nics", "addresses", "known_addresses", "node", "offloads", "programs",
+    PLAN, "links", "nics", "addresses", "routes", "rules", "known_addresses", "node", "offloads",
+    "programs",
 )  # fmt: skip
 """What a change of a link, an address or an attached program may have upset."""
 
@@ -184,6 +186,8 @@ class NodeDaemon:
                 MirrorsTable(self.ovs),
                 self.rebalancer.table,
                 AddressesTable(),
+                RoutesTable(),
+                RulesTable(),
                 FlowsTable(config.ovs_rundir, self.ovs.openflow_ports),
                 NodeTable(self.bpf),
                 KnownAddressTable(self.bpf),

@@ -7,7 +7,15 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from controller import node_dirs
-from dataplane.drivers import bpfstate, netns, nicsettings, offloads, processes, programs
+from dataplane.drivers import (
+    bpfstate,
+    netns,
+    nicsettings,
+    offloads,
+    processes,
+    programs,
+    routes,
+)
 from dataplane.drivers.machinefacts import filesystem_of
 from dataplane.model.config import NodeConfig, UplinkMode
 from dataplane.model.names import LINK_ALIAS_PREFIX
@@ -19,6 +27,8 @@ def remove(config: NodeConfig, namespace: str | None) -> Iterator[str]:
     there = is_known = netns.is_there(namespace)
     if there:
         yield from _remove_links(namespace)
+        # Routes went with their device; rules stay without one.
+        yield from netns.inside_named(namespace, _remove_rules)
     root = Path(config.bpf_root)
     counters: Collection[int] = ()
     if root.is_dir():
@@ -54,6 +64,18 @@ def _remove_links(namespace: str | None) -> Iterator[str]:
         if str(link.get("ifalias", "")).startswith(LINK_ALIAS_PREFIX):
             processes.run(["ip", "link", "del", name], netns=namespace, check=False)
             yield f"removed link {name}"
+
+
+def _remove_rules() -> list[str]:
+    """Our rules of routing; what was done, in words."""
+    table = routes.RulesTable()
+    try:
+        sources = list(table.observe())
+        failures = table.delete(sources)
+    except DataplaneError as error:
+        return [f"left rules of routing as they are: {error}"]
+    said = [f"removed the rule for what is sent from {one}" for one in sources]
+    return said + [f"left the rule for {one}: {why.reason}" for one, why in failures.items()]
 
 
 def _restore_nics(rundir: Path) -> list[str]:

@@ -9,6 +9,7 @@ from threading import Lock
 
 from controller.translate.changed import concerned
 from controller.translate.claims import Claims
+from controller.translate.hostaccess import host_access
 from controller.translate.index import Index
 from controller.translate.limits import limits_of
 from controller.translate.node import announcers, gateway, gateway_macs
@@ -18,7 +19,7 @@ from controller.translate.services import Vantage, claims, services_of_row
 from dataplane.model.addr import Mac
 from dataplane.model.config import NodeConfig
 from dataplane.model.service import Service
-from dataplane.model.state import Attachment, Gateway, HeldIds, Nic, NodeState
+from dataplane.model.state import Attachment, Gateway, HeldIds, HostAccess, Nic, NodeState
 
 EARLY_TABLES = frozenset(
     {
@@ -53,6 +54,7 @@ class OvnView:
     gateway: Gateway | None
     announcers: frozenset[str]
     routers: Mapping[str, Mac]
+    host: HostAccess | None
 
     @cached_property
     def services(self) -> tuple[Service, ...]:
@@ -158,7 +160,8 @@ class Sources:
         if found is not None and config.services.announce:
             peers = announcers(index.nb, found.physnet, index)
         routers = gateway_macs(index.nb, found.physnet, index) if found is not None else {}
-        return OvnView(index, all_claims, rows, node, found, peers, routers)
+        host = host_access(index, config.name)
+        return OvnView(index, all_claims, rows, node, found, peers, routers, host)
 
     def state(
         self, config: NodeConfig, attachments: tuple[Attachment, ...], held: HeldIds
@@ -181,4 +184,5 @@ class Sources:
             announcers=view.announcers if view else frozenset(),
             routers=view.routers if view else {},
             limits=limits,
+            host=view.host if view else None,
         )

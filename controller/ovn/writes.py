@@ -176,6 +176,7 @@ def put_switch_port(batch: Batch, name: str, value: SwitchPortRow) -> None:
     row = batch.named(_SWITCH_PORT, name)
     write(row, "type", value.type)
     write(row, "addresses", list(value.addresses))
+    write(row, "port_security", list(value.port_security))
     write(row, "options", dict(value.options))
     batch.adopt(row, _SWITCH, parent)
 

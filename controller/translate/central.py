@@ -18,8 +18,10 @@ from collections.abc import Collection
 from controller.translate.addresses import allocate
 from controller.translate.families import Family, families, interfaces, is_default
 from controller.translate.gatewayrows import Addresses, GatewayRows
+from controller.translate.hosts import add_hosts
 from controller.translate.inside import inside_rows
 from controller.translate.nbrows import (
+    HOSTS_SWITCH,
     JOIN_SWITCH,
     MAIN_PRIORITY,
     NbPlan,
@@ -110,6 +112,10 @@ class _Draft:
                 if name in join[family]:
                     ways = [g for g in gateways if name in g.routers]
                     self._way_out(family, router, ways, join[family])
+        if self.cluster.hosts is not None and self._name_is_free(HOSTS_SWITCH, "switch"):
+            self.problems += add_hosts(
+                self.rows, self.cluster.hosts, self.nb, self.chassis, self.routers, self._networks
+            )
         return self.rows.plan(tuple(sorted(set(self.problems))))
 
     def _problem(self, name: str, cause: str, next_step: str) -> None:

@@ -68,9 +68,9 @@ class GatewayRows:
     def join_port(self, router: str, addresses: Addresses) -> None:
         """A router's port on the join switch."""
         networks = tuple(f"{a}/{family.join.prefixlen}" for family, a in addresses.items())
-        self._router_port(router, join_port(router), JOIN_SWITCH, mac_of(addresses), networks)
+        self.router_port(router, join_port(router), JOIN_SWITCH, mac_of(addresses), networks)
 
-    def _router_port(
+    def router_port(
         self, router: str, port: str, switch: str, mac: Mac, networks: tuple[str, ...]
     ) -> None:
         """A router port and the switch port that it is plugged into."""
@@ -121,7 +121,7 @@ class GatewayRows:
         )
         outside = [str(a) for a in (gateway.address, gateway.address6) if a is not None]
         mac = mac_of_address(gateway.address.ip)
-        self._router_port(router, port, switch, mac, tuple(outside))
+        self.router_port(router, port, switch, mac, tuple(outside))
         # svc0 is on no network of the router's; northd honours an explicit output port then, and
         # resolves the address itself (northd.c, find_static_route_outport).
         for family, address in service.items():

@@ -24,6 +24,10 @@ from dataplane.model.names import DOWN_KEY, SERVICE_ADDRESS6_KEY, SERVICE_ADDRES
 from dataplane.model.rows import Pairs
 
 JOIN_SWITCH = "millrace-join"
+HOSTS_SWITCH = "millrace-hosts"
+"""Where nodes' kernels meet the VPC routers. Not the join switch: northd would write each node's
+MAC for each gateway router there, n times n of them."""
+
 EXTERNAL_PORT_PREFIX = "millrace-ext-"
 JOIN_PORT_PREFIX = "millrace-join-"
 PORT_PREFIXES = (EXTERNAL_PORT_PREFIX, JOIN_PORT_PREFIX)
@@ -63,6 +67,16 @@ def join_port(router: str) -> str:
     return f"{JOIN_PORT_PREFIX}{router}"
 
 
+def host_port(chassis: str) -> str:
+    """Name of a node's own port on the hosts' switch, and its iface-id."""
+    return f"node-{chassis}"
+
+
+def hosts_port(router: str) -> str:
+    """Name of a VPC router's port on the hosts' switch."""
+    return f"{HOSTS_SWITCH}-{router}"
+
+
 def switch_side(router_port: str) -> str:
     """Name of the switch port that a router port of ours is plugged into."""
     return f"{router_port}-peer"
@@ -98,6 +112,7 @@ class SwitchPortRow:
     type: str
     addresses: tuple[str, ...]
     options: Pairs
+    port_security: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, order=True)

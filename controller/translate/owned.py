@@ -66,7 +66,11 @@ def owned(nb: NbSnapshot) -> NbPlan:
         },
         switch_ports={
             port.name: SwitchPortRow(
-                switch_of.get(ref, ""), port.type, port.addresses, _pairs(port.options)
+                switch_of.get(ref, ""),
+                port.type,
+                port.addresses,
+                _pairs(port.options),
+                port.port_security,
             )
             for ref, port in nb.switch_ports.items()
             if is_ours(port.external_ids)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Interface, IPv6Interface
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 
 from dataplane.model.addr import IPNetwork
 from dataplane.model.tuning import Computed
@@ -153,6 +153,17 @@ class VhostConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class HostConfig:
+    """The node's own veth into OVN, where the cluster has a network for it.
+
+    `link` is the kernel's end, "" for none at all; `queues` are polled by PMD threads.
+    """
+
+    link: str = "ovn0"
+    queues: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class PlanWishes:
     """What a person tells the tuning plan to compute with; None and false: nothing.
 
@@ -205,6 +216,7 @@ class NodeConfig:
     bonds: tuple[BondConfig, ...] = ()
     computed: Computed | None = None
     wishes: PlanWishes = PlanWishes()
+    host: HostConfig = HostConfig()
 
     @property
     def nics(self) -> tuple[UplinkConfig, ...]:
@@ -230,13 +242,27 @@ class GatewayConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class HostsConfig:
+    """The network on which nodes' kernels meet the VPCs; `network6` is None without IPv6.
+
+    `chassis`: those that get a port on it; `routers`: the VPC routers that get one.
+    """
+
+    network: IPv4Network
+    network6: IPv6Network | None
+    chassis: tuple[str, ...]
+    routers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterConfig:
     """What the cluster controller is told: address ranges and gateways.
 
     `join6` and `service_pool6` are both networks, or both empty: no IPv6. `heartbeat_s`: how often
     the chassis are asked for a sign of life; 0: never. `service_ranges`: networks of cluster IPs;
     `east_west`: whether gateway routers lead them to svc0, whose program serves workloads behind
-    OVN, too, or OVN's load balancers on their switches do.
+    OVN, too, or OVN's load balancers on their switches do. `hosts` None: nodes' kernels have no
+    way of their own to workloads.
     """
 
     nb_remote: str
@@ -249,3 +275,4 @@ class ClusterConfig:
     heartbeat_s: float = 0.0
     service_ranges: tuple[IPNetwork, ...] = ()
     east_west: EastWest = EastWest.SVC0
+    hosts: HostsConfig | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
-from dataplane.model.addr import IPAddress, L4Addr, Mac
+from dataplane.model.addr import IPAddress, IPNetwork, L4Addr, Mac
 from dataplane.model.bandwidth import UNLIMITED, Limits
 from dataplane.model.config import NodeConfig
 from dataplane.model.service import Service
@@ -84,6 +84,20 @@ class Gateway:
 
 
 @dataclass(frozen=True, slots=True)
+class HostAccess:
+    """The port in OVN by which this node's kernel reaches workloads.
+
+    `addresses` are the kernel's own there, IPv4 first. `routes`: each network of a VPC and the VPC
+    router's address on the hosts' network.
+    """
+
+    port: str
+    mac: Mac
+    addresses: tuple[IPv4Interface | IPv6Interface, ...]
+    routes: tuple[tuple[IPNetwork, IPAddress], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Nic:
     """What the kernel says of a network device of this node."""
 
@@ -115,7 +129,7 @@ class NodeState:
     `routers`: the MAC of each chassis's gateway router on that network. `limits`: what OVN's rows
     hold a port to, by iface-id. `pins`: the PMD thread's CPU for a queue, by port and queue.
     `theirs`: what others set in Open_vSwitch.other_config; `pinned_by_hand`: the ports whose queues
-    they pinned.
+    they pinned. `host`: None: this node's kernel has no port in OVN.
     """
 
     config: NodeConfig
@@ -130,3 +144,4 @@ class NodeState:
     limits: Mapping[str, Limits] = field(default_factory=dict)
     theirs: Mapping[str, str] = field(default_factory=dict)
     pinned_by_hand: frozenset[str] = frozenset()
+    host: HostAccess | None = None

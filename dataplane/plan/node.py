@@ -11,6 +11,7 @@ from bpf.abi import Limit
 from dataplane.model.addr import IPAddress, IPNetwork, L4Addr, Mac, mac_of_address
 from dataplane.model.bandwidth import UNLIMITED, Limits
 from dataplane.model.config import NodeConfig, UplinkConfig, UplinkMode
+from dataplane.model.hostrows import KernelRoute, SourceRule
 from dataplane.model.names import INTEGRATION_BRIDGE
 from dataplane.model.rows import (
     Affinity,
@@ -43,6 +44,7 @@ from dataplane.model.rows import (
 from dataplane.model.service import Place, Service
 from dataplane.model.state import Attachment, Gateway, NodeState, PortKind
 from dataplane.plan.flows import service_flows
+from dataplane.plan.host import host_rows, ovs_end
 from dataplane.plan.ovs import OvsKey, ovs_settings, port_keys
 from dataplane.plan.owners import announcements
 from dataplane.plan.ports import (
@@ -80,6 +82,8 @@ class NodePlan:
     mirrors: Mapping[str, StaleMirror]
     affinity: Mapping[str, Affinity]
     addresses: Mapping[tuple[str, IPv4Interface], DeviceAddress]
+    routes: Mapping[IPNetwork, KernelRoute]
+    rules: Mapping[IPAddress, SourceRule]
     flows: Mapping[FlowKey, Flow]
     node: Mapping[int, NodeEntry]
     known_addresses: Mapping[IPAddress, KnownAddress]
@@ -152,11 +156,6 @@ def service_uplink(config: NodeConfig) -> UplinkConfig | None:
         if uplink.services and uplink.mode is not UplinkMode.VFIO:
             return uplink
     return None
-
-
-def peer_name(service_link: str) -> str:
-    """The OVS end of the service link."""
-    return f"{service_link}-ovs"
 
 
 def bridge_mac(node: str, bridge: str) -> Mac:
@@ -268,14 +267,16 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
         uplink_port_name(u): uplink_port(u, tuned.get(u.device, NO_KEYS)) for u in config.uplinks
     }
     ports.update({a.device: attachment_port(a) for a in state.attachments})
-    links: dict[str, Link] = {}
+    host = host_rows(config, state.host)
+    ports.update(host.ports)
+    links: dict[str, Link] = dict(host.links)
     flows: dict[FlowKey, Flow] = {}
     node: dict[int, NodeEntry] = {}
     nic = state.nics.get(uplink.device) if uplink else None
     own = own_addresses(state)
     four = tuple(address for address in own if isinstance(address, IPv4Address))
     if uplink is not None and gateway is not None:
-        svc_port = peer_name(config.service_link)
+        svc_port = ovs_end(config.service_link)
         svc_mac = mac_of_address(gateway.service_address)
         queues = max(1, len(config.dpdk.pmd))
         addresses: list[IPv4Interface | IPv6Interface] = [
@@ -321,6 +322,8 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
         addresses={(config.tunnel.bridge, config.tunnel.address): DeviceAddress()}
         if config.tunnel
         else {},
+        routes=host.routes,
+        rules=host.rules,
         flows=flows,
         node=node,
         known_addresses=known.known,

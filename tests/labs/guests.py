@@ -97,7 +97,8 @@ class TestpmdGuest:
 class QemuGuest:
     """A machine under TCG whose only program is the lab's server.
 
-    `address` is "a.b.c.d/len" or "dhcp". It boots in about ten seconds; its console is `console`.
+    `address` is "a.b.c.d/len" or "dhcp", `address6` has its length, too. It boots in about ten
+    seconds; its console is `console`.
     """
 
     name: str
@@ -108,6 +109,8 @@ class QemuGuest:
     port: int
     rundir: Path
     mtu: int = 1442
+    address6: str = ""
+    gateway6: str = ""
 
     @property
     def daemon(self) -> Daemon:
@@ -132,6 +135,7 @@ class QemuGuest:
         words = [
             "console=ttyS0", "quiet", "panic=-1", f"mr.name={self.name}", f"mr.ip={self.address}",
             f"mr.gw={self.gateway}", f"mr.port={self.port}", f"mr.mtu={self.mtu}",
+            *([f"mr.ip6={self.address6}", f"mr.gw6={self.gateway6}"] if self.address6 else []),
         ]  # fmt: skip
         processes.spawn(
             [

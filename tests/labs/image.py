@@ -52,6 +52,11 @@ else
 	ip address add $ip dev eth0
 	[ -n "$gw" ] && ip route add default via $gw
 fi
+if [ -n "$ip6" ]; then
+	echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad
+	ip -6 address add $ip6 dev eth0
+	ip -6 route add default via $gw6
+fi
 echo "guest $name ready $(ip -o -4 address show dev eth0 | tr -s ' ' | cut -d' ' -f4)"
 /answerd $name $port
 echo "guest $name: the server ended"

@@ -155,6 +155,7 @@ def applied(nb: NbSnapshot, plan: NbPlan) -> NbSnapshot:
             *side.addresses,
             type=side.type,
             options=dict(side.options),
+            port_security=side.port_security,
             external_ids=OURS,
         )
     for mac_key, mac in plan.static_macs.items():
