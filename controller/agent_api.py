@@ -113,6 +113,7 @@ class AgentApi:
                 for (table, key), status in statuses.items()
                 if args.get("all") or status.state is not State.DONE
             ],
+            "containers": daemon.containers.view(),
             "gateway": views.gateway_view(view.gateway if view else None),
             "ovn": {"nb": daemon.nb.connected, "sb": daemon.sb.connected},
             "ovs": {

@@ -164,6 +164,7 @@ def encode(attachment: Attachment) -> dict[str, object]:
         "gateway": None if attachment.gateway is None else str(attachment.gateway),
         "mtu": attachment.mtu,
         "queues": attachment.queues,
+        "tag": attachment.tag,
         "limits": {
             name: [wanted.rate, wanted.burst]
             for name in _DIRECTIONS
@@ -201,6 +202,8 @@ def decode(obj: object) -> Attachment:
             gateway=None if gateway is None else IPv4Address(gateway),
             mtu=_number(obj, "mtu"),
             queues=_number(obj, "queues"),
+            # Records from before there was a trunk have none.
+            tag=_number(obj, "tag") if obj.get("tag") else 0,
         )
     except ValueError as error:
         raise RecordError(str(error)) from error

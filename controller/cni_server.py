@@ -56,6 +56,16 @@ class Host(Protocol):
         """The port, as soon as OVN has it; None after `timeout` seconds."""
         ...
 
+    async def placed(self, attachment: Attachment) -> Attachment:
+        """The attachment with its place on the node's trunk, if it is to be there.
+
+        The place is its own until `detach`.
+
+        Raises:
+            AttachError: the trunk is still being made.
+        """
+        ...
+
     async def attach(self, attachment: Attachment) -> None:
         """Record it durably, and return when its OVS port is written. Again is success.
 
@@ -146,6 +156,7 @@ class CniServer:
         ):
             await self._make_way(attachment)
             try:
+                attachment = await self._host.placed(attachment)
                 await self._bring_up(attachment)
             except BaseException as error:
                 await finish(self._undo(attachment))
@@ -269,7 +280,10 @@ class CniServer:
         socket = ""
         if request.kind is PortKind.VHOST_USER:
             socket = self._dirs.socket(request.directory, request.ifname)
-        return cni_request.attachment_of(request, port, self.default_mtu, socket)
+        wanted = cni_request.attachment_of(request, port, self.default_mtu, socket)
+        known = self._host.attachment(wanted.container_id, wanted.ifname)
+        # What is attached already keeps its place.
+        return wanted if known is None else replace(wanted, tag=known.tag)
 
     async def _make_way(self, attachment: Attachment) -> None:
         """Detach what stands where this attachment will be."""

@@ -41,6 +41,7 @@ def cluster_config(root: TableReader) -> ClusterConfig:
             if network.version == 4:
                 _apart(table, (key, other), ("service_ranges", network))
     east_west = table.choice("east_west", EastWest, default=EastWest.SVC0)
+    trunks = table.boolean("trunks", default=True)
     heartbeat_s = table.number("heartbeat_s", 0, MAX_HEARTBEAT_S, default=0)
     table.finish()
     gateways = _gateways(root, with_ipv6=bool(join6))
@@ -58,6 +59,7 @@ def cluster_config(root: TableReader) -> ClusterConfig:
         heartbeat_s=heartbeat_s,
         service_ranges=ranges,
         east_west=east_west,
+        trunks=trunks,
         hosts=hosts_config(root, gateways, taken, ranges),
     )
 

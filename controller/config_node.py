@@ -6,6 +6,7 @@ import re
 from ipaddress import ip_address
 
 from controller import config_values as values
+from controller.config_containers import containers_config
 from controller.config_hosts import host_config
 from controller.config_reader import TableReader, shown
 from controller.config_services import services_config
@@ -86,6 +87,7 @@ def node_config(root: TableReader) -> NodeConfig:
     assert isinstance(wishes, PlanWishes)
     rebalance = str(tuning.pop("rebalance", "advise"))
     vhost = vhost_config(root)
+    containers = containers_config(root)
     names = (*(b.name for b in bridges), *(u.device for u in nics), *(b.name for b in bonds))
     host = host_config(root, {*names, service_link, f"{service_link}-ovs"})
     for taken in names:
@@ -131,6 +133,7 @@ def node_config(root: TableReader) -> NodeConfig:
         vhost=vhost,
         bonds=bonds,
         wishes=wishes,
+        containers=containers,
         host=host,
     )
 

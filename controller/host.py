@@ -56,6 +56,9 @@ class NodeHost:
         daemon = self._daemon
         await in_thread(daemon.store.put, attachment)
         daemon.attachments[attachment.container_id, attachment.ifname] = attachment
+        if attachment.tag:
+            await self._attach_nested(attachment)
+            return
         # An earlier refusal of a port of this name says nothing about this one.
         daemon.reconciler.retry("ports", attachment.device)
         daemon.loop.invalidate("ports")
@@ -73,19 +76,45 @@ class NodeHost:
         if port.rejected:
             raise AttachError(port.rejected)
 
+    async def _attach_nested(self, attachment: Attachment) -> None:
+        daemon = self._daemon
+        daemon.nested.take(attachment.iface_id)
+        daemon.reconciler.retry("nested", attachment.iface_id)
+        daemon.reconciler.retry("trunk", attachment.device)
+        daemon.loop.invalidate("trunk", "nested")
+        await daemon.loop.applied()
+        if reason := daemon.containers.problem(attachment):
+            raise AttachError(reason)
+
+    async def placed(self, attachment: Attachment) -> Attachment:
+        """The attachment with its place, which is its own until `detach`.
+
+        Raises:
+            AttachError: the trunk is still being made.
+        """
+        try:
+            return await self._daemon.containers.placed(attachment)
+        except TimeoutError as error:
+            msg = "the trunk for containers is still being made; see `millrace status`"
+            raise AttachError(msg) from error
+
     async def detach(self, container_id: str, ifname: str) -> None:
         """Take the OVS port away, then the record; nothing there is success."""
         daemon = self._daemon
         attachment = daemon.attachments.pop((container_id, ifname), None)
         if attachment is not None:
-            daemon.loop.invalidate("ports")
+            daemon.loop.invalidate(*(("trunk", "nested") if attachment.tag else ("ports",)))
             await daemon.loop.applied()
         # Also without an attachment in memory: an earlier call may have failed on the disk.
         for kind in PortKind:
             await in_thread(daemon.store.delete, device_name(kind, container_id, ifname))
+        daemon.containers.release(container_id, ifname)
 
     async def wait_installed(self, device: str, timeout: float) -> bool:
-        """Whether ovn-controller says `ovn-installed` of the interface within `timeout` seconds."""
+        """Whether OVN has installed the port of this device within `timeout` seconds."""
+        for attachment in self._daemon.attachments.values():
+            if attachment.device == device and attachment.tag:
+                return await self._daemon.containers.installed(attachment, timeout)
         try:
             installed = self._daemon.ovs.when_ovn_installed(device, timeout)
             return await asyncio.wrap_future(installed)

@@ -30,6 +30,7 @@ from controller.cni_server import CniServer
 from controller.completion import in_thread
 from controller.conditions import Conditions
 from controller.config_machine import check_machine
+from controller.containers import Containers
 from controller.draining import Draining
 from controller.followup import FollowUp
 from controller.health_ports import HealthPorts
@@ -39,10 +40,12 @@ from controller.metrics import serve_metrics
 from controller.node_metrics import NodeMetrics
 from controller.ovn import nb as nb_database
 from controller.ovn import sb as sb_database
+from controller.ovn.nested import NestedTable
 from controller.rebalancer import Rebalancer
 from controller.server import serve
 from controller.serving import Serving
 from controller.sources import EARLY_TABLES, Sources
+from controller.translate.ovn import NbSnapshot
 from controller.tuning import settle
 from controller.vhost_dirs import VhostDirs
 from controller.vswitchd import (
@@ -84,6 +87,7 @@ from dataplane.drivers.programs import ProgramTable
 from dataplane.drivers.routes import RoutesTable, RulesTable
 from dataplane.drivers.setsmap import SetTable
 from dataplane.drivers.sockprograms import SocketTable
+from dataplane.drivers.trunk import TrunkTable
 from dataplane.drivers.unixctl import UnixctlClient
 from dataplane.model.config import NodeConfig
 from dataplane.model.devices import is_pod_link
@@ -92,6 +96,7 @@ from dataplane.model.state import Attachment, HeldIds, Nic
 from dataplane.plan.capacity import map_sizes
 from dataplane.plan.ids import OutOfIds
 from dataplane.plan.node import NodePlan, plan
+from dataplane.plan.trunk import trunk_name
 from dataplane.ports import DataplaneError
 from dataplane.reconcile.backoff import Backoff
 from dataplane.reconcile.reconciler import Reconciler
@@ -108,7 +113,7 @@ PLAN = "plan"
 
 LINK_TABLES = (
     PLAN, "links", "nics", "addresses", "routes", "rules", "known_addresses", "node", "offloads",
-    "programs",
+    "programs", "trunk",
 )  # fmt: skip
 """What a change of a link, an address or an attached program may have upset."""
 
@@ -167,7 +172,12 @@ class NodeDaemon:
         self.links = LinkMonitor(
             lambda: self._from_thread(lambda: self.loop.invalidate(*LINK_TABLES)),
             ignored=is_pod_link,
+            # What a pod that went with its namespace leaves in the trunk's maps.
+            on_ignored_gone=lambda: self._from_thread(lambda: self.loop.invalidate("trunk")),
         )
+        self.trunk = TrunkTable(config.bpf_root)
+        self.nested = NestedTable(self.nb, config.name)
+        self.containers = Containers(self)
         self.follow_up = FollowUp(self.bpf)
         self.serving = Serving(self.sources, self.bpf)
         self.sockets = SocketTable(self.bpf)
@@ -183,6 +193,8 @@ class NodeDaemon:
                 BondsTable(self.ovs),
                 QosTable(self.ovs),
                 BucketTable(),
+                self.trunk,
+                self.nested,
                 MirrorsTable(self.ovs),
                 self.rebalancer.table,
                 AddressesTable(),
@@ -210,6 +222,7 @@ class NodeDaemon:
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
         self._ofports: dict[str, tuple[str, int | None]] = {}
+        self._nested: Mapping[str, int | None] = {}
         self._whole = False
         self.cni: CniServer | None = None
         self._vhost_dirs: VhostDirs | None = None
@@ -268,6 +281,7 @@ class NodeDaemon:
         self._worker.shutdown(wait=True)
         self.announcements.close()
         self.sockets.close()
+        self.trunk.close()
         self.follow_up.close()
         self.bpf.close()
 
@@ -281,10 +295,28 @@ class NodeDaemon:
                 self._event_loop.call_soon_threadsafe(note)
 
     def _saw(self, source: str, snapshot: object) -> None:
+        if isinstance(snapshot, NbSnapshot) and self._is_nested_otherwise(snapshot):
+            self.loop.invalidate("nested")
         setattr(self.sources, source, snapshot)
         told, self._changed = self._changed, asyncio.Event()
         told.set()
         self.loop.invalidate(PLAN)
+
+    def _is_nested_otherwise(self, nb: NbSnapshot) -> bool:
+        """Whether other ports than at the last look are nested in this chassis's trunk."""
+        before = self.sources.nb
+        if before is not None and before.switch_ports is nb.switch_ports:
+            return False
+        parent = trunk_name(self.config.name)
+        held, self._nested = (
+            self._nested,
+            {
+                port.name: port.tag
+                for port in nb.switch_ports.values()
+                if port.parent_name == parent
+            },
+        )
+        return held != self._nested
 
     def sources_changed(self) -> asyncio.Event:
         """Set at the next word from OVN."""

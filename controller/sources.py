@@ -20,6 +20,7 @@ from dataplane.model.addr import Mac
 from dataplane.model.config import NodeConfig
 from dataplane.model.service import Service
 from dataplane.model.state import Attachment, Gateway, HeldIds, HostAccess, Nic, NodeState
+from dataplane.plan.trunk import trunk_name
 
 EARLY_TABLES = frozenset(
     {
@@ -184,5 +185,6 @@ class Sources:
             announcers=view.announcers if view else frozenset(),
             routers=view.routers if view else {},
             limits=limits,
+            has_trunk=trunk_name(config.name) in by_name,
             host=view.host if view else None,
         )

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from controller.ovn.rows import refs
+from controller.ovn.rows import refs, text_or_none
 from controller.translate.ovn import Chassis, PortBinding, SbSnapshot, ServiceMonitor
 from dataplane.drivers.idl import DatabaseClient, Replica, Row, optional, read
 
 DATABASE = "OVN_Southbound"
 
 TABLES: Mapping[str, tuple[str, ...]] = {
-    "Port_Binding": ("logical_port", "type", "chassis", "mac", "up", "options"),
+    "Port_Binding": (
+        "logical_port", "type", "chassis", "mac", "up", "options", "parent_port", "tag", "datapath",
+    ),
+    "Datapath_Binding": ("tunnel_key",),
     "Chassis": ("name", "hostname", "encaps", "other_config"),
     "Encap": ("ip",),
     "Service_Monitor": ("ip", "port", "protocol", "status"),
-}
+}  # fmt: skip
 
-_OF_PORTS = ("Port_Binding", "Service_Monitor")
+_OF_PORTS = ("Port_Binding", "Datapath_Binding", "Service_Monitor")
 
 
 def client(
@@ -49,14 +52,17 @@ def snapshot(replica: Replica) -> SbSnapshot:
     encaps = replica.keyed("Encap", _encap)
     bindings: Mapping[str, PortBinding] = {}
     monitors: Mapping[str, ServiceMonitor] = {}
+    datapaths: Mapping[str, int] = {}
     if replica.has("Port_Binding"):
         bindings = replica.keyed("Port_Binding", _port_binding)
+        datapaths = replica.keyed("Datapath_Binding", _datapath)
         monitors = replica.keyed("Service_Monitor", _service_monitor)
     return SbSnapshot(
         port_bindings=bindings,
         # A chassis is few columns and there are at most thousands: resolved anew each time.
         chassis={str(row.uuid): _chassis(row, encaps) for row in replica.rows("Chassis")},
         service_monitors=monitors,
+        datapaths=datapaths,
     )
 
 
@@ -75,7 +81,7 @@ def _chassis(row: Row, encaps: Mapping[str, str]) -> Chassis:
 
 
 def _port_binding(row: Row) -> tuple[str, PortBinding]:
-    chassis = refs(row, "chassis")
+    chassis, datapath = refs(row, "chassis"), refs(row, "datapath")
     name = str(read(row, "logical_port"))
     return name, PortBinding(
         logical_port=name,
@@ -84,7 +90,15 @@ def _port_binding(row: Row) -> tuple[str, PortBinding]:
         mac=tuple(read(row, "mac")),
         up=bool(optional(row, "up")),
         options=read(row, "options"),
+        parent=text_or_none(row, "parent_port"),
+        tag=optional(row, "tag"),
+        datapath=datapath[0] if datapath else None,
+        ref=str(row.uuid),
     )
+
+
+def _datapath(row: Row) -> tuple[str, int]:
+    return str(row.uuid), int(read(row, "tunnel_key"))
 
 
 def _service_monitor(row: Row) -> tuple[str, ServiceMonitor]:

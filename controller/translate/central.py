@@ -24,11 +24,13 @@ from controller.translate.nbrows import (
     HOSTS_SWITCH,
     JOIN_SWITCH,
     MAIN_PRIORITY,
+    TRUNK_SWITCH,
     NbPlan,
     PolicyKey,
     PolicyRow,
     RouteKey,
     RouteRow,
+    SwitchPortRow,
     SwitchRow,
     external_port,
     external_switch,
@@ -38,7 +40,8 @@ from controller.translate.nbrows import (
 from controller.translate.ovn import LogicalRouter, NbSnapshot, Problem, SbSnapshot, is_ours
 from dataplane.model.addr import IPAddress, IPNetwork
 from dataplane.model.config import ClusterConfig, EastWest, GatewayConfig
-from dataplane.model.names import SERVICE_ADDRESS_KEY
+from dataplane.model.names import SERVICE_ADDRESS_KEY, TRUNK_PREFIX
+from dataplane.plan.trunk import trunk_name
 
 
 def northbound(
@@ -112,11 +115,36 @@ class _Draft:
                 if name in join[family]:
                     ways = [g for g in gateways if name in g.routers]
                     self._way_out(family, router, ways, join[family])
+        self._trunks()
         if self.cluster.hosts is not None and self._name_is_free(HOSTS_SWITCH, "switch"):
             self.problems += add_hosts(
                 self.rows, self.cluster.hosts, self.nb, self.chassis, self.routers, self._networks
             )
         return self.rows.plan(tuple(sorted(set(self.problems))))
+
+    def _trunks(self) -> None:
+        """A logical port for the containers of each chassis, in which theirs are nested.
+
+        One whose chassis is away stays while a container's port is nested in it: the chassis may
+        come back, and finds its containers' ports as they were.
+        """
+        if not self.cluster.trunks:
+            return
+        ports = self.nb.switch_ports.values()
+        parents = {port.parent_name for port in ports if port.parent_name}
+        held = {
+            port.name.removeprefix(TRUNK_PREFIX)
+            for port in ports
+            if port.name in parents and is_ours(port.external_ids)
+        }
+        chassis = sorted(self.chassis | held)
+        if not chassis or not self._name_is_free(TRUNK_SWITCH, "switch"):
+            return
+        self.rows.switches[TRUNK_SWITCH] = SwitchRow()
+        for name in chassis:
+            self.rows.switch_ports[trunk_name(name)] = SwitchPortRow(
+                TRUNK_SWITCH, "", (), (("requested-chassis", name),)
+            )
 
     def _problem(self, name: str, cause: str, next_step: str) -> None:
         self.problems.append(Problem(name, cause, next_step))

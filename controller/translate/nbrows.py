@@ -24,6 +24,8 @@ from dataplane.model.names import DOWN_KEY, SERVICE_ADDRESS6_KEY, SERVICE_ADDRES
 from dataplane.model.rows import Pairs
 
 JOIN_SWITCH = "millrace-join"
+TRUNK_SWITCH = "millrace-trunks"
+"""The switch that the chassis's trunks are ports of; no frame is ever switched there."""
 HOSTS_SWITCH = "millrace-hosts"
 """Where nodes' kernels meet the VPC routers. Not the join switch: northd would write each node's
 MAC for each gateway router there, n times n of them."""

@@ -180,7 +180,10 @@ class NbSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class PortBinding:
-    """SB Port_Binding. `chassis` is the UUID of the chassis's row (None: bound nowhere)."""
+    """SB Port_Binding. `chassis` is the UUID of the chassis's row (None: bound nowhere).
+
+    `datapath` is the UUID of its switch's row, `ref` the row's own.
+    """
 
     logical_port: str
     type: str = ""
@@ -188,6 +191,10 @@ class PortBinding:
     mac: tuple[str, ...] = ()
     up: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
+    parent: str | None = None
+    tag: int | None = None
+    datapath: str | None = None
+    ref: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +219,12 @@ class ServiceMonitor:
 
 @dataclass(frozen=True, slots=True)
 class SbSnapshot:
-    """The southbound database. Port bindings by logical port, the others by row UUID."""
+    """The southbound database. Port bindings by logical port, the others by row UUID.
+
+    `datapaths`: the number that a switch or router has in flows (Datapath_Binding.tunnel_key).
+    """
 
     port_bindings: Mapping[str, PortBinding] = field(default_factory=dict)
     chassis: Mapping[str, Chassis] = field(default_factory=dict)
     service_monitors: Mapping[str, ServiceMonitor] = field(default_factory=dict)
+    datapaths: Mapping[str, int] = field(default_factory=dict)

@@ -93,8 +93,9 @@ class LinkMonitor:
 
     Several messages in a row give one call, at most every `floor_s` seconds, and the last of them
     always gives one. If the kernel drops messages (ENOBUFS), that counts as a change. Devices
-    whose name `ignored` is true of give none: a node's pods come and go all the time. `on_change`
-    runs in the monitor's thread and must return at once.
+    whose name `ignored` is true of give none: a node's pods come and go all the time; that one is
+    gone `on_ignored_gone` is told. Both run in the monitor's thread and must return
+    at once.
     """
 
     def __init__(
@@ -102,8 +103,10 @@ class LinkMonitor:
         on_change: Callable[[], None],
         floor_s: float = 0.05,
         ignored: Callable[[str], bool] = lambda _: False,
+        on_ignored_gone: Callable[[], None] = lambda: None,
     ) -> None:
         self._on_change = on_change
+        self._on_ignored_gone = on_ignored_gone
         self._floor_s = floor_s
         self._ignored = ignored
         # A device that is gone has no name any more; the index is not given out again soon.
@@ -174,7 +177,10 @@ class LinkMonitor:
         try:
             name = socket.if_indextoname(index)
         except OSError:
-            return index not in self._ignored_indices
+            if index not in self._ignored_indices:
+                return True
+            self._on_ignored_gone()
+            return False
         if not self._ignored(name):
             return True
         self._ignored_indices.add(index)

@@ -23,9 +23,6 @@ VERSION = 1
 POD, TRUNK = "millrace_pod_tx", "millrace_trunk"
 PORTS, PODS = "trunk_ports", "trunk_pods"
 COUNTERS, TRAFFIC = "trunk_counters", "trunk_traffic"
-MIN_TAG, MAX_TAG = 1, 4094
-"""IEEE 802.1Q: 0 is no VLAN, 4095 is reserved."""
-
 _LIMITED = 1
 _NUMBER, _PAIR = struct.Struct("=I"), struct.Struct("=II")
 

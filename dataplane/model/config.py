@@ -152,6 +152,25 @@ class VhostConfig:
     group: str = ""
 
 
+class Attach(StrEnum):
+    """How containers reach OVS."""
+
+    TRUNK = "trunk"
+    PORT = "port"
+
+
+@dataclass(frozen=True, slots=True)
+class ContainersConfig:
+    """How a node's containers are attached.
+
+    `attach`: by the node's one trunk where OVN has a logical port for it, or each by an OVS port of
+    its own. `queues` of the trunk; 0: one for each PMD thread, four at most.
+    """
+
+    attach: Attach = Attach.TRUNK
+    queues: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class HostConfig:
     """The node's own veth into OVN, where the cluster has a network for it.
@@ -216,6 +235,7 @@ class NodeConfig:
     bonds: tuple[BondConfig, ...] = ()
     computed: Computed | None = None
     wishes: PlanWishes = PlanWishes()
+    containers: ContainersConfig = ContainersConfig()
     host: HostConfig = HostConfig()
 
     @property
@@ -261,8 +281,8 @@ class ClusterConfig:
     `join6` and `service_pool6` are both networks, or both empty: no IPv6. `heartbeat_s`: how often
     the chassis are asked for a sign of life; 0: never. `service_ranges`: networks of cluster IPs;
     `east_west`: whether gateway routers lead them to svc0, whose program serves workloads behind
-    OVN, too, or OVN's load balancers on their switches do. `hosts` None: nodes' kernels have no
-    way of their own to workloads.
+    OVN, too, or OVN's load balancers on their switches do. `trunks`: every chassis gets a logical
+    port for its containers. `hosts` None: nodes' kernels have no way of their own to workloads.
     """
 
     nb_remote: str
@@ -275,4 +295,5 @@ class ClusterConfig:
     heartbeat_s: float = 0.0
     service_ranges: tuple[IPNetwork, ...] = ()
     east_west: EastWest = EastWest.SVC0
+    trunks: bool = False
     hosts: HostsConfig | None = None

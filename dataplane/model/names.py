@@ -68,6 +68,12 @@ INTEGRATION_BRIDGE = "br-int"
 TRUNK_LINK, TRUNK_PORT = "mrt0", "mrt0-ovs"
 """The veth pair that all containers of a node share: the kernel's end, and OVS's port on br-int."""
 
+TRUNK_PREFIX = "trunk-"
+"""A chassis's logical port for all its containers is this and the chassis's name."""
+
+TRUNK_KEY = "millrace:trunk"
+"""NB Logical_Switch_Port external_ids: the chassis that nested the port in its trunk."""
+
 ISOLATED_VLAN = 4094
 """Access VLAN of svc0's OVS port: NORMAL never floods to it, explicit output still reaches it."""
 

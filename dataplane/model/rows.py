@@ -97,6 +97,17 @@ class TrunkEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class Nested:
+    """Table `nested`: key name of a container's logical switch port in OVN's northbound database.
+
+    Its `parent_name` and `tag`.
+    """
+
+    parent: str
+    tag: int
+
+
+@dataclass(frozen=True, slots=True)
 class BondMember:
     """One Interface of a bond; `type`, `options` and `mtu_request` as in `Port`."""
 

@@ -29,6 +29,7 @@ class Attachment:
     `device` is the OVS port's (and host-side veth's) name, `peer` the veth's other end until it
     is moved; both at most 15 bytes (IFNAMSIZ). `network` is the CNI network's name: GC judges
     only the attachments of its own network. `limits` are the runtime's; OVN's go before them.
+    `tag`: the container's VLAN on the node's trunk; 0: it has an OVS port of its own.
     """
 
     container_id: str
@@ -49,6 +50,7 @@ class Attachment:
     pod_uid: str
     network: str = ""
     limits: Limits = UNLIMITED
+    tag: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,8 @@ class NodeState:
     `routers`: the MAC of each chassis's gateway router on that network. `limits`: what OVN's rows
     hold a port to, by iface-id. `pins`: the PMD thread's CPU for a queue, by port and queue.
     `theirs`: what others set in Open_vSwitch.other_config; `pinned_by_hand`: the ports whose queues
-    they pinned. `host`: None: this node's kernel has no port in OVN.
+    they pinned. `has_trunk`: OVN has a logical port for this chassis's containers. `host`: None:
+    this node's kernel has no port in OVN.
     """
 
     config: NodeConfig
@@ -144,4 +147,5 @@ class NodeState:
     limits: Mapping[str, Limits] = field(default_factory=dict)
     theirs: Mapping[str, str] = field(default_factory=dict)
     pinned_by_hand: frozenset[str] = frozenset()
+    has_trunk: bool = False
     host: HostAccess | None = None

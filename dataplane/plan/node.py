@@ -26,6 +26,7 @@ from dataplane.model.rows import (
     Hugepages,
     KnownAddress,
     Link,
+    Nested,
     NicSettings,
     NodeEntry,
     OvsSetting,
@@ -39,6 +40,7 @@ from dataplane.model.rows import (
     SocketPrograms,
     SourceRange,
     StaleMirror,
+    TrunkEnd,
     VipEntry,
 )
 from dataplane.model.service import Place, Service
@@ -62,6 +64,7 @@ from dataplane.plan.rebalance import pinned
 from dataplane.plan.served import Circumstances, Served, served
 from dataplane.plan.services import Vantage, socket_services
 from dataplane.plan.sockets import socket_rows
+from dataplane.plan.trunk import trunk_plan
 
 SERVICE_MTU = 1500
 
@@ -79,6 +82,8 @@ class NodePlan:
     bonds: Mapping[str, Bond]
     qos: Mapping[str, Policer]
     buckets: Mapping[str, Bucket]
+    trunk: Mapping[str, TrunkEnd]
+    nested: Mapping[str, Nested]
     mirrors: Mapping[str, StaleMirror]
     affinity: Mapping[str, Affinity]
     addresses: Mapping[tuple[str, IPv4Interface], DeviceAddress]
@@ -266,10 +271,12 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
     ports = {
         uplink_port_name(u): uplink_port(u, tuned.get(u.device, NO_KEYS)) for u in config.uplinks
     }
-    ports.update({a.device: attachment_port(a) for a in state.attachments})
+    ports.update({a.device: attachment_port(a) for a in state.attachments if not a.tag})
+    buckets = _buckets(state)
+    trunk = trunk_plan(state, {name for name, row in buckets.items() if row.receive_rate})
     host = host_rows(config, state.host)
-    ports.update(host.ports)
-    links: dict[str, Link] = dict(host.links)
+    ports.update({**trunk.ports, **host.ports})
+    links: dict[str, Link] = {**trunk.links, **host.links}
     flows: dict[FlowKey, Flow] = {}
     node: dict[int, NodeEntry] = {}
     nic = state.nics.get(uplink.device) if uplink else None
@@ -313,7 +320,9 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
         ports=ports,
         bonds={one.name: bond(one, tuned) for one in config.bonds},
         qos=_policers(state),
-        buckets=_buckets(state),
+        buckets=buckets,
+        trunk=trunk.ends,
+        nested=trunk.nested,
         mirrors={},
         affinity={
             **pinned(state.pins, ports, config.dpdk.pmd),

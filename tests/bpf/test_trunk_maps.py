@@ -11,7 +11,6 @@ import pytest
 
 from dataplane.drivers.libbpf import LibbpfError, Map
 from dataplane.drivers.trunkmaps import (
-    MAX_TAG,
     POD,
     PODS,
     PORTS,
@@ -27,6 +26,7 @@ from dataplane.drivers.trunkmaps import (
     encode_tag,
     number,
 )
+from dataplane.plan.trunk import MAX_TAG
 
 SHOT, REDIRECT = 2, 7
 MACS = b"\x02\0\0\0\0\x01\x02\0\0\0\0\x02"

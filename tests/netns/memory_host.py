@@ -62,6 +62,10 @@ class MemoryHost:
             return None
         return self.ports[name]
 
+    async def placed(self, attachment: Attachment) -> Attachment:
+        """Every container has a port of its own here."""
+        return attachment
+
     async def attach(self, attachment: Attachment) -> None:
         self.calls.append(("attach", attachment.device))
         names = Path("/proc/thread-self/net/dev").read_text(encoding="utf-8")
