@@ -122,13 +122,22 @@ def up(config_path: Path, cluster_path: Path | None, netns: str | None, progress
         start_central(node, progress)
 
 
-def down(config_path: Path, progress: Progress) -> None:
-    """Stop an embedded node and put back what it changed, in whatever state it is."""
+def down(config_path: Path, progress: Progress, *, keep: bool = False) -> None:
+    """Stop an embedded node and put back what it changed, in whatever state it is.
+
+    Args:
+        config_path: the node's file.
+        progress: told each step.
+        keep: end the daemons only. Databases, records, maps, links, NICs and hugepages stay for the
+            next `up`, which finds every port and attachment again.
+    """
     node = _load(config_path, None, None)
     for daemon in (node.central, node.agent):
         if processes.stop(daemon):
             progress(f"stopped {daemon.name}")
     stop_ovs_and_ovn(node, progress)
+    if keep:
+        return
     for line in remains.remove(node.config, node.netns):
         progress(line)
     # Before the state directory goes: it says whose driver each had.

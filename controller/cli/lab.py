@@ -39,6 +39,6 @@ def down(arguments: argparse.Namespace) -> int:
     """`millrace down`."""
     config_path = Path(arguments.config)
     name = load_node(config_path).config.name
-    embedded.down(config_path, _progress)
-    print(f"node {name} is down")
+    embedded.down(config_path, _progress, keep=arguments.keep)
+    print(f"node {name} is {'stopped, and kept for the next `up`' if arguments.keep else 'down'}")
     return failures.OK

@@ -178,6 +178,15 @@ def _central(parser: Parser) -> None:
     parser.add_argument("--socket", metavar="PATH", help="answer `status` there (default: nowhere)")
 
 
+def _down(parser: Parser) -> None:
+    _config(parser)
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="end its daemons only; all that they keep stays for the next `up`",
+    )
+
+
 def _perf(parser: Parser) -> None:
     parser.add_argument(
         "-h", "--help", dest="benchmark", action="store_const", const="list", help="list them"
@@ -188,7 +197,7 @@ def _perf(parser: Parser) -> None:
 
 COMMANDS = (
     Command("up", "start an embedded node: OVS, OVN, the daemon", "controller.cli.lab:up", _up),
-    Command("down", "stop an embedded node, undo its changes", "controller.cli.lab:down", _config),
+    Command("down", "stop an embedded node, undo its changes", "controller.cli.lab:down", _down),
     Command(
         "status", "what the node is, and what it is not yet", "controller.cli.read:status", _status
     ),

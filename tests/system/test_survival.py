@@ -127,6 +127,31 @@ def test_a_killed_vswitchd_heals_once_it_is_started(lab: Lab) -> None:
     _resumes(lab, killed, "kill -9")
 
 
+def test_stopped_and_kept_it_comes_back_as_it_was(
+    lab: Lab, millrace: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    names = ("db", "ovs-vswitchd", "nb", "sb", "ovn-northd", "ovn-controller", "node", "central")
+    before = _made(lab)
+    with traffic.beside(lab.client, "echo", topology.NODE_ADDRESS, topology.PORT, 0) as stream:
+        try:
+            stopped = millrace("down", "--keep", "--config", str(lab.node.config_path))
+            assert stopped.returncode == 0, stopped.stderr
+            assert not [name for name in names if lab.node.pid(name)]
+            assert millrace("status", "--config", str(lab.node.config_path)).returncode == 3
+        finally:
+            lab.node.up()
+        lab.node.wait_served(topology.FAST_VIPS)
+        wait_until(
+            lambda: traffic.ping(lab.client, topology.QEMU[1], 1)[0] == 1,
+            "client -> guest",
+            timeout_s=60,
+        )
+        for vip in (topology.VIP_VM, topology.VIP_WEB):
+            assert traffic.http(lab.client, vip, 80, 5).all_ok
+        assert _made(lab) == before
+    assert stream.result["error"] == ""
+
+
 PINNED = ("vips", "vip_filter", "sets", "backends", "node", "known_addresses")
 """Maps whose entries the daemon makes; the others are written by the packets."""
 
