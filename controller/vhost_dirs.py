@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from controller.vhost_acl import grant, granted
+from controller.vhost_pods import PodMounts
 from dataplane.model.config import VhostConfig
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,9 @@ class VhostDirs:
         rundir: str | os.PathLike[str],
         vhost: VhostConfig = NOBODY_IN_PARTICULAR,
         ovs_uid: Callable[[], int | None] = lambda: None,
+        pods: PodMounts | None = None,
     ) -> None:
+        self.pods = pods or PodMounts()
         self.root = Path(rundir) / "vhost"
         self.vhost = vhost
         self._ovs_uid = ovs_uid
@@ -74,6 +77,7 @@ class VhostDirs:
         path.chmod(MODE)
         if other := self._outsider():
             grant(path, other)
+        self.pods.expose(name, path)
 
     def _owner(self) -> tuple[int, int]:
         """User and group of the directories; -1: as it is."""
@@ -107,12 +111,14 @@ class VhostDirs:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             (path / f"{ifname}.sock").unlink()
         if last:
+            self.pods.withdraw(name)
             # The pod could write here; rmtree follows no link out of it.
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(path)
         else:
             with contextlib.suppress(OSError):
                 path.rmdir()
+                self.pods.withdraw(name)
 
     def problems(self, name: str) -> list[str]:
         """What is wrong with a pod's directory, in words."""
@@ -126,7 +132,7 @@ class VhostDirs:
         other = self._outsider()
         if other and not granted(path, other):
             return [f"vhost-user directory {path} is closed to vswitchd, which is user {other}"]
-        return []
+        return self.pods.problems(name, path)
 
     def sweep(self, known: Collection[str]) -> list[str]:
         """Remove what has a name that is not in `known`, files too; the names removed.
@@ -147,6 +153,7 @@ class VhostDirs:
                 continue
             path = self.root / name
             try:
+                self.pods.withdraw(name)
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 else:
