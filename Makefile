@@ -44,8 +44,8 @@ arch: ## layering (import-linter)
 	$(VENV)/lint-imports
 
 .PHONY: unit
-unit: ## pure tests: unit, property, story (needs nothing)
-	$(PYTEST) -m "unit or property or story"
+unit: ## pure tests: unit, property, story, contract (needs nothing)
+	$(PYTEST) -m "unit or property or story or contract"
 
 .PHONY: abi
 abi: bpf ## layouts of the BPF objects against the Python codecs

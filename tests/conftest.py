@@ -11,7 +11,19 @@ from hypothesis import HealthCheck, settings
 from tests.absences import ABSENCES, is_accepted
 from tests.leftovers import Snapshot, settle, snapshot
 
-LEVELS = ("unit", "property", "story", "abi", "bpf", "oracle", "ovs", "ovn", "netns", "system")
+LEVELS = (
+    "unit",
+    "property",
+    "story",
+    "contract",
+    "abi",
+    "bpf",
+    "oracle",
+    "ovs",
+    "ovn",
+    "netns",
+    "system",
+)
 """Folders and markers of the levels, in the order in which a run goes through them."""
 
 # No time limits: a busy machine is no fault of the code under test.
