@@ -169,6 +169,8 @@ class AgentApi:
             interfaces = await in_thread(daemon.ovs.interface_states)
         except DataplaneError:
             interfaces = {}
+        with contextlib.suppress(DataplaneError):
+            interfaces = {**interfaces, **await in_thread(daemon.containers.interfaces)}
         statuses = daemon.reconciler.statuses()
 
         def facts(attachment: Attachment) -> views.PortFacts:
@@ -181,7 +183,9 @@ class AgentApi:
             installed = state is not None and state.external_ids.get("ovn-installed") == "true"
             word = status.state.value if status else "pending"
             reason = status.reason if status else "not applied yet"
-            if word == "done" and not installed:
+            if attachment.tag:
+                word, reason = daemon.containers.state(attachment)
+            elif word == "done" and not installed:
                 word, reason = "pending", "ovn-controller has not installed its flows yet"
             told = state.status if state and link == "connected" else {}
             return views.PortFacts(

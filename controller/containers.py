@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dataplane.drivers import flowprobe
+from dataplane.drivers.ovsinterfaces import InterfaceState
 from dataplane.model.config import Attach
 from dataplane.model.names import INTEGRATION_BRIDGE, TRUNK_KEY, TRUNK_LINK, TRUNK_PORT
 from dataplane.model.state import Attachment, PortKind
@@ -187,6 +188,49 @@ class Containers:
             "reason": trunk.reason,
             "on_trunk": on_it,
         }
+
+    def interfaces(self) -> dict[str, InterfaceState]:
+        """Containers on the trunk as if each had an interface of OVS: by device.
+
+        Counts are from OVS's side: `rx` is what the container sent.
+
+        Raises:
+            LibbpfError: the kernel refused.
+        """
+        found: dict[str, InterfaceState] = {}
+        for one in tuple(self._daemon.attachments.values()):
+            traffic = self._daemon.trunk.traffic(one.tag) if one.tag else None
+            if traffic is not None:
+                found[one.device] = InterfaceState(
+                    name=one.device,
+                    bridge=INTEGRATION_BRIDGE,
+                    type="trunk",
+                    ofport=None,
+                    error=self.problem(one),
+                    link_state="up",
+                    admin_state="up",
+                    mtu=one.mtu,
+                    statistics={
+                        "rx_packets": traffic.sent.packets,
+                        "rx_bytes": traffic.sent.octets,
+                        "tx_packets": traffic.received.packets,
+                        "tx_bytes": traffic.received.octets,
+                    },
+                    status={},
+                    external_ids={"iface-id": one.iface_id},
+                    port=TRUNK_PORT,
+                )
+        return found
+
+    def state(self, attachment: Attachment) -> tuple[str, str]:
+        """done, pending or error, and the reason, of a container on the trunk."""
+        if reason := self.problem(attachment):
+            return "pending", reason
+        sb = self._daemon.sources.sb
+        row = sb.port_bindings.get(attachment.iface_id) if sb else None
+        if row is None or not row.up:
+            return "pending", "ovn-controller has not claimed it yet"
+        return "done", ""
 
     def problem(self, attachment: Attachment) -> str:
         """Why a container's place on the trunk is not as planned; "" if it is."""

@@ -65,7 +65,7 @@ class MetricsSnapshot:
     `ovs`: the values of labels of `ovs_build_info`. `figures`: of the last poll of vswitchd, None
     while it is away; `switches`: context switches of PMD threads by core. `restart_pending`: how
     many settings wait for a restart of vswitchd; `cpu_seconds`: what all snapshots so far took.
-    `xdp`: by name of the reason (abi.h).
+    `xdp`: by name of the reason (abi.h); `trunk`: of the trunk's programs (trunk.bpf.c).
     `conntrack`: by family, ipv4 and ipv6. `conditions`: how many hold, by kind.
     """
 
@@ -84,6 +84,7 @@ class MetricsSnapshot:
     switches: Mapping[int, Switches] = field(default_factory=dict)
     ports: PortSeries = field(default_factory=PortSeries)
     xdp: Mapping[str, Counted] = field(default_factory=dict)
+    trunk: Mapping[str, Counted] = field(default_factory=dict)
     services: ServiceSeries = field(default_factory=ServiceSeries)
     conntrack: Mapping[str, ConntrackFigures] = field(default_factory=dict)
     ovs: Mapping[str, str] = field(default_factory=dict)
@@ -135,7 +136,8 @@ class NodeCollector(Collector):
         yield from _daemon(found)
         yield from _tables(found.tables)
         yield _conditions(found.conditions)
-        yield from _xdp(found.xdp)
+        yield from _by_reason("xdp", "XDP's verdict", found.xdp)
+        yield from _by_reason("trunk", "where containers' frames went", found.trunk)
         yield from service_families(found.services)
         yield from conntrack_families(found.conntrack)
         yield from _ovs(found)
@@ -221,12 +223,12 @@ def _conditions(conditions: Mapping[str, int]) -> Metric:
     return family
 
 
-def _xdp(counters: Mapping[str, Counted]) -> Iterator[Metric]:
+def _by_reason(who: str, what: str, counters: Mapping[str, Counted]) -> Iterator[Metric]:
     packets = CounterMetricFamily(
-        "millrace_xdp_packets", "Packets by the reason of XDP's verdict.", labels=["reason"]
+        f"millrace_{who}_packets", f"Packets by the reason of {what}.", labels=["reason"]
     )
     octets = CounterMetricFamily(
-        "millrace_xdp_bytes", "Their octets, Ethernet header included.", labels=["reason"]
+        f"millrace_{who}_bytes", "Their octets, Ethernet header included.", labels=["reason"]
     )
     for reason in sorted(counters):
         packets.add_metric([reason.lower()], counters[reason].packets)

@@ -118,6 +118,10 @@ class NodeMetrics:
                 reason.name: Counted(count.packets, count.octets)
                 for reason, count in counters(daemon.bpf).items()
             },
+            trunk={
+                reason.name: Counted(passed.packets, passed.octets)
+                for reason, passed in daemon.trunk.counted().items()
+            },
             services=self._services(),
             conntrack=self._conntrack(),
             ovs={
@@ -184,6 +188,7 @@ class NodeMetrics:
     def _ports(self, states: Mapping[str, InterfaceState] | None) -> PortSeries:
         if states is None:
             return PortSeries()
+        states = {**states, **self._daemon.containers.interfaces()}
         return self._top_ports.take(states.values(), self._workloads(states))
 
     def _workloads(self, states: Mapping[str, InterfaceState]) -> dict[str, Workload]:

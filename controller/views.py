@@ -43,6 +43,7 @@ def port_view(attachment: Attachment, facts: PortFacts) -> Json:
         "reason": facts.reason,
         "link": facts.link,
         "socket": attachment.socket,
+        "tag": attachment.tag or None,
         "mtu": attachment.mtu,
         "rx_packets": facts.rx_packets,
         "tx_packets": facts.tx_packets,

@@ -84,6 +84,18 @@ def _is_connected(value: object) -> bool:
     return value is True or value == "connected"
 
 
+def _containers_text(containers: Json) -> str:
+    """Where a new container would be attached, and why not on the trunk."""
+    now = {
+        "trunk": "on the trunk",
+        "port": "an OVS port each",
+        "waiting": "the trunk is being made",
+    }
+    text = f"{now.get(str(containers.get('now')), '?')}, {containers.get('on_trunk', 0)} on it"
+    reason = containers.get("reason")
+    return f"{text}: {reason}" if reason else text
+
+
 def status_text(answer: Json, *, colour: bool) -> str:
     """The answer to `status` for people."""
     ovs, ovn, apply_ = child(answer, "ovs"), child(answer, "ovn"), child(answer, "last_apply")
@@ -104,6 +116,8 @@ def status_text(answer: Json, *, colour: bool) -> str:
          f"{gateway.get('router')}, {' '.join(map(str, _list(gateway.get('addresses'))))},"
          f" on {gateway.get('physnet')}, services from {gateway.get('service_address')}"),
     ]  # fmt: skip
+    if containers := child(answer, "containers"):
+        head.append(("containers", _containers_text(containers)))
     wins = child(ovs, "foreign_wins")
     head += [
         (
