@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from cni import spec, wire
+from cni import asked, spec, wire
 
 DEFAULT_SOCKET = "/run/millrace/cni.sock"
 MODES = ("veth", "vhost-user")
@@ -26,15 +26,26 @@ _NAMESPACE = _POD - frozenset(".")
 _WELL_KNOWN = frozenset(
     {
         "cniVersion", "cniVersions", "name", "type", "args", "dns", "capabilities",
-        "runtimeConfig", "prevResult", "disableCheck", "disableGC",
+        "runtimeConfig", "prevResult", "disableCheck", "disableGC", "deviceID",
     }
 )  # fmt: skip
-_OURS = frozenset({"socket", "mode", "mtu", "queues"})
+_OURS = frozenset({"socket", "mode", "mtu", "queues", "provider", "routes"})
+_KUBE_OVN = frozenset(
+    {
+        "server_socket", "vhost_user_socket_volume_name", "vhost_user_socket_name",
+        "vhost_user_socket_consumption",
+    }
+)  # fmt: skip
+"""Keys of a NetworkAttachmentDefinition for Kube-OVN, which serves for Millrace as it is."""
+
+KUBE_OVN_SOCKET = "kube-ovn-daemon.sock"
+PRIMARY_PROVIDER = "ovn"
+"""Kube-OVN's word for a pod's first network; its logical port has no provider in its name."""
 
 _KNOWN_ARGS = frozenset(
     {
         "IgnoreUnknown", "K8S_POD_NAME", "K8S_POD_NAMESPACE", "K8S_POD_UID",
-        "K8S_POD_INFRA_CONTAINER_ID",
+        "K8S_POD_INFRA_CONTAINER_ID", "MAC", "IP",
     }
 )  # fmt: skip
 
@@ -45,11 +56,13 @@ class NetworkConfig:
     `mtu` 0 means that OVN's and the node's settings decide. `bandwidth` has what runtimeConfig
     limits, of ingressRate, ingressBurst (to the workload), egressRate, egressBurst, in bits.
     `valid` are the attachments that GC must keep, `prev_result` the object that CHECK compares
-    with; both None where absent.
+    with; both None where absent. `provider` is "" for a pod's first network. `socket_name` is the
+    file that QEMU makes, "" for our own name. `asked` has what the runtime asks for besides.
     """
 
     __slots__ = (
-        "bandwidth", "dns", "mode", "mtu", "name", "prev_result", "queues", "socket", "valid",
+        "asked", "bandwidth", "dns", "mode", "mtu", "name", "prev_result", "provider", "queues",
+        "routes", "socket", "socket_name", "valid",
     )  # fmt: skip
 
     def __init__(self, obj: spec.Json, command: str) -> None:
@@ -58,21 +71,39 @@ class NetworkConfig:
         if command != "DEL":
             # A removal has to work whatever became of the configuration since.
             _refuse_unsupported(obj)
+        self.mode = _mode(obj)
+        self.mtu, self.queues, self.provider, self.socket_name = 0, 1, "", ""
+        self.routes: list[spec.Json] = []
+        self.dns: spec.Json = {}
+        self.bandwidth: dict[str, int] = {}
+        self.asked: spec.Json = {}
+        self.valid = _valid_attachments(obj) if command == "GC" else []
+        self.prev_result: spec.Json | None = None
+        if command == "DEL":
+            # By container and interface; a wrong value elsewhere keeps nothing from going.
+            self.mode = self.mode if self.mode in MODES else MODES[0]
+            return
+        self._check(obj, command)
+
+    def _check(self, obj: spec.Json, command: str) -> None:
+        """Everything that a removal does not need."""
         _plugin_type(obj)
-        mode = obj.get("mode", "veth")
-        if mode not in MODES:
-            msg = f'"mode" is {mode!r}'
+        if self.mode not in MODES:
+            msg = f'"mode" is {self.mode!r}'
             raise _invalid(msg, 'use "veth" for a container or "vhost-user" for a VM')
-        self.mode = str(mode)
         self.mtu = _number(obj, "mtu", 0, MTU_RANGE)
         self.queues = _number(obj, "queues", 1, QUEUES_RANGE)
         if self.mode == "veth" and self.queues != 1:
             msg = f'"queues" is {self.queues} with mode "veth"'
             raise _invalid(msg, 'only a "vhost-user" port takes more than one')
-        self.bandwidth = _bandwidth(obj) if command == "ADD" else {}
+        self.provider = _provider(obj)
+        self.socket_name = _socket_name(obj)
+        self.routes = asked.routes(obj.get("routes"))
+        if command == "ADD":
+            self.bandwidth = _bandwidth(obj)
+            self.asked = asked.of(obj)
         self.dns = _dns(obj)
         self.prev_result = _prev_result(obj, command)
-        self.valid = _valid_attachments(obj) if command == "GC" else []
 
 
 def parse_config(data: bytes) -> spec.Json:
@@ -199,6 +230,31 @@ def _network_name(obj: spec.Json) -> str:
     return name
 
 
+def _mode(obj: spec.Json) -> str:
+    """How to attach. Kube-OVN has no such key: naming a volume for the socket says vhost-user."""
+    consumer = obj.get("vhost_user_socket_consumption")
+    if "mode" not in obj and (obj.get("vhost_user_socket_volume_name") or consumer == "kubevirt"):
+        return "vhost-user"
+    mode = obj.get("mode", "veth")
+    return mode if isinstance(mode, str) else json.dumps(mode)
+
+
+def _provider(obj: spec.Json) -> str:
+    provider = obj.get("provider", "")
+    if not isinstance(provider, str) or (provider and not _is_name(provider, _POD, 253)):
+        msg = f'"provider" is {provider!r}'
+        raise _invalid(msg, "it is <network attachment definition>.<namespace>.ovn")
+    return "" if provider == PRIMARY_PROVIDER else provider
+
+
+def _socket_name(obj: spec.Json) -> str:
+    name = obj.get("vhost_user_socket_name", "")
+    if not isinstance(name, str) or (name and not _is_name(name, _NAME, 64)):
+        msg = f'"vhost_user_socket_name" is {name!r}'
+        raise _invalid(msg, "it is a file's name of at most 64 letters, digits, _ . -")
+    return name
+
+
 def _plugin_type(obj: spec.Json) -> None:
     kind = obj.get("type")
     if not isinstance(kind, str) or not kind:
@@ -207,7 +263,12 @@ def _plugin_type(obj: spec.Json) -> None:
 
 
 def _socket_path(obj: spec.Json) -> str:
-    path = obj.get("socket", DEFAULT_SOCKET)
+    path = obj.get("socket")
+    if path is None:
+        path = obj.get("server_socket", DEFAULT_SOCKET)
+        # Kube-OVN's own daemon speaks HTTP, so it is not what is meant.
+        if isinstance(path, str) and path.endswith(f"/{KUBE_OVN_SOCKET}"):
+            path = DEFAULT_SOCKET
     if (
         not isinstance(path, str)
         or not path.startswith("/")
@@ -222,7 +283,7 @@ def _socket_path(obj: spec.Json) -> str:
 
 
 def _refuse_unsupported(obj: spec.Json) -> None:
-    for key in sorted(obj.keys() - _WELL_KNOWN - _OURS):
+    for key in sorted(obj.keys() - _WELL_KNOWN - _OURS - _KUBE_OVN):
         value = obj[key]
         # Prefixed keys are other people's; an empty ipam or a false ipMasq asks for nothing.
         if "/" in key or (key in ("ipam", "ipMasq") and not value):
@@ -294,8 +355,13 @@ def _prev_result(obj: spec.Json, command: str) -> spec.Json | None:
         msg = '"prevResult" is missing'
         raise _invalid(msg, "the runtime has to hand CHECK the result of ADD")
     if command == "ADD" and value is not None:
-        msg = '"prevResult" is given to ADD'
-        raise _invalid(msg, "this plugin makes the interface: put it first in the list")
+        msg = '"prevResult" is given to ADD: another plugin is before this one in the list'
+        details = (
+            "this plugin makes the interface, so it is the first; portmap and bandwidth cannot be "
+            "chained to it, for packets do not pass the node's iptables and qdiscs: give its own "
+            'entry "capabilities": {"portMappings": true, "bandwidth": true} instead'
+        )
+        raise _invalid(msg, details)
     return value
 
 

@@ -14,7 +14,7 @@ import json
 import os
 import sys
 
-from cni import config, spec, wire
+from cni import asked, config, spec, wire
 
 TIMEOUTS_S = {"ADD": 60.0, "DEL": 30.0, "CHECK": 20.0, "STATUS": 5.0, "GC": 60.0}
 """How long the daemon gets, in seconds. Its own waits are shorter, so it answers first."""
@@ -160,6 +160,10 @@ def _container(command: str, network: config.NetworkConfig, env: Mapping[str, st
         "mtu": network.mtu,
         "queues": network.queues,
         "bandwidth": network.bandwidth,
+        "provider": network.provider,
+        "routes": network.routes,
+        "socket_name": network.socket_name,
+        "asked": {**asked.by_environment(pod), **network.asked} if command == "ADD" else {},
     }
 
 

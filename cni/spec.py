@@ -30,6 +30,9 @@ DECODE_FAILURE = 6
 INVALID_CONFIG = 7
 TRY_AGAIN_LATER = 11
 NOT_AVAILABLE = 50
+LIMITED_CONNECTIVITY = 51
+"""Not available, and what is attached already may not be connected either."""
+
 
 # Ours; 100..103 are cni.wire's.
 INTERNAL = 103

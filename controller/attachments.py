@@ -15,12 +15,12 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
 from pathlib import Path
 
-from dataplane.model.addr import Mac
+from dataplane.model.addr import Mac, Protocol
 from dataplane.model.bandwidth import Bandwidth, Limits
-from dataplane.model.state import Attachment, PortKind
+from dataplane.model.state import Attachment, HostPort, PortKind, Route
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ _MAX_SIZE = 64 * 1024
 
 _TEXTS = (
     "container_id", "ifname", "netns", "iface_id", "device", "peer", "socket", "pod", "namespace",
-    "pod_uid", "network",
+    "pod_uid", "network", "device_info",
 )  # fmt: skip
 
 _DIRECTIONS = ("send", "receive")
@@ -162,6 +162,12 @@ def encode(attachment: Attachment) -> dict[str, object]:
         "mac": str(attachment.mac),
         "addresses": [str(address) for address in attachment.addresses],
         "gateway": None if attachment.gateway is None else str(attachment.gateway),
+        "gateway6": None if attachment.gateway6 is None else str(attachment.gateway6),
+        "routes": [[str(one.to), str(one.via or "")] for one in attachment.routes],
+        "host_ports": [
+            [one.protocol.name, one.port, one.to, str(one.host or "")]
+            for one in attachment.host_ports
+        ],
         "mtu": attachment.mtu,
         "queues": attachment.queues,
         "tag": attachment.tag,
@@ -186,7 +192,7 @@ def decode(obj: object) -> Attachment:
         msg = f"it has format {obj.get('format')!r}, this version reads {FORMAT}"
         raise RecordError(msg)
     # Records from before the network was kept have none.
-    texts = {name: _text({"network": "", **obj}, name) for name in _TEXTS}
+    texts = {name: _text({"network": "", "device_info": "", **obj}, name) for name in _TEXTS}
     addresses = obj.get("addresses")
     if not isinstance(addresses, list) or not all(isinstance(one, str) for one in addresses):
         msg = '"addresses" is not a list of strings'
@@ -198,8 +204,11 @@ def decode(obj: object) -> Attachment:
             limits=_limits(obj.get("limits", {})),
             kind=PortKind(_text(obj, "kind")),
             mac=Mac(_text(obj, "mac")),
-            addresses=tuple(IPv4Interface(one) for one in addresses),
+            addresses=tuple(ip_interface(one) for one in addresses),
             gateway=None if gateway is None else IPv4Address(gateway),
+            gateway6=IPv6Address(_text(obj, "gateway6")) if obj.get("gateway6") else None,
+            routes=tuple(_route(one) for one in _list(obj, "routes")),
+            host_ports=tuple(_host_port(one) for one in _list(obj, "host_ports")),
             mtu=_number(obj, "mtu"),
             queues=_number(obj, "queues"),
             # Records from before there was a trunk have none.
@@ -207,6 +216,35 @@ def decode(obj: object) -> Attachment:
         )
     except ValueError as error:
         raise RecordError(str(error)) from error
+
+
+def _list(obj: Mapping[str, object], key: str) -> list[object]:
+    """Records from before there were such have none."""
+    value = obj.get(key, [])
+    if not isinstance(value, list):
+        msg = f'"{key}" is {value!r}, not a list'
+        raise RecordError(msg)
+    return value
+
+
+def _route(obj: object) -> Route:
+    match obj:
+        case [str(to), str(via)]:
+            return Route(ip_network(to), ip_address(via) if via else None)
+        case _:
+            pass
+    msg = f'"routes" has {obj!r}, not a network and a gateway'
+    raise RecordError(msg)
+
+
+def _host_port(obj: object) -> HostPort:
+    match obj:
+        case [str(name), int(port), int(to), str(host)] if name in Protocol.__members__:
+            return HostPort(Protocol[name], port, to, ip_address(host) if host else None)
+        case _:
+            pass
+    msg = f'"host_ports" has {obj!r}, not a protocol, two ports and an address'
+    raise RecordError(msg)
 
 
 def _limits(obj: object) -> Limits:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from cni import config, spec
 from cni.wire import CODE_BAD_REQUEST, MAX_PATH_SIZE, RemoteError
+from controller.cni_asked import NOTHING, Asked, asked_of, routes_of
 from dataplane.model.bandwidth import UNLIMITED, Bandwidth, Limits
 from dataplane.model.devices import device_name, peer_name
-from dataplane.model.state import Attachment, LogicalPort, PortKind
+from dataplane.model.state import Attachment, LogicalPort, PortKind, Route
 from dataplane.plan.qos import refusal
 
 Args = Mapping[str, object]
@@ -34,11 +35,19 @@ class InterfaceRequest:
     queues: int
     prev_result: Mapping[str, object] | None
     limits: Limits = UNLIMITED
+    provider: str = ""
+    routes: tuple[Route, ...] = ()
+    socket_name: str = ""
+    asked: Asked = NOTHING
 
     @property
     def iface_id(self) -> str:
-        """The logical switch port's name, and external_ids:iface-id of the OVS interface."""
-        return f"{self.pod}.{self.namespace}"
+        """The logical switch port's name, and external_ids:iface-id of the OVS interface.
+
+        A pod's further networks have their provider in it, as Kube-OVN names them.
+        """
+        further = f".{self.provider}" if self.provider else ""
+        return f"{self.pod}.{self.namespace}{further}"
 
     @property
     def device(self) -> str:
@@ -76,12 +85,18 @@ def interface_request(args: Args) -> InterfaceRequest:
         queues=_number(args, "queues"),
         prev_result=prev_result,
         limits=_limits(args),
+        # Earlier plugins have none of these.
+        provider=_text({"provider": "", **args}, "provider"),
+        routes=routes_of(args),
+        socket_name=_text({"socket_name": "", **args}, "socket_name"),
+        asked=asked_of(args),
     )
     for key, good in (
         ("container_id", config.is_container_id(request.container_id)),
         ("ifname", config.is_ifname(request.ifname)),
         ("pod_uid", not request.pod_uid or config.is_pod_uid(request.pod_uid)),
         ("mode", mode in list(PortKind)),
+        ("socket_name", not request.socket_name or config.is_pod_uid(request.socket_name)),
         ("queues", request.queues >= 1),
     ):
         if not good:
@@ -115,7 +130,12 @@ def attachment_of(
         peer=peer_name(request.kind, request.container_id, request.ifname),
         mac=port.mac,
         addresses=port.addresses,
-        gateway=port.gateway,
+        # A pod's further networks do not take its default route: they have routes of their own.
+        gateway=None if request.provider else port.gateway,
+        gateway6=None if request.provider else port.gateway6,
+        routes=request.routes,
+        host_ports=request.asked.host_ports,
+        device_info=request.asked.device_info if request.kind is PortKind.VHOST_USER else "",
         mtu=request.mtu or port.mtu or default_mtu,
         socket=socket,
         queues=request.queues,
@@ -143,12 +163,23 @@ def result_of(attachment: Attachment) -> dict[str, object]:
     ips: list[dict[str, object]] = []
     for address in attachment.addresses:
         ip: dict[str, object] = {"address": str(address), "interface": len(interfaces) - 1}
-        if attachment.gateway is not None:
-            ip["gateway"] = str(attachment.gateway)
+        gateway = attachment.gateway if address.version == 4 else attachment.gateway6
+        if gateway is not None:
+            ip["gateway"] = str(gateway)
         ips.append(ip)
-    routes: list[dict[str, object]] = []
-    if attachment.gateway is not None:
-        routes = [{"dst": "0.0.0.0/0", "gw": str(attachment.gateway)}]
+    routes: list[dict[str, object]] = [
+        {"dst": dst, "gw": str(gateway)}
+        for dst, gateway in (
+            ("0.0.0.0/0", attachment.gateway),
+            ("::/0", attachment.gateway6),
+        )
+        if gateway is not None
+    ]
+    for route in attachment.routes:
+        more: dict[str, object] = {"dst": str(route.to)}
+        if route.via is not None:
+            more["gw"] = str(route.via)
+        routes.append(more)
     return {"interfaces": interfaces, "ips": ips, "routes": routes}
 
 

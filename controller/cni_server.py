@@ -17,17 +17,19 @@ import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 from weakref import WeakValueDictionary
 
 from cni import spec
 from cni.wire import RemoteError
-from controller import cni_request
+from controller import cni_asked, cni_request, device_info
 from controller.cni_request import InterfaceRequest
 from controller.completion import finish, in_thread
 from controller.server import Handler
 from controller.vhost_dirs import VhostDirs
 from dataplane.drivers import netns, podlink
+from dataplane.model.addr import IPAddress
 from dataplane.model.devices import device_name
 from dataplane.model.state import Attachment, LogicalPort, PortKind
 from dataplane.ports import DataplaneError
@@ -93,6 +95,14 @@ class Host(Protocol):
 
     def attachments(self) -> Sequence[Attachment]:
         """All recorded attachments."""
+        ...
+
+    def unfit(self, name: str, ips: Sequence[IPAddress]) -> str | None:
+        """Why a logical port can never have one of these addresses, in words; None: it can."""
+        ...
+
+    def limited(self) -> bool:
+        """Whether what is attached may be cut off now, too (`ready` says why)."""
         ...
 
     def ready(self) -> str | None:
@@ -196,6 +206,8 @@ class CniServer:
                 problems += await in_thread(podlink.check, where)
             else:
                 problems += await in_thread(self._dirs.problems, _directory(attachment))
+                if attachment.device_info:
+                    problems += await in_thread(device_info.problems, attachment)
         except DataplaneError as error:
             problems.append(str(error))
         if not await self._host.wait_installed(attachment.device, self._patience.check):
@@ -208,7 +220,8 @@ class CniServer:
 
     async def status(self, _args: Args) -> Args:
         """Whether ADD can be served."""
-        self._require_ready(spec.NOT_AVAILABLE)
+        limited = self._host.limited()
+        self._require_ready(spec.LIMITED_CONNECTIVITY if limited else spec.NOT_AVAILABLE)
         return {}
 
     async def gc(self, args: Args) -> Args:
@@ -277,9 +290,13 @@ class CniServer:
             msg = f"OVN has no logical switch port {name!r}"
             details = f"create it (ovn-nbctl lsp-add SWITCH {name}), or let the cluster controller"
             raise RemoteError(spec.TRY_AGAIN_LATER, msg, f"{details}; the runtime will try again")
+        if reason := self._host.unfit(name, request.asked.ips):
+            raise cni_asked.unfit(name, reason)
+        if error := cni_asked.not_yet(request.asked, port):
+            raise error
         socket = ""
         if request.kind is PortKind.VHOST_USER:
-            socket = self._dirs.socket(request.directory, request.ifname)
+            socket = self._dirs.socket(request.directory, request.ifname, request.socket_name)
         wanted = cni_request.attachment_of(request, port, self.default_mtu, socket)
         known = self._host.attachment(wanted.container_id, wanted.ifname)
         # What is attached already keeps its place.
@@ -292,6 +309,7 @@ class CniServer:
                 attachment.container_id,
                 attachment.ifname,
             )
+            cni_asked.refuse_shared(attachment, other)
             if other == attachment or not (same_interface or other.iface_id == attachment.iface_id):
                 continue
             if other.container_id == attachment.container_id and not same_interface:
@@ -311,6 +329,8 @@ class CniServer:
                     group.create_task(in_thread(podlink.configure, attachment))
                 else:
                     await in_thread(self._dirs.make, _directory(attachment))
+                    if attachment.device_info:
+                        group.create_task(in_thread(device_info.write, attachment))
                 await self._take_port(attachment)
         except BaseExceptionGroup as several:
             raise several.exceptions[0] from several
@@ -357,7 +377,14 @@ class CniServer:
                     for one in self._host.attachments()
                     if one.kind is PortKind.VHOST_USER
                 )
-                await in_thread(self._dirs.remove, directory, attachment.ifname, last=not others)
+                if attachment.device_info:
+                    await in_thread(device_info.remove, attachment)
+                file = os.path.basename(attachment.socket)  # noqa: PTH119 - a name, no file
+                await in_thread(
+                    partial(self._dirs.remove, last=not others, file=file),
+                    directory,
+                    attachment.ifname,
+                )
         except (DataplaneError, OSError) as error:
             errors.append(error)
         if errors:

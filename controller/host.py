@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from controller.cni_server import AttachError
 from controller.completion import in_thread
-from controller.translate.node import logical_port
+from controller.translate.hostports import balancers
+from controller.translate.node import logical_port, unfit_addresses
 from dataplane.drivers.idl import DatabaseTimeoutError
+from dataplane.model.addr import IPAddress
 from dataplane.model.devices import device_name
 from dataplane.model.state import Attachment, LogicalPort, PortKind
 
@@ -55,7 +57,10 @@ class NodeHost:
         """
         daemon = self._daemon
         await in_thread(daemon.store.put, attachment)
+        before = daemon.attachments.get((attachment.container_id, attachment.ifname))
         daemon.attachments[attachment.container_id, attachment.ifname] = attachment
+        if attachment.host_ports or (before is not None and before.host_ports):
+            self._serve_host_ports()
         if attachment.tag:
             await self._attach_nested(attachment)
             return
@@ -102,6 +107,8 @@ class NodeHost:
         """Take the OVS port away, then the record; nothing there is success."""
         daemon = self._daemon
         attachment = daemon.attachments.pop((container_id, ifname), None)
+        if attachment is not None and attachment.host_ports:
+            self._serve_host_ports()
         if attachment is not None:
             daemon.loop.invalidate(*(("trunk", "nested") if attachment.tag else ("ports",)))
             await daemon.loop.applied()
@@ -109,6 +116,11 @@ class NodeHost:
         for kind in PortKind:
             await in_thread(daemon.store.delete, device_name(kind, container_id, ifname))
         daemon.containers.release(container_id, ifname)
+
+    def _serve_host_ports(self) -> None:
+        """Have the fast path serve the host ports of what is attached now."""
+        self._daemon.sources.host_ports = balancers(self._daemon.attachments.values())
+        self._daemon.loop.invalidate()
 
     async def wait_installed(self, device: str, timeout: float) -> bool:
         """Whether OVN has installed the port of this device within `timeout` seconds."""
@@ -128,6 +140,16 @@ class NodeHost:
     def attachments(self) -> Sequence[Attachment]:
         """All recorded attachments."""
         return tuple(self._daemon.attachments.values())
+
+    def unfit(self, name: str, ips: Sequence[IPAddress]) -> str | None:
+        """Why a logical port can never have one of these addresses, in words; None: it can."""
+        view = self._daemon.sources.view(self._daemon.config)
+        return unfit_addresses(view.index, name, ips) if view is not None else None
+
+    def limited(self) -> bool:
+        """Whether what is attached may be cut off now, too: its packets need a vswitchd."""
+        daemon = self._daemon
+        return daemon.ovs.connected and daemon.vswitchd.pid is None
 
     def ready(self) -> str | None:
         """None, or why no port can be attached now, in words."""

@@ -45,6 +45,7 @@ from controller.rebalancer import Rebalancer
 from controller.server import serve
 from controller.serving import Serving
 from controller.sources import EARLY_TABLES, Sources
+from controller.translate.hostports import balancers
 from controller.translate.ovn import NbSnapshot
 from controller.tuning import settle
 from controller.vhost_dirs import VhostDirs
@@ -239,6 +240,7 @@ class NodeDaemon:
             self._event_loop.add_signal_handler(number, stop.set)
         host = NodeHost(self)
         metrics = NodeMetrics(self)
+        self.sources.host_ports = balancers(self.attachments.values())
         self.sources.saw_nics(await asyncio.to_thread(_nics_of, self.config))
         for source in (self.ovs, self.nb, self.sb, self.links):
             source.start()

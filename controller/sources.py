@@ -13,7 +13,7 @@ from controller.translate.hostaccess import host_access
 from controller.translate.index import Index
 from controller.translate.limits import limits_of
 from controller.translate.node import announcers, gateway, gateway_macs
-from controller.translate.ovn import NbSnapshot, Problem, SbSnapshot
+from controller.translate.ovn import LoadBalancer, NbSnapshot, Problem, SbSnapshot
 from controller.translate.served import Means, in_order, means, row_as_served
 from controller.translate.services import Vantage, claims, services_of_row
 from dataplane.model.addr import Mac
@@ -70,7 +70,13 @@ class Sources:
     nb: NbSnapshot | None = None
     sb: SbSnapshot | None = None
     nics: Mapping[str, Nic] | None = None
+    host_ports: Mapping[str, LoadBalancer] = field(default_factory=dict)
+    """Load balancers of this node's own making, beside OVN's (controller.translate.hostports)."""
+
     _view: tuple[tuple[object, ...], OvnView] | None = field(default=None, repr=False)
+    _joined: tuple[NbSnapshot, Mapping[str, LoadBalancer], NbSnapshot] | None = field(
+        default=None, repr=False
+    )
     _changed: frozenset[str] | None = field(default=None, repr=False)
     _limit_problems: tuple[Problem, ...] = field(default=(), repr=False)
     # The claims of a view are changed in place, and asked from several threads.
@@ -110,7 +116,7 @@ class Sources:
             return self._view[1].claims.with_health_port() if self._view else ()
 
     def _refreshed(self, config: NodeConfig) -> OvnView | None:
-        nb, sb, nics, held = self.nb, self.sb, self.nics, self._view
+        nb, sb, nics, held = self._with_host_ports(), self.sb, self.nics, self._view
         if nb is None or sb is None:
             return None
         # Snapshots are frozen, so the same objects give the same view.
@@ -128,6 +134,17 @@ class Sources:
             self._changed = None
         self._view = current, view
         return view
+
+    def _with_host_ports(self) -> NbSnapshot | None:
+        """OVN's rows and ours: the same object as long as neither changed."""
+        nb, ours = self.nb, self.host_ports
+        if nb is None or not ours:
+            self._joined = None
+            return nb
+        if self._joined is None or self._joined[0] is not nb or self._joined[1] is not ours:
+            both = replace(nb, load_balancers={**nb.load_balancers, **ours})
+            self._joined = nb, ours, both
+        return self._joined[2]
 
     def _step(self, before: OvnView, index: Index, vantage: Vantage) -> OvnView | None:
         """The view after a change of rows alone; None: more has changed."""

@@ -52,9 +52,9 @@ class VhostDirs:
         self.vhost = vhost
         self._ovs_uid = ovs_uid
 
-    def socket(self, name: str, ifname: str) -> str:
-        """The path of an interface's socket."""
-        return str(self.root / name / f"{ifname}.sock")
+    def socket(self, name: str, ifname: str, file: str = "") -> str:
+        """The path of an interface's socket; `file`: the name that its network gives it."""
+        return str(self.root / name / (file or f"{ifname}.sock"))
 
     def make(self, name: str) -> None:
         """Make a pod's directory, or set its owner, group and mode anew.
@@ -99,17 +99,17 @@ class VhostDirs:
         if mode & _PASS != _PASS:
             rundir.chmod(mode | _PASS)
 
-    def remove(self, name: str, ifname: str, *, last: bool) -> None:
+    def remove(self, name: str, ifname: str, *, last: bool, file: str = "") -> None:
         """Remove an interface's socket, and the pod's directory when it is empty or this the last.
 
-        What is not there is success.
+        `file`: the socket's name, if its network gave it one. What is not there is success.
 
         Raises:
             OSError: the file system refused.
         """
         path = self.root / name
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            (path / f"{ifname}.sock").unlink()
+            (path / (file or f"{ifname}.sock")).unlink()
         if last:
             self.pods.withdraw(name)
             # The pod could write here; rmtree follows no link out of it.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
 
 from controller.translate.families import IPInterface, interfaces
 from controller.translate.index import Index, address_words, ipv4_interfaces
@@ -15,7 +15,7 @@ from controller.translate.ovn import (
     Problem,
     SbSnapshot,
 )
-from dataplane.model.addr import Mac
+from dataplane.model.addr import IPAddress, IPNetwork, Mac
 from dataplane.model.names import (
     CMS_OPTIONS,
     DOWN_KEY,
@@ -183,24 +183,47 @@ def logical_port(
         return None
     switch = index.switch_of_port.get(name)
     mac, texts = _first_address(port)
-    addresses, gateways = [], []
+    addresses: list[IPInterface] = []
+    gateway: IPv4Address | None = None
+    gateway6: IPv6Address | None = None
     for text in texts:
         try:
-            address = IPv4Address(text.partition("/")[0])
-        except ValueError:  # IPv6 comes later
+            address = ip_address(text.partition("/")[0])
+        except ValueError:  # northd warns of it in its own log
             continue
         interface, via = _on_link(index, switch, address)
         addresses.append(interface)
-        gateways.append(via)
+        if isinstance(via, IPv4Address):
+            gateway = gateway or via
+        else:
+            gateway6 = gateway6 or via
     return LogicalPort(
         name=name,
         mac=mac,
         addresses=tuple(addresses),
-        gateway=gateways[0] if gateways else None,
+        gateway=gateway,
+        gateway6=gateway6,
         mtu=_mtu(index, switch, port),
         chassis=index.chassis_of(name),
         up=port.up,
     )
+
+
+def unfit_addresses(index: Index, name: str, ips: Sequence[IPAddress]) -> str | None:
+    """Why port `name` can never have one of these addresses, in words; None: it can."""
+    networks = [network for network, _ in networks_on(index, index.switch_of_port.get(name))]
+    for ip in ips:
+        family = [network for network in networks if network.version == ip.version]
+        if family and not any(ip in network for network in family):
+            return f"{ip} is outside of {', '.join(map(str, family))}"
+        if any(ip == gateway for _, gateway in networks_on(index, index.switch_of_port.get(name))):
+            return f"{ip} is the router's"
+        others = [one.name for one in index.owners.get(ip.packed, ()) if one.name != name]
+        here = index.switch_of_port.get(name)
+        for other in others:
+            if index.switch_of_port.get(other) is here:
+                return f"{ip} is logical port {other!r}'s"
+    return None
 
 
 def _first_address(port: LogicalSwitchPort) -> tuple[Mac | None, list[str]]:
@@ -213,24 +236,31 @@ def _first_address(port: LogicalSwitchPort) -> tuple[Mac | None, list[str]]:
 
 
 def _on_link(
-    index: Index, switch: LogicalSwitch | None, address: IPv4Address
-) -> tuple[IPv4Interface, IPv4Address | None]:
-    if switch is not None:
-        for peer in index.router_ports_on(switch):
-            for interface in ipv4_interfaces(peer.networks):
-                if address in interface.network and address != interface.ip:
-                    return (
-                        IPv4Interface((address, interface.network.prefixlen)),
-                        interface.ip,
-                    )
+    index: Index, switch: LogicalSwitch | None, address: IPAddress
+) -> tuple[IPInterface, IPAddress | None]:
+    for network, gateway in networks_on(index, switch):
+        if address in network and address != gateway:
+            return ip_interface((address, network.prefixlen)), gateway
+    return ip_interface((address, address.max_prefixlen)), None
+
+
+def networks_on(
+    index: Index, switch: LogicalSwitch | None
+) -> Iterator[tuple[IPNetwork, IPAddress | None]]:
+    """The networks of a switch, with the router in each: by its router ports, else by itself."""
+    if switch is None:
+        return
+    for peer in index.router_ports_on(switch):
+        for interface in interfaces(peer.networks):
+            yield interface.network, interface.ip
+    # OVN's own word for an IPv6 network is a prefix of 64 bits (ovn-nb(5)).
+    for key, length in (("subnet", ""), ("ipv6_prefix", "/64")):
+        text = switch.other_config.get(key, "")
         try:
-            subnet = IPv4Network(switch.other_config["subnet"])
-        except (KeyError, ValueError):
-            pass
-        else:
-            if address in subnet:
-                return IPv4Interface((address, subnet.prefixlen)), None
-    return IPv4Interface((address, 32)), None
+            network = ip_network(text if "/" in text or not length else text + length)
+        except ValueError:
+            continue
+        yield network, None
 
 
 def _mtu(index: Index, switch: LogicalSwitch | None, port: LogicalSwitchPort) -> int | None:

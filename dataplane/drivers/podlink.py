@@ -22,7 +22,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Collection
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
 from typing import Any
 
 from pyroute2 import NetlinkError
@@ -41,6 +41,8 @@ MAX_ALIAS_SIZE = 255
 
 _RTNH_F_ONLINK = 4
 _RT_TABLE_MAIN = 254
+_RTN_UNICAST = 1
+_IFA_F_NODAD = 2
 
 
 class LinkError(DataplaneError):
@@ -257,53 +259,74 @@ def _configure_inside(attachment: Attachment) -> None:
             set_tx_checksum(attachment.ifname, on=False)
             _set_addresses(ipr, link.index, attachment)
             ipr.link("set", index=link.index, state="up")
-            _set_default_route(ipr, link.index, attachment)
+            _set_routes(ipr, link.index, attachment)
         except NetlinkError as error:
             msg = f"{attachment.ifname} in {attachment.netns} cannot be configured: {error}"
             raise LinkError(msg) from error
 
 
-def _addresses(ipr: Any, index: int) -> set[IPv4Interface]:
+def _addresses(ipr: Any, index: int) -> set[IPv4Interface | IPv6Interface]:
+    """Without those of the link itself, which the kernel gives every IPv6 interface."""
     return {
-        IPv4Interface((message.get_attr("IFA_LOCAL"), message["prefixlen"]))
-        for message in ipr.get_addr(family=socket.AF_INET, index=index)
+        interface
+        for family, key in ((socket.AF_INET, "IFA_LOCAL"), (socket.AF_INET6, "IFA_ADDRESS"))
+        for message in ipr.get_addr(family=family, index=index)
+        if (interface := ip_interface((message.get_attr(key), message["prefixlen"]))).version == 4
+        or not interface.ip.is_link_local
     }
 
 
 def _set_addresses(ipr: Any, index: int, attachment: Attachment) -> None:
     present = _addresses(ipr, index)
     wanted = set(attachment.addresses)
-    for address in sorted(present - wanted):
+    for address in sorted(present - wanted, key=str):
         ipr.addr("del", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
     for address in attachment.addresses:
         if address not in present:
+            # OVN has seen to it that nobody else has it: an IPv6 address is usable at once.
+            more = {"flags": _IFA_F_NODAD} if address.version == 6 else {}
             ipr.addr(
-                "add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen
+                "add",
+                index=index,
+                address=str(address.ip),
+                prefixlen=address.network.prefixlen,
+                **more,
             )
 
 
-def _default_routes(ipr: Any) -> list[tuple[int, str]]:
-    """Interface index and gateway of each IPv4 default route in the main table."""
+def _default_routes(ipr: Any, family: int = socket.AF_INET) -> list[tuple[int, str]]:
+    """Interface index and gateway of each default route of a family in the main table."""
     return [
         (message.get_attr("RTA_OIF") or 0, message.get_attr("RTA_GATEWAY") or "")
-        for message in ipr.get_routes(family=socket.AF_INET, table=_RT_TABLE_MAIN)
-        if message["dst_len"] == 0
+        for message in ipr.get_routes(family=family, table=_RT_TABLE_MAIN)
+        if message["dst_len"] == 0 and message["type"] == _RTN_UNICAST
     ]
 
 
-def _set_default_route(ipr: Any, index: int, attachment: Attachment) -> None:
-    if attachment.gateway is None:
-        return
-    gateway = str(attachment.gateway)
-    routes = _default_routes(ipr)
+def _set_routes(ipr: Any, index: int, attachment: Attachment) -> None:
+    for via in (attachment.gateway, attachment.gateway6):
+        if via is not None:
+            _set_default_route(ipr, index, attachment, via)
+    for route in attachment.routes:
+        wanted: dict[str, Any] = {"dst": str(route.to), "oif": index}
+        if route.via is not None:
+            wanted |= {"gateway": str(route.via), "flags": _RTNH_F_ONLINK}
+        ipr.route("replace", **wanted)
+
+
+def _set_default_route(
+    ipr: Any, index: int, attachment: Attachment, via: IPv4Address | IPv6Address
+) -> None:
+    gateway = str(via)
+    routes = _default_routes(ipr, socket.AF_INET if via.version == 4 else socket.AF_INET6)
     if any(oif != index for oif, _ in routes) or (index, gateway) in routes:
         # Right already; or another interface of the pod has the default route, and keeps it
         # (CNI specification, notes on IPAM: be prepared to skip it).
         return
-    on_link = any(attachment.gateway in address.network for address in attachment.addresses)
+    on_link = any(via in address.network for address in attachment.addresses)
     ipr.route(
         "replace",
-        dst="0.0.0.0/0",
+        dst="0.0.0.0/0" if via.version == 4 else "::/0",
         gateway=gateway,
         oif=index,
         # Under a /32 the gateway is in no network of ours: say that it is on the wire all the same.
@@ -319,7 +342,14 @@ def _problems_inside(attachment: Attachment, host: LinkState) -> list[str]:
             return [f"{name} is missing in {where}"]
         try:
             missing = set(attachment.addresses) - _addresses(ipr, link.index)
-            routed = attachment.gateway is None or bool(_default_routes(ipr))
+            unrouted = [
+                via
+                for via, family in (
+                    (attachment.gateway, socket.AF_INET),
+                    (attachment.gateway6, socket.AF_INET6),
+                )
+                if via is not None and not _default_routes(ipr, family)
+            ]
         except NetlinkError as error:
             msg = f"{name} in {where} cannot be read: {error}"
             raise LinkError(msg) from error
@@ -332,9 +362,8 @@ def _problems_inside(attachment: Attachment, host: LinkState) -> list[str]:
         problems.append(f"{name} in {where} has MAC {link.mac}, not {attachment.mac}")
     if link.mtu != attachment.mtu:
         problems.append(f"{name} in {where} has MTU {link.mtu}, not {attachment.mtu}")
-    problems += [f"{name} in {where} lacks the address {one}" for one in sorted(missing)]
-    if not routed:
-        problems.append(f"{where} has no default route; {attachment.gateway} was set")
+    problems += [f"{name} in {where} lacks the address {one}" for one in sorted(missing, key=str)]
+    problems += [f"{where} has no default route; {via} was set" for via in unrouted]
     if tx_checksum(name):
         problems.append(f"{name} in {where} has transmit checksum offload on")
     return problems

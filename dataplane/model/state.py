@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
 
-from dataplane.model.addr import IPAddress, IPNetwork, L4Addr, Mac
+from dataplane.model.addr import IPAddress, IPNetwork, L4Addr, Mac, Protocol
 from dataplane.model.bandwidth import UNLIMITED, Limits
 from dataplane.model.config import NodeConfig
 from dataplane.model.service import Service
@@ -21,11 +28,31 @@ class PortKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, order=True)
+class Route:
+    """A network that a workload reaches by this interface; no gateway: on the link."""
+
+    to: IPv4Network | IPv6Network
+    via: IPv4Address | IPv6Address | None = None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class HostPort:
+    """A port of the node's own addresses, or of `host` alone, that leads to a workload's port."""
+
+    protocol: Protocol
+    port: int
+    to: int
+    host: IPAddress | None = None
+
+
+@dataclass(frozen=True, slots=True, order=True)
 class Attachment:
     """One interface of one workload, as the CNI plugin asked for it.
 
     Durable: `controller.attachments` keeps one file each, and it is the truth about what is
     attached here. `netns` is the path that the runtime gave; a vhost-user port needs none.
+    `routes` are the network's own, beside the default ones. `host_ports`: ports of the node that
+    lead to it. `device_info`: the file that tells a VM's launcher of the socket; "": none is asked.
     `device` is the OVS port's (and host-side veth's) name, `peer` the veth's other end until it
     is moved; both at most 15 bytes (IFNAMSIZ). `network` is the CNI network's name: GC judges
     only the attachments of its own network. `limits` are the runtime's; OVN's go before them.
@@ -40,7 +67,7 @@ class Attachment:
     device: str
     peer: str
     mac: Mac
-    addresses: tuple[IPv4Interface, ...]
+    addresses: tuple[IPv4Interface | IPv6Interface, ...]
     gateway: IPv4Address | None
     mtu: int
     socket: str
@@ -49,6 +76,10 @@ class Attachment:
     namespace: str
     pod_uid: str
     network: str = ""
+    gateway6: IPv6Address | None = None
+    routes: tuple[Route, ...] = ()
+    host_ports: tuple[HostPort, ...] = ()
+    device_info: str = ""
     limits: Limits = UNLIMITED
     tag: int = 0
 
@@ -59,11 +90,12 @@ class LogicalPort:
 
     name: str
     mac: Mac | None
-    addresses: tuple[IPv4Interface, ...]
+    addresses: tuple[IPv4Interface | IPv6Interface, ...]
     gateway: IPv4Address | None
     mtu: int | None
     chassis: str | None
     up: bool
+    gateway6: IPv6Address | None = None
 
 
 @dataclass(frozen=True, slots=True)

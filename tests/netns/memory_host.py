@@ -14,7 +14,7 @@ from pathlib import Path
 
 from controller.attachments import AttachmentStore
 from controller.cni_server import AttachError
-from dataplane.model.addr import Mac, mac_of_address
+from dataplane.model.addr import IPAddress, Mac, mac_of_address
 from dataplane.model.state import Attachment, LogicalPort
 
 
@@ -42,6 +42,7 @@ class MemoryHost:
         """OVS's words for every port, if it rejects them."""
 
         self.not_ready: str | None = None
+        self.cut_off = False
         self.installs = True
         self.waiting = asyncio.Event()
         """Set while a call waits for a port that is never installed."""
@@ -96,6 +97,14 @@ class MemoryHost:
 
     def attachments(self) -> Sequence[Attachment]:
         return tuple(self.records.values())
+
+    def unfit(self, name: str, ips: Sequence[IPAddress]) -> str | None:
+        networks = [one.network for one in self.ports[name].addresses]
+        outside = [ip for ip in ips if not any(ip in network for network in networks)]
+        return f"{outside[0]} is outside of its subnet" if outside else None
+
+    def limited(self) -> bool:
+        return self.cut_off
 
     def ready(self) -> str | None:
         return self.not_ready

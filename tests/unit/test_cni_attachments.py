@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv6Interface, ip_network
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from controller import attachments
 from controller.attachments import AttachmentStore
-from dataplane.model.addr import Mac
+from dataplane.model.addr import Mac, Protocol
 from dataplane.model.devices import device_name, is_pod_link, peer_name
-from dataplane.model.state import Attachment, PortKind
+from dataplane.model.state import Attachment, HostPort, PortKind, Route
 from tests.labs.attachments import WEB
 
 VM = replace(WEB, device="vhu000000000002", kind=PortKind.VHOST_USER, gateway=None, addresses=())
@@ -28,8 +28,22 @@ ATTACHMENTS = st.builds(
     mac=st.binary(min_size=6, max_size=6).map(lambda raw: Mac(raw.hex(":"))),
     addresses=st.lists(
         st.tuples(st.ip_addresses(v=4), st.integers(0, 32)).map(IPv4Interface)
+        | st.tuples(st.ip_addresses(v=6), st.integers(0, 128)).map(IPv6Interface)
     ).map(tuple),
     gateway=st.none() | st.ip_addresses(v=4),
+    gateway6=st.none() | st.ip_addresses(v=6),
+    device_info=TEXT,
+    routes=st.lists(
+        st.builds(
+            Route, st.ip_addresses().map(ip_network), st.none() | st.ip_addresses()
+        )
+    ).map(tuple),
+    host_ports=st.lists(
+        st.builds(
+            HostPort, st.sampled_from(Protocol), st.integers(1, 65535), st.integers(1, 65535),
+            st.none() | st.ip_addresses(),
+        )
+    ).map(tuple),
     mtu=st.integers(1, 65535), queues=st.integers(1, 64),
 )  # fmt: skip
 

@@ -85,6 +85,7 @@ def test_add_hands_the_daemon_what_the_runtime_said() -> None:
                 "network": "mill", "container_id": "c0ffee", "ifname": "eth0", "netns": NETNS,
                 "pod": "web-0", "namespace": "shop", "pod_uid": "u-1",
                 "mode": "veth", "mtu": 1400, "queues": 1, "bandwidth": {},
+                "provider": "", "routes": [], "socket_name": "", "asked": {},
             },
         )
     ]  # fmt: skip
@@ -92,7 +93,7 @@ def test_add_hands_the_daemon_what_the_runtime_said() -> None:
 
 def test_the_capability_bandwidth_is_handed_on() -> None:
     asked = {"ingressRate": 1_000_000, "ingressBurst": 2**32 - 1, "egressRate": 0}
-    conf = network(runtimeConfig={"bandwidth": asked, "mac": "ours is OVN's"})
+    conf = network(runtimeConfig={"bandwidth": asked, "mac": "OVN has it"})
     status, _, daemon = ask(env("ADD"), conf)
     assert status == 0
     handed = daemon.asked[0][2]["bandwidth"]
@@ -200,6 +201,31 @@ REFUSED = [
     ("ipam", env("ADD"), network(ipam={"type": "host-local"}), 2, "host-local"),
     ("ipMasq", env("ADD"), network(ipMasq=True), 2, "ipMasq"),
     ("chained", env("ADD"), network(prevResult={}), 7, "prevResult"),
+    ("mac no text", env("ADD"), network(runtimeConfig={"mac": 5}), 7, "mac"),
+    ("ips no list", env("ADD"), network(runtimeConfig={"ips": "10.0.0.5"}), 7, "ips"),
+    ("a capability", env("ADD"), network(runtimeConfig={"aliases": []}), 2, "aliases"),
+    (
+        "a host port that is none",
+        env("ADD"),
+        network(runtimeConfig={"portMappings": [{"hostPort": 70000, "containerPort": 1}]}),
+        7,
+        "portMappings",
+    ),
+    (
+        "a protocol that is none",
+        env("ADD"),
+        network(
+            runtimeConfig={
+                "portMappings": [{"hostPort": 1, "containerPort": 1, "protocol": "icmp"}]
+            }
+        ),
+        7,
+        "portMappings",
+    ),
+    ("info file", env("ADD"), network(runtimeConfig={"CNIDeviceInfoFile": "x"}), 7, "CNIDev"),
+    ("routes", env("ADD"), network(routes=[{"gw": "10.0.0.1"}]), 7, "routes"),
+    ("provider", env("ADD"), network(provider="../x"), 7, "provider"),
+    ("socket name", env("ADD"), network(vhost_user_socket_name="a/b"), 7, "socket_name"),
     ("check without result", env("CHECK"), network(), 7, "prevResult"),
     ("gc without list", env("GC"), network(), 7, "valid-attachments"),
     ("gc bad entry", env("GC"), network(**{"cni.dev/valid-attachments": [1]}), 7, "containerID"),
@@ -281,6 +307,63 @@ def test_del_works_without_namespace_pod_and_with_a_changed_configuration() -> N
     status, _, daemon = ask(bare, network(qeues=1), {})
     assert status == 0
     assert daemon.asked[0][2]["netns"] == ""
+
+
+def test_a_removal_takes_any_values() -> None:
+    wrong = network(mode="tap", mtu=0, queues=-1, dns=5, routes=5, prevResult=5, type=None)
+    status, obj, daemon = ask(env("DEL", CNI_NETNS=""), wrong, {})
+    assert (status, obj) == (0, {})
+    assert daemon.asked[0][1] == "del"
+
+
+def test_what_a_runtime_asks_for_is_handed_on() -> None:
+    runtime = {
+        "mac": "0a:58:0a:00:00:05",
+        "ips": ["10.0.0.5/24", "fd00::5/64"],
+        "portMappings": [
+            {"hostPort": 8080, "containerPort": 80, "protocol": "TCP", "hostIP": "172.18.0.11"},
+            {"hostPort": 0, "containerPort": 9},
+        ],
+        "CNIDeviceInfoFile": "/run/devinfo/x.json",
+    }
+    conf = network(runtimeConfig=runtime, args={"cni": {"mac": "02:00:00:00:00:01"}})
+    status, _, daemon = ask(env("ADD", CNI_ARGS=f"{ARGS};MAC=02:00:00:00:00:02"), conf)
+    assert status == 0
+    assert daemon.asked[0][2]["asked"] == {
+        "mac": "0a:58:0a:00:00:05",
+        "ips": ["10.0.0.5/24", "fd00::5/64"],
+        "port_mappings": [
+            {"host_port": 8080, "port": 80, "protocol": "tcp", "host_ip": "172.18.0.11"}
+        ],
+        "device_info": "/run/devinfo/x.json",
+    }
+    _, _, older = ask(env("ADD", CNI_ARGS=f"{ARGS};MAC=02:00:00:00:00:02;IP=10.0.0.5"), network())
+    assert older.asked[0][2]["asked"] == {"mac": "02:00:00:00:00:02", "ips": ["10.0.0.5"]}
+
+
+def test_a_definition_for_kube_ovn_serves_as_it_is() -> None:
+    conf = network(
+        server_socket="/run/openvswitch/kube-ovn-daemon.sock",
+        provider="ovn-dpdk.default.ovn",
+        vhost_user_socket_volume_name="vhostuser-sockets",
+        vhost_user_socket_name="sock",
+        cniVersion="0.3.1",
+    )
+    status, _, daemon = ask(env("ADD", CNI_NETNS=None), conf)
+    assert status == 0
+    path, _, args = daemon.asked[0]
+    assert path == config.DEFAULT_SOCKET
+    assert (args["mode"], args["provider"], args["socket_name"]) == (
+        "vhost-user", "ovn-dpdk.default.ovn", "sock",
+    )  # fmt: skip
+    _, _, first = ask(env("ADD"), network(provider="ovn", server_socket="/run/m.sock"))
+    assert (first.asked[0][0], first.asked[0][2]["provider"]) == ("/run/m.sock", "")
+
+
+def test_a_chained_plugin_is_refused_with_the_way_out() -> None:
+    _, obj, _ = ask(env("ADD"), network(prevResult={"interfaces": []}))
+    assert obj["code"] == 7
+    assert "portMappings" in str(obj["details"])
 
 
 def test_a_vhost_user_port_needs_no_namespace() -> None:

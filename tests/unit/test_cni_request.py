@@ -7,7 +7,7 @@ import json
 import stat
 from collections.abc import Callable
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cni import spec
 from cni.wire import CODE_BAD_REQUEST, RemoteError
-from controller import cni_request
+from controller import cni_asked, cni_request, device_info
 from controller.completion import finish, in_thread
 from controller.vhost_dirs import VhostDirs
 from dataplane.model.addr import Mac
@@ -56,6 +56,8 @@ def test_a_request_is_what_the_plugin_said() -> None:
         {"container_id": "../x"}, {"container_id": ""}, {"ifname": "a/b"}, {"ifname": "x" * 16},
         {"pod_uid": ".."}, {"pod_uid": "a/b"}, {"mode": "tap"}, {"mode": 1}, {"mtu": "9"},
         {"mtu": True}, {"mtu": -1}, {"queues": 0}, {"netns": None}, {"prev_result": []},
+        {"asked": 1},
+        {"provider": 1}, {"routes": {}}, {"routes": [1]}, {"socket_name": "a/b"},
         {"bandwidth": []}, {"bandwidth": {"egressRate": True}}, {"bandwidth": {"egressRate": "9"}},
     ],
 )  # fmt: skip
@@ -153,6 +155,98 @@ def test_a_later_plugin_may_add_interfaces() -> None:
     assert isinstance(interfaces, list)
     more = {**prev, "interfaces": [*interfaces, {"name": "lo", "sandbox": "x"}]}
     assert cni_request.differences(VETH, PORT, more) == []
+
+
+DUAL = replace(
+    PORT,
+    addresses=(IPv4Interface("10.0.0.5/24"), IPv6Interface("fd00::5/64")),
+    gateway6=IPv6Address("fd00::1"),
+)
+
+
+def asked(**values: object) -> cni_request.InterfaceRequest:
+    return cni_request.interface_request({**ARGS, "asked": values})
+
+
+def test_both_families_have_their_gateway_and_route() -> None:
+    request = cni_request.interface_request(
+        {**ARGS, "routes": [{"dst": "10.9.0.0/16", "gw": "10.0.0.9"}, {"dst": "fd09::/64"}]}
+    )
+    result = cni_request.result_of(cni_request.attachment_of(request, DUAL, 1442, ""))
+    assert result["ips"] == [
+        {"address": "10.0.0.5/24", "gateway": "10.0.0.1", "interface": 1},
+        {"address": "fd00::5/64", "gateway": "fd00::1", "interface": 1},
+    ]
+    assert result["routes"] == [
+        {"dst": "0.0.0.0/0", "gw": "10.0.0.1"}, {"dst": "::/0", "gw": "fd00::1"},
+        {"dst": "10.9.0.0/16", "gw": "10.0.0.9"}, {"dst": "fd09::/64"},
+    ]  # fmt: skip
+
+
+def test_a_further_network_is_named_by_its_provider_and_leaves_the_default_route() -> None:
+    request = cni_request.interface_request({**ARGS, "provider": "net1.shop.ovn"})
+    assert request.iface_id == "web-0.shop.net1.shop.ovn"
+    made = cni_request.attachment_of(request, DUAL, 1442, "")
+    assert cni_request.result_of(made)["routes"] == []
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"mac": "01:00:5e:00:00:01"}, "multicast"),
+        ({"mac": "00:00:00:00:00:00"}, "none"),
+        ({"mac": "x"}, "MAC"),
+        ({"ips": ["10.0.0.300"]}, "10.0.0.300"),
+    ],
+)
+def test_what_no_interface_can_have_is_refused(values: dict[str, object], said: str) -> None:
+    with pytest.raises(RemoteError, match=said) as caught:
+        asked(**values)
+    assert caught.value.code == spec.INVALID_CONFIG
+
+
+def test_what_ovn_does_not_have_yet_is_to_be_tried_again() -> None:
+    assert cni_asked.not_yet(asked(mac=str(PORT.mac), ips=["10.0.0.5/8"]).asked, PORT) is None
+    for values in ({"mac": "0a:58:0a:00:00:06"}, {"ips": ["10.0.0.6"]}, {"ips": ["fd00::5"]}):
+        error = cni_asked.not_yet(asked(**values).asked, PORT)
+        assert error is not None
+        assert error.code == spec.TRY_AGAIN_LATER
+
+
+def test_a_port_of_the_node_has_one_workload() -> None:
+    mapping = {"host_port": 80, "port": 8080, "protocol": "tcp", "host_ip": ""}
+    mine = cni_request.attachment_of(asked(port_mappings=[mapping]), PORT, 1442, "")
+    other = replace(mine, iface_id="db-0.shop", container_id="beef")
+    with pytest.raises(RemoteError, match=r"TCP port 80 .*db-0\.shop"):
+        cni_asked.refuse_shared(mine, other)
+    cni_asked.refuse_shared(mine, replace(mine, container_id="beef"))
+    udp = asked(port_mappings=[{**mapping, "protocol": "udp"}]).asked.host_ports
+    cni_asked.refuse_shared(mine, replace(other, host_ports=udp))
+
+
+def test_two_networks_of_a_pod_have_two_sockets() -> None:
+    other = replace(VHOST, iface_id="web-0.shop.net1.shop.ovn", ifname="net1")
+    with pytest.raises(RemoteError, match="vhost_user_socket_name"):
+        cni_asked.refuse_shared(VHOST, other)
+
+
+def test_the_device_information_is_the_workloads_view(tmp_path: Path) -> None:
+    path = tmp_path / "devinfo" / "web.json"
+    mine = replace(VHOST, device_info=str(path))
+    device_info.write(mine)
+    assert json.loads(path.read_text(encoding="utf-8")) == {
+        "type": "vhost-user",
+        "version": "1.1.0",
+        "vhost-user": {"mode": "server", "path": mine.socket},
+    }
+    assert device_info.problems(mine) == []
+    device_info.remove(replace(mine, socket="/another"))
+    assert path.exists()
+    device_info.remove(mine)
+    device_info.remove(mine)
+    assert list(path.parent.iterdir()) == []
+    path.write_text("{}", encoding="utf-8")
+    assert device_info.problems(mine)
 
 
 @pytest.mark.parametrize("value", [None, {}, [1], [{"container_id": "a"}]])

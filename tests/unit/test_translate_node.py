@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, ip_address
 
 import pytest
 
@@ -90,7 +90,6 @@ def test_a_port_that_ovn_does_not_know_is_none() -> None:
         (("unknown",), None, None),
         ((), None, None),
         (("unknown", "0a:00:00:00:00:20 10.1.0.20"), None, "10.1.0.20/24"),
-        (("0a:00:00:00:00:20 10.1.0.20 fd00::20",), None, "10.1.0.20/24"),
         (("0a:00:00:00:00:20",), None, None),
         (("gibberish",), None, None),
     ],
@@ -104,6 +103,35 @@ def test_addresses_in_every_spelling_of_ovn(
     assert [str(address) for address in port.addresses] == ([expected] if expected else [])
     has_mac = any("0a:00:00:00:00:20" in text for text in (*addresses, dynamic or ""))
     assert port.mac == (Mac("0a:00:00:00:00:20") if has_mac else None)
+
+
+def test_both_families_have_prefix_and_gateway_of_their_router() -> None:
+    lab = vpc_lab().router_port("vpc0", "sw0", "vpc0-sw6", "0a:00:00:00:00:06", "fd00:1::1/64")
+    lab.port("sw0", "pod.ns", "0a:00:00:00:00:20 10.1.0.20 fd00:1::20 fd00:2::20")
+    port = node.logical_port(lab.nb, lab.sb, "pod.ns")
+    assert port is not None
+    assert [str(one) for one in port.addresses] == [
+        "10.1.0.20/24", "fd00:1::20/64", "fd00:2::20/128",
+    ]  # fmt: skip
+    assert (str(port.gateway), str(port.gateway6)) == ("10.1.0.1", "fd00:1::1")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("10.1.0.20", None),
+        ("10.1.0.99", None),
+        ("10.1.0.11", "vm1.ns"),
+        ("10.2.0.9", "outside of 10.1.0.0/24"),
+        ("10.1.0.1", "router"),
+        ("fd00::1", None),
+    ],
+)
+def test_an_address_that_a_port_can_never_have_is_named(text: str, said: str | None) -> None:
+    lab = vpc_lab().port("sw0", "pod.ns", "0a:00:00:00:00:20 10.1.0.20")
+    reason = node.unfit_addresses(Index(lab.nb, lab.sb), "pod.ns", [ip_address(text)])
+    assert (reason is None) == (said is None)
+    assert (said or "") in (reason or "")
 
 
 @pytest.mark.parametrize(
