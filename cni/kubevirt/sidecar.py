@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -48,6 +48,11 @@ BINDING = "millrace"
 BINDING_VARIABLE = "MILLRACE_BINDING"
 """The name that the plugin is registered by in the KubeVirt CR."""
 
+SOCKETS = HOOKS / "millrace/vhost"
+"""Where the node daemon mounts the pod's sockets into the pod (`controller.vhost_pods`). The device
+information names them as the node sees them; in the pod they are here, on every node alike, which
+migration needs."""
+
 SOCKET = "millrace.sock"
 NAME = "network-millrace-binding"
 
@@ -63,10 +68,14 @@ _MAX_FILE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """What the sidecar reads."""
+    """What the sidecar reads, and where QEMU finds the sockets of the device information.
+
+    `sockets` None: where the device information says.
+    """
 
     network_info: Path = NETWORK_INFO
     metadata: Path = METADATA
+    sockets: Path | None = SOCKETS
 
 
 class Hook:
@@ -128,9 +137,15 @@ class Hook:
         while wanted:
             info = parse_network_info(_read(self.places.network_info), wanted)
             if wanted <= info.keys() or time.monotonic() >= deadline or not context.is_active():
-                return found | info
+                return found | {name: self._inside(device) for name, device in info.items()}
             time.sleep(_EVERY_S)
         return found
+
+    def _inside(self, device: Device) -> Device:
+        """The device with its socket as QEMU's container sees it."""
+        if self.places.sockets is None:
+            return device
+        return replace(device, path=str(self.places.sockets / Path(device.path).name))
 
     def _metadata(self, interface: Interface) -> bytes:
         """The file of a claim's request, of whichever driver."""
@@ -241,12 +256,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--socket", type=Path, default=HOOKS / SOCKET)
     parser.add_argument("--network-info", type=Path, default=NETWORK_INFO)
     parser.add_argument("--metadata", type=Path, default=METADATA)
+    parser.add_argument("--sockets", type=Path, default=SOCKETS)
     # virt-launcher's pod may give sidecars arguments of their own (--version and the like).
     args, _unknown = parser.parse_known_args(argv)
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s"
     )
-    hook = Hook(args.binding, Places(args.network_info, args.metadata))
+    hook = Hook(args.binding, Places(args.network_info, args.metadata, args.sockets))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: hook.shut.set())
     return serve(hook, args.socket)

@@ -31,12 +31,14 @@ def validate(path: Path) -> None:
 class LibvirtGuest:
     """A machine that libvirt starts from its XML, below `root`, which others must be able to reach.
 
-    `group` is what the directory of its socket belongs to; `name` is the domain's.
+    `group` is what the directory of its socket belongs to; `name` is the domain's. `mounts` are of
+    its own: what is mounted where, in a mount namespace of libvirt and QEMU alone.
     """
 
     name: str
     root: Path
     group: int
+    mounts: tuple[tuple[Path, Path], ...] = ()
 
     @property
     def kernel(self) -> Path:
@@ -90,9 +92,11 @@ class LibvirtGuest:
         source = self.root / "domain.xml"
         source.write_bytes(domain_xml)
         validate(source)
+        script = "".join(f"mount --rbind {what} {where} && " for what, where in self.mounts)
         processes.spawn(
             [
-                "nice", "setpriv", f"--reuid={NOBODY}", f"--regid={self.group}", "--clear-groups",
+                "nice", "unshare", "--mount", "sh", "-c", script + 'exec "$@"', "sh",
+                "setpriv", f"--reuid={NOBODY}", f"--regid={self.group}", "--clear-groups",
                 "env", f"HOME={self.root}", f"XDG_RUNTIME_DIR={self.root}",
                 "virt-qemu-run", f"--root={self.root / 'state'}", str(source),
             ],

@@ -1,13 +1,16 @@
 """A guest that libvirt starts from the XML that the sidecar made, on a node of ours.
 
-The way of a KubeVirt VM without the cluster: CNI ADD gives the port, the hook gets the domain by
-gRPC and answers, libvirt checks it and starts it as a user who is not root, OVN gives the address
-by DHCP, and packets flow.
+The way of a KubeVirt VM without the cluster: kubelet's volume is there, CNI ADD gives the port, the
+hook gets the domain by gRPC and answers, libvirt checks it and starts it as a user who is not root
+and sees the volume where virt-launcher's container does, OVN gives the address by DHCP, and packets
+flow.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Interface
 from pathlib import Path
@@ -15,8 +18,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from cni.kubevirt import messages
+from cni.kubevirt import messages, sidecar
 from cni.kubevirt.sidecar import Hook, Places, make_server
+from controller import vhost_pods
 from dataplane.drivers.processes import wait_until
 from tests.labs import lab as topology
 from tests.labs import logical, traffic
@@ -58,22 +62,58 @@ def started(small_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     lab = small_lab
     _port_with_dhcp(lab.nb)
     work = Workload(NAME, f"{lab.prefix}-{NAME}", lab.node.cni_socket, "vhost-user")
-    work.attach()
+    with _kubelets_volume(work.container_id) as volume, _directory(sidecar.HOOKS):
+        work.attach()
+        yield from _run(lab, work, ((volume, sidecar.HOOKS),), tmp_path_factory.mktemp("hook"))
+        work.detach()
+        assert list(volume.rglob("*.sock")) == []
+
+
+def _run(
+    lab: Lab, work: Workload, mounts: tuple[tuple[Path, Path], ...], scratch: Path
+) -> Iterator[Started]:
     group = work.socket.parent.stat().st_gid
     machine = Machine(nics=(Nic("net1", mac=work.mac),), name=NAME, emulated=True, memory_mib=256,
         cores=1,
         # QEMU 7.2 under TCG crashes in its MSI-X notifiers otherwise.
         commandline=("-global", "virtio-net-pci-non-transitional.vectors=0"),
     )  # fmt: skip
-    guest = LibvirtGuest(f"tests_{NAME}", lab.dir / "libvirt", group)
+    guest = LibvirtGuest(f"tests_{NAME}", lab.dir / "libvirt", group, mounts)
     guest.prepare()
-    domain = _ask_the_hook(machine, work, tmp_path_factory.mktemp("hook"))
+    domain = _ask_the_hook(machine, work, scratch)
     guest.start(_with_direct_boot(domain, guest))
     try:
         console = guest.wait_ready(f"guest {NAME} ready")
         yield Started(lab, work, guest, console, domain)
     finally:
         guest.stop()
+
+
+@contextmanager
+def _directory(path: Path) -> Iterator[Path]:
+    """A directory, and its missing parents, for the time being."""
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield path
+    finally:
+        for one in missing:
+            one.rmdir()
+
+
+@contextmanager
+def _kubelets_volume(uid: str) -> Iterator[Path]:
+    """The emptyDir that kubelet has made for a pod before its sandbox."""
+    pod = vhost_pods.KUBELET / "pods" / uid
+    with _directory(pod):
+        volume = pod / vhost_pods.VOLUME
+        volume.mkdir(parents=True)
+        volume.chmod(0o777)
+        try:
+            yield volume
+        finally:
+            for one in pod.iterdir():
+                shutil.rmtree(one)
 
 
 def _port_with_dhcp(nb: str) -> None:
@@ -125,12 +165,17 @@ def test_the_guest_has_its_address_from_ovn(started: Started) -> None:
 
 def test_libvirt_starts_qemu_as_the_server_of_the_socket(started: Started) -> None:
     command = started.guest.qemu_log.read_text()
-    assert f"path={started.work.socket},server=on" in command
+    assert f"path={sidecar.SOCKETS}/eth0.sock,server=on" in command
     assert '"type":"vhost-user"' in command
     assert '"memory-backend-memfd"' in command
     assert '"share":true' in command
     assert f'"mac":"{started.work.mac}"' in command
     assert '"rx_queue_size":1024,"tx_queue_size":1024' in command
+
+
+def test_the_socket_is_where_ovs_connects_to_it(started: Started) -> None:
+    assert started.work.socket.is_socket()
+    assert started.work.call("CHECK", prevResult=started.work.result).code == 0
 
 
 def test_the_node_knows_the_guest_by_its_name(started: Started) -> None:

@@ -13,8 +13,10 @@ from xml.etree import ElementTree as ET
 import grpc
 import pytest
 
+from cni.kubevirt import sidecar
 from cni.kubevirt.messages import DomainParams
 from cni.kubevirt.sidecar import Hook, Places, make_server
+from controller import vhost_pods
 from dataplane.drivers.processes import wait_until
 from tests.labs.virtlauncher import (
     Machine,
@@ -29,6 +31,7 @@ Call = Callable[..., bytes]
 INFO = "/kubevirt.hooks.info.Info/Info"
 DEFINE = "/kubevirt.hooks.{}.Callbacks/OnDefineDomain"
 SOCKET = "/var/run/kubevirt-hooks/millrace/vhost/net1.sock"
+ON_THE_NODE = "/run/millrace/node1/vhost/5c05a2f9-2dcf-5b94-a4de-a4f4a3ae0a9d/net1.sock"
 
 
 def asked(machine: Machine) -> bytes:
@@ -60,6 +63,11 @@ def call(hook: Hook, tmp_path: Path) -> Iterator[Call]:
     server.stop(None)
 
 
+def test_daemon_and_sidecar_agree_on_where_the_sockets_are() -> None:
+    assert sidecar.SOCKETS == vhost_pods.INSIDE
+    assert str(sidecar.SOCKETS / "net1.sock") == SOCKET
+
+
 def test_info_names_the_hook_points_and_the_versions(call: Call) -> None:
     answer = call(INFO)
     for word in (b"OnDefineDomain", b"Shutdown", b"v1alpha3", b"v1alpha2"):
@@ -70,7 +78,7 @@ def test_info_names_the_hook_points_and_the_versions(call: Call) -> None:
 
 @pytest.mark.parametrize("version", ["v1alpha2", "v1alpha3"])
 def test_a_domain_gets_its_interface(call: Call, hook: Hook, version: str) -> None:
-    hook.places.network_info.write_bytes(network_info({"net1": SOCKET}, mtu=1442))
+    hook.places.network_info.write_bytes(network_info({"net1": ON_THE_NODE}, mtu=1442))
     (found,) = interfaces(call(DEFINE.format(version), asked(Machine())))
     assert found.get("type") == "vhostuser"
     assert found.find("source").get("path") == SOCKET  # type: ignore[union-attr]
@@ -80,7 +88,7 @@ def test_it_waits_for_the_annotation_that_comes_after_the_pod(call: Call, hook: 
     hook.patience_s = 30
     path = hook.places.network_info
     path.write_bytes(b"")
-    writer = threading.Timer(0.5, path.write_bytes, [network_info({"net1": SOCKET})])
+    writer = threading.Timer(0.5, path.write_bytes, [network_info({"net1": ON_THE_NODE})])
     writer.start()
     (found,) = interfaces(call(DEFINE.format("v1alpha3"), asked(Machine())))
     writer.join()
@@ -145,7 +153,7 @@ def test_cloud_init_comes_back_as_it_went(call: Call) -> None:
 def test_the_process_serves_its_socket_and_ends_with_the_vm(tmp_path: Path) -> None:
     socket = tmp_path / "millrace.sock"
     socket.touch()  # what a killed container left
-    (tmp_path / "info").write_bytes(network_info({"net1": SOCKET}))
+    (tmp_path / "info").write_bytes(network_info({"net1": ON_THE_NODE}))
     command = [sys.executable, "-m", "cni.kubevirt.sidecar", "--version", "v1alpha3"]
     command += ["--socket", str(socket), "--network-info", str(tmp_path / "info")]
     with subprocess.Popen(
