@@ -42,6 +42,7 @@ BENCHMARKS = (
     Benchmark("vhost", (MILLRACE, "perf", "vhost", "--json"), judge.vhost),
     Benchmark("qos", (MILLRACE, "perf", "qos", "--json"), judge.qos),
     Benchmark("rebalance", (MILLRACE, "perf", "rebalance", "--json"), judge.rebalance),
+    Benchmark("containers", (MILLRACE, "perf", "containers", "--json"), judge.containers),
     Benchmark("control", (MILLRACE, "perf", "control", "--json"), judge.control),
     Benchmark("scrape", (MILLRACE, "perf", "scrape", "--json"), judge.scrape),
     Benchmark("ovsjson", (sys.executable, "-m", "perf.ovsjson", "--json"), judge.ovsjson),

@@ -245,6 +245,27 @@ def path(result: Json) -> list[Verdict]:
     ]
 
 
+_TRUNK_BOUNDS = (("port", 0.5, 1.0), ("bridge", 3.0, 7.0))
+"""Time of a stream and of a round trip by the trunk, at most so many times the other way's: half of
+an OVS port's, and of a Linux bridge, which checks nothing, what 4 of 12 Gbit/s and 0.05 of 0.007 ms
+are."""
+
+
+def containers(result: Json) -> list[Verdict]:
+    """The trunk against an OVS port for each container, and against a Linux bridge."""
+    ways = {way["name"]: way for way in result["ways"]}
+    trunk, found = ways["trunk"], []
+    for name, stream, trip in _TRUNK_BOUNDS:
+        middle = statistics.median(ways[name]["gbit_s"])
+        samples = tuple(middle / sample for sample in trunk["gbit_s"])
+        found.append(
+            Verdict("containers by the trunk, one TCP stream, time", samples, stream, name)
+        )
+        trips = ratios(trunk["rtt_ms"], ways[name]["rtt_ms"])
+        found.append(Verdict("containers by the trunk, round trip", trips, trip, name))
+    return found
+
+
 _EAST_WEST = ((0, 0.5), (10, 1.0))
 """At so many service packets of a hundred, svc0's time at most so much of the switch's."""
 

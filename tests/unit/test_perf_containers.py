@@ -1,0 +1,37 @@
+"""What `millrace perf containers` prints of samples, and what its judge says of them."""
+
+from __future__ import annotations
+
+import json
+
+from perf import judge
+from perf.containers import Way, report, table
+from perf.verdicts import Word
+
+WAYS = (
+    Way("trunk", [4.0, 4.4], [0, 1], [0.03, 0.04]),
+    Way("port", [1.0, 1.2], [900, 1000], [0.05, 0.06]),
+    Way("bridge", [12.0, 12.2], [0, 0], [0.007, 0.007]),
+)
+
+
+def test_the_trunk_is_judged_by_both_others() -> None:
+    found = judge.judged(judge.containers, json.dumps(report(WAYS)))
+    assert not isinstance(found, str)
+    assert [(one.baseline, one.bound) for one in found] == [
+        ("port", 0.5), ("port", 1.0), ("bridge", 3.0), ("bridge", 7.0),
+    ]  # fmt: skip
+    assert [one.word for one in found[:2]] == [Word.WITHIN, Word.WITHIN]
+    assert found[0].samples == (1.1 / 4.0, 1.1 / 4.4)
+    slow = (Way("trunk", [1.0], [0], [0.1]), *WAYS[1:])
+    assert all(one.red for one in judge.containers(report(slow)))
+
+
+def test_a_missing_way_is_no_verdict() -> None:
+    assert "not as expected" in str(judge.judged(judge.containers, json.dumps(report(WAYS[:1]))))
+
+
+def test_the_table_has_a_line_for_each_way() -> None:
+    lines = table(WAYS).splitlines()
+    assert [line.split()[0] for line in lines] == ["way", "trunk", "port", "bridge"]
+    assert "4.20 (4.00..4.40)" in lines[1]
