@@ -149,7 +149,7 @@ class NodeDaemon:
         self.attachments: dict[tuple[str, str], Attachment] = {
             (a.container_id, a.ifname): a for a in self.store.load_all()
         }
-        self.loop = ApplyLoop(self._apply, urgent=frozenset({PLAN}))
+        self.loop = ApplyLoop(self._apply, urgent=frozenset({PLAN, "trunk", "nested"}))
         self.bpf = BpfState(config.bpf_root, sizes=map_sizes(config.services))
         if taken := migration.take_links_over(config.bpf_root):
             log.info("links_taken_over names=%s", ",".join(taken))

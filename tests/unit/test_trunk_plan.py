@@ -120,14 +120,13 @@ def test_a_record_keeps_its_tag_and_earlier_ones_have_none() -> None:
 NODE = '[node]\nname = "n"\n'
 
 
-def test_the_nodes_file(tmp_path: Path) -> None:
+def test_the_nodes_file() -> None:
     assert parse_node(NODE, "n.toml").containers == ContainersConfig()
     text = f'{NODE}[containers]\nattach = "port"\nqueues = 2\n'
     assert parse_node(text, "n.toml").containers == ContainersConfig(Attach.PORT, 2)
     for bad in ('attach = "bridge"', "queues = 0", "queue = 1"):
         with pytest.raises(ConfigProblems, match=r"n\.toml:4"):
             parse_node(f"{NODE}[containers]\n{bad}\n", "n.toml")
-    assert tmp_path
 
 
 def cluster(trunks: bool = True) -> ClusterConfig:
