@@ -1,0 +1,1 @@
+"""The perf harness: scenarios as data, statistics, rate search, results, reports."""
