@@ -374,3 +374,23 @@ def scrape(result: Json) -> list[Verdict]:
             "one percent of a core",
         )
     ]
+
+
+_HOSTWAY = (
+    # figure, whether less is better, ovn0 at most so many times as bad as the tap
+    ("container_rtt_ms", True, 1.5),
+    ("guest_rtt_ms", True, 1.5),
+    ("tcp_out_gbit_s", False, 1.5),
+    ("tcp_in_gbit_s", False, 1.5),
+)
+
+
+def hostway(result: Json) -> list[Verdict]:
+    """The node's own way to workloads, by a PMD thread or by OVS's main thread."""
+    found = []
+    for key, less, bound in _HOSTWAY:
+        both = result["samples"][key]
+        ours, tap = (both["ovn0"], both["tap"]) if less else (both["tap"], both["ovn0"])
+        samples = ratios(ours, tap)
+        found.append(Verdict(f"the host's way, {key}", samples, bound, "a tap"))
+    return found
