@@ -115,6 +115,7 @@ class AgentApi:
             ],
             "containers": daemon.containers.view(),
             "gateway": views.gateway_view(view.gateway if view else None),
+            "host": views.host_view(view.host if view else None, daemon.config.host.link),
             "ovn": {"nb": daemon.nb.connected, "sb": daemon.sb.connected},
             "ovs": {
                 "connected": daemon.ovs.connected,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from controller.translate.ovn import Problem
-from dataplane.model.state import Attachment, Gateway
+from dataplane.model.state import Attachment, Gateway, HostAccess
 
 Json = dict[str, object]
 
@@ -55,6 +55,19 @@ def port_view(attachment: Attachment, facts: PortFacts) -> Json:
 def ports_view(rows: Iterable[tuple[Attachment, PortFacts]]) -> Json:
     """Answer to the operation `ports`."""
     return {"ports": [port_view(a, f) for a, f in sorted(rows, key=lambda r: r[0].iface_id)]}
+
+
+def host_view(host: HostAccess | None, link: str) -> Json | None:
+    """The node's own way to workloads in the answer to `status`; None: it has none."""
+    if host is None or not link:
+        return None
+    return {
+        "link": link,
+        "port": host.port,
+        "mac": str(host.mac),
+        "addresses": [str(a) for a in host.addresses],
+        "routes": [{"network": str(network), "via": str(via)} for network, via in host.routes],
+    }
 
 
 def gateway_view(gateway: Gateway | None) -> Json | None:

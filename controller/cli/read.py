@@ -96,6 +96,14 @@ def _containers_text(containers: Json) -> str:
     return f"{text}: {reason}" if reason else text
 
 
+def _host_text(host: Json) -> str:
+    """By what the node's kernel reaches workloads."""
+    addresses = " ".join(map(str, _list(host.get("addresses"))))
+    routes = [route for route in _list(host.get("routes")) if isinstance(route, dict)]
+    networks = " ".join(str(route.get("network")) for route in routes)
+    return f"{host.get('link')} {addresses}, to {networks or 'no network of a VPC'}"
+
+
 def status_text(answer: Json, *, colour: bool) -> str:
     """The answer to `status` for people."""
     ovs, ovn, apply_ = child(answer, "ovs"), child(answer, "ovn"), child(answer, "last_apply")
@@ -116,6 +124,8 @@ def status_text(answer: Json, *, colour: bool) -> str:
          f"{gateway.get('router')}, {' '.join(map(str, _list(gateway.get('addresses'))))},"
          f" on {gateway.get('physnet')}, services from {gateway.get('service_address')}"),
     ]  # fmt: skip
+    if host := child(answer, "host"):
+        head.append(("host", _host_text(host)))
     if containers := child(answer, "containers"):
         head.append(("containers", _containers_text(containers)))
     wins = child(ovs, "foreign_wins")

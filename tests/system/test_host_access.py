@@ -193,6 +193,13 @@ def test_a_pmd_thread_polls_ovn0_and_no_tap_is_in_the_path(world: World) -> None
     assert not any("ct(" in line or "userspace" in line for line in towards)
 
 
+def test_status_names_the_way(world: World) -> None:
+    told = world.node.ask("status")["host"]
+    assert told["link"] == "ovn0"
+    assert [address.partition("/")[0] for address in told["addresses"]] == world.own()
+    assert [route["network"] for route in told["routes"]] == ["10.1.0.0/24", "fd01::/64"]
+
+
 def _tap_packets(node: LabNode) -> dict[str, int]:
     """Packets through each tap of the node: bridges' LOCAL ports."""
     listed = json.loads(node.namespace.run("ip", "-s", "-j", "-d", "link", "show"))

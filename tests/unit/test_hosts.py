@@ -7,12 +7,14 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Network, ip_i
 
 import pytest
 
+from controller.cli.read import status_text
 from controller.config import ConfigProblems, parse_cluster, parse_node
 from controller.translate.central import northbound
 from controller.translate.hostaccess import host_access
 from controller.translate.index import Index
 from controller.translate.nbrows import NbPlan, RouterPortRow, SwitchPortRow
 from controller.translate.owned import owned
+from controller.views import host_view
 from dataplane.model.addr import Mac
 from dataplane.model.config import ClusterConfig, HostConfig, HostsConfig
 from dataplane.model.hostrows import KernelRoute, SourceRule
@@ -310,6 +312,19 @@ def test_the_plan_has_link_port_routes_and_rules() -> None:
     # The programs for services are svc0's and the uplink's; none is ours on this link.
     assert "ovn0" not in found.programs
     assert "ovn0-ovs" not in found.programs
+
+
+def test_status_says_by_what_the_host_reaches_what() -> None:
+    view = host_view(ACCESS, "ovn0")
+    assert view is not None
+    assert view["routes"] == [
+        {"network": "10.1.0.0/24", "via": "100.65.0.1"},
+        {"network": "fd01::/64", "via": "fd00:102::1"},
+    ]
+    said = status_text({"host": view}, colour=False)
+    assert "ovn0 100.65.0.2/24 fd00:102::2/64, to 10.1.0.0/24 fd01::/64" in said
+    assert host_view(ACCESS, "") is None
+    assert host_view(None, "ovn0") is None
 
 
 def test_links_are_there_before_ports_and_routes() -> None:
