@@ -10,11 +10,12 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Mapping, Sequence
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import Any
 
 from pyroute2 import NetlinkError
 
+from dataplane.drivers.routedump import routes_of
 from dataplane.drivers.rtnl import find_link, links, route_socket
 from dataplane.model.addr import IPAddress, IPNetwork
 from dataplane.model.hostrows import ROUTE_TABLE, KernelRoute, SourceRule
@@ -45,16 +46,11 @@ class RoutesTable:
         """
         with route_socket() as ipr:
             names = {link.index: link.name for link in links(ipr)}
-            found = {}
-            for message in _asked(lambda: ipr.get_routes(table=ROUTE_TABLE), "routes"):
-                via, source = message.get_attr("RTA_GATEWAY"), message.get_attr("RTA_PREFSRC")
-                if message["proto"] != PROTOCOL or not via or not source:
-                    continue
-                destination = message.get_attr("RTA_DST") or _ANY[message["family"]]
-                found[ip_network((destination, message["dst_len"]))] = KernelRoute(
-                    names.get(message.get_attr("RTA_OIF"), ""), ip_address(via), ip_address(source)
-                )
-            return found
+        return {
+            route.network: KernelRoute(names.get(route.device, ""), route.via, route.source)
+            for route in routes_of(ROUTE_TABLE, PROTOCOL)
+            if route.via is not None and route.source is not None
+        }
 
     def upsert(self, batch: Sequence[tuple[IPNetwork, KernelRoute]]) -> Mapping[IPNetwork, Failure]:
         """Make the routes so."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -99,6 +100,19 @@ def test_what_somebody_else_put_beside_ours_stays() -> None:
     one.apply(wanted({}, {}), 1)
     assert "10.7.0.0/24" in ip("route", "show", "table", str(ROUTE_TABLE))
     assert "77:" in ip("rule")
+
+
+def test_the_kernel_picks_our_table_among_many_routes(tmp_path: Path) -> None:
+    others = [f"route add 10.{n >> 8}.{n & 255}.0/24 via 172.18.0.1" for n in range(5000)]
+    batch = tmp_path / "routes"
+    batch.write_text("\n".join(others))
+    ip("-batch", str(batch))
+    many: dict[IPNetwork, KernelRoute] = {
+        ip_network(f"10.100.{n}.0/24"): next(iter(ROUTES.values())) for n in range(250)
+    }
+    assert RoutesTable().observe() == {}
+    assert reconciler().apply(wanted({**ROUTES, **many}), 0).failed == 0
+    assert RoutesTable().observe() == {**ROUTES, **many}
 
 
 def test_a_changed_next_hop_and_a_rule_of_another_table_are_mended() -> None:

@@ -153,6 +153,8 @@ def test_the_hosts_reach_guests(world: World) -> None:
 
 def test_containers_reach_a_socket_of_the_host_by_ovn0s_address(world: World) -> None:
     for at, node in enumerate(world.lab.nodes):
+        # As strict as a kernel can be about where a packet comes from.
+        node.namespace.run("sysctl", "-q", "-w", "net.ipv4.conf.ovn0.rp_filter=1")
         with _listening(world.lab, node, f"host{at}"):
             for name in ("c1", "c3"):
                 for address in world.own(at):
