@@ -330,19 +330,15 @@ def qos(result: Json) -> list[Verdict]:
         ways.setdefault((case["kind"], case["sending"]), []).append(case)
     found = []
     for (kind, sending), cases in ways.items():
-        judged_ones = [case for case in cases if case["judged"]]
-        word = f"{kind} {'sends' if sending else 'receives'}"
-        if not judged_ones:
-            msg = f"{word}: no case carried enough to be judged"
-            raise ValueError(msg)
-        worst = max(judged_ones, key=lambda case: abs(case["ratio"] - 1))
+        said = [case for case in cases if case["judged"]]
+        # Of none there is no worst: that is a ValueError.
+        worst = max(said, key=lambda case: abs(case["ratio"] - 1))
         at = f"{worst['rate'] / 1e6:g} Mbit/s at {worst['size']}"
-        claim = f"limits, {word}, worst of {len(judged_ones)}: {at}"
+        claim = f"limits, {kind} {'sends' if sending else 'receives'}, worst of {len(said)}: {at}"
         samples = (abs(worst["ratio"] - 1) / LIMIT_BOUND,)
         found.append(Verdict(claim, samples, 1.0, "5 % of the limit"))
     if not found:
-        msg = "no case at all"
-        raise ValueError(msg)
+        raise ValueError(ways)
     return found
 
 
@@ -350,9 +346,16 @@ SCRAPE_PERCENT = 1.0
 
 
 def rebalance(result: Json) -> list[Verdict]:
-    """Computed pins against OVS's dealing at start, round by round, as each has its own load."""
+    """Computed pins against OVS's dealing at start, round by round, as each has its own load.
+
+    Of shares of all load: what a packet costs, which other work on the machine changes from one
+    way to the next, drops out.
+    """
     found = []
-    for what, claim in (("highest", "highest PMD load"), ("variance", "variance of PMD loads")):
+    for what, claim in (
+        ("share", "busiest PMD thread's share of all load"),
+        ("share_variance", "variance of PMD threads' shares"),
+    ):
         ways: dict[str, list[float]] = {}
         for sample in result["samples"]:
             # Loads are whole percents: a variance below one tells nothing from nothing.

@@ -4,9 +4,9 @@
  * virtio-user port sends small UDP frames at a rate of its own, and what comes back is dropped.
  * Between its turns the thread sleeps, because PMD threads need the cores.
  *
- * Usage: queueload EAL-ARGUMENTS -- QUEUES PPS...
- * QUEUES of each port; then one rate for each queue, the first port's first. Ends at SIGTERM with
- * a line of JSON: packets taken by each queue, and the seconds.
+ * Usage: queueload EAL-ARGUMENTS -- QUEUES
+ * QUEUES of each port. A line on standard input has one rate for each queue, the first port's
+ * first; nothing is sent before it. Ends at SIGTERM.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -31,6 +31,8 @@
 #define MAX_QUEUES 64		/* of all ports together */
 #define BACKLOG 512		/* packets: a queue that is further behind begins anew */
 #define PAUSE_NS 50000
+#define FLOWS 32		/* of each queue, in turn: no two packets of a burst are of one */
+#define FIRST_SOURCE_PORT 1000
 
 struct queue {
 	uint16_t port;
@@ -38,7 +40,6 @@ struct queue {
 	uint64_t pps;
 	uint64_t from;		/* TSC cycles from which its schedule counts */
 	uint64_t done;		/* packets of that schedule */
-	uint64_t sent;		/* taken by the device, in all */
 };
 
 static struct queue queues[MAX_QUEUES];
@@ -75,8 +76,8 @@ static void start_port(uint16_t port, uint16_t count)
 		die("a port does not start", -error);
 }
 
-/* From a guest to its neighbour; a flow for each queue. */
-static void frame(const struct queue *queue, struct rte_mbuf *m)
+/* From a guest to its neighbour. */
+static void frame(const struct queue *queue, uint64_t number, struct rte_mbuf *m)
 {
 	struct rte_ether_hdr *eth = rte_pktmbuf_mtod(m, struct rte_ether_hdr *);
 	struct rte_ipv4_hdr *ip = (void *)(eth + 1);
@@ -98,7 +99,7 @@ static void frame(const struct queue *queue, struct rte_mbuf *m)
 	ip->src_addr = rte_cpu_to_be_32(RTE_IPV4(10, 9, 0, queue->port + 1));
 	ip->dst_addr = rte_cpu_to_be_32(RTE_IPV4(10, 9, 0, (queue->port ^ 1) + 1));
 	ip->hdr_checksum = rte_ipv4_cksum(ip);
-	udp->src_port = rte_cpu_to_be_16(1000 + queue->number);
+	udp->src_port = rte_cpu_to_be_16(FIRST_SOURCE_PORT + number % FLOWS);
 	udp->dst_port = rte_cpu_to_be_16(9);
 	udp->dgram_len = rte_cpu_to_be_16(FRAME - sizeof(*eth) - sizeof(*ip));
 }
@@ -119,11 +120,10 @@ static int turn(struct queue *queue, uint64_t hz)
 	if (!count || rte_pktmbuf_alloc_bulk(pool, batch, count))
 		return 0;
 	for (uint16_t i = 0; i < count; i++)
-		frame(queue, batch[i]);
+		frame(queue, queue->done + i, batch[i]);
 	taken = rte_eth_tx_burst(queue->port, queue->number, batch, count);
 	rte_pktmbuf_free_bulk(batch + taken, count - taken);
 	queue->done += count;
-	queue->sent += taken;
 	return count == BURST;
 }
 
@@ -155,43 +155,39 @@ static void run(void)
 	}
 }
 
-static void report(double seconds)
+/* Until there is a line, or the end. */
+static void rates(void)
 {
-	printf("{\"seconds\": %f, \"sent\": [", seconds);
 	for (unsigned int i = 0; i < queue_count; i++)
-		printf("%s%" PRIu64, i ? ", " : "", queues[i].sent);
-	printf("]}\n");
-	fflush(stdout);
+		if (scanf("%" SCNu64, &queues[i].pps) != 1)
+			die("a line with one rate for each queue of each port is needed", 0);
 }
 
 int main(int argc, char **argv)
 {
 	int used = rte_eal_init(argc, argv);
-	uint64_t start;
 	unsigned int each;
 
-	if (used < 0 || argc - used < 3)
-		die("usage: queueload EAL-ARGUMENTS -- QUEUES PPS...", rte_errno);
+	if (used < 0 || argc - used != 2)
+		die("usage: queueload EAL-ARGUMENTS -- QUEUES", rte_errno);
 	each = strtoul(argv[used + 1], NULL, 10);
-	queue_count = argc - used - 2;
-	if (!each || queue_count > MAX_QUEUES || queue_count != each * rte_eth_dev_count_avail())
-		die("there has to be one rate for each queue of each port", 0);
+	queue_count = each * rte_eth_dev_count_avail();
+	if (!queue_count || queue_count > MAX_QUEUES)
+		die("too few queues or too many", 0);
 	pool = rte_pktmbuf_pool_create("frames", MBUFS, 256, 0, RTE_MBUF_DEFAULT_BUF_SIZE,
 				       rte_socket_id());
 	if (!pool)
 		die("no memory for packets", rte_errno);
 	signal(SIGTERM, end);
 	for (unsigned int i = 0; i < queue_count; i++) {
-		queues[i] = (struct queue){ .port = i / each, .number = i % each,
-					    .pps = strtoull(argv[used + 2 + i], NULL, 10) };
+		queues[i] = (struct queue){ .port = i / each, .number = i % each };
 		if (!queues[i].number)
 			start_port(queues[i].port, each);
 	}
-	start = rte_rdtsc();
+	rates();
 	for (unsigned int i = 0; i < queue_count; i++)
-		queues[i].from = start;
+		queues[i].from = rte_rdtsc();
 	run();
-	report((double)(rte_rdtsc() - start) / rte_get_tsc_hz());
 	rte_eal_cleanup();
 	return 0;
 }

@@ -8,50 +8,76 @@ from pathlib import Path
 import pytest
 
 from perf import judge
-from perf.rebalance import FIRST_QUEUE, shares
+from perf.rebalance import Sample, better, busy_guests, report, shares, table
+from perf.verdicts import Verdict
 from perf.vhostlab import eal_prefixes
 
 
-def test_a_guest_has_a_share_by_its_rank_and_queue_0_most_of_it() -> None:
-    rates = shares(8, 2, 200_000, random.Random(1))
+def test_busy_guests_send_most_of_it_and_most_on_queue_0() -> None:
+    rates = shares(8, 2, 200_000, {0, 2, 5, 7})
     assert sum(rates) == pytest.approx(200_000, abs=16)
-    guests = sorted((sum(rates[at : at + 2]) for at in range(0, 16, 2)), reverse=True)
-    assert [guests[0] / one for one in guests] == pytest.approx(range(1, 9), rel=0.001)
-    assert all(
-        one / (one + other) == pytest.approx(FIRST_QUEUE, abs=0.001)
-        for one, other in zip(rates[::2], rates[1::2], strict=True)
-    )
-    assert shares(8, 2, 200_000, random.Random(2)) != rates
+    assert rates[:4] == [40_500, 4_500, 4_500, 500]
+    assert shares(2, 1, 300, {1}) == [30, 270]
 
 
-def test_one_queue_has_all_of_its_guest() -> None:
-    assert sorted(shares(2, 1, 300, random.Random(1))) == [100, 200]
+@pytest.mark.parametrize("homes", [[0, 1] * 4, [0] * 8, [1, 1, 1, 0, 0, 0, 1, 0]])
+def test_three_of_four_busy_guests_are_on_one_thread(homes: list[int]) -> None:
+    drawn = {busy_guests(homes, random.Random(seed)) for seed in range(20)}
+    assert len(drawn) > 1
+    for busy in drawn:
+        assert len(busy) == 4
+        cpus = [homes[guest] for guest in busy]
+        assert max(cpus.count(0), cpus.count(1)) == (4 if len(set(homes)) == 1 else 3)
 
 
-def sample(way: str, highest: float, variance: float) -> dict[str, object]:
-    return {"way": way, "highest": highest, "variance": variance}
+def test_two_guests_are_one_that_is_busy() -> None:
+    assert len(busy_guests([0, 1], random.Random(1))) == 1
 
 
-def test_rounds_are_compared_one_by_one() -> None:
-    rounds = [(60, 40, 30), (90, 80, 50), (20, 12, 12)]
-    samples = [
-        sample(way, load, load * load)
-        for loads in rounds
-        for way, load in zip(("roundrobin", "cycles", "computed"), loads, strict=True)
+def samples(*rounds: dict[str, tuple[float, float]]) -> list[Sample]:
+    """Loads of two threads by way, round by round."""
+    return [
+        Sample(way, {0: loads[0], 1: loads[1]}, 0, 100.0)
+        for one in rounds
+        for way, loads in one.items()
     ]
-    found = {(one.claim, one.baseline): one for one in judge.rebalance({"samples": samples})}
-    of = found["highest PMD load, computed pins", "cycles at start"]
-    assert of.samples == (30 / 40, 50 / 80, 1.0)
+
+
+GOOD = {
+    "roundrobin": (60.0, 20.0),
+    "cycles": (45.0, 15.0),
+    "computed": (44.0, 36.0),
+    "rebalanced": (41.0, 39.0),
+}
+
+
+def verdicts(given: list[Sample]) -> dict[tuple[str, str], Verdict]:
+    found = judge.rebalance(report(given, {}))
+    return {(one.claim.partition(",")[0], one.baseline): one for one in found}
+
+
+def test_rounds_are_compared_one_by_one_by_shares() -> None:
+    # The same dealing, but a packet costs twice as much.
+    dearer = {way: (2 * loads[0], 2 * loads[1]) for way, loads in GOOD.items()}
+    given = samples(GOOD, GOOD | {"computed": dearer["computed"]})
+    found = verdicts(given)
+    share = found["busiest PMD thread's share of all load", "roundrobin at start"]
+    assert share.samples == pytest.approx((55 / 75, 55 / 75))
+    assert found["variance of PMD threads' shares", "cycles at start"].samples == pytest.approx(
+        (25 / 625, 25 / 625)
+    )
     assert not any(one.red for one in found.values())
-    assert found["variance of PMD loads, computed pins", "roundrobin at start"].samples[0] == 0.25
+    assert better(given)
+    assert "66 (44..88)" in table(given)
 
 
 def test_pins_that_make_it_worse_are_red_and_nothing_divides_by_zero() -> None:
-    ways = (("roundrobin", 0.0), ("cycles", 0.25), ("computed", 16.0))
-    samples = [sample(way, 40 + spread, spread) for way, spread in ways for _ in range(4)]
-    red = {(one.claim, one.baseline) for one in judge.rebalance({"samples": samples}) if one.red}
-    assert ("variance of PMD loads, computed pins", "cycles at start") in red
-    assert ("highest PMD load, computed pins", "roundrobin at start") in red
+    bad = {"roundrobin": (40.0, 40.0), "cycles": (40.0, 40.0), "computed": (48.0, 32.0)}
+    given = samples(bad, bad)
+    assert all(one.red for one in verdicts(given).values())
+    assert not better(given)
+    idle = dict.fromkeys(bad, (0.0, 0.0))
+    assert not any(one.red for one in verdicts(samples(idle)).values())
 
 
 def test_every_process_of_a_lab_is_found_by_what_it_left(tmp_path: Path) -> None:
