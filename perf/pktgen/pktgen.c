@@ -1,0 +1,381 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * A paced generator and sink on any DPDK ports: sends at an exact rate, and says of each frame
+ * whether it came back, in which order, and after how long.
+ *
+ * Usage: pktgen EAL-ARGUMENTS -- SOCKET [MAX_SIZE]
+ * SOCKET is a unix socket that it makes (0600) and takes one client at a time on. Each line
+ *
+ *   run tx=0 rx=1 pps=10000 seconds=1 sizes=60 flows=1 src_mac=... dst_mac=... src_ip=198.18.0.1
+ *       dst_ip=198.19.0.1 dst_port=9 drain_ms=100
+ *
+ * is answered by one of JSON: {"sent": ..., ...} or {"error": ...}. Sizes are octets without the check
+ * sequence, several ("60,566,1514") are sent in turn; pps=0 is as many as the device takes. What a
+ * line does not name has the value above. `quit` ends it.
+ *
+ * One thread sends and receives, so that neither waits for the other to be scheduled, and both read
+ * one clock.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <rte_cycles.h>
+#include <rte_eal.h>
+#include <rte_ethdev.h>
+#include <rte_malloc.h>
+
+#include "stream.h"
+
+#define BURST 32
+#define RING 1024
+#define MBUFS 16383
+#define MAX_LINE 1024
+#define GRACE_MS 100		/* for who is late at the end of his time */
+#define FLUSH_MS 20		/* what an earlier run left on its way is thrown away */
+
+static struct rte_mempool *pool;
+static struct arrivals *arrivals;
+static unsigned int largest = 1514;
+static uint8_t frame[MAX_SIZE];
+static uint8_t runs;
+
+static void die(const char *what, int error)
+{
+	fprintf(stderr, "pktgen: %s: %s\n", what, error ? strerror(error) : "failed");
+	exit(1);
+}
+
+static void start_port(uint16_t port)
+{
+	struct rte_eth_conf conf = { 0 };
+	int error;
+
+	error = rte_eth_dev_configure(port, 1, 1, &conf);
+	if (!error)
+		error = rte_eth_rx_queue_setup(port, 0, RING, SOCKET_ID_ANY, NULL, pool);
+	if (!error)
+		error = rte_eth_tx_queue_setup(port, 0, RING, SOCKET_ID_ANY, NULL);
+	if (!error)
+		error = rte_eth_dev_start(port);
+	if (error)
+		die("a port does not start", -error);
+	rte_eth_promiscuous_enable(port);	/* where the device can */
+}
+
+/* Sending and receiving ------------------------------------------------------------------------- */
+
+static unsigned int send_frames(const struct stream *s, struct result *r, uint64_t seq,
+				unsigned int count)
+{
+	struct rte_mbuf *batch[BURST];
+	unsigned int taken;
+
+	if (rte_pktmbuf_alloc_bulk(pool, batch, count))
+		return 0;
+	for (unsigned int i = 0; i < count; i++) {
+		unsigned int size = s->pattern[(seq + i) % s->sizes];
+
+		memcpy(rte_pktmbuf_append(batch[i], size), frame, size);
+		stamp(batch[i], s, seq + i);
+		mark_of(batch[i])->tsc = rte_rdtsc();
+	}
+	taken = rte_eth_tx_burst(s->tx, 0, batch, count);
+	for (unsigned int i = 0; i < taken; i++)
+		r->octets += s->pattern[(seq + i) % s->sizes];
+	r->sent += taken;
+	rte_pktmbuf_free_bulk(batch + taken, count - taken);
+	return taken;
+}
+
+static unsigned int receive(const struct stream *s, struct result *r, uint16_t port)
+{
+	struct rte_mbuf *batch[BURST];
+	unsigned int count = rte_eth_rx_burst(port, 0, batch, BURST);
+	uint64_t now = rte_rdtsc();
+
+	for (unsigned int i = 0; r && i < count; i++) {
+		const struct mark *mark = port == s->rx ? ours(batch[i], s) : NULL;
+
+		if (mark)
+			arrived(arrivals, r, mark, now);
+		else
+			r->strangers++;
+	}
+	rte_pktmbuf_free_bulk(batch, count);
+	return count;
+}
+
+/* Both ports, so that neither's ring stays full of what others send. */
+static void receive_all(const struct stream *s, struct result *r)
+{
+	receive(s, r, s->rx);
+	if (s->tx != s->rx)
+		receive(s, NULL, s->tx);
+}
+
+static void receive_for(const struct stream *s, struct result *r, uint64_t ticks)
+{
+	uint64_t stop = rte_rdtsc() + ticks;
+
+	while (rte_rdtsc() < stop)
+		receive_all(s, r);
+}
+
+/*
+ * A frame is due at its number times the interval. Who is late, because the device took nothing or
+ * the processor was away, sends in bursts until he is on time again: the rate of a run as a whole is
+ * what was asked for, as long as the path takes it.
+ */
+static void run(const struct stream *s, struct result *r)
+{
+	uint64_t hz = rte_get_tsc_hz(), total = s->pps * s->seconds + 0.5, start, stop, now, seq = 0;
+
+	memset(r, 0, sizeof(*r));
+	receive_for(s, NULL, hz / 1000 * FLUSH_MS);
+	memset(arrivals, 0, sizeof(*arrivals));
+	make_frame(frame, s);
+	start = rte_rdtsc();
+	stop = start + (uint64_t)(s->seconds * hz);
+	while ((now = rte_rdtsc()) < stop || (seq < total && now < stop + hz / 1000 * GRACE_MS)) {
+		uint64_t due = seq + BURST;
+
+		if (s->pps > 0)
+			due = RTE_MIN((uint64_t)((now - start) * s->pps / hz) + 1, total);
+		if (due > seq) {
+			uint64_t late = s->pps > 0 ? (due - seq - 1) * hz / s->pps : 0;
+
+			if (late > r->behind_ticks)
+				r->behind_ticks = late;
+			seq += send_frames(s, r, seq, RTE_MIN(due - seq, (uint64_t)BURST));
+		}
+		receive_all(s, r);
+	}
+	r->seconds = (double)(now - start) / hz;
+	receive_for(s, r, hz / 1000 * s->drain_ms);
+}
+
+/* Commands -------------------------------------------------------------------------------------- */
+
+static const char *parse_sizes(char *text, struct stream *s)
+{
+	char *save, *word;
+
+	s->sizes = s->max_size = 0;
+	for (word = strtok_r(text, ",", &save); word; word = strtok_r(NULL, ",", &save)) {
+		unsigned long size = strtoul(word, NULL, 10);
+
+		if (size < MIN_SIZE || size > largest)
+			return "a size is less than 60 or more than this generator was started for";
+		if (s->sizes == PATTERN)
+			return "more than 64 sizes";
+		s->pattern[s->sizes++] = size;
+		s->max_size = RTE_MAX(s->max_size, size);
+	}
+	return s->sizes ? NULL : "no size";
+}
+
+static bool parse_port(const char *text, uint16_t *port)
+{
+	char *end;
+	unsigned long number = strtoul(text, &end, 10);
+
+	*port = number;
+	return *text && !*end && number < rte_eth_dev_count_avail();
+}
+
+static bool parse_ip(const char *text, uint32_t *address)
+{
+	struct in_addr found;
+
+	if (inet_pton(AF_INET, text, &found) != 1)
+		return false;
+	*address = rte_be_to_cpu_32(found.s_addr);
+	return true;
+}
+
+static bool parse_number(const char *text, double least, double most, double *number)
+{
+	char *end;
+
+	*number = strtod(text, &end);
+	return *text && !*end && *number >= least && *number <= most;
+}
+
+/* NULL, or what is wrong with "key=value". */
+static const char *parse_word(char *word, struct stream *s)
+{
+	char *value = strchr(word, '=');
+	double number;
+
+	if (!value)
+		return "a word is not key=value";
+	*value++ = 0;
+	if (!strcmp(word, "tx"))
+		return parse_port(value, &s->tx) ? NULL : "tx is no port";
+	if (!strcmp(word, "rx"))
+		return parse_port(value, &s->rx) ? NULL : "rx is no port";
+	if (!strcmp(word, "pps"))
+		return parse_number(value, 0, 1e9, &s->pps) ? NULL : "pps is not 0 to 10^9";
+	if (!strcmp(word, "seconds"))
+		return parse_number(value, 0.001, 86400, &s->seconds) ? NULL :
+								      "seconds is not 0.001 to 86400";
+	if (!strcmp(word, "sizes"))
+		return parse_sizes(value, s);
+	if (!strcmp(word, "src_mac"))
+		return rte_ether_unformat_addr(value, &s->src_mac) ? "src_mac is no address" : NULL;
+	if (!strcmp(word, "dst_mac"))
+		return rte_ether_unformat_addr(value, &s->dst_mac) ? "dst_mac is no address" : NULL;
+	if (!strcmp(word, "src_ip"))
+		return parse_ip(value, &s->src_ip) ? NULL : "src_ip is no address";
+	if (!strcmp(word, "dst_ip"))
+		return parse_ip(value, &s->dst_ip) ? NULL : "dst_ip is no address";
+	if (!strcmp(word, "flows")) {
+		if (!parse_number(value, 1, MAX_FLOWS, &number))
+			return "flows is not 1 to 1048576";
+		s->flows = number;
+		return NULL;
+	}
+	if (!strcmp(word, "dst_port")) {
+		if (!parse_number(value, 1, 65535, &number))
+			return "dst_port is not 1 to 65535";
+		s->dst_port = number;
+		return NULL;
+	}
+	if (!strcmp(word, "drain_ms")) {
+		if (!parse_number(value, 0, 60000, &number))
+			return "drain_ms is not 0 to 60000";
+		s->drain_ms = number;
+		return NULL;
+	}
+	return "a key is not known";
+}
+
+static void defaults(struct stream *s)
+{
+	*s = (struct stream){
+		.rx = rte_eth_dev_count_avail() > 1, .pps = 10000, .seconds = 1, .drain_ms = 100,
+		.flows = 1, .pattern = { MIN_SIZE }, .sizes = 1, .max_size = MIN_SIZE,
+		.src_mac = { { 0x0a, 0x58, 0xc6, 0x12, 0, 1 } },
+		.dst_mac = { { 0x0a, 0x58, 0xc6, 0x13, 0, 1 } },
+		.src_ip = RTE_IPV4(198, 18, 0, 1), .dst_ip = RTE_IPV4(198, 19, 0, 1), .dst_port = 9,
+	};
+}
+
+static void answer(FILE *out, const struct result *r)
+{
+	double ns = 1e9 / rte_get_tsc_hz();
+
+	fprintf(out, "{\"seconds\": %.9f, \"sent\": %" PRIu64 ", \"octets\": %" PRIu64
+		", \"received\": %" PRIu64 ", \"duplicates\": %" PRIu64 ", \"reordered\": %" PRIu64
+		", \"strangers\": %" PRIu64 ", \"behind_ns\": %.0f, \"max_ns\": %.0f, \"delay\": ",
+		r->seconds, r->sent, r->octets, r->received, r->duplicates, r->reordered,
+		r->strangers, r->behind_ticks * ns, r->delay.max * ns);
+	print_histogram(out, &r->delay, ns);
+	fputs("}\n", out);
+}
+
+/* False: it is over. */
+static bool command(FILE *out, char *line)
+{
+	const char *wrong = NULL;
+	static struct result r;
+	char *save, *word = strtok_r(line, " \n", &save);
+	struct stream s;
+
+	if (!word)
+		return true;
+	if (!strcmp(word, "quit"))
+		return false;
+	defaults(&s);
+	if (strcmp(word, "run"))
+		wrong = "a command is run or quit";
+	while (!wrong && (word = strtok_r(NULL, " \n", &save)))
+		wrong = parse_word(word, &s);
+	if (wrong) {
+		fprintf(out, "{\"error\": \"%s\"}\n", wrong);
+	} else {
+		s.run = ++runs;
+		run(&s, &r);
+		answer(out, &r);
+	}
+	fflush(out);
+	return true;
+}
+
+static int listen_at(const char *path)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (strlen(path) >= sizeof(address.sun_path))
+		die("the socket's path is longer than 107 octets", 0);
+	strcpy(address.sun_path, path);
+	umask(0177);
+	if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof(address)) || listen(fd, 1))
+		die(path, errno);
+	return fd;
+}
+
+static void serve(int listening)
+{
+	static char line[MAX_LINE];
+	bool more = true;
+
+	while (more) {
+		int fd = accept(listening, NULL, NULL);
+		FILE *in, *out;
+
+		if (fd < 0)
+			die("accept", errno);
+		in = fdopen(fd, "r");
+		out = fdopen(dup(fd), "w");
+		if (!in || !out)
+			die("fdopen", errno);
+		while (more && fgets(line, sizeof(line), in))
+			more = command(out, line);
+		fclose(out);
+		fclose(in);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	int used = rte_eal_init(argc, argv);
+	const char *path;
+	unsigned int room;
+	int fd;
+
+	if (used < 0 || argc - used < 2 || argc - used > 3)
+		die("usage: pktgen EAL-ARGUMENTS -- SOCKET [MAX_SIZE]", used < 0 ? rte_errno : 0);
+	path = argv[used + 1];
+	if (argc - used == 3)
+		largest = strtoul(argv[used + 2], NULL, 10);
+	if (largest < MIN_SIZE || largest > MAX_SIZE)
+		die("MAX_SIZE is not 60 to 9216", 0);
+	if (!rte_eth_dev_count_avail())
+		die("no port", 0);
+	signal(SIGPIPE, SIG_IGN);
+	room = RTE_PKTMBUF_HEADROOM + RTE_MAX(largest, (unsigned int)RTE_MBUF_DEFAULT_DATAROOM);
+	pool = rte_pktmbuf_pool_create("frames", MBUFS, 256, 0, room, rte_socket_id());
+	arrivals = rte_zmalloc("arrivals", sizeof(*arrivals), 64);
+	if (!pool || !arrivals)
+		die("no memory for packets; give EAL more with --socket-mem", rte_errno);
+	for (uint16_t port = 0; port < rte_eth_dev_count_avail(); port++)
+		start_port(port);
+	fd = listen_at(path);
+	printf("{\"ready\": true, \"ports\": %u}\n", rte_eth_dev_count_avail());
+	fflush(stdout);
+	serve(fd);
+	unlink(path);
+	rte_eal_cleanup();
+	return 0;
+}

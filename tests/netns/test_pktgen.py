@@ -1,0 +1,151 @@
+"""The packet generator against paths whose rate, loss, order and delay are known."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from dataplane.drivers import machine, ovsprocess, processes
+from perf.compiled import program
+from perf.pktgen.driver import HUGEPAGES, GeneratorError, Load, Pktgen
+
+DELAYLINE = Path(__file__).parents[1] / "labs" / "delayline.c"
+PAGES = 280
+"""Of 2 MiB: 256 MiB for each of the two programs, and a little more."""
+
+PREFIX, LINE_PREFIX = "mrpktgen", "mrdelay"
+
+
+@pytest.fixture(scope="module")
+def rundir() -> Iterator[Path]:
+    """Short, because a socket's path has at most 107 octets."""
+    path = Path(tempfile.mkdtemp(prefix="mrpg-", dir="/run"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def ring(rundir: Path) -> Iterator[Pktgen]:
+    """A generator whose one port gives back what it is given, at once and in order."""
+    with Pktgen(PREFIX, rundir, ["--vdev=net_ring0"], max_size=9216, huge=False) as made:
+        yield made
+
+
+@pytest.mark.parametrize("pps", [1_000, 10_000, 300_000, 1_000_000])
+def test_a_run_as_a_whole_has_the_rate_that_was_asked_for(ring: Pktgen, pps: int) -> None:
+    found = ring.run(Load(pps, 0.5, rx=0))
+    # Each frame is due by the clock, and who is late catches up: only the time that a busy
+    # machine took beyond the run's own can be otherwise.
+    assert found.sent == pps // 2
+    assert 0.5 <= found.seconds < 0.7
+    assert (found.received, found.duplicates, found.reordered) == (found.sent, 0, 0)
+    assert sum(count for _, count in found.delay) == found.received
+    assert found.percentile(50) <= found.percentile(99.9) <= found.max_ns
+
+
+def test_sizes_and_flows_go_in_turn(ring: Pktgen) -> None:
+    found = ring.run(Load(100_000, 0.3, sizes=(64, 594, 1518, 9216), flows=100_000, rx=0))
+    assert found.received == found.sent
+    mean = found.octets / found.sent
+    assert mean == pytest.approx((64 + 594 + 1518 + 9216) / 4 - 4, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("load", "why"),
+    [
+        (Load(-1, rx=0), "pps is not 0 to"),
+        (Load(1, sizes=(63,), rx=0), "a size is less than 60"),
+        (Load(1, sizes=(20_000,), rx=0), "more than this generator was started for"),
+        (Load(1, sizes=(), rx=0), "no size"),
+        (Load(1, flows=2_000_000, rx=0), "flows is not"),
+        (Load(1, rx=7), "rx is no port"),
+        (Load(1, dst_mac="x", rx=0), "dst_mac is no address"),
+        (Load(1, dst_ip="10.0.0.300", rx=0), "dst_ip is no address"),
+        (Load(1, seconds=0, rx=0), "seconds is not"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_and_the_next_run_goes_on(
+    ring: Pktgen, load: Load, why: str
+) -> None:
+    with pytest.raises(GeneratorError, match=why):
+        ring.run(load)
+    assert ring.run(Load(1_000, 0.05, rx=0)).lost == 0
+
+
+def test_a_generator_that_does_not_start_says_why(rundir: Path) -> None:
+    with (
+        pytest.raises(GeneratorError, match=r"does not start:\n[\s\S]*no port"),
+        Pktgen(f"{PREFIX}-none", rundir, [], huge=False),
+    ):
+        pass
+    assert not (Path("/run/dpdk") / f"{PREFIX}-none").exists()
+
+
+@pytest.fixture(scope="module")
+def pages(rundir: Path) -> Iterator[None]:
+    machine.borrow(rundir, size_kib=2048, count=PAGES, mount=HUGEPAGES)
+    try:
+        yield
+    finally:
+        machine.give_back(rundir)
+
+
+@contextmanager
+def delayline(rundir: Path, delay_us: int, *faults: int) -> Iterator[Pktgen]:
+    """A generator, and a forwarder with these faults between its ports (tests/labs/delayline.c)."""
+    sockets = [rundir / f"line{number}" for number in (0, 1)]
+    for path in sockets:
+        path.unlink(missing_ok=True)
+    ports = [f"--vdev=net_virtio_user{n},path={p},server=1" for n, p in enumerate(sockets)]
+    line = [f"--vdev=net_vhost{n},iface={p},client=1" for n, p in enumerate(sockets)]
+    words = [
+        str(program(DELAYLINE)), "--lcores", "0@1", "--no-pci", "--no-telemetry", "--in-memory",
+        "--single-file-segments", "--socket-mem", "256", f"--file-prefix={LINE_PREFIX}", *line,
+        "--", str(delay_us * 1000), *map(str, faults),
+    ]  # fmt: skip
+    generator = Pktgen(PREFIX, rundir, ports, core=0)
+    # First, and it tries until the sockets are there: the generator does not start without a peer.
+    with (rundir / "delayline.log").open("wb") as log:
+        forwarder = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+            env=processes.clean_environment(),
+        )  # fmt: skip
+    try:
+        with generator:
+            yield generator
+    finally:
+        forwarder.kill()
+        forwarder.communicate()
+        ovsprocess.remove_hugepage_files(HUGEPAGES, LINE_PREFIX)
+
+
+def test_one_lost_one_doubled_and_one_late_frame_are_found(rundir: Path, pages: None) -> None:
+    del pages
+    with delayline(rundir, 0, 5_000, 6_000, 7_000) as generator:
+        found = generator.run(Load(20_000, 1.0, drain_ms=500))
+    assert (found.lost, found.duplicates, found.reordered) == (1, 1, 1)
+    assert found.sent == 20_000
+    assert found.strangers == 0
+
+
+def test_a_known_delay_is_what_the_histogram_says(rundir: Path, pages: None) -> None:
+    del pages
+    quick = {}
+    for delay_us in (0, 2_000):
+        with delayline(rundir, delay_us, 0, 0, 0) as generator:
+            found = generator.run(Load(20_000, 1.0, drain_ms=500))
+            assert found.lost == 0
+            # Nothing is faster than the line.
+            assert all(end / 1000 >= delay_us for end, _ in found.delay)
+            # What is slower by much met a program that the scheduler had put aside; both have to
+            # run for a frame to be quick.
+            quick[delay_us] = found.percentile(5) / 1000
+    assert quick[2_000] - quick[0] == pytest.approx(2_000, rel=0.05)
