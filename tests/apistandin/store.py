@@ -57,9 +57,11 @@ class Store:
         return self.revision
 
     def compact(self, revision: int | None = None) -> None:
-        """Forget the changes up to a revision, by default all."""
+        """Refuse what is asked of before a revision, by default of before now.
+
+        Watches that are open already are still told what came: the real server has it in memory.
+        """
         self.compacted = max(self.compacted, self.revision if revision is None else revision)
-        self.log = [change for change in self.log if change.revision > self.compacted]
 
     def since(self, revision: int) -> Iterator[Change]:
         """The changes after a revision, oldest first."""

@@ -1,0 +1,373 @@
+"""What is read of each built-in kind: only the fields that somebody here uses.
+
+Partial structs are what makes ten thousand pods cheap: everything else in the JSON is skipped, not
+built. They are frozen, and kept away from the garbage collector, since nothing in them can be part
+of a cycle. Fields that the API may leave out have defaults; a null counts as absent where the API
+may send one. Add a field here when you need one.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+from msgspec import UNSET, UnsetType, field
+
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+
+
+class _Read(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
+    """The base of all that is read."""
+
+
+class Owner(_Read, frozen=True):
+    """An entry of ownerReferences."""
+
+    kind: str = ""
+    name: str = ""
+    uid: str = ""
+    controller: bool = False
+
+
+class Meta(_Read, frozen=True):
+    """metadata, without managedFields and without kubectl's copy of the object."""
+
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    finalizers: tuple[str, ...] = ()
+    owner_references: tuple[Owner, ...] = ()
+
+    def __post_init__(self) -> None:
+        # A second copy of the object as text: often the largest part of it, and never used.
+        self.annotations.pop(LAST_APPLIED, None)
+
+
+class HasMeta(Protocol):
+    """Every kind that can be watched."""
+
+    @property
+    def metadata(self) -> Meta:
+        """Metadata."""
+
+
+class Bare(_Read, frozen=True):
+    """Any object, of which only the metadata is wanted."""
+
+    metadata: Meta = Meta()
+
+
+class ConfigMap(_Read, frozen=True):
+    """v1 ConfigMap."""
+
+    metadata: Meta = Meta()
+    data: dict[str, str] = {}
+
+
+class Requirement(_Read, frozen=True):
+    """An expression of a label selector."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...] = ()
+
+
+class LabelSelector(_Read, frozen=True):
+    """A label selector; an empty one selects everything."""
+
+    match_labels: dict[str, str] = {}
+    match_expressions: tuple[Requirement, ...] = ()
+
+
+class ContainerPort(_Read, frozen=True):
+    """A port of a container that has a name by which policies and services find it."""
+
+    container_port: int
+    name: str = ""
+    protocol: str = "TCP"
+
+
+class Container(_Read, frozen=True):
+    """A container of a pod."""
+
+    name: str = ""
+    ports: tuple[ContainerPort, ...] = ()
+
+
+class PodSpec(_Read, frozen=True):
+    """v1 PodSpec."""
+
+    node_name: str = ""
+    host_network: bool = False
+    hostname: str = ""
+    subdomain: str = ""
+    containers: tuple[Container, ...] = ()
+
+
+class PodIP(_Read, frozen=True):
+    """One address of a pod."""
+
+    ip: str
+
+
+class PodStatus(_Read, frozen=True):
+    """v1 PodStatus."""
+
+    phase: str = ""
+    pod_ip: str = field(default="", name="podIP")
+    pod_ips: tuple[PodIP, ...] = field(default=(), name="podIPs")
+
+
+class Pod(_Read, frozen=True):
+    """v1 Pod."""
+
+    metadata: Meta = Meta()
+    spec: PodSpec = PodSpec()
+    status: PodStatus = PodStatus()
+
+
+class NamespaceStatus(_Read, frozen=True):
+    """v1 NamespaceStatus."""
+
+    phase: str = ""
+
+
+class Namespace(_Read, frozen=True):
+    """v1 Namespace."""
+
+    metadata: Meta = Meta()
+    status: NamespaceStatus = NamespaceStatus()
+
+
+class NodeAddress(_Read, frozen=True):
+    """An address of a node and its kind (InternalIP, ...)."""
+
+    type: str
+    address: str
+
+
+class NodeCondition(_Read, frozen=True):
+    """A condition of a node."""
+
+    type: str
+    status: str
+
+
+class NodeStatus(_Read, frozen=True):
+    """v1 NodeStatus."""
+
+    addresses: tuple[NodeAddress, ...] = ()
+    conditions: tuple[NodeCondition, ...] = ()
+
+
+class NodeSpec(_Read, frozen=True):
+    """v1 NodeSpec."""
+
+    unschedulable: bool = False
+
+
+class Node(_Read, frozen=True):
+    """v1 Node."""
+
+    metadata: Meta = Meta()
+    spec: NodeSpec = NodeSpec()
+    status: NodeStatus = NodeStatus()
+
+
+class ServicePort(_Read, frozen=True):
+    """A port of a service."""
+
+    port: int
+    name: str = ""
+    protocol: str = "TCP"
+    target_port: int | str = 0
+    node_port: int = 0
+
+
+class ClientIPConfig(_Read, frozen=True):
+    """Affinity by client address [s]."""
+
+    timeout_seconds: int = 10800
+
+
+class AffinityConfig(_Read, frozen=True):
+    """sessionAffinityConfig."""
+
+    client_ip: ClientIPConfig = field(default=ClientIPConfig(), name="clientIP")
+
+
+class ServiceSpec(_Read, frozen=True):
+    """v1 ServiceSpec."""
+
+    type: str = "ClusterIP"
+    selector: dict[str, str] = {}
+    cluster_ips: tuple[str, ...] = field(default=(), name="clusterIPs")
+    cluster_ip: str = field(default="", name="clusterIP")
+    external_ips: tuple[str, ...] = field(default=(), name="externalIPs")
+    load_balancer_ip: str = field(default="", name="loadBalancerIP")
+    load_balancer_class: str = ""
+    load_balancer_source_ranges: tuple[str, ...] = ()
+    ports: tuple[ServicePort, ...] = ()
+    session_affinity: str = "None"
+    session_affinity_config: AffinityConfig | None = None
+    internal_traffic_policy: str = "Cluster"
+    external_traffic_policy: str = ""
+    publish_not_ready_addresses: bool = False
+    health_check_node_port: int = 0
+
+
+class Ingress(_Read, frozen=True):
+    """An address that a load balancer has."""
+
+    ip: str = ""
+    hostname: str = ""
+
+
+class LoadBalancerStatus(_Read, frozen=True):
+    """status.loadBalancer."""
+
+    ingress: tuple[Ingress, ...] = ()
+
+
+class ServiceStatus(_Read, frozen=True):
+    """v1 ServiceStatus."""
+
+    load_balancer: LoadBalancerStatus = LoadBalancerStatus()
+
+
+class Service(_Read, frozen=True):
+    """v1 Service."""
+
+    metadata: Meta = Meta()
+    spec: ServiceSpec = ServiceSpec()
+    status: ServiceStatus = ServiceStatus()
+
+
+class ObjectReference(_Read, frozen=True):
+    """What an endpoint or an event is about."""
+
+    kind: str = ""
+    namespace: str = ""
+    name: str = ""
+    uid: str = ""
+
+
+class EndpointConditions(_Read, frozen=True):
+    """Conditions of an endpoint; what is null is unknown, which counts as ready."""
+
+    ready: bool | None = None
+    serving: bool | None = None
+    terminating: bool | None = None
+
+
+class Endpoint(_Read, frozen=True):
+    """One endpoint of a slice."""
+
+    addresses: tuple[str, ...]
+    conditions: EndpointConditions = EndpointConditions()
+    node_name: str | None = None
+    zone: str | None = None
+    target_ref: ObjectReference | None = None
+
+
+class EndpointPort(_Read, frozen=True):
+    """A port of a slice; without a number: all ports."""
+
+    name: str | None = ""
+    protocol: str | None = "TCP"
+    port: int | None = None
+
+
+class EndpointSlice(_Read, frozen=True):
+    """discovery.k8s.io/v1 EndpointSlice; the API sends null for no endpoints and no ports."""
+
+    metadata: Meta = Meta()
+    address_type: str = "IPv4"
+    endpoints: tuple[Endpoint, ...] | None = ()
+    ports: tuple[EndpointPort, ...] | None = ()
+
+
+class IPBlock(_Read, frozen=True):
+    """A network without some of its parts."""
+
+    cidr: str
+    except_: tuple[str, ...] = field(default=(), name="except")
+
+
+class PolicyPeer(_Read, frozen=True):
+    """One of `from` or `to`."""
+
+    pod_selector: LabelSelector | None = None
+    namespace_selector: LabelSelector | None = None
+    ip_block: IPBlock | None = None
+
+
+class PolicyPort(_Read, frozen=True):
+    """A port, a range of them, or a named one."""
+
+    protocol: str = "TCP"
+    port: int | str | None = None
+    end_port: int | None = None
+
+
+class IngressRule(_Read, frozen=True):
+    """What may come in."""
+
+    ports: tuple[PolicyPort, ...] = ()
+    from_: tuple[PolicyPeer, ...] = field(default=(), name="from")
+
+
+class EgressRule(_Read, frozen=True):
+    """What may go out."""
+
+    ports: tuple[PolicyPort, ...] = ()
+    to: tuple[PolicyPeer, ...] = ()
+
+
+class NetworkPolicySpec(_Read, frozen=True):
+    """networking.k8s.io/v1 NetworkPolicySpec."""
+
+    pod_selector: LabelSelector = LabelSelector()
+    policy_types: tuple[str, ...] = ()
+    ingress: tuple[IngressRule, ...] = ()
+    egress: tuple[EgressRule, ...] = ()
+
+
+class NetworkPolicy(_Read, frozen=True):
+    """networking.k8s.io/v1 NetworkPolicy."""
+
+    metadata: Meta = Meta()
+    spec: NetworkPolicySpec = NetworkPolicySpec()
+
+
+class Custom(_Read, frozen=True):
+    """An object of a custom kind: specification and status as JSON, decoded by who knows them."""
+
+    metadata: Meta = Meta()
+    spec: msgspec.Raw = msgspec.Raw(b"{}")
+    status: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class LeaseSpec(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
+    """coordination.k8s.io/v1 LeaseSpec. Written whole, so all of its fields are here."""
+
+    holder_identity: str | None = None
+    lease_duration_seconds: int | None = None
+    acquire_time: str | None = None
+    renew_time: str | None = None
+    lease_transitions: int | None = None
+    strategy: str | UnsetType = UNSET
+    preferred_holder: str | UnsetType = UNSET
+
+
+class Lease(_Read, frozen=True):
+    """coordination.k8s.io/v1 Lease."""
+
+    metadata: Meta = Meta()
+    spec: LeaseSpec = LeaseSpec()
