@@ -49,12 +49,12 @@ class InfoResult:
         """The message InfoResult."""
         return b"".join(
             (
-                _delimited(1, self.name.encode()),
+                delimited(1, self.name.encode()),
                 *(
-                    _delimited(3, _delimited(1, point.name.encode()) + _int32(2, point.priority))
+                    element(3, delimited(1, point.name.encode()) + _int32(2, point.priority))
                     for point in self.hook_points
                 ),
-                *(_delimited(4, version.encode()) for version in self.versions),
+                *(element(4, version.encode()) for version in self.versions),
             )
         )
 
@@ -73,13 +73,13 @@ class DomainParams:
         Raises:
             MessageError: the bytes are no such message.
         """
-        found = _bytes_fields(data)
+        found = dict(bytes_fields(data))
         return cls(found.get(1, b""), found.get(2, b""))
 
 
 def domain_result(domain_xml: bytes) -> bytes:
     """The message OnDefineDomainResult."""
-    return _delimited(1, domain_xml)
+    return delimited(1, domain_xml)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +96,21 @@ class CloudInitParams:
         Raises:
             MessageError: the bytes are no such message.
         """
-        found = _bytes_fields(data)
+        found = dict(bytes_fields(data))
         return cls(found.get(1, b""), found.get(3, b""))
 
     def encode_result(self) -> bytes:
         """The message PreCloudInitIsoResult that changes nothing."""
-        return _delimited(1, self.no_cloud_source) + _delimited(3, self.cloud_init_data)
+        return delimited(1, self.no_cloud_source) + delimited(3, self.cloud_init_data)
 
 
-def _delimited(field: int, value: bytes) -> bytes:
+def delimited(field: int, value: bytes) -> bytes:
     """A field of bytes, a string or a message; proto3 leaves an empty one out."""
-    if not value:
-        return b""
+    return element(field, value) if value else b""
+
+
+def element(field: int, value: bytes) -> bytes:
+    """One element of a repeated field of bytes, strings or messages; an empty one counts, too."""
     return _varint(field << 3 | _BYTES) + _varint(len(value)) + value
 
 
@@ -125,9 +128,13 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _bytes_fields(data: bytes) -> dict[int, bytes]:
-    """The last value of each field of bytes; what else there is comes from a newer peer."""
-    found: dict[int, bytes] = {}
+def bytes_fields(data: bytes) -> list[tuple[int, bytes]]:
+    """Number and value of each field of bytes; what else there is comes from a newer peer.
+
+    Raises:
+        MessageError: the bytes are no message.
+    """
+    found: list[tuple[int, bytes]] = []
     at = 0
     while at < len(data):
         key, at = _read_varint(data, at)
@@ -150,7 +157,7 @@ def _bytes_fields(data: bytes) -> dict[int, bytes]:
             msg = f"a message of the hook protocol ends within field {field}"
             raise MessageError(msg)
         if wire_type == _BYTES:
-            found[field] = data[at : at + size]
+            found.append((field, data[at : at + size]))
         at += size
     return found
 

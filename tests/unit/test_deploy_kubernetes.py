@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from cni import asked, config
+from cni.dra import claims, driver
 from cni.kubevirt import sidecar
 from controller import vhost_pods
 from controller.cli.main import parser
@@ -260,3 +261,56 @@ def test_the_socket_that_networks_name_is_the_one_that_the_installer_links() -> 
         found = re.search(rf"{variable}:=([^}}\"]+)", script)
         assert found
         assert paths[found[1]][0] == found[1].removeprefix("/host")
+
+
+def named(name: str) -> dict[str, dict[str, Any]]:
+    return {doc["kind"]: doc for doc in documents(name)}
+
+
+def test_the_dra_driver_may_do_what_it_calls_and_no_more() -> None:
+    found = named("dra.yaml")
+    rules = found["ClusterRole"]["rules"]
+    assert {(r["resources"][0], *r["verbs"]) for r in rules} == {
+        ("resourceclaims", "get"),
+        ("resourceslices", "get", "create", "update"),
+    }
+    assert {group for r in rules for group in r["apiGroups"]} == {"resource.k8s.io"}
+    # What the program calls: the method after each path that it names.
+    source = (ROOT / "cni/dra/api.py").read_text() + (ROOT / "cni/dra/driver.py").read_text()
+    assert set(re.findall(r'self\.call\("([A-Z]+)"', source)) == {"GET", "POST", "PUT"}
+    assert set(re.findall(r"/apis/resource\.k8s\.io/v1/\S*?(resource\w+)", source)) == {
+        "resourceclaims", "resourceslices",
+    }  # fmt: skip
+    (subject,) = found["ClusterRoleBinding"]["subjects"]
+    account = found["ServiceAccount"]["metadata"]
+    assert (subject["name"], subject["namespace"]) == (account["name"], account["namespace"])
+
+
+def test_the_dra_driver_finds_its_directories() -> None:
+    found = named("dra.yaml")
+    spec = found["DaemonSet"]["spec"]["template"]["spec"]
+    host = {v["name"]: v["hostPath"]["path"] for v in spec["volumes"]}
+    (program,) = spec["containers"]
+    assert all(m["mountPath"] == host[m["name"]] for m in program["volumeMounts"])
+    places = driver.Places()
+    needed = [str(places.plugin), str(places.registration), str(places.cdi), config.DEFAULT_SOCKET]
+    for path in needed:
+        assert any(path.startswith(there) for there in host.values()), path
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'{program["command"][0]} = "{driver.__name__}:main"' in text
+    (selector,) = found["DeviceClass"]["spec"]["selectors"]
+    assert selector["cel"]["expression"] == f'device.driver == "{claims.DRIVER}"'
+
+
+def test_the_claims_machine_names_what_there_is() -> None:
+    found = named("dra-vm.yaml")
+    (request,) = found["ResourceClaimTemplate"]["spec"]["spec"]["devices"]["requests"]
+    assert (
+        request["exactly"]["deviceClassName"]
+        == named("dra.yaml")["DeviceClass"]["metadata"]["name"]
+    )
+    spec = found["VirtualMachine"]["spec"]["template"]["spec"]
+    (claim,), (network,) = spec["resourceClaims"], spec["networks"]
+    assert network["resourceClaim"] == {"claimName": claim["name"], "requestName": request["name"]}
+    template = found["ResourceClaimTemplate"]["metadata"]["name"]
+    assert claim["resourceClaimTemplateName"] == template
