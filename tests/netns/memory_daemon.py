@@ -14,9 +14,12 @@ from controller import server
 from controller.cni_server import CniServer
 from tests.netns.memory_host import MemoryHost, logical_port
 
+PODS = ("web", "db", "api")
+
 
 async def main(directory: Path, installs: bool) -> None:
-    host = MemoryHost(directory / "state", logical_port("web-0.shop"))
+    ports = (logical_port(f"{name}-0.shop", 5 + at) for at, name in enumerate(PODS))
+    host = MemoryHost(directory / "state", *ports)
     host.installs = installs
     handlers = CniServer(host, directory / "run", 1442)
     await handlers.sweep()
