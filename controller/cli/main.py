@@ -195,6 +195,26 @@ def _perf(parser: Parser) -> None:
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="the benchmark's own arguments")
 
 
+def _cni_remove(parser: Parser) -> None:
+    for name, default, text in (
+        ("--bin-dir", "/opt/cni/bin", "where the runtime looks for plugins"),
+        ("--net-dir", "/etc/cni/net.d", "where it looks for networks"),
+        ("--name", "10-millrace.conflist", "the conflist's name there; the first by name counts"),
+    ):
+        parser.add_argument(name, metavar="PATH", default=default, help=f"{text} (%(default)s)")
+
+
+def _cni_install(parser: Parser) -> None:
+    _cni_remove(parser)
+    parser.add_argument("conflist", metavar="CONFLIST", help="the network, as in deploy/")
+    parser.add_argument(
+        "--python", metavar="PATH", default="/usr/bin/python3", help="of the host (%(default)s)"
+    )
+    parser.add_argument(
+        "--wait", metavar="S", type=float, default=0.0, help="for the daemon, before the conflist"
+    )
+
+
 COMMANDS = (
     Command("up", "start an embedded node: OVS, OVN, the daemon", "controller.cli.lab:up", _up),
     Command("down", "stop an embedded node, undo its changes", "controller.cli.lab:down", _down),
@@ -236,6 +256,13 @@ COMMANDS = (
     Command(
         "central", "run the cluster controller (likewise)", "controller.cli.run:central", _central
     ),
+    Command(
+        "cni-install",
+        "put the CNI plugin and its conflist in place",
+        "controller.cli.cni:cni_install",
+        _cni_install,
+    ),
+    Command("cni-remove", "take both away again", "controller.cli.cni:cni_remove", _cni_remove),
     Command("perf", "run a benchmark", "controller.cli.bench:perf", _perf, has_help=False),
 )
 

@@ -1,0 +1,229 @@
+"""The plugin's executable and the network's conflist, put where a container runtime looks.
+
+A runtime takes a conflist as the sign that its network is ready, so the order is the promise: the
+executable first and tried, then the daemon asked, the conflist last; and the conflist is the first
+to go. Each file comes whole, under its name at once (a runtime watches the directory).
+
+The executable is one file, which needs nothing of ours on the host but a Python of 3.11 or later:
+the package `cni` in a zip with a first line that names the interpreter, compiled beside its
+source. It runs isolated (-I) and without `site` (-S), which is also the quickest way to start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import py_compile
+import subprocess
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import cni
+from cni import spec, wire
+from dataplane.ports import DataplaneError
+
+PLUGIN = "millrace-cni"
+MODULES = ("__init__", "asked", "config", "plugin", "spec", "wire")
+"""Of the package `cni`; the KubeVirt sidecar is a program of its own."""
+
+_MAIN = "import sys\nfrom cni.plugin import main\nsys.exit(main())\n"
+_BYPASSED = ("portmap", "bandwidth")
+_STATUS_EVERY_S = 0.2
+
+
+class InstallError(DataplaneError):
+    """Something could not be put in place; what was there before is still there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a runtime looks. `conflist` is the file's name there: the first by name counts."""
+
+    binaries: Path
+    networks: Path
+    conflist: str
+
+    @property
+    def plugin(self) -> Path:
+        """The executable."""
+        return self.binaries / PLUGIN
+
+    @property
+    def network(self) -> Path:
+        """The conflist."""
+        return self.networks / self.conflist
+
+
+def executable(python: str) -> bytes:
+    """The plugin as one file.
+
+    Raises:
+        OSError: the package's files cannot be read.
+    """
+    package = Path(cni.__file__).parent
+    into = BytesIO()
+    with zipfile.ZipFile(into, "w") as archive, tempfile.TemporaryDirectory() as scratch:
+        archive.writestr(zipfile.ZipInfo("__main__.py"), _MAIN)
+        for module in MODULES:
+            source = package / f"{module}.py"
+            archive.writestr(zipfile.ZipInfo(f"cni/{module}.py"), source.read_bytes())
+            compiled = Path(scratch) / f"{module}.pyc"
+            # Never compared with its source: both are in one file. Another Python passes it by.
+            py_compile.compile(
+                str(source),
+                cfile=str(compiled),
+                dfile=f"cni/{module}.py",
+                doraise=True,
+                invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+            )
+            archive.writestr(zipfile.ZipInfo(f"cni/{module}.pyc"), compiled.read_bytes())
+    return f"#!{python} -IS\n".encode() + into.getvalue()
+
+
+def conflist_of(data: bytes) -> Mapping[str, object]:
+    """A conflist that can work.
+
+    Raises:
+        InstallError: it is none, we are not the first in it, or it chains a plugin whose work
+            packets of ours never meet.
+    """
+    try:
+        obj = json.loads(data.decode("utf-8"))
+        kinds = [one["type"] for one in obj["plugins"]]
+        version = obj["cniVersion"]
+    except (ValueError, KeyError, TypeError) as error:
+        msg = f"it is not a CNI conflist: {error!r}"
+        raise InstallError(msg) from error
+    if version not in spec.VERSIONS:
+        msg = f'"cniVersion" is {version!r}; supported: {", ".join(spec.VERSIONS)}'
+        raise InstallError(msg)
+    if kinds[:1] != [PLUGIN] or PLUGIN in kinds[1:]:
+        msg = (
+            f'"plugins" are {", ".join(map(str, kinds))}: {PLUGIN} makes the interface, once, first'
+        )
+        raise InstallError(msg)
+    for kind in kinds:
+        if kind in _BYPASSED:
+            capability = "portMappings" if kind == "portmap" else kind
+            msg = (
+                f"{kind} is chained, but packets of {PLUGIN}'s interfaces do not pass the node's "
+                f'iptables and qdiscs; give {PLUGIN}\'s own entry "capabilities": '
+                f'{{"{capability}": true}} instead'
+            )
+            raise InstallError(msg)
+    return dict(obj)
+
+
+def install(places: Places, conflist: bytes, python: str, wait_s: float = 0.0) -> list[Path]:
+    """Put everything in place; the files that were written, in this order.
+
+    `wait_s`: how long the daemon may take to say that it is ready, in seconds; 0: it is not asked.
+
+    Raises:
+        InstallError: the conflist cannot work, the executable does not run here, or the daemon is
+            not ready; the conflist is as it was before.
+    """
+    obj = conflist_of(conflist)
+    try:
+        places.binaries.mkdir(parents=True, exist_ok=True)
+        places.networks.mkdir(parents=True, exist_ok=True)
+        _put(places.plugin, executable(python), 0o755, _try)
+        if wait_s > 0:
+            _await_ready(obj, wait_s)
+        _put(places.network, conflist, 0o644)
+    except OSError as error:
+        msg = f"cannot install below {places.binaries} and {places.networks}: {error}"
+        raise InstallError(msg) from error
+    return [places.plugin, places.network]
+
+
+def remove(places: Places) -> list[Path]:
+    """Take everything away, the conflist first; the files that were there.
+
+    Raises:
+        InstallError: the file system refused.
+    """
+    gone = []
+    for path in (places.network, places.plugin):
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            msg = f"cannot remove {path}: {error.strerror}"
+            raise InstallError(msg) from error
+        _sync(path.parent)
+        gone.append(path)
+    return gone
+
+
+def _try(path: Path) -> None:
+    """Run the executable once: the interpreter may be missing, or too old."""
+    try:
+        done = subprocess.run(  # noqa: S603 - what was written just now
+            [str(path)],
+            env={"CNI_COMMAND": "VERSION"},
+            input=b"{}",
+            capture_output=True,
+            timeout=30,
+            check=False,
+        )
+        said = json.loads(done.stdout)["supportedVersions"]
+    except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
+        msg = f"the plugin does not run here: {error}; name a Python of 3.11 or later"
+        raise InstallError(msg) from error
+    if said != list(spec.VERSIONS):
+        msg = f"the plugin says that it supports {said}"
+        raise InstallError(msg)
+
+
+def _put(path: Path, data: bytes, mode: int, trial: Callable[[Path], None] | None = None) -> None:
+    """Write a file whole, and give it its name when it is on the disk and `trial` is content."""
+    # Runtimes take .conf, .conflist and .json for networks: this is none of them.
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        if trial is not None:
+            trial(partial)
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+    _sync(path.parent)
+
+
+def _sync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _await_ready(obj: Mapping[str, object], wait_s: float) -> None:
+    plugins = obj["plugins"]
+    assert isinstance(plugins, list)
+    socket = str(plugins[0].get("socket", "/run/millrace/cni.sock"))
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            wire.call(socket, "status", {}, 5.0)
+        except (wire.WireError, wire.RemoteError) as error:
+            if time.monotonic() > deadline:
+                msg = f"the node daemon is not ready after {wait_s:g} s: {error}"
+                raise InstallError(msg) from error
+            time.sleep(_STATUS_EVERY_S)
+        else:
+            return
