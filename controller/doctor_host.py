@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from dataplane.model.config import UplinkMode
+from dataplane.model.config import Attach, UplinkMode
 
 if TYPE_CHECKING:
     from controller.doctor import Site
@@ -39,8 +39,9 @@ XSK_QUEUE_BYTES = 64 << 20
 """What one AF_XDP queue of OVS pins. RLIMIT_MEMLOCK bounds it for whoever lacks CAP_IPC_LOCK."""
 
 PACKET_SOCKET_BYTES = 4 << 20
-"""OVS asks for no buffer for the packet sockets of pods' ports, so they have the default: 208 KiB,
-ninety frames. A bucket of 100 ms at 100 Mbit/s is 833 of them (docs/benchmarks.md, rate limits)."""
+"""OVS asks for no buffer for its packet sockets (kernel-mode uplinks, containers that have OVS
+ports of their own), so they have the default: 208 KiB, ninety frames. A bucket of 100 ms at
+100 Mbit/s is 833 of them (docs/benchmarks.md, rate limits)."""
 
 
 def cpus(site: Site) -> Iterator[str]:
@@ -121,12 +122,16 @@ def jit(site: Site) -> Iterator[str]:
 
 
 def packet_sockets(site: Site) -> Iterator[str]:
-    """What pods send in a burst fits into what OVS reads their ports by."""
+    """What comes in a burst fits into what OVS reads ports of the kernel by."""
     octets = site.host.receive_buffer
-    if octets is not None and octets < PACKET_SOCKET_BYTES:
+    users = [f"uplink {n.device}" for n in site.config.nics if n.mode is UplinkMode.KERNEL]
+    if site.config.containers.attach is Attach.PORT:
+        users.append("a container's port")
+    if users and octets is not None and octets < PACKET_SOCKET_BYTES:
         yield (
-            f"net.core.rmem_default is {octets}: a pod's port holds so much while vswitchd's main "
-            "thread does not run, and what a limit let through in one burst is lost beyond it"
+            f"net.core.rmem_default is {octets}: {users[0]} holds so much while vswitchd's main "
+            "thread does not run, and what comes in one burst, within a limit or not, is lost "
+            "beyond it"
         )
 
 

@@ -191,15 +191,34 @@ def test_an_interpreter_of_bpf(tmp_path: Path) -> None:
     assert outcome("BPF compiler", where).state == "fail"
 
 
-def test_packet_sockets_that_hold_less_than_a_burst(tmp_path: Path) -> None:
-    where = replace(site(tmp_path), host=replace(QUIET, receive_buffer=212_992))
+KERNEL_UPLINK = """\
+[[bridge]]
+name = "br-x"
+[[uplink]]
+device = "eth9"
+bridge = "br-x"
+mode = "kernel"
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "who"),
+    [
+        ('[containers]\nattach = "port"\n', "a container's port"),
+        (KERNEL_UPLINK, "uplink eth9"),
+    ],
+)
+def test_packet_sockets_that_hold_less_than_a_burst(tmp_path: Path, text: str, who: str) -> None:
+    where = replace(site(tmp_path, text), host=replace(QUIET, receive_buffer=212_992))
     found = outcome("packet sockets", where)
     assert found.state == "warn"
-    assert "rmem_default is 212992" in found.cause
+    assert f"rmem_default is 212992: {who} holds" in found.cause
     assert "rmem_default=4194304" in found.next_step
     for fine in (None, 4 << 20):
-        where = replace(where, host=replace(QUIET, receive_buffer=fine))
-        assert outcome("packet sockets", where).state == "ok"
+        enough = replace(where, host=replace(QUIET, receive_buffer=fine))
+        assert outcome("packet sockets", enough).state == "ok"
+    # Neither a trunk nor an AF_XDP uplink is read by a packet socket.
+    assert outcome("packet sockets", replace(site(tmp_path), host=where.host)).state == "ok"
 
 
 def test_pins_of_another_version(tmp_path: Path) -> None:
