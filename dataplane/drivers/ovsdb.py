@@ -42,7 +42,7 @@ TABLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "QoS": ("type", "other_config", "queues", "external_ids"),
         "Interface": (
             "name", "type", "options", "external_ids", "other_config", "mtu_request", "mtu",
-            "ofport", "error",
+            "ofport", "ofport_request", "error",
             "link_state", "mac_in_use", "ifindex", "ingress_policing_rate",
             "ingress_policing_burst",
         ),

@@ -176,6 +176,7 @@ def _value(port: Row, interface: Row, bridge: str) -> Port:
         ),
         mtu_request=optional(interface, "mtu_request"),
         tag=optional(port, "tag"),
+        ofport=optional(interface, "ofport_request"),
     )
 
 
@@ -223,6 +224,7 @@ def _put_port(
         _merge_ids(port, interface, wanted, marks)
     write(interface, "options", dict(wanted.options))
     write(interface, "mtu_request", [] if wanted.mtu_request is None else [wanted.mtu_request])
+    write(interface, "ofport_request", [] if wanted.ofport is None else [wanted.ofport])
     write(port, "tag", [] if wanted.tag is None else [wanted.tag])
 
 

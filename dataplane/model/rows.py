@@ -43,7 +43,7 @@ class Port:
     """Table `ports`: key port name; one Port row with one Interface row of the same name.
 
     `options` and `external_ids` are the Interface's (ours only: `ovn-installed` and the like are
-    ovn-controller's). `tag` None is a trunk port.
+    ovn-controller's). `tag` None is a trunk port. `ofport` None: OVS chooses the number.
     """
 
     bridge: str
@@ -52,6 +52,7 @@ class Port:
     external_ids: Pairs
     mtu_request: int | None
     tag: int | None
+    ofport: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,6 +203,16 @@ def test_a_port_changes_its_type_and_its_bridge_in_one_go(ovs: Ovs, sandbox: San
     assert one.apply(retyped, 3).writes == 0
 
 
+def test_a_port_keeps_its_number_when_it_is_made_anew(ovs: Ovs, sandbox: Sandbox) -> None:
+    one = reconciler(ovs)
+    for now, kind in enumerate(("dummy", "internal")):
+        port = Port("br-int", kind, (), (), None, None, ofport=16000)
+        wanted = {**DESIRED, "ports": {"p0": DESIRED["ports"]["p0"], "p9": port}}
+        assert one.apply(wanted, now).failed == 0
+        assert sandbox.vsctl("get", "Interface", "p9", "ofport").strip() == "16000"
+        assert one.apply(wanted, now).writes == 0
+
+
 def test_a_port_without_its_bridge_waits_for_it(ovs: Ovs) -> None:
     one = reconciler(ovs)
     one.apply({"ports": {"p0": dummy()}}, 0)
