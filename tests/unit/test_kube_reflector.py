@@ -1,0 +1,238 @@
+"""What a reflector does when the server is slow, wrong, old or gone."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from controller.kube.auth import Access
+from controller.kube.cache import Cache, Inbox, by_namespace, by_node, by_owner
+from controller.kube.http import Client
+from controller.kube.pacing import Backoff
+from controller.kube.reflector import Reflector
+from controller.kube.resources import CONFIG_MAPS, ENDPOINT_SLICES, PODS, Key, Resource
+from controller.kube.structs import Pod
+from tests.apistandin.clocks import QuickClock, eventually
+from tests.apistandin.faults import Fault
+from tests.apistandin.server import StandIn
+from tests.apistandin.steps import Options
+
+
+def config(api: StandIn, name: str, **data: str) -> None:
+    kind = api.cluster.kinds["", "v1", "configmaps"]
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}
+    if api.cluster.store.of(kind.key).get(("default", name)):
+        api.cluster.replace(kind, "default", name, body, "", Options())
+    else:
+        api.cluster.create(kind, "default", body, Options())
+
+
+def pod(name: str, node: str, **more: Any) -> dict[str, Any]:
+    metadata = {"name": name, "labels": {"app": "x"}, **more}
+    containers = [{"name": "c", "image": "i", "ports": [{"containerPort": 80, "name": "web"}]}]
+    spec = {"nodeName": node, "containers": containers}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+class Running:
+    """A stand-in, a cache, and a reflector between them."""
+
+    def __init__(self, resource: Resource[Any] = CONFIG_MAPS, **how: Any) -> None:
+        self.clock = QuickClock()
+        self.api = StandIn(seed=1)
+        self.cache: Cache[Any] = Cache(
+            resource, {"namespace": by_namespace, "node": by_node, "owner": by_owner}
+        )
+        self.how = how
+
+    async def within(self, case: Callable[[Running], Awaitable[None]]) -> None:
+        async with self.api, Client(Access(self.api.url)) as client:
+            self.reflector: Reflector[Any] = Reflector(
+                client, self.cache, clock=self.clock, random=random.Random(1), **self.how
+            )
+            task = asyncio.create_task(self.reflector.run())
+            try:
+                await case(self)
+                assert not task.done(), task
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    def run(self, case: Callable[[Running], Awaitable[None]]) -> None:
+        asyncio.run(self.within(case))
+
+    async def follows(self) -> None:
+        await eventually(
+            lambda: (
+                self.cache.synced.is_set()
+                and {one.metadata.name for one in self.cache}
+                == {name for _, name in self.api.cluster.store.of(("", self.cache.resource.plural))}
+            )
+        )
+
+
+def test_pods_by_index_and_only_the_fields_used() -> None:
+    async def case(at: Running) -> None:
+        kind = at.api.cluster.kinds["", "v1", "pods"]
+        owner = {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "s", "uid": "u"}
+        note = {"kubectl.kubernetes.io/last-applied-configuration": "{}", "mine": "1"}
+        for name, node in (("a", "n1"), ("b", "n2"), ("c", "n1")):
+            body = pod(name, node, ownerReferences=[owner], annotations=note)
+            at.api.cluster.create(kind, "default", body, Options())
+        await at.follows()
+        found: list[Pod] = at.cache.by("node", "n1")
+        assert [one.metadata.name for one in found] == ["a", "c"]
+        assert found[0].spec.containers[0].ports[0].name == "web"
+        assert found[0].metadata.annotations == {"mine": "1"}
+        assert len(at.cache.by("owner", "u")) == 3
+        at.api.cluster.delete(kind, "default", "a", {"gracePeriodSeconds": 0}, Options())
+        await at.follows()
+        assert [one.metadata.name for one in at.cache.by("node", "n1")] == ["c"]
+
+    Running(PODS).run(case)
+
+
+def test_a_selector_is_followed_by_the_watch() -> None:
+    async def case(at: Running) -> None:
+        kind = at.api.cluster.kinds["", "v1", "pods"]
+        at.api.cluster.create(kind, "default", pod("here", "n1"), Options())
+        at.api.cluster.create(kind, "default", pod("there", "n2"), Options())
+        await eventually(lambda: at.cache.get("default", "here") is not None)
+        at.api.cluster.create(kind, "default", pod("new", "n1"), Options())
+        await eventually(lambda: at.cache.get("default", "new") is not None)
+        assert at.cache.get("default", "there") is None
+
+    Running(PODS, selectors={"fieldSelector": "spec.nodeName=n1"}).run(case)
+
+
+def test_what_cannot_be_read_harms_only_itself() -> None:
+    async def case(at: Running) -> None:
+        store = at.api.cluster.store
+        config(at.api, "good", a="1")
+        config(at.api, "bad", a="1")
+        # As a definition without a schema would let it through.
+        store.of(("", "configmaps"))["default", "bad"]["data"] = {"a": 7}
+        await eventually(lambda: at.cache.synced.is_set())
+        key = Key("default", "bad")
+        assert at.cache.get("default", "good") is not None
+        assert at.cache.at(key) is None
+        assert "configmaps default/bad cannot be read" in at.cache.invalid[key]
+        config(at.api, "bad", a="2")
+        await eventually(lambda: at.cache.at(key) is not None)
+        assert not at.cache.invalid
+
+    running = Running()
+    running.api.faults.add(Fault.DELAY, 0.05, verbs=frozenset({"list"}), times=1)
+    running.run(case)
+
+
+def test_null_lists_of_slices_are_empty() -> None:
+    async def case(at: Running) -> None:
+        store = at.api.cluster.store
+        obj = {
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": "s", "namespace": "default", "resourceVersion": "99"},
+            "endpoints": None, "ports": None,
+        }  # fmt: skip
+        store.write(("discovery.k8s.io", "endpointslices"), ("default", "s"), obj)
+        await eventually(lambda: at.cache.get("default", "s") is not None)
+        assert not at.cache.invalid
+
+    Running(ENDPOINT_SLICES).run(case)
+
+
+def test_the_server_says_when_to_come_back() -> None:
+    async def case(at: Running) -> None:
+        await at.follows()
+        assert len([pause for pause in at.clock.slept if 7 <= pause < 8]) == 2
+
+    running = Running()
+    running.api.faults.add(Fault.STATUS, 429, times=2, retry_after=7)
+    running.run(case)
+
+
+def test_back_off_grows_and_is_jittered() -> None:
+    pace = Backoff(0.2, 30, random.Random(1))
+    delays = [pace.delay() for _ in range(12)]
+    bounds = [min(30, 0.2 * 2**number) for number in range(12)]
+    assert all(bound / 2 <= delay <= bound for delay, bound in zip(delays, bounds, strict=True))
+    assert len(set(delays)) == 12
+    pace.reset()
+    assert pace.delay() <= 0.2
+
+
+def test_watches_that_end_at_once_are_not_asked_for_in_a_circle() -> None:
+    async def case(at: Running) -> None:
+        await eventually(lambda: len(at.clock.slept) >= 8)
+        assert at.clock.slept[7] > 8 * at.clock.slept[0]
+        assert at.reflector.progress.lists == 1
+
+    running = Running()
+    running.api.faults.add(Fault.END, 0)
+    running.run(case)
+
+
+def test_a_watch_that_ends_in_order_needs_no_list() -> None:
+    async def case(at: Running) -> None:
+        await at.follows()
+        for number in range(5):
+            config(at.api, f"c{number}", a="1")
+            await at.follows()
+        await eventually(lambda: at.reflector.progress.watches >= 5)
+        assert at.reflector.progress.lists == 1
+
+    running = Running()
+    running.api.faults.add(Fault.END, 1)
+    running.run(case)
+
+
+def test_a_stale_list_is_refused_until_it_must_be_a_restore() -> None:
+    async def case(at: Running) -> None:
+        for number in range(4):
+            config(at.api, f"c{number}", a="1")
+        await at.follows()
+        rule = at.api.faults.add(Fault.STALE, 3)
+        at.api.faults.add(Fault.GONE_EVENT, 0, times=1)
+        at.api.cut_watches()
+        await eventually(lambda: at.reflector.progress.stale_lists >= 2)
+        assert len(at.cache) == 4
+        assert "a list of revision" in at.reflector.progress.error
+        assert rule.times is None
+        sizes: list[int] = []
+        at.cache.subscribe(lambda _keys: sizes.append(len(at.cache)))
+        await eventually(lambda: bool(sizes))
+        assert sizes[0] == 1, "what the server has is what there is"
+        assert at.clock.now > 1000 + 60
+        await at.follows()
+
+    Running().run(case)
+
+
+def test_a_token_that_expires_ends_in_one_large_list() -> None:
+    async def case(at: Running) -> None:
+        await eventually(lambda: len(at.cache) == 5)
+        lists = [path for verb, path in at.api.requests if verb == "list"]
+        assert len(lists) == 3, "two pages, the second of which expired, and everything at once"
+
+    running = Running(page=2)
+    for number in range(5):
+        config(running.api, f"c{number}", a="1")
+    running.api.faults.add(Fault.EXPIRED_TOKEN, times=None)
+    running.run(case)
+
+
+def test_an_inbox_gives_each_key_once() -> None:
+    async def case(at: Running) -> None:
+        inbox = Inbox()
+        at.cache.subscribe(inbox.of("configs"))
+        await at.follows()
+        config(at.api, "a", v="1")
+        config(at.api, "a", v="2")
+        config(at.api, "b", v="1")
+        await at.follows()
+        await eventually(lambda: (one := at.cache.get("default", "a")) and one.data["v"] == "2")
+        assert await inbox.take() == {"configs": {Key("default", "a"), Key("default", "b")}}
+
+    Running().run(case)
