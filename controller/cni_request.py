@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from cni import config, spec
 from cni.wire import CODE_BAD_REQUEST, MAX_PATH_SIZE, RemoteError
+from controller import vm_ports
 from controller.cni_asked import NOTHING, Asked, asked_of, routes_of
 from dataplane.model.bandwidth import UNLIMITED, Bandwidth, Limits
 from dataplane.model.devices import device_name, peer_name
@@ -42,12 +43,13 @@ class InterfaceRequest:
 
     @property
     def iface_id(self) -> str:
-        """The logical switch port's name, and external_ids:iface-id of the OVS interface.
+        """The logical switch port's name, and external_ids:iface-id of the OVS interface."""
+        return self.port_names[0]
 
-        A pod's further networks have their provider in it, as Kube-OVN names them.
-        """
-        further = f".{self.provider}" if self.provider else ""
-        return f"{self.pod}.{self.namespace}{further}"
+    @property
+    def port_names(self) -> tuple[str, ...]:
+        """The names that the logical switch port may have, the best first."""
+        return vm_ports.port_names(self.kind, self.pod, self.namespace, self.provider)
 
     @property
     def device(self) -> str:

@@ -23,7 +23,7 @@ from weakref import WeakValueDictionary
 
 from cni import spec
 from cni.wire import RemoteError
-from controller import cni_asked, cni_request, device_info
+from controller import cni_asked, cni_request, device_info, vm_ports
 from controller.cni_request import InterfaceRequest
 from controller.completion import finish, in_thread
 from controller.server import Handler
@@ -282,10 +282,10 @@ class CniServer:
             raise RemoteError(code, msg, "`millrace status` shows what it waits for")
 
     async def _wanted(self, request: InterfaceRequest) -> Attachment:
-        name = request.iface_id
-        port = self._host.logical_port(name)
-        if port is None:
-            port = await self._host.wait_logical_port(name, self._patience.logical_port)
+        port = await vm_ports.first_known(
+            self._host, request.port_names, self._patience.logical_port
+        )
+        name = request.iface_id if port is None else port.name
         if port is None:
             msg = f"OVN has no logical switch port {name!r}"
             details = f"create it (ovn-nbctl lsp-add SWITCH {name}), or let the cluster controller"

@@ -1,0 +1,66 @@
+"""Which logical switch port serves a pod: a virtual machine's outlives its pods.
+
+KubeVirt makes a new pod for each start and each migration of a machine and names it
+`virt-launcher-<vm>-<five characters>`. The port is the machine's, `<vm>.<namespace>` (the name
+that Kube-OVN gives it), so that its MAC and addresses stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+from dataplane.model.state import LogicalPort, PortKind
+
+_LAUNCHER = re.compile(r"virt-launcher-(?P<vm>.+)-[a-z0-9]{5}\Z")
+"""Kubernetes appends five characters to a generated name (apiserver, names.SimpleNameGenerator)."""
+
+
+def vm_name(pod: str) -> str:
+    """The virtual machine that KubeVirt runs in this pod; "" if the pod is none of its."""
+    found = _LAUNCHER.match(pod)
+    return found["vm"] if found else ""
+
+
+def port_names(kind: PortKind, pod: str, namespace: str, provider: str = "") -> tuple[str, ...]:
+    """The names that the pod's logical switch port may have; the first that OVN knows is it.
+
+    Only a vhost-user interface is the machine's own; a veth of the same pod is the pod's. Further
+    networks have their provider in it, as Kube-OVN names them.
+    """
+    vm = vm_name(pod) if kind is PortKind.VHOST_USER else ""
+    further = f".{provider}" if provider else ""
+    return tuple(f"{owner}.{namespace}{further}" for owner in (vm, pod) if owner)
+
+
+class Ports(Protocol):
+    """Where logical ports are looked up (`controller.cni_server.Host`)."""
+
+    def logical_port(self, name: str) -> LogicalPort | None:
+        """The port as OVN's databases have it now."""
+        ...
+
+    async def wait_logical_port(self, name: str, timeout: float) -> LogicalPort | None:
+        """The port, as soon as OVN has it; None after `timeout` seconds."""
+        ...
+
+
+async def first_known(ports: Ports, names: Sequence[str], timeout: float) -> LogicalPort | None:
+    """The first of these ports that OVN has, else the one it gets first within `timeout` seconds.
+
+    None if it gets none.
+    """
+    for name in names:
+        if (port := ports.logical_port(name)) is not None:
+            return port
+    waits = [asyncio.create_task(ports.wait_logical_port(name, timeout)) for name in names]
+    try:
+        for first in asyncio.as_completed(waits):
+            if (port := await first) is not None:
+                return port
+    finally:
+        for wait in waits:
+            wait.cancel()
+    return None

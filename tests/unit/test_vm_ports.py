@@ -1,0 +1,78 @@
+"""Which logical switch port a pod has: a virtual machine keeps its own from pod to pod."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+
+from controller.vm_ports import first_known, port_names, vm_name
+from dataplane.model.state import LogicalPort, PortKind
+
+
+@pytest.mark.parametrize(
+    ("pod", "vm"),
+    [
+        ("virt-launcher-vm1-x7k2p", "vm1"),
+        ("virt-launcher-my-db-0-abcde", "my-db-0"),
+        ("virt-launcher-vm.with.dots-abcde", "vm.with.dots"),
+        ("virt-launcher-vm1", ""),
+        ("virt-launcher-vm1-abcdef", ""),
+        ("virt-launcher--abcde", ""),
+        ("virt-launcher-vm1-ABCDE", ""),
+        ("web-virt-launcher-vm1-abcde", ""),
+        ("virt-launcher-vm1-abcde\n", ""),
+    ],
+)
+def test_a_launchers_pod_is_named_after_its_machine(pod: str, vm: str) -> None:
+    assert vm_name(pod) == vm
+
+
+def test_the_machines_port_goes_before_the_pods_and_only_for_a_vhost_user_interface() -> None:
+    pod = "virt-launcher-vm1-abcde"
+    names = ("vm1.shop", f"{pod}.shop")
+    assert port_names(PortKind.VHOST_USER, pod, "shop") == names
+    assert port_names(PortKind.VETH, pod, "shop") == names[1:]
+    assert port_names(PortKind.VHOST_USER, "vm1", "shop") == ("vm1.shop",)
+
+
+def test_a_further_network_of_a_machine_is_a_port_of_its_own() -> None:
+    names = port_names(PortKind.VHOST_USER, "virt-launcher-vm1-abcde", "shop", "fast.shop")
+    assert names == ("vm1.shop.fast.shop", "virt-launcher-vm1-abcde.shop.fast.shop")
+
+
+@dataclass
+class Ovn:
+    """Ports that are there, and those that come while somebody waits."""
+
+    now: set[str] = field(default_factory=set)
+    later: set[str] = field(default_factory=set)
+
+    def logical_port(self, name: str) -> LogicalPort | None:
+        return _port(name) if name in self.now else None
+
+    async def wait_logical_port(self, name: str, _timeout: float) -> LogicalPort | None:
+        await asyncio.sleep(0)
+        return _port(name) if name in self.later else None
+
+
+def _port(name: str) -> LogicalPort:
+    return LogicalPort(name, None, (), None, None, None, up=True)
+
+
+@pytest.mark.parametrize(
+    ("ovn", "found"),
+    [
+        (Ovn(now={"vm", "pod"}), "vm"),
+        (Ovn(now={"pod"}), "pod"),
+        (Ovn(later={"vm"}), "vm"),
+        (Ovn(later={"pod"}), "pod"),
+        (Ovn(), None),
+    ],
+)
+def test_whichever_port_ovn_has_is_it_and_the_machines_goes_first(
+    ovn: Ovn, found: str | None
+) -> None:
+    port = asyncio.run(first_known(ovn, ("vm", "pod"), 1.0))
+    assert (port.name if port else None) == found
