@@ -1,0 +1,191 @@
+"""Tokens that rotate, certificates, kubeconfig files, and what is refused in them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ssl
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from controller.kube import kubeconfig
+from controller.kube.auth import Access, TokenFile, Trust, in_cluster
+from controller.kube.errors import ApiError, ConfigError, Unreachable
+from controller.kube.http import Client
+from controller.kube.resources import NAMESPACES, Key
+from tests.apistandin.server import StandIn
+
+DEFAULT = Key("", "default")
+
+
+async def asks(access: Access) -> str:
+    async with Client(access) as client:
+        return (await client.get(NAMESPACES, DEFAULT)).metadata.name
+
+
+def test_a_rotated_token_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("one\n")
+
+    async def run() -> None:
+        api = StandIn(tokens={"one": "u"})
+        async with api, Client(Access(api.url, token=TokenFile(file))) as client:
+            assert (await client.get(NAMESPACES, DEFAULT)).metadata.name == "default"
+            api.tokens = {"two": "u"}
+            with pytest.raises(ApiError, match="401"):
+                await client.get(NAMESPACES, DEFAULT)
+            fresh = tmp_path / "fresh"
+            fresh.write_text("two")
+            fresh.rename(file)
+            assert (await client.get(NAMESPACES, DEFAULT)).metadata.name == "default"
+            file.unlink()
+            # The kubelet replaces files by links: a moment without one is no reason to stop.
+            assert (await client.get(NAMESPACES, DEFAULT)).metadata.name == "default"
+
+    asyncio.run(run())
+
+
+def test_a_token_that_is_missing_or_empty_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"token: No such file.*service account"):
+        TokenFile(tmp_path / "token").read()
+    (tmp_path / "token").touch()
+    with pytest.raises(ConfigError, match="is empty"):
+        TokenFile(tmp_path / "token").read()
+
+
+def test_a_pod_knows_where_its_server_is(tmp_path: Path) -> None:
+    for name, text in (("token", "t"), ("namespace", "kube-system\n"), ("ca.crt", "")):
+        (tmp_path / name).write_text(text)
+    env = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"}
+    access = in_cluster(tmp_path, env)
+    assert (access.server, access.namespace) == ("https://[fd00::1]:443", "kube-system")
+    assert access.headers() == {"Authorization": "Bearer t"}
+    with pytest.raises(ConfigError, match="this is no pod"):
+        in_cluster(tmp_path, {})
+
+
+def openssl(*arguments: str | Path) -> None:
+    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An authority, and certificates of a server and of a client by it."""
+    at = tmp_path_factory.mktemp("pki")
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    usage = "keyUsage=critical,digitalSignature,keyCertSign"
+    openssl(
+        "req", "-x509", *key, "-keyout", at / "ca.key", "-out", at / "ca.crt", "-days", "2",
+        "-subj", "/CN=authority", "-addext", usage,
+    )  # fmt: skip
+    for name in ("server", "client"):
+        openssl(
+            "req", "-x509", *key, "-keyout", at / f"{name}.key", "-out", at / f"{name}.crt",
+            "-days", "2", "-subj", f"/CN={name}", "-CA", at / "ca.crt", "-CAkey", at / "ca.key",
+            "-addext", "subjectAltName=IP:127.0.0.1,DNS:kubernetes",
+            "-addext", "basicConstraints=critical,CA:FALSE",
+        )  # fmt: skip
+    return at
+
+
+def serving(pki: Path) -> StandIn:
+    """A stand-in that wants certificates of clients, as an API server does for administrators."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(pki / "ca.crt"))
+    context.load_cert_chain(pki / "server.crt", pki / "server.key")
+    context.verify_mode = ssl.CERT_REQUIRED
+    return StandIn(tls=context)
+
+
+def config(path: Path, server: str, user: dict[str, Any], **cluster: Any) -> Path:
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "current-context": "c",
+                "clusters": [{"name": "k", "cluster": {"server": server, **cluster}}],
+                "users": [{"name": "u", "user": user}],
+                "contexts": [
+                    {"name": "c", "context": {"cluster": "k", "user": "u", "namespace": "ns"}}
+                ],
+            }
+        )
+    )
+    return path
+
+
+def test_client_certificates_by_file_and_inline(pki: Path) -> None:
+    def inline(name: str) -> str:
+        return base64.b64encode((pki / name).read_bytes()).decode()
+
+    async def run() -> None:
+        async with serving(pki) as api:
+            named = {"client-certificate": "client.crt", "client-key": "client.key"}
+            ca = {"certificate-authority": "ca.crt"}
+            by_file = config(pki / "files.yaml", api.url, named, **ca)
+            assert await asks(kubeconfig.load([by_file])) == "default"
+            user = {
+                "client-certificate-data": inline("client.crt"),
+                "client-key-data": inline("client.key"),
+            }
+            whole = config(
+                pki / "inline.yaml", api.url, user,
+                **{"certificate-authority-data": inline("ca.crt"), "tls-server-name": "kubernetes"},
+            )  # fmt: skip
+            access = kubeconfig.load([whole])
+            assert access.namespace == "ns"
+            assert await asks(access) == "default"
+            stranger = config(pki / "none.yaml", api.url, {}, **ca)
+            with pytest.raises(Unreachable, match="GET /api/v1/namespaces/default"):
+                await asks(kubeconfig.load([stranger]))
+
+    asyncio.run(run())
+
+
+def test_a_server_of_another_authority_is_not_believed(pki: Path) -> None:
+    async def run() -> None:
+        async with serving(pki) as api:
+            with pytest.raises(Unreachable, match="certificate verify failed"):
+                await asks(Access(api.url, Trust()))
+
+    asyncio.run(run())
+
+
+def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
+    (tmp_path / "ca.crt").write_text("nothing")
+    with pytest.raises(ConfigError, match=r"ca\.crt.*PEM"):
+        Trust(tmp_path / "ca.crt").context()
+
+
+@pytest.mark.parametrize(
+    ("user", "cluster", "match"),
+    [
+        ({"exec": {"command": "aws"}}, {}, "'exec' are not supported; write the token"),
+        ({"auth-provider": {"name": "gcp"}}, {}, "'auth-provider' are not supported"),
+        ({"username": "u", "password": "p"}, {}, "'username' are not supported"),
+        ({"as": "admin"}, {}, "impersonation"),
+        ({}, {"proxy-url": "http://p"}, "proxy-url is not supported"),
+        ({"client-certificate": "c.crt"}, {}, "only go together"),
+        ({"client-certificate-data": "*"}, {}, "no base64"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(
+    tmp_path: Path, user: dict[str, Any], cluster: dict[str, Any], match: str
+) -> None:
+    path = config(tmp_path / "config", "https://a", user, **cluster)
+    with pytest.raises(ConfigError, match=match):
+        kubeconfig.load([path])
+
+
+def test_of_several_files_the_first_that_names_a_thing_wins(tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    first.write_text(yaml.safe_dump({"users": [{"name": "u", "user": {"token": "first"}}]}))
+    second = config(tmp_path / "second", "http://127.0.0.1:1", {"token": "second"})
+    paths = kubeconfig.default_paths({"KUBECONFIG": f"{first}:{second}"})
+    assert kubeconfig.load(paths).token == "first"
+    with pytest.raises(ConfigError, match="there is no context 'other'; it has: c"):
+        kubeconfig.load(paths, "other")
+    with pytest.raises(ConfigError, match="No such file"):
+        kubeconfig.load([tmp_path / "missing"])
