@@ -126,6 +126,8 @@ class NodeHost:
         """Whether OVN has installed the port of this device within `timeout` seconds."""
         for attachment in self._daemon.attachments.values():
             if attachment.device == device and attachment.tag:
+                if self._daemon.containers.problem(attachment):
+                    return False
                 return await self._daemon.containers.installed(attachment, timeout)
         try:
             installed = self._daemon.ovs.when_ovn_installed(device, timeout)
