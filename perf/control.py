@@ -123,19 +123,19 @@ def measure(lab: ControlLab, starts: int, changes: int, progress: Callable[[str]
         progress(f"{lab.ports} ports, {lab.services} services: databases are in sync")
         northd_s = lab.sync()
         with lab.nb() as nb:
-            central_first = _central(lab, nb)
-            mends = tuple(_central(lab, nb, lost=True) for _ in range(starts))
+            central_first = start_central(lab, nb)
+            mends = tuple(start_central(lab, nb, lost=True) for _ in range(starts))
         processes.stop(lab.central)
         progress(f"cluster controller: {central_first.seconds:.2f} s")
         lab.sync()
-        first = _start(lab)
+        first = start_node(lab)
         progress(f"first start: {first.seconds:.2f} s, {first.writes} writes")
-        restarts = tuple(_start(lab) for _ in range(starts))
-        empty = tuple(_start(lab, forget=True) for _ in range(starts))
+        restarts = tuple(start_node(lab) for _ in range(starts))
+        empty = tuple(start_node(lab, forget=True) for _ in range(starts))
         progress(f"restart: {_middle([r.seconds for r in restarts]):.2f} s")
         pid = _pid(lab.node)
         began = cpu_seconds(pid)
-        done = _changes(lab, changes)
+        done = changes_of(lab, changes)
         change_cpu = (cpu_seconds(pid) - began) / changes
         progress(f"one change: {_middle([c.map_ms for c in done]):.1f} ms")
         idle, began = cpu_seconds(pid), time.monotonic()
@@ -169,7 +169,7 @@ def _pid(daemon: Daemon) -> int:
     return pid
 
 
-def _start(lab: ControlLab, *, forget: bool = False) -> Start:
+def start_node(lab: ControlLab, *, forget: bool = False) -> Start:
     """Kill the daemon if it runs, start it, and wait until it has converged."""
     lab.kill(lab.node)
     if forget:
@@ -191,7 +191,7 @@ def _still(daemon: Daemon, began: float) -> None:
         raise processes.ProcessError(msg)
 
 
-def _central(lab: ControlLab, nb: Database, *, lost: bool = False) -> CentralStart:
+def start_central(lab: ControlLab, nb: Database, *, lost: bool = False) -> CentralStart:
     """Kill the cluster controller, take a row of its away if `lost`, start it, wait for its rows.
 
     Its rows are all there once the MAC bindings are: three for one gateway with one VPC.
@@ -209,15 +209,18 @@ def _central(lab: ControlLab, nb: Database, *, lost: bool = False) -> CentralSta
     return CentralStart(time.monotonic() - began, cpu_seconds(pid), memory_mib(pid))
 
 
-def _changes(lab: ControlLab, count: int) -> tuple[Change, ...]:
-    """Give services, one after the other, the backends of their neighbours."""
+def changes_of(lab: ControlLab, count: int, first: int = 0) -> tuple[Change, ...]:
+    """Give services, one after the other, the backends of their neighbours.
+
+    `first`: how many changes came before, for a service gets others each time.
+    """
     done = []
     with (
         lab.nb() as nb,
         Map.at(lab.map_path("vips")) as vips,
         Map.at(lab.map_path("sets")) as sets,
     ):
-        for number in range(count):
+        for number in range(first, first + count):
             service = number * 7 % lab.services
             entry = vips.lookup(lab.vip_key(service))
             if entry is None:

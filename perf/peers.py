@@ -134,12 +134,16 @@ class Peers:
     def run(self, sink: str, rounds: int) -> list[Row]:
         """Every contestant into one sink, taking turns."""
         with ExitStack() as stack:
-            found = list(self._contestants(stack, sink))
+            found = self.contestants(stack, sink)
             for number in range(rounds):
                 for one in found:
-                    self._sample(one)
+                    self.sample(one)
                 self.progress(f"{sink}: round {number + 1} of {rounds}")
             return [one.row for one in found]
+
+    def contestants(self, stack: ExitStack, sink: str) -> list[Contestant]:
+        """All that send into one sink; the stack takes the sink away."""
+        return list(self._contestants(stack, sink))
 
     def _end(self, stack: ExitStack, trio: Trio, sink: str) -> End:
         if sink == "socket":
@@ -186,7 +190,12 @@ class Peers:
                     row = Row(sink, name, number, flows)
                     yield Contestant(row, trio, head, program, where, forget)
 
-    def _sample(self, one: Contestant) -> None:
+    def sample(self, one: Contestant) -> None:
+        """One run of one contestant; its row has the figure.
+
+        Raises:
+            PeersError: packets did not arrive.
+        """
         row, source = one.row, self.source
 
         def send(count: int) -> float:

@@ -75,10 +75,7 @@ class VhostLab:
 
     def build(self) -> None:
         """OVS with DPDK up, no bridge yet; what a killed run left is removed first."""
-        for left in machine.STATE_DIR.glob(f"{PREFIX}*"):
-            number = left.name.removeprefix(PREFIX)
-            if number.isdigit() and processes.command_line(int(number)) is None:
-                replace(self, pid=int(number)).remove()
+        self.sweep()
         self.rundir.mkdir(parents=True, mode=0o750)
         machine.borrow(self.rundir, size_kib=2048, count=HUGEPAGES, mount=Path("/dev/hugepages"))
         processes.run(["ip", "netns", "add", self.name])
@@ -105,6 +102,13 @@ class VhostLab:
         )
         ovsprocess.start_vswitchd(self.instance, self.database)
 
+    def sweep(self) -> None:
+        """Remove the labs of processes that are no more."""
+        for left in machine.STATE_DIR.glob(f"{PREFIX}*"):
+            number = left.name.removeprefix(PREFIX)
+            if number.isdigit() and processes.command_line(int(number)) is None:
+                replace(self, pid=int(number)).remove()
+
     def remove(self) -> None:
         """All of it, in whatever state it is."""
         self.stop_guests()
@@ -118,7 +122,7 @@ class VhostLab:
 
     def connect_by_flows(self) -> None:
         """The two ports on a bridge with one flow in each direction."""
-        self._vsctl("--", "add-br", "br0", "--", "set", "Bridge", "br0", "datapath_type=netdev")
+        self.vsctl("--", "add-br", "br0", "--", "set", "Bridge", "br0", "datapath_type=netdev")
         self._add_ports("br0", ("", ""))
         manage = f"unix:{self.rundir}/br0.mgmt"
         processes.run(["ovs-ofctl", "del-flows", manage])
@@ -128,10 +132,15 @@ class VhostLab:
 
     def disconnect_flows(self) -> None:
         """Take that bridge away."""
-        self._vsctl("--if-exists", "del-br", "br0")
+        self.vsctl("--if-exists", "del-br", "br0")
 
     def connect_by_ovn(self) -> None:
         """The two ports on a logical switch, port security on."""
+        self.start_ovn()
+        self.plug_into_ovn()
+
+    def start_ovn(self) -> None:
+        """A logical switch with both logical ports, and OVN's daemons."""
         for name, schema in (("nb", ovsprocess.NB_SCHEMA), ("sb", ovsprocess.SB_SCHEMA)):
             ovsprocess.start_database(
                 self.instance,
@@ -154,18 +163,40 @@ class VhostLab:
         for port, mac in zip(PORTS, MACS, strict=True):
             words += ["--", "lsp-add", "sw0", port, "--", "lsp-set-addresses", port, mac]
             words += ["--", "lsp-set-port-security", port, mac]
-        nb = f"--db=unix:{self.rundir}/nb.sock"
-        processes.run(["ovn-nbctl", nb, "--timeout=30", *words])
+        self.nbctl(*words)
         processes.wait_until(self._has_br_int, "ovn-controller makes br-int")
+
+    def plug_into_ovn(self) -> None:
+        """The two ports on br-int, until OVN has their flows."""
         self._add_ports("br-int", PORTS)
         for port in PORTS:
-            processes.run(
-                ["ovn-nbctl", nb, "--timeout=30", "wait-until", "Logical_Switch_Port", port,
-                 "up=true"],
-            )  # fmt: skip
+            self.nbctl("wait-until", "Logical_Switch_Port", port, "up=true")
 
-    def start_guests(self) -> None:
-        """testpmd, and the first packets of the loop."""
+    def unplug_from_ovn(self) -> None:
+        """Take both ports off br-int."""
+        for port in PORTS:
+            self.vsctl("del-port", "br-int", port)
+
+    def set_acls(self, verb: str, number: int) -> None:
+        """So many ACLs in each direction; packets match the last one alone. 0: none at all."""
+        words = ["acl-del", "sw0"]
+        for direction in ("from-lport", "to-lport"):
+            for place in range(number):
+                match = "ip4" if place == number - 1 else f"udp.dst == {20000 + place}"
+                words += ["--", "acl-add", "sw0", direction, str(2000 - place), match, verb]
+        self.nbctl("--wait=hv", *words)
+
+    def nbctl(self, *words: str) -> str:
+        """Ask or change the northbound database."""
+        database = f"--db=unix:{self.rundir}/nb.sock"
+        return processes.run(["ovn-nbctl", database, "--timeout=30", *words])
+
+    def flows_of(self, bridge: str) -> str:
+        """A bridge's OpenFlow flows."""
+        return processes.run(["ovs-ofctl", "dump-flows", f"unix:{self.rundir}/{bridge}.mgmt"])
+
+    def start_guests(self, frame_size: int = 64) -> None:
+        """testpmd, and the first packets of the loop; `frame_size` counts the check sequence."""
         for port in PORTS:
             self._socket(port).unlink(missing_ok=True)
         devices = [
@@ -180,7 +211,8 @@ class VhostLab:
                 "--socket-mem", "256", *devices,
                 "--", "--no-mlockall", "--total-num-mbufs=16384",
                 "--forward-mode=macswap", "--port-topology=loop", "--tx-first",
-                f"--burst={BURST}", f"--eth-peer=0,{MACS[1]}", f"--eth-peer=1,{MACS[0]}",
+                f"--burst={BURST}", f"--txpkts={frame_size - 4}",
+                f"--eth-peer=0,{MACS[1]}", f"--eth-peer=1,{MACS[0]}",
                 "--auto-start", "--stats-period=3600",
             ],
             log=self.rundir / "testpmd.log",
@@ -201,7 +233,7 @@ class VhostLab:
         return self.rundir / f"{port}.sock"
 
     def _has_br_int(self) -> bool:
-        return "br-int" in self._vsctl("list-br").split()
+        return "br-int" in self.vsctl("list-br").split()
 
     def _add_ports(self, bridge: str, iface_ids: tuple[str, str]) -> None:
         words: list[str] = []
@@ -210,7 +242,8 @@ class VhostLab:
             words += ["type=dpdkvhostuserclient", f"options:vhost-server-path={self._socket(port)}"]
             if iface_id:
                 words.append(f"external_ids:iface-id={iface_id}")
-        self._vsctl(*words)
+        self.vsctl(*words)
 
-    def _vsctl(self, *words: str) -> str:
+    def vsctl(self, *words: str) -> str:
+        """Ask or change OVS's database."""
         return processes.run(["ovs-vsctl", f"--db={self.database}", "--timeout=30", *words])

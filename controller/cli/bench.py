@@ -17,9 +17,15 @@ def benchmarks() -> dict[str, EntryPoint]:
 
 
 def _claim(point: EntryPoint) -> str:
-    """The first line of the benchmark's own description, after its name."""
+    """The first line of the benchmark's own description, after its name.
+
+    Its function's, where that tells several of one module apart; else its module's.
+    """
     try:
-        words = inspect.getdoc(inspect.getmodule(point.load())) or ""
+        program = point.load()
+        words = inspect.getdoc(program) or ""
+        if not words.startswith("`millrace perf"):
+            words = inspect.getdoc(inspect.getmodule(program)) or ""
     except (ImportError, AttributeError) as error:
         return f"cannot be loaded: {error}"
     line = words.partition("\n")[0]
@@ -29,7 +35,7 @@ def _claim(point: EntryPoint) -> str:
 def perf(arguments: argparse.Namespace) -> int:
     """`millrace perf NAME ...`: the benchmark's exit code."""
     found = benchmarks()
-    if arguments.benchmark in ("list", "-h", "--help"):
+    if arguments.benchmark in ("help", "-h", "--help"):
         print("usage: millrace perf BENCHMARK [--help] [ARGUMENT ...]")
         for name, point in sorted(found.items()):
             print(f"  {name:<10} {_claim(point)}")

@@ -189,9 +189,9 @@ def _down(parser: Parser) -> None:
 
 def _perf(parser: Parser) -> None:
     parser.add_argument(
-        "-h", "--help", dest="benchmark", action="store_const", const="list", help="list them"
+        "-h", "--help", dest="benchmark", action="store_const", const="help", help="list them"
     )
-    parser.add_argument("benchmark", nargs="?", default="list", help="xdp, vhost, ... or list")
+    parser.add_argument("benchmark", nargs="?", default="help", help="run, list, compare, ...")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="the benchmark's own arguments")
 
 

@@ -77,7 +77,7 @@ def compare(
     least = stats.least_p(*sizes)
     if a.median == b.median and set(baseline) == set(candidate) and noise == 0:
         return told(Word.SAME, "the same in every trial")
-    if ranked.exact and least > ALPHA:
+    if least > ALPHA:
         return told(
             Word.NOISY, f"{sizes[0]} and {sizes[1]} trials cannot have p below {least:.2g}: repeat"
         )

@@ -346,8 +346,8 @@ def test_bad_usage(argv: list[str]) -> None:
 
 
 def test_benchmarks_are_found_by_entry_point(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["perf", "list"]) == 0
-    assert {"xdp", "vhost"} <= set(capsys.readouterr().out.split())
+    assert main(["perf", "--help"]) == 0
+    assert {"xdp", "vhost", "run", "compare"} <= set(capsys.readouterr().out.split())
 
 
 def test_every_subcommand_has_a_target() -> None:

@@ -1,0 +1,183 @@
+"""`millrace perf run`: scenarios, every trial kept, resumable; nothing is left however it ends."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from dataplane.ports import DataplaneError
+from perf.harness import catalog, fingerprint, reporting
+from perf.harness.generator import HarnessError
+from perf.harness.progress import Display
+from perf.harness.rundir import Plan, RunDirectory
+
+QUICK_TRIALS, QUICK_SECONDS = 5, 0.5
+TRIALS, SECONDS = 10, 2.0
+RUNS = Path("bench/runs")
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+class _Interrupt:
+    """Remembers that somebody wants the run to end; a second time changes nothing."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._ask)
+
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked = True
+
+
+def list_command(argv: Sequence[str]) -> int:
+    """`millrace perf list`: the scenarios."""
+    parser = argparse.ArgumentParser(prog="millrace perf list", description="the scenarios")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(argv)
+    if options.json:
+        print(json.dumps([_described(each) for each in catalog.SCENARIOS], indent=2))
+        return OK
+    wide = max(len(each.name) for each in catalog.SCENARIOS)
+    for each in catalog.SCENARIOS:
+        print(f"{each.name:<{wide}}  {'quick' if each.quick else '     '}  {each.title}")
+    print(f"\n{len(catalog.SCENARIOS)} scenarios; the older benchmarks: millrace perf --help")
+    return OK
+
+
+def _described(scenario: catalog.Scenario) -> dict[str, Any]:
+    return {**asdict(scenario), "largest_frame": catalog.CARRIES[scenario.carrier]}
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="millrace perf run", description="measure scenarios; `millrace perf list` names them"
+    )
+    parser.add_argument("scenario", nargs="*", help="default: all (with --quick: the quick ones)")
+    parser.add_argument(
+        "--quick", action="store_true", help="short trials, fewer of them; under ten minutes in all"
+    )
+    parser.add_argument("--trials", type=int, help=f"of each (default {TRIALS}, quick 5)")
+    parser.add_argument("--seconds", type=float, help=f"of a trial (default {SECONDS:g}, quick .5)")
+    parser.add_argument("--size", type=int, help="octets of a frame with its check sequence")
+    parser.add_argument("--core", type=int, default=0, help="CPU of guests (default 0)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--into", type=Path, metavar="DIR", help=f"default {RUNS}/<time>")
+    where.add_argument("--resume", type=Path, metavar="DIR", help="go on with an interrupted run")
+    return parser.parse_args(argv)
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    if options.resume:
+        return RunDirectory(options.resume).plan()
+    trials = QUICK_TRIALS if options.quick else TRIALS
+    seconds = QUICK_SECONDS if options.quick else SECONDS
+    trials = trials if options.trials is None else options.trials
+    seconds = seconds if options.seconds is None else options.seconds
+    chosen = catalog.chosen(options.scenario, quick=options.quick, size=options.size)
+    if not 0 <= options.core < (os.cpu_count() or 1):
+        msg = f"CPU {options.core}: this machine has 0 to {(os.cpu_count() or 1) - 1}"
+        raise HarnessError(msg)
+    names = tuple(each.name for each in chosen)
+    return Plan(names, trials, seconds, options.size, options.core)
+
+
+def run_command(argv: Sequence[str]) -> int:
+    """`millrace perf run`: measure; 0 all was, 1 not all could be, 2 nonsense, 130 interrupted."""
+    options = _arguments(argv)
+    try:
+        plan = _plan(options)
+        if options.dry_run:
+            print(_dry(plan))
+            return OK
+        if os.geteuid() != 0:
+            print("millrace perf run: needs root (namespaces, hugepages, BPF)", file=sys.stderr)
+            return FAILED
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        directory = RunDirectory(options.resume or options.into or RUNS / stamp)
+        if not options.resume:
+            directory.create(plan, fingerprint.fingerprint())
+    except HarnessError as error:
+        print(f"millrace perf run: {error}", file=sys.stderr)
+        return USAGE
+    return _run(directory, plan)
+
+
+def _dry(plan: Plan) -> str:
+    lines, total = [], 0.0
+    for lab in plan.labs():
+        order = plan.schedule(lab)
+        took = catalog.SETUP_S[lab] + catalog.estimate_s(lab, len(order), plan.seconds)
+        total += took
+        lines.append(f"lab {lab}: {len(order)} trials, about {took:.0f} s")
+        lines += [f"  {each.name}: {each.title}" for each in plan.chosen() if each.lab == lab]
+    lines.append(f"in all about {total / 60:.1f} minutes; nothing was started")
+    return "\n".join(lines)
+
+
+def _run(directory: RunDirectory, plan: Plan) -> int:
+    began = datetime.now(UTC).isoformat(timespec="seconds")
+    interrupt = _Interrupt()
+    todo = {lab: len(directory.missing(lab)) for lab in plan.labs()}
+    display = Display({lab: count for lab, count in todo.items() if count}, plan.seconds)
+    failed = False
+    for lab, count in todo.items():
+        if count and not interrupt.asked:
+            failed = _lab(directory.path, lab, display, interrupt) != 0 or failed
+    display.close()
+    try:
+        results = directory.finish(began)
+        reporting.write_all(directory.path, results)
+    except (DataplaneError, OSError) as error:
+        print(f"millrace perf run: {error}", file=sys.stderr)
+        return FAILED
+    print(reporting.table(results))
+    print(f"\n{directory.path}: results.json, report.html, report.md, junit.xml")
+    if interrupt.asked:
+        again = f"millrace perf run --resume {directory.path}"
+        print(f"interrupted; what was measured is kept; go on with: {again}", file=sys.stderr)
+        return INTERRUPTED
+    return FAILED if failed or not results.complete else OK
+
+
+def _lab(path: Path, lab: str, display: Display, interrupt: _Interrupt) -> int:
+    """One lab's keeper, until it has ended; its exit code."""
+    keeper = subprocess.Popen(  # noqa: S603 - our own module
+        [sys.executable, "-m", "perf.harness.keeper", str(path), lab],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert keeper.stdin is not None
+    assert keeper.stdout is not None
+    told, rest, began = False, b"", time.monotonic()
+    while True:
+        if interrupt.asked and not told:
+            told = True
+            display.note(f"ending: {lab} is taken down")
+            keeper.stdin.close()
+        readable, _, _ = select.select([keeper.stdout], [], [], 0.2)
+        display.tick(time.monotonic() - began)
+        if not readable:
+            continue
+        chunk = os.read(keeper.stdout.fileno(), 1 << 16)
+        if not chunk:
+            break
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            display.event(json.loads(line))
+    if not told:
+        keeper.stdin.close()
+    return keeper.wait()

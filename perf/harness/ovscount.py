@@ -1,0 +1,121 @@
+"""What OVS-DPDK counts during a trial: cycles, passes, caches, upcalls, drops by their place."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+_THREAD = re.compile(r"^(?:pmd thread|main thread)", re.MULTILINE)
+_LINE = re.compile(r"^\s+([a-z][a-z ]+[a-z]): (\d+)", re.MULTILINE)
+_COVERAGE = re.compile(r"^(\S*drop\S*|\S*upcall\S*)\s.*total: (\d+)", re.MULTILINE)
+_PLACES = (
+    ("rx_missed_errors", "NIC"),
+    ("rx_dropped", "port, receiving"),
+    ("tx_dropped", "port, sending"),
+    ("ovs_tx_failure_drops", "vhost or NIC queue full"),
+    ("ovs_tx_mtu_exceeded_drops", "frame over the port's MTU"),
+    ("ovs_tx_qos_drops", "QoS, sending"),
+    ("ovs_rx_qos_drops", "policer, receiving"),
+)
+"""Counters of Interface.statistics (ovs-vswitchd.conf.db(5)) and where they say a packet ended."""
+
+Ask = Callable[..., str]
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Sums since start: of PMD threads, and drops by place."""
+
+    threads: Mapping[str, int]
+    drops: Mapping[str, int]
+
+    def since(self, before: Counted) -> Counted:
+        """The difference to an earlier moment."""
+        return Counted(
+            {key: value - before.threads.get(key, 0) for key, value in self.threads.items()},
+            {key: value - before.drops.get(key, 0) for key, value in self.drops.items()},
+        )
+
+    def counters(self) -> dict[str, float]:
+        """Ratios for each packet received from a port, and what says that a trial was steady."""
+        got = self.threads
+        packets = max(got.get("packets received", 0), 1)
+        passes = packets + got.get("packet recirculations", 0)
+        upcalls = got.get("miss with success upcall", 0) + got.get("miss with failed upcall", 0)
+        return {
+            "packets": float(got.get("packets received", 0)),
+            "cycles_per_packet": got.get("processing cycles", 0) / packets,
+            "passes_per_packet": passes / packets,
+            "emc_hit_ratio": got.get("emc hits", 0) / passes,
+            "smc_hit_ratio": got.get("smc hits", 0) / passes,
+            "megaflow_hit_ratio": got.get("megaflow hits", 0) / passes,
+            "upcalls": float(upcalls),
+            "failed_upcalls": float(got.get("miss with failed upcall", 0)),
+        }
+
+    def dropped(self) -> dict[str, int]:
+        """Places that dropped anything."""
+        return {place: count for place, count in sorted(self.drops.items()) if count > 0}
+
+
+def counted(appctl: Ask, vsctl: Ask) -> Counted:
+    """Ask vswitchd and its database.
+
+    Raises:
+        ProcessError: one of them does not answer.
+    """
+    return Counted(
+        threads(appctl("dpif-netdev/pmd-stats-show")),
+        drops(
+            appctl("coverage/show"),
+            vsctl("--format=json", "--columns=name,statistics", "list", "Interface"),
+        ),
+    )
+
+
+def threads(text: str) -> dict[str, int]:
+    """The sums over PMD threads of `dpif-netdev/pmd-stats-show`; the main thread is none."""
+    sums: Counter[str] = Counter()
+    starts = [match.start() for match in _THREAD.finditer(text)]
+    for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+        block = text[start:end]
+        if block.startswith("pmd"):
+            for key, value in _LINE.findall(block):
+                sums[key] += int(value)
+    return dict(sums)
+
+
+def drops(coverage: str, interfaces: str) -> dict[str, int]:
+    """`coverage/show`'s drops and those of the ports, by place and port."""
+    found = {f"datapath: {key}": int(value) for key, value in _COVERAGE.findall(coverage)
+             if "drop" in key}  # fmt: skip
+    for name, (_, pairs) in json.loads(interfaces)["data"]:
+        statistics = dict(pairs)
+        for key, place in _PLACES:
+            if key in statistics:
+                found[f"{place}: {name}"] = int(statistics[key])
+    return found
+
+
+def configuration(
+    vsctl: Ask, ofctl: Ask, appctl: Ask, bridges: tuple[str, ...]
+) -> dict[str, object]:
+    """OVS as it is set: every other_config, ports and their threads, all flows."""
+    return {
+        "open_vswitch": _rows(vsctl("--format=json", "list", "Open_vSwitch")),
+        "interfaces": _rows(
+            vsctl("--format=json", "--columns=name,type,options,mtu,other_config", "list",
+                  "Interface")
+        ),
+        "pmd_rxq": appctl("dpif-netdev/pmd-rxq-show").splitlines(),
+        "flows": {bridge: ofctl(bridge).splitlines() for bridge in bridges},
+        "megaflows": appctl("dpctl/dump-flows").splitlines(),
+    }  # fmt: skip
+
+
+def _rows(text: str) -> list[dict[str, object]]:
+    told = json.loads(text)
+    return [dict(zip(told["headings"], row, strict=True)) for row in told["data"]]

@@ -1,0 +1,229 @@
+"""A run for people and for CI: a table, Markdown, HTML that opens offline, JUnit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from html import escape
+from itertools import groupby
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from perf.harness import latency, results, stats, svg
+from perf.harness.results import Measured, Results
+
+BEGIN, END = "<!-- millrace perf: begin -->", "<!-- millrace perf: end -->"
+TITLES = {
+    "vhost": "Virtual machine to virtual machine",
+    "path": "Outside to a service, the whole path",
+    "peers": "Outside to a service: XDP, nftables, iptables",
+    "xdp": "The XDP programs alone",
+    "eastwest": "East-west: a tenth of the packets by a service",
+    "containers": "Container to container",
+    "control": "Control plane",
+}
+
+_STYLE = """
+:root { color-scheme: light dark; --fg: #1c1e21; --bg: #fff; --dim: #5f6671; --line: #d8dce2;
+ --c0: #1f6feb; --c1: #c2410c; --c2: #15803d; --c3: #9333ea; --c4: #b45309; --c5: #0e7490; }
+@media (prefers-color-scheme: dark) { :root { --fg: #e6e8eb; --bg: #14171a; --dim: #9aa3ad;
+ --line: #343a41; --c0: #6cb0ff; --c1: #ff9a5c; --c2: #5fd38a; --c3: #c79bff; --c4: #f0b94d;
+ --c5: #4fd0e0; } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--fg); background: var(--bg);
+ max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
+p.dim, figcaption, .dim { color: var(--dim); } figure { margin: 1rem 0; overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: .9rem; } .wide { overflow-x: auto; }
+th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+svg { width: 100%; min-width: 44rem; height: auto; } svg text { fill: var(--fg); font-size: 13px; }
+svg .name { fill: var(--dim); } .grid { stroke: var(--line); } .axis { stroke: var(--dim); }
+.dot { opacity: .45; } .range { stroke-width: 3; opacity: .8; } .median { stroke-width: 4; }
+.curve { fill: none; stroke-width: 2; } pre { overflow-x: auto; font-size: .8rem; }
+""" + "".join(
+    f".s{n} {{ stroke: var(--c{n}); }} circle.s{n} {{ fill: var(--c{n}); stroke: none; }} "
+    for n in range(svg.SERIES)
+)
+
+
+def write_all(directory: Path, run: Results) -> None:
+    """report.html, report.md and junit.xml beside the results."""
+    results.save(directory / "report.html", html(run).encode())
+    results.save(directory / "report.md", f"{markdown(run)}\n".encode())
+    results.save(directory / "junit.xml", junit(run))
+
+
+def rows(run: Results) -> Iterator[tuple[Measured, str, stats.Interval, int]]:
+    """Scenario, metric, median with interval, how many trials; the primary metric first."""
+    for each in run.scenarios:
+        names = sorted(each.metrics, key=lambda name, one=each: name != one.primary)  # type: ignore[misc]
+        for name in names:
+            if samples := each.samples(name):
+                yield each, name, stats.median(samples), len(samples)
+
+
+def table(run: Results) -> str:
+    """For a terminal: the primary metric of each scenario."""
+    lines = [("scenario", "median", "95 % interval", "unit", "n")]
+    for each, name, found, count in rows(run):
+        if name == each.primary:
+            ends = f"{svg.figure(found.low)}..{svg.figure(found.high)}"
+            unit = each.metrics[name].unit
+            lines.append((each.name, svg.figure(found.median), ends, unit, str(count)))
+    lines += [
+        (each.name, "-", each.problem.partition("\n")[0] or "not measured", "", "0")
+        for each in run.scenarios
+        if not each.trials
+    ]
+    widths = [max(len(line[column]) for line in lines) for column in range(5)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def markdown(run: Results) -> str:
+    """A table of everything, and what it was measured on."""
+    told = run.environment
+    head = (
+        f"Kernel {told.get('kernel', '?')}, {told.get('cpus', '?')} CPUs "
+        f"({told.get('cpu', '?')}); {run.plan.get('trials')} trials of "
+        f"{run.plan.get('seconds')} s each, in turn (A-B-B-A); median and 95 % bootstrap interval; "
+        f"{run.began}{'' if run.complete else '; not complete'}."
+    )
+    lines = [head, "", "| scenario | what | median | 95 % interval | unit | n |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    for each, name, found, count in rows(run):
+        metric = each.metrics[name]
+        lines.append(
+            f"| {each.title} | {metric.title} | {svg.figure(found.median)} | "
+            f"{svg.figure(found.low)}..{svg.figure(found.high)} | {metric.unit} | {count} |"
+        )
+    lines += [
+        f"| {each.title} | not measured: {_one_line(each.problem)} | | | | 0 |"
+        for each in run.scenarios
+        if each.problem
+    ]
+    return "\n".join(lines)
+
+
+def put_into(page: Path, text: str) -> bool:
+    """Replace what is between the two marks of a page; False: it has none."""
+    old = page.read_text(encoding="utf-8")
+    before, begin, rest = old.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        return False
+    results.save(page, f"{before}{BEGIN}\n{text}\n{END}{after}".encode())
+    return True
+
+
+def html(run: Results) -> str:
+    """One page with its plots in it: no script, nothing from elsewhere."""
+    parts = [f"<h1>Millrace: what was measured</h1><p>{escape(_headline(run))}</p>", _legend()]
+    for family, group in groupby(run.scenarios, key=lambda each: each.family):
+        members = list(group)
+        parts.append(f"<h2>{escape(TITLES.get(family, family))}</h2>")
+        parts += _plots(members)
+        parts.append(_details(members))
+    environment = escape(json.dumps(run.environment, indent=1))
+    parts.append(f"<h2>Measured on</h2><pre>{environment}</pre>")
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width"><title>Millrace perf</title>'
+        f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+    )
+
+
+def _headline(run: Results) -> str:
+    trials = sum(len(each.trials) for each in run.scenarios)
+    state = "complete" if run.complete else "not complete"
+    told = run.environment
+    return (
+        f"{len(run.scenarios)} scenarios, {trials} trials, begun {run.began}, {state}. "
+        f"{told.get('cpus')} CPUs ({told.get('cpu')}), kernel {told.get('kernel')}."
+    )
+
+
+def _legend() -> str:
+    return (
+        '<p class="dim">Each dot is a trial, the thick bar their median, the line its 95 % '
+        "bootstrap interval. Every axis begins at nothing. Colours only tell rows apart.</p>"
+    )
+
+
+def _plots(members: Sequence[Measured]) -> Iterator[str]:
+    names = dict.fromkeys(name for each in members for name in each.metrics)
+    for name in names:
+        drawn = []
+        for number, each in enumerate(members):
+            if samples := each.samples(name):
+                found = stats.median(samples)
+                drawn.append(
+                    svg.Row(each.title[:48], tuple(samples), found.median, found.low, found.high,
+                            number)
+                )  # fmt: skip
+        if drawn:
+            metric = next(each.metrics[name] for each in members if name in each.metrics)
+            axis = f"{metric.title} [{metric.unit}], {metric.better.value} is better"
+            yield f"<figure>{svg.dots(metric.title, axis, drawn)}</figure>"
+    curves = []
+    for each in members:
+        encoded = [trial.latency for trial in each.trials if trial.latency]
+        if encoded:
+            told = latency.merged(encoded)
+            curves.append(svg.Curve(each.title, tuple((p, ns / 1e3) for p, ns in told.percentiles)))
+    if curves:
+        plot = svg.lines("latency", "percentile [%]", "latency [us]", curves)
+        yield f"<figure>{plot}</figure>"
+
+
+def _details(members: Sequence[Measured]) -> str:
+    lines = []
+    for each in members:
+        drops: dict[str, int] = {}
+        for trial in each.trials:
+            for place, count in trial.drops.items():
+                drops[place] = drops.get(place, 0) + count
+        told = "; ".join(f"{place}: {count:,}" for place, count in sorted(drops.items()))
+        told = told or ("none" if each.trials else _one_line(each.problem) or "not measured")
+        cells = [each.name, each.topology, _traffic(each), str(len(each.trials)), told]
+        lines.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    head = "<tr><th>scenario</th><th>path</th><th>traffic</th><th>trials</th><th>drops</th></tr>"
+    return f'<div class="wide"><table>{head}{body}</table></div>'
+
+
+def _traffic(each: Measured) -> str:
+    sizes = ", ".join(f"{size}" for size, _ in each.traffic.get("sizes", ()))
+    return f"{sizes} octets, {each.traffic.get('flows', 1):,} flows, {each.traffic.get('carrier')}"
+
+
+def _one_line(text: str) -> str:
+    return text.partition("\n")[0].replace("|", "/")
+
+
+def junit(run: Results) -> bytes:
+    """A case for each scenario; one that could not be measured is an error."""
+    suite = ET.Element("testsuite", name="millrace perf", tests=str(len(run.scenarios)))
+    errors = 0
+    for each in run.scenarios:
+        seconds = sum(trial.seconds for trial in each.trials)
+        case = ET.SubElement(
+            suite, "testcase", classname=f"perf.{each.family}", name=each.name,
+            time=f"{seconds:.3f}",
+        )  # fmt: skip
+        if not each.trials:
+            errors += 1
+            why = each.problem or "not measured"
+            ET.SubElement(case, "error", message=why.partition("\n")[0]).text = why
+            continue
+        told = [
+            f"{name}: {svg.figure(stats.median(samples).median)} {metric.unit}"
+            for name, metric in each.metrics.items()
+            if (samples := each.samples(name))
+        ]
+        ET.SubElement(case, "system-out").text = "\n".join(told)
+    suite.set("errors", str(errors))
+    suite.set("failures", "0")
+    return bytes(ET.tostring(suite, encoding="utf-8", xml_declaration=True))

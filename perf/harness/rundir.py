@@ -1,0 +1,195 @@
+"""A run's directory: its plan, every trial as soon as it was measured, the environment, results.
+
+A trial is one line, appended and synced; a run that ended in the middle of one has lost that one
+trial and nothing else. `resume` is: read the plan, take the trials that are there as done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from perf.harness import catalog, results, stats
+from perf.harness.catalog import Scenario
+from perf.harness.generator import HarnessError
+from perf.harness.results import Measured, Results, Trial
+
+PLAN_SCHEMA = "millrace.perf.plan/1"
+PLAN, TRIALS, ENVIRONMENT = "plan.json", "trials.jsonl", "environment.json"
+MOST_TRIALS, MOST_SECONDS = 1000, 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run is asked to do. `size`: of frames, where a path takes another than its own."""
+
+    scenarios: tuple[str, ...]
+    trials: int
+    seconds: float
+    size: int | None = None
+    core: int = 0
+    schema: str = PLAN_SCHEMA
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run.
+
+        Raises:
+            HarnessError: trials or seconds outside what there is.
+        """
+        if not 1 <= self.trials <= MOST_TRIALS:
+            msg = f"{self.trials} trials of each scenario: 1 to {MOST_TRIALS}"
+            raise HarnessError(msg)
+        if not 0.05 <= self.seconds <= MOST_SECONDS:
+            msg = f"trials of {self.seconds:g} s: 0.05 to {MOST_SECONDS:g}"
+            raise HarnessError(msg)
+
+    def chosen(self) -> list[Scenario]:
+        """Its scenarios.
+
+        Raises:
+            HarnessError: one that this version does not have.
+        """
+        return catalog.chosen(self.scenarios, size=self.size)
+
+    def schedule(self, lab: str) -> list[tuple[str, int]]:
+        """A lab's trials in their order, (scenario, number): A-B-B-A."""
+        names = [each.name for each in self.chosen() if each.lab == lab]
+        if not names:
+            return []
+        order = stats.abba(names, self.trials)
+        return [(name, place // len(names)) for place, name in enumerate(order)]
+
+    def labs(self) -> list[str]:
+        """Those it needs, in order."""
+        used = {each.lab for each in self.chosen()}
+        return [lab for lab in catalog.LABS if lab in used]
+
+
+@dataclass(slots=True)
+class Record:
+    """What `trials.jsonl` holds."""
+
+    trials: list[Trial] = field(default_factory=list)
+    configurations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """One run's."""
+
+    path: Path
+
+    def create(self, plan: Plan, environment: dict[str, Any]) -> None:
+        """A new one.
+
+        Raises:
+            HarnessError: there is a run in it already.
+        """
+        if (self.path / PLAN).exists():
+            msg = f"{self.path} has a run: go on with it (--resume {self.path}), or name another"
+            raise HarnessError(msg)
+        results.save(self.path / ENVIRONMENT, json.dumps(environment, indent=1).encode())
+        results.save(self.path / PLAN, json.dumps(asdict(plan), indent=1).encode())
+
+    def plan(self) -> Plan:
+        """What it was asked.
+
+        Raises:
+            HarnessError: there is no plan, or not one of this schema.
+        """
+        file = self.path / PLAN
+        try:
+            told = json.loads(file.read_bytes())
+        except OSError as error:
+            msg = f"{self.path} has no run to go on with: {error.strerror}"
+            raise HarnessError(msg) from error
+        except ValueError as error:
+            msg = f"{file}: not JSON: {error}"
+            raise HarnessError(msg) from error
+        schema = told.get("schema") if isinstance(told, dict) else None
+        if schema != PLAN_SCHEMA:
+            msg = f"{file}: its schema is {schema!r}, and this reads {PLAN_SCHEMA!r} alone"
+            raise HarnessError(msg)
+        try:
+            return msgspec.convert(told, Plan)
+        except msgspec.ValidationError as error:
+            msg = f"{file}: {error}"
+            raise HarnessError(msg) from error
+
+    def append(self, kind: str, value: Any) -> None:
+        """One line, on disk when this returns."""
+        line = msgspec.json.encode({"kind": kind, "value": value}) + b"\n"
+        handle = os.open(self.path / TRIALS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            end = os.fstat(handle).st_size
+            # A line that a killed process left half stays alone: it is no part of this one.
+            if end and os.pread(handle, 1, end - 1) != b"\n":
+                line = b"\n" + line
+            os.write(handle, line)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def record(self) -> Record:
+        """Everything measured; of a trial that is there twice, the first; half lines are none."""
+        found = Record()
+        file = self.path / TRIALS
+        seen: set[tuple[str, int]] = set()
+        for line in file.read_bytes().splitlines() if file.exists() else ():
+            try:
+                told = json.loads(line)
+                kind, value = told["kind"], told["value"]
+                if kind == "trial":
+                    trial = msgspec.convert(value, Trial)
+                    if (trial.scenario, trial.number) not in seen:
+                        seen.add((trial.scenario, trial.number))
+                        found.trials.append(trial)
+                elif kind == "configuration":
+                    found.configurations[value["scenario"]] = value["is"]
+                elif kind == "problem":
+                    found.problems[value["lab"]] = value["reason"]
+            except (ValueError, KeyError, TypeError):
+                continue
+        return found
+
+    def missing(self, lab: str) -> list[tuple[str, int]]:
+        """A lab's trials that are not there yet, in order."""
+        done = {(trial.scenario, trial.number) for trial in self.record().trials}
+        return [each for each in self.plan().schedule(lab) if each not in done]
+
+    def finish(self, began: str) -> Results:
+        """Put `results.json` together from what there is."""
+        plan, record = self.plan(), self.record()
+        environment = json.loads((self.path / ENVIRONMENT).read_bytes())
+        made = [_measured(each, record) for each in plan.chosen()]
+        complete = all(len(each.trials) >= plan.trials for each in made)
+        found = Results(results.SCHEMA, began, complete, asdict(plan), environment, tuple(made))
+        results.write(self.path / results.FILE, found)
+        # As anybody else has it: tuples are lists by then.
+        return results.read(self.path)
+
+
+def _measured(scenario: Scenario, record: Record) -> Measured:
+    trials: Sequence[Trial] = sorted(
+        (each for each in record.trials if each.scenario == scenario.name),
+        key=lambda trial: trial.number,
+    )
+    return Measured(
+        scenario.name,
+        scenario.title,
+        scenario.lab,
+        scenario.primary,
+        scenario.topology,
+        {**asdict(scenario.traffic), "carrier": scenario.carrier.value},
+        dict(scenario.metrics),
+        tuple(trials),
+        record.configurations.get(scenario.name, {}),
+        "" if trials else record.problems.get(scenario.lab, ""),
+    )

@@ -1,0 +1,101 @@
+"""One lab's trials: `python -m perf.harness.worker RUN LAB`, started and watched by the keeper.
+
+Each trial is on disk before the next begins. SIGTERM ends the trial under way and takes the lab
+down; what it cannot take down any more, the keeper does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from dataplane.ports import DataplaneError
+from perf.harness import labs
+from perf.harness.catalog import SCENARIOS
+from perf.harness.results import Trial
+from perf.harness.rundir import RunDirectory
+
+DONE, FAILED, STOPPED = 0, 1, 3
+
+
+class Stopped(BaseException):
+    """Somebody wants this to end; no `except Exception` may hold it up."""
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    # Once: a second signal would break off the taking down.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    raise Stopped
+
+
+def tell(event: str, **more: object) -> None:
+    """A line for the display; that there is none any more is no reason to stop."""
+    with contextlib.suppress(OSError):
+        sys.stdout.write(json.dumps({"event": event, **more}) + "\n")
+        sys.stdout.flush()
+
+
+def run(directory: RunDirectory, lab: str) -> int:
+    """All trials of a lab that are missing; the exit code."""
+    plan, todo = directory.plan(), directory.missing(lab)
+    known = {each.name: each for each in plan.chosen()}
+    described = set(directory.record().configurations)
+    if not todo:
+        return DONE
+    tell("build", lab=lab)
+
+    def progress(line: str) -> None:
+        tell("note", lab=lab, line=line)
+
+    try:
+        with labs.BUILDERS[lab](plan.core, progress) as bench:
+            tell("built", lab=lab)
+            for name, number in todo:
+                began, clock = time.time(), time.monotonic()
+                tell("trial", scenario=name, number=number)
+                found = bench.sample(known[name], number, plan.seconds)
+                took = time.monotonic() - clock
+                directory.append(
+                    "trial",
+                    Trial(
+                        name, number, began, took, os.getloadavg()[0], found.values,
+                        found.counters, found.drops,
+                    ),
+                )  # fmt: skip
+                tell("done", scenario=name, number=number, seconds=took)
+                if name not in described:
+                    described.add(name)
+                    configured = bench.configuration(known[name])
+                    directory.append("configuration", {"scenario": name, "is": configured})
+    except (DataplaneError, ImportError, OSError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        directory.append("problem", {"lab": lab, "reason": reason})
+        tell("problem", lab=lab, reason=reason)
+        return FAILED
+    return DONE
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run, and say by the exit code how it ended."""
+    path, lab = argv
+    if lab not in {each.lab for each in SCENARIOS}:
+        msg = f"there is no lab {lab!r}"
+        raise SystemExit(msg)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, _stop)
+    try:
+        return run(RunDirectory(Path(path)), lab)
+    except Stopped:
+        return STOPPED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,267 @@
+"""A run's directory, its results, and what reads them: nothing measured is lost or misread."""
+
+from __future__ import annotations
+
+import json
+import xml.dom.minidom
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perf.harness import catalog, latency, ovscount, reading, reporting, results, svg
+from perf.harness.cli import list_command, run_command
+from perf.harness.generator import HarnessError
+from perf.harness.results import Results, Trial
+from perf.harness.rundir import Plan, RunDirectory
+
+NAMES = ("vm-vm-flows", "vm-vm-ovn", "xdp-new")
+
+
+def filled(path: Path, scale: float = 1.0, trials: int = 6, began: str = "2026-01-01") -> Results:
+    """A run whose trials are made up; its figures are no measurement."""
+    directory = RunDirectory(path)
+    directory.create(Plan(NAMES, trials, 1.0), {"kernel": "6.1", "cpus": 2, "cpu": "a <b>"})
+    for lab in directory.plan().labs():
+        for name, number in directory.missing(lab):
+            metrics = next(each for each in catalog.SCENARIOS if each.name == name).metrics
+            values = dict.fromkeys(metrics, scale * (100 + number % 3 + number / 10))
+            text = latency.summary([(1000 * (number + 1), 10)]).encoded
+            trial = Trial(name, number, 1.0, 1.0, 0.5, values, {"packets": 9.0}, {"NIC: p0": 2})
+            directory.append("trial", replace(trial, latency=text))
+    return directory.finish(began)
+
+
+def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
+    run = filled(tmp_path)
+    assert run.complete
+    assert results.read(tmp_path) == run == results.read(tmp_path / "results.json")
+    assert [len(each.trials) for each in run.scenarios] == [6, 6, 6]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"schema": "somebody.else/7"}', "'somebody.else/7'"),
+        ("{}", "None"),
+        ("[1]", "None"),
+        ("no json", "not JSON"),
+        ('{"schema": "millrace.perf.results/1", "began": 5}', "began"),
+    ],
+)
+def test_another_schema_is_refused_by_name(
+    tmp_path: Path, text: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "results.json"
+    file.write_text(text)
+    with pytest.raises(HarnessError, match=says):
+        results.read(file)
+    assert reading.compare_command([str(file), str(file)]) == reading.USAGE
+    assert reading.report_command([str(tmp_path)]) == reading.USAGE
+    assert says in capsys.readouterr().err
+
+
+def test_half_a_line_costs_one_trial_and_a_trial_counts_once(tmp_path: Path) -> None:
+    filled(tmp_path)
+    directory, file = RunDirectory(tmp_path), tmp_path / "trials.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:5]) + lines[5][:40])
+    assert len(directory.record().trials) == 5
+    left = [each for lab in directory.plan().labs() for each in directory.missing(lab)]
+    assert len(left) == 13
+    for line in (lines[5], lines[5], lines[0]):
+        directory.append("trial", json.loads(line)["value"])
+    assert len(directory.record().trials) == 6
+    assert not directory.finish("now").complete
+
+
+def test_a_directory_takes_one_run(tmp_path: Path) -> None:
+    filled(tmp_path)
+    with pytest.raises(HarnessError, match="--resume"):
+        RunDirectory(tmp_path).create(Plan(NAMES, 1, 1.0), {})
+    with pytest.raises(HarnessError, match="no run to go on with"):
+        RunDirectory(tmp_path / "none").plan()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["nonsense"], "no scenario 'nonsense'"),
+        (["vm-vm-ov"], "near it: vm-vm-ovn"),
+        (["--size", "20000"], "20000 octets: Ethernet"),
+        (["--size", "3600", "vm-vm-flows"], "over vhost-user, which carries 1518"),
+        (["--size", "9000", "out-vm"], "9000 octets over af_xdp, which carries 3518"),
+        (["--size", "512", "out-vm"], "octets only"),
+        (["--size", "-5", "vm-vm-flows"], "-5 octets"),
+        (["--trials", "0"], "0 trials"),
+        (["--seconds", "-1"], "-1 s"),
+        (["--seconds", "nan"], "nan s"),
+        (["--core", "4096"], "CPU 4096"),
+        (["--resume", "/nowhere"], "no run to go on with"),
+    ],
+)
+def test_nonsense_is_refused_with_the_reason(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["--dry-run", *words]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_quick_is_at_least_eight_scenarios_in_ten_minutes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_command(["--dry-run", "--quick"]) == 0
+    said = capsys.readouterr().out
+    minutes = float(said.partition("in all about ")[2].split()[0])
+    assert minutes < 10
+    assert len(catalog.chosen((), quick=True)) >= 8
+
+
+def test_the_list_is_json_with_what_each_path_carries(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list_command(["--json"]) == 0
+    told: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+    assert [each["name"] for each in told] == [each.name for each in catalog.SCENARIOS]
+    assert all(each["primary"] in each["metrics"] for each in told)
+    assert all(each["lab"] in catalog.LABS and each["largest_frame"] for each in told)
+    assert len({each["name"] for each in told}) == len(told)
+
+
+def test_the_schedule_goes_forward_and_back() -> None:
+    plan = Plan(("vm-vm-flows", "vm-vm-ovn"), 2, 1.0)
+    a, b = plan.scenarios
+    assert plan.schedule("vhost") == [(a, 0), (b, 0), (b, 1), (a, 1)]
+    assert plan.schedule("xdp") == []
+
+
+def test_compare_says_by_its_exit_code_what_it_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, same, slower = (tmp_path / name for name in ("a", "same", "slower"))
+    for path, scale in ((a, 1.0), (same, 1.001), (slower, 1.1)):
+        filled(path, scale)
+    assert reading.compare_command([str(a), str(same)]) == reading.OK
+    assert "no difference" in capsys.readouterr().out
+    junit = tmp_path / "verdicts.xml"
+    assert reading.compare_command([str(a), str(slower), "--junit", str(junit)]) == reading.WORSE
+    assert "worse" in capsys.readouterr().out
+    assert "failure" in junit.read_text()
+    assert reading.compare_command([str(slower), str(a)]) == reading.OK
+    few = tmp_path / "few"
+    filled(few, 1.1, trials=3)
+    assert reading.compare_command([str(few), str(few), "--json"]) == reading.NOISY
+
+
+def test_compare_refuses_other_traffic(tmp_path: Path) -> None:
+    run = filled(tmp_path)
+    other = replace(run.scenarios[0], traffic={**run.scenarios[0].traffic, "flows": 7})
+    with pytest.raises(HarnessError, match="other traffic"):
+        reading.compare(run, replace(run, scenarios=(other,)))
+    with pytest.raises(HarnessError, match="in common"):
+        reading.compare(run, replace(run, scenarios=()))
+
+
+def test_trend_over_stored_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for day in range(1, 9):
+        filled(tmp_path / f"run{day}", 1.0 if day < 5 else 1.2, began=f"2026-01-0{day}")
+    assert reading.trend_command([str(tmp_path)]) == reading.WORSE
+    assert "run5..run8" in capsys.readouterr().out
+    assert reading.trend_command([str(tmp_path / "none")]) == reading.USAGE
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [str(value) for key, value in attrs if key in {"src", "href"}]
+
+
+def test_the_page_opens_offline_and_has_a_plot_for_each_metric(tmp_path: Path) -> None:
+    run = filled(tmp_path)
+    reporting.write_all(tmp_path, run)
+    text = (tmp_path / "report.html").read_text()
+    page = _Page()
+    page.feed(text)
+    assert "script" not in page.tags
+    assert not page.links
+    # Three figures of vhost, two of xdp, and a curve of latencies for each.
+    assert page.tags.count("svg") == 3 + 2 + 2
+    assert "a &lt;b&gt;" in text
+    assert "prefers-color-scheme: dark" in text
+    for each in text.split("<svg")[1:]:
+        xml.dom.minidom.parseString("<svg" + each.partition("</svg>")[0] + "</svg>")
+
+
+def test_what_could_not_be_measured_is_said_everywhere(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.create(Plan(NAMES, 2, 1.0), {})
+    directory.append("problem", {"lab": "vhost", "reason": "no hugepages\nmore"})
+    run = directory.finish("now")
+    assert not run.complete
+    assert "no hugepages" in reporting.table(run)
+    assert "no hugepages" in reporting.markdown(run)
+    assert "no hugepages" in reporting.html(run)
+    assert reporting.junit(run).decode().count("<error") == 3
+
+
+def test_the_table_goes_between_its_marks_alone(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{reporting.BEGIN}\nold\n{reporting.END}\nafter\n")
+    assert reporting.put_into(page, "new")
+    assert page.read_text() == f"before\n{reporting.BEGIN}\nnew\n{reporting.END}\nafter\n"
+    page.write_text("no marks")
+    assert not reporting.put_into(page, "new")
+    assert page.read_text() == "no marks"
+
+
+def test_axes_are_round_numbers_around_the_data() -> None:
+    for low, high in ((0, 7), (0, 0.003), (0, 0), (0, 12_345_678), (5, 5)):
+        marks = svg.ticks(low, high)
+        assert marks[0] <= low
+        assert marks[-1] >= high
+        assert 2 <= len(marks) <= 9
+
+
+PMD = """\
+pmd thread numa_id 0 core_id 1:
+  packets received: 1000
+  packet recirculations: 500
+  avg. datapath passes per packet: 1.50
+  emc hits: 900
+  smc hits: 0
+  megaflow hits: 590
+  avg. subtable lookups per megaflow hit: 1.00
+  miss with success upcall: 10
+  miss with failed upcall: 0
+  idle cycles: 5 (0.50%)
+  processing cycles: 700000 (99.50%)
+main thread:
+  packets received: 77
+"""
+COVERAGE = """\
+datapath_drop_upcall_error   0.0/sec     0.000/sec        0.0000/sec   total: 4
+hmap_expand              10.2/sec    10.1/sec       9.9/sec   total: 999
+"""
+INTERFACES = json.dumps(
+    {"data": [["pa", ["map", [["ovs_tx_failure_drops", 12], ["rx_packets", 9]]]]]}
+)
+
+
+def test_what_ovs_counts_becomes_ratios_and_places() -> None:
+    before = ovscount.Counted({}, {})
+    now = ovscount.Counted(ovscount.threads(PMD), ovscount.drops(COVERAGE, INTERFACES))
+    told = now.since(before).counters()
+    assert (told["packets"], told["cycles_per_packet"], told["passes_per_packet"]) == (
+        1000, 700, 1.5,
+    )  # fmt: skip
+    assert told["emc_hit_ratio"] == pytest.approx(0.6)
+    assert told["upcalls"] == 10
+    assert now.dropped() == {
+        "datapath: datapath_drop_upcall_error": 4,
+        "vhost or NIC queue full: pa": 12,
+    }
