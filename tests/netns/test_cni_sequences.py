@@ -14,7 +14,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -91,31 +91,39 @@ def device(one: Sandbox) -> str:
 def test_any_sequence_ends_with_what_should_be_attached(
     tmp_path: Path, new_netns: NetnsMaker
 ) -> None:
+    assert_sequences(tmp_path, new_netns, range(SEQUENCES))
+
+
+def assert_sequences(directory: Path, new_netns: NetnsMaker, seeds: Iterable[int]) -> None:
+    """One sequence for each seed, against one daemon that is killed now and then."""
+    # Links are named after the container, and another run may be under way on this machine.
     sandboxes = [
         Sandbox(
-            f"{pod}{turn}", f"{pod}-0", "shop", mode,
+            f"{pod}{turn}{os.getpid()}", f"{pod}-0", "shop", mode,
             new_netns(f"{pod}{turn}") if mode == "veth" else "",
         )
         for pod, mode in zip(PODS, MODES, strict=True)
         for turn in "ab"
     ]  # fmt: skip
-    vhost = tmp_path / "run" / "vhost"
-    with daemon(tmp_path) as running:
-        for seed in range(SEQUENCES):
+    ours = {device(one) for one in sandboxes}
+    links = {name for name in ours if name.startswith("mrp")}
+    vhost = directory / "run" / "vhost"
+    with daemon(directory) as running:
+        for seed in seeds:
             runtime = Runtime(
-                tmp_path / "run" / "cni.sock", sandboxes, running.kill, running.start, seed
+                directory / "run" / "cni.sock", sandboxes, running.kill, running.start, seed
             )
             runtime.run(STEPS, deaths=0.05)
             certain = runtime.settle()
             wanted = {device(one) for one in certain.values()}
-            assert devices_of(tmp_path / "state") == wanted, runtime.history
-            assert pod_links() == {name for name in wanted if name.startswith("mrp")}
+            assert devices_of(directory / "state") == wanted, runtime.history
+            assert pod_links() & ours == wanted & links
             directories = {path.name for path in vhost.iterdir()} if vhost.exists() else set()
             assert directories == {
                 one.container for one in certain.values() if one.mode == "vhost-user"
             }, runtime.history
             runtime.empty()
-            assert devices_of(tmp_path / "state") == set()
+            assert devices_of(directory / "state") == set()
 
 
 def requests(seed: int) -> Iterator[tuple[bytes, bool]]:
