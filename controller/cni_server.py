@@ -182,7 +182,8 @@ class CniServer:
         async with self._serial(f"container {request.container_id}"):
             attachment = self._host.attachment(request.container_id, request.ifname)
             if attachment is None:
-                async with self._serial(f"port {request.iface_id}"):
+                # A runtime may not say any more whose the container was.
+                async with self._serial(*(f"port {name}" for name in request.port_names[:1])):
                     await finish(self._delete_unrecorded(request))
                 return {}
             async with self._serial(f"port {attachment.iface_id}", f"device {attachment.device}"):
