@@ -47,7 +47,7 @@ def pod(number: int, revision: int, note: str = "") -> dict[str, Any]:
             "annotations": {
                 "ovn.kubernetes.io/ip_address": address,
                 "ovn.kubernetes.io/logical_switch": f"subnet-{number % 100}",
-                "millrace.example/note": note,
+                "millrace.example/made": note,
             },
             "ownerReferences": [
                 {
