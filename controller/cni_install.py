@@ -4,14 +4,17 @@ A runtime takes a conflist as the sign that its network is ready, so the order i
 executable first and tried, then the daemon asked, the conflist last; and the conflist is the first
 to go. Each file comes whole, under its name at once (a runtime watches the directory).
 
-The executable is one file, which needs nothing of ours on the host but a Python of 3.11 or later:
-the package `cni` in a zip with a first line that names the interpreter, compiled beside its
-source. It runs isolated (-I) and without `site` (-S), which is also the quickest way to start.
+The executable needs nothing on the host but a Python of 3.11 or later: it is a script of four lines
+and, hidden beside it, the package `cni` in a zip, compiled beside its source. It runs isolated (-I)
+and without `site` (-S), which is also the quickest way to start (a zip that is itself the program
+costs 5 ms more: Python then loads what runs packages). The zip is named after what is in it, so
+that script and zip are always of one version.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import py_compile
@@ -32,7 +35,14 @@ PLUGIN = "millrace-cni"
 MODULES = ("__init__", "asked", "config", "plugin", "spec", "wire")
 """Of the package `cni`; the KubeVirt sidecar is a program of its own."""
 
-_MAIN = "import sys\nfrom cni.plugin import main\nsys.exit(main())\n"
+_SCRIPT = """\
+#!{python} -IS
+import sys
+sys.path.insert(0, {library!r})
+from cni.plugin import main
+sys.exit(main())
+"""
+_LIBRARY_PREFIX = f".{PLUGIN}-"
 _BYPASSED = ("portmap", "bandwidth")
 _STATUS_EVERY_S = 0.2
 
@@ -54,14 +64,27 @@ class Places:
         """The executable."""
         return self.binaries / PLUGIN
 
+    def libraries(self) -> list[Path]:
+        """Of this version and of others."""
+        return sorted(self.binaries.glob(f"{_LIBRARY_PREFIX}*.zip"))
+
     @property
     def network(self) -> Path:
         """The conflist."""
         return self.networks / self.conflist
 
 
-def executable(python: str) -> bytes:
-    """The plugin as one file.
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """The plugin's two files."""
+
+    script: bytes
+    library: Path
+    content: bytes
+
+
+def plugin(python: str, directory: Path) -> Plugin:
+    """The plugin, to be put into `directory` and run by `python`.
 
     Raises:
         OSError: the package's files cannot be read.
@@ -69,7 +92,6 @@ def executable(python: str) -> bytes:
     package = Path(cni.__file__).parent
     into = BytesIO()
     with zipfile.ZipFile(into, "w") as archive, tempfile.TemporaryDirectory() as scratch:
-        archive.writestr(zipfile.ZipInfo("__main__.py"), _MAIN)
         for module in MODULES:
             source = package / f"{module}.py"
             archive.writestr(zipfile.ZipInfo(f"cni/{module}.py"), source.read_bytes())
@@ -83,7 +105,10 @@ def executable(python: str) -> bytes:
                 invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
             )
             archive.writestr(zipfile.ZipInfo(f"cni/{module}.pyc"), compiled.read_bytes())
-    return f"#!{python} -IS\n".encode() + into.getvalue()
+    content = into.getvalue()
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    library = directory / f"{_LIBRARY_PREFIX}{digest}.zip"
+    return Plugin(_SCRIPT.format(python=python, library=str(library)).encode(), library, content)
 
 
 def conflist_of(data: bytes) -> Mapping[str, object]:
@@ -133,14 +158,25 @@ def install(places: Places, conflist: bytes, python: str, wait_s: float = 0.0) -
     try:
         places.binaries.mkdir(parents=True, exist_ok=True)
         places.networks.mkdir(parents=True, exist_ok=True)
-        _put(places.plugin, executable(python), 0o755, _try)
+        made = plugin(python, places.binaries)
+        fresh = not made.library.exists()
+        _put(made.library, made.content, 0o644)
+        try:
+            _put(places.plugin, made.script, 0o755, _try)
+        except BaseException:
+            if fresh:
+                made.library.unlink(missing_ok=True)
+            raise
         if wait_s > 0:
             _await_ready(obj, wait_s)
         _put(places.network, conflist, 0o644)
+        for other in places.libraries():
+            if other != made.library:
+                other.unlink(missing_ok=True)
     except OSError as error:
         msg = f"cannot install below {places.binaries} and {places.networks}: {error}"
         raise InstallError(msg) from error
-    return [places.plugin, places.network]
+    return [made.library, places.plugin, places.network]
 
 
 def remove(places: Places) -> list[Path]:
@@ -150,7 +186,7 @@ def remove(places: Places) -> list[Path]:
         InstallError: the file system refused.
     """
     gone = []
-    for path in (places.network, places.plugin):
+    for path in (places.network, places.plugin, *places.libraries()):
         try:
             path.unlink()
         except FileNotFoundError:
