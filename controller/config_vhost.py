@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from controller.config_reader import TableReader
+from controller.config_values import path
 from dataplane.model.config import VhostConfig
 
 _NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}\$?|[0-9]{1,10}")
@@ -18,5 +19,6 @@ def vhost_config(root: TableReader) -> VhostConfig:
         key: table.text(key, example="qemu", pattern=_NAME, rule=_RULE) if table.has(key) else ""
         for key in ("user", "group")
     }
+    kubelet = path(table, "kubelet", VhostConfig().kubelet)
     table.finish()
-    return VhostConfig(**found)
+    return VhostConfig(**found, kubelet=kubelet)

@@ -47,10 +47,15 @@ class VhostDirs:
         ovs_uid: Callable[[], int | None] = lambda: None,
         pods: PodMounts | None = None,
     ) -> None:
-        self.pods = pods or PodMounts()
+        self._pods = pods
         self.root = Path(rundir) / "vhost"
         self.vhost = vhost
         self._ovs_uid = ovs_uid
+
+    @property
+    def pods(self) -> PodMounts:
+        """The volumes of pods, below the directory that the node's file says now."""
+        return self._pods or PodMounts(Path(self.vhost.kubelet))
 
     def socket(self, name: str, ifname: str, file: str = "") -> str:
         """The path of an interface's socket; `file`: the name that its network gives it."""

@@ -145,11 +145,13 @@ class ServicesConfig:
 class VhostConfig:
     """Whose QEMU makes the vhost-user sockets: names or numbers of a user and a group.
 
-    "": root, and the group hugetlbfs where there is one.
+    "": root, and the group hugetlbfs where there is one. `kubelet` is kubelet's directory, in whose
+    volumes KubeVirt's pods get their sockets.
     """
 
     user: str = ""
     group: str = ""
+    kubelet: str = "/var/lib/kubelet"
 
 
 class Attach(StrEnum):

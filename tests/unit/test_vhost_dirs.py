@@ -13,6 +13,7 @@ import pytest
 
 from controller.vhost_acl import ACCESS
 from controller.vhost_dirs import VhostDirs
+from controller.vhost_pods import VOLUME
 from dataplane.model.config import VhostConfig
 
 
@@ -103,3 +104,16 @@ def test_a_vswitchd_that_is_not_roots_may_connect(tmp_path: Path) -> None:
     assert next(perm for tag, perm, _ in entries if tag == 0x20) == 0  # others stay out
     other = VhostDirs(tmp_path, ovs_uid=lambda: 4712)
     assert "closed to vswitchd, which is user 4712" in other.problems("pod")[0]
+
+
+def test_kubelets_directory_is_that_of_the_nodes_file(tmp_path: Path) -> None:
+    kubelet = tmp_path / "k"
+    volume = kubelet / "pods/p" / VOLUME
+    volume.mkdir(parents=True)
+    dirs = VhostDirs(tmp_path / "run")
+    dirs.make("p")
+    assert dirs.problems("p") == []
+    # A file that is taken over while the daemon runs.
+    dirs.vhost = VhostConfig(kubelet=str(kubelet))
+    (problem,) = dirs.problems("p")
+    assert str(volume) in problem
