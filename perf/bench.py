@@ -46,6 +46,7 @@ BENCHMARKS = (
     Benchmark("control", (MILLRACE, "perf", "control", "--json"), judge.control),
     Benchmark("scrape", (MILLRACE, "perf", "scrape", "--json"), judge.scrape),
     Benchmark("ovsjson", (sys.executable, "-m", "perf.ovsjson", "--json"), judge.ovsjson),
+    Benchmark("hostway", (sys.executable, "-m", "perf.hostway", "--json"), judge.hostway),
     Benchmark("cni_start", (sys.executable, "-m", "perf.cni_start"), judge.cni_start),
 )
 

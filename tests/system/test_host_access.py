@@ -179,7 +179,10 @@ def test_a_pmd_thread_polls_ovn0_and_no_tap_is_in_the_path(world: World) -> None
     assert traffic.ping(node.namespace, pod4("c1"), 20)[0] == 20
     assert traffic.ping(node.namespace, TESTPMD4, 20)[0] == 20
     flows = _flows_by_thread(node)
-    assert _tap_packets(node) == taps
+    # 40 echoes went and came; a tap has its own ARP and ND at times.
+    grown = {name: after - taps.get(name, 0) for name, after in _tap_packets(node).items()}
+    assert grown
+    assert all(packets < 20 for packets in grown.values()), grown
     shown = node.appctl("dpif-netdev/pmd-rxq-show")
     assert re.search(r"port: ovn0-ovs\s+queue-id:\s+0 \(enabled\)", shown), shown
     assert node.vsctl("get", "Interface", "ovn0-ovs", "type").strip() == "afxdp"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Network, ip_interface, ip_network
+from pathlib import Path
 
 import pytest
 
@@ -15,9 +16,10 @@ from controller.translate.index import Index
 from controller.translate.nbrows import NbPlan, RouterPortRow, SwitchPortRow
 from controller.translate.owned import owned
 from controller.views import host_view
+from dataplane.drivers.routes import PROTOCOL
 from dataplane.model.addr import Mac
 from dataplane.model.config import ClusterConfig, HostConfig, HostsConfig
-from dataplane.model.hostrows import KernelRoute, SourceRule
+from dataplane.model.hostrows import ROUTE_TABLE, KernelRoute, SourceRule
 from dataplane.model.state import HostAccess
 from dataplane.plan.mtu import AF_XDP_MTU
 from dataplane.plan.node import TABLE_ORDER, plan
@@ -351,3 +353,11 @@ def test_a_family_without_an_address_has_no_routes() -> None:
     found = plan(replace(STATE, host=only4))
     assert [network.version for network in found.routes] == [4]
     assert {source.version for source in found.rules} == {4}
+
+
+def test_the_pages_numbers_are_the_codes() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "host.md").read_text(encoding="utf-8")
+    assert f"table {ROUTE_TABLE}" in text
+    assert f"rules of priority {SourceRule().priority}" in text
+    assert f"protocol {PROTOCOL}" in text
+    assert text.count("```toml") == 2

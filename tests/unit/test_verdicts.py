@@ -83,6 +83,18 @@ def test_a_second_pass_through_the_datapath_is_worse() -> None:
     assert [one.claim for one in found if one.red] == ["vhost-user, OVN switch, passes/packet"]
 
 
+def test_a_hosts_way_that_is_slower_than_a_tap_is_worse() -> None:
+    both = {"ovn0": [1.0, 1.1], "tap": [2.0, 2.2]}
+    samples = dict.fromkeys(
+        ("container_rtt_ms", "guest_rtt_ms", "churn_p99_ms", "tcp_out_gbit_s", "tcp_in_gbit_s"),
+        both,
+    )
+    found = {one.claim.split()[-1]: one for one in judge.hostway({"samples": samples})}
+    # Half the time is better, half the rate is not.
+    assert found["guest_rtt_ms"].word is Word.BETTER
+    assert found["tcp_out_gbit_s"].red
+
+
 def test_the_soaks_table_says_what_failed() -> None:
     verdicts = Verdicts()
     verdicts.note("good", spread([1, 2, 3]), holds=True)
