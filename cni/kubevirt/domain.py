@@ -140,7 +140,7 @@ def _mac(made: ET.Element, wanted: Interface, device: Device, vmi: Vmi) -> str:
     mac = wanted.mac or device.mac or (kept.get("address", "") if kept is not None else "")
     if not mac:
         msg = (
-            f"{where} has no MAC address: KubeVirt before 1.6 does not hand on the port's, so"
+            f"{where} has no MAC address: KubeVirt before 1.8 does not hand on the port's, so"
             " set macAddress to that of the logical port"
         )
         raise InputError(msg)
