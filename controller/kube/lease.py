@@ -128,7 +128,7 @@ class Election:
             if lease.spec.holder_identity != self.identity:
                 return
             spec = msgspec.structs.replace(
-                lease.spec, holder_identity="", lease_duration_seconds=1, renew_time=self._stamp()
+                lease.spec, holder_identity=None, lease_duration_seconds=1, renew_time=self._stamp()
             )
             await self._put(lease, spec)
         except KubeError as problem:

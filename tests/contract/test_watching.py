@@ -159,7 +159,7 @@ def test_bookmarks_carry_a_version_and_nothing_else(api: Api, place: Place) -> N
     since = api.get(place.configs).version
     reply = api.get(
         place.configs, watch="true", resourceVersion=since, timeoutSeconds=3,
-        allowWatchBookmarks="true",
+        allowWatchBookmarks="true", labelSelector="nobody=has-this",
     )  # fmt: skip
     for event in reply.body:
         assert event["type"] == "BOOKMARK"
@@ -171,7 +171,7 @@ def test_bookmarks_carry_a_version_and_nothing_else(api: Api, place: Place) -> N
 def test_a_streamed_list_says_where_it_ends(api: Api, place: Place) -> None:
     make(api, place, "streamed", suite="stream")
     reply = api.get(
-        place.configs, watch="true", timeoutSeconds=1, allowWatchBookmarks="true",
+        place.configs, watch="true", timeoutSeconds=3, allowWatchBookmarks="true",
         sendInitialEvents="true", resourceVersionMatch="NotOlderThan",
         labelSelector="suite=stream",
     )  # fmt: skip
@@ -191,5 +191,7 @@ def test_discovery_names_what_is_served(api: Api, place: Place) -> None:
     assert {"apps", "networking.k8s.io", place.group} <= set(groups)
     widgets = api.get(f"/apis/{place.group}/v1").body
     assert widgets["groupVersion"] == f"{place.group}/v1"
-    assert widgets["resources"][0]["shortNames"] == ["wdg"]
+    named = {one["name"]: one for one in widgets["resources"]}
+    assert named["widgets"]["shortNames"] == ["wdg"]
+    assert "widgets/status" in named
     assert api.get("/apis/no.such.group/v1/things").code == 404

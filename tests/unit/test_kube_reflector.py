@@ -7,8 +7,11 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
+
 from controller.kube.auth import Access
 from controller.kube.cache import Cache, Inbox, by_namespace, by_node, by_owner
+from controller.kube.errors import Unreachable
 from controller.kube.http import Client
 from controller.kube.pacing import Backoff
 from controller.kube.reflector import Reflector
@@ -221,6 +224,17 @@ def test_a_token_that_expires_ends_in_one_large_list() -> None:
         config(running.api, f"c{number}", a="1")
     running.api.faults.add(Fault.EXPIRED_TOKEN, times=None)
     running.run(case)
+
+
+def test_a_connection_that_says_nothing_counts_as_dead() -> None:
+    async def run() -> None:
+        async with StandIn() as api, Client(Access(api.url)) as client:
+            query = {"watch": "true", "resourceVersion": "1", "fieldSelector": "metadata.name=x"}
+            with pytest.raises(Unreachable, match="WATCH /api/v1/configmaps: no answer"):
+                async with client.stream(CONFIG_MAPS.collection(), query, 0.1) as batches:
+                    assert [lines async for lines in batches] == []
+
+    asyncio.run(run())
 
 
 def test_an_inbox_gives_each_key_once() -> None:
