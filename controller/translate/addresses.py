@@ -44,3 +44,13 @@ def _is_host(network: IPNetwork, address: IPAddress) -> bool:
         return True
     last = network.broadcast_address if network.version == 4 else None
     return address not in {network.network_address, last}
+
+
+def overlap(one: IPNetwork, other: IPNetwork) -> bool:
+    """Whether two networks share an address."""
+    return one.network_address in other or other.network_address in one
+
+
+def within(inner: IPNetwork, outer: IPNetwork) -> bool:
+    """Whether every address of one network is of the other."""
+    return inner.network_address in outer and inner.prefixlen >= outer.prefixlen

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from controller.translate.addresses import allocate
+from controller.translate.addresses import allocate, overlap, within
 from controller.translate.families import Family, families, interfaces, is_default
-from controller.translate.gatewayrows import Addresses, GatewayRows
+from controller.translate.gatewayrows import GatewayRows, column
 from controller.translate.hosts import add_hosts
 from controller.translate.inside import inside_rows
 from controller.translate.nbrows import (
@@ -92,7 +92,7 @@ class _Draft:
         if gateways:
             self.rows.switches[JOIN_SWITCH] = SwitchRow()
         for name in sorted({*vpcs, *(gateway_router(g.chassis) for g in gateways)}):
-            self.rows.join_port(name, _column(join, name))
+            self.rows.join_port(name, column(join, name))
         ranges, to_svc0 = self.cluster.service_ranges, self.cluster.service_ranges
         if self.cluster.east_west is EastWest.SWITCH:
             to_svc0 = ()
@@ -100,14 +100,14 @@ class _Draft:
         for gateway in gateways:
             chassis = gateway.chassis
             mine = [name for name in gateway.routers if name in vpcs]
-            service = _column(services, chassis)
+            service = column(services, chassis)
             self.rows.gateway(gateway, service, to_svc0, down=chassis not in self.alive)
             for family in self.families:
                 self._routes_of_gateway(family, gateway, {n: vpcs[n] for n in mine}, join[family])
-            at = _column(join, gateway_router(chassis))
+            at = column(join, gateway_router(chassis))
             for name in mine:
-                self.rows.neighbours(gateway_router(chassis), at, name, _column(join, name))
-                for family in service.keys() & at.keys() & _column(join, name).keys():
+                self.rows.neighbours(gateway_router(chassis), at, name, column(join, name))
+                for family in service.keys() & at.keys() & column(join, name).keys():
                     key = RouteKey(name, family.host_route(service[family]))
                     self.rows.routes[key] = RouteRow(str(at[family]))
         for name, router in vpcs.items():
@@ -228,7 +228,7 @@ class _Draft:
     def _clashes(self, family: Family, router: LogicalRouter) -> bool:
         """Whether a VPC has addresses of the join network itself; it is a problem then."""
         clash = next(
-            (n for n in self._networks(router) if _overlap(n, family.join)),
+            (n for n in self._networks(router) if overlap(n, family.join)),
             None,
         )
         if clash is not None:
@@ -255,7 +255,7 @@ class _Draft:
         key = (vpc.name, provider)
         if key not in self._inner_networks:
             self._inner_networks[key] = tuple(
-                network for network in self._networks(vpc) if not _within(network, provider)
+                network for network in self._networks(vpc) if not within(network, provider)
             )
         return self._inner_networks[key]
 
@@ -396,16 +396,3 @@ class _Draft:
             self.rows.policies[PolicyKey(vpc.name, MAIN_PRIORITY, match)] = PolicyRow(
                 "reroute", str(nexthop)
             )
-
-
-def _column(table: dict[Family, dict[str, IPAddress]], name: str) -> Addresses:
-    """What each family has for one name."""
-    return {family: given[name] for family, given in table.items() if name in given}
-
-
-def _overlap(one: IPNetwork, other: IPNetwork) -> bool:
-    return one.network_address in other or other.network_address in one
-
-
-def _within(inner: IPNetwork, outer: IPNetwork) -> bool:
-    return inner.network_address in outer and inner.prefixlen >= outer.prefixlen

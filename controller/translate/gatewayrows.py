@@ -154,3 +154,8 @@ class GatewayRows:
 def mac_of(addresses: Addresses) -> Mac:
     """The MAC of a thing that has these addresses: its IPv4 address's."""
     return next(mac_of_address(a) for a in addresses.values() if a.version == 4)
+
+
+def column(table: Mapping[Family, Mapping[str, IPAddress]], name: str) -> Addresses:
+    """What each family has for one name."""
+    return {family: given[name] for family, given in table.items() if name in given}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from ipaddress import ip_address
 
-from controller.translate.addresses import allocate
+from controller.translate.addresses import allocate, overlap
 from controller.translate.families import interfaces
 from controller.translate.gatewayrows import GatewayRows
 from controller.translate.index import address_words
@@ -127,7 +127,7 @@ def _vpcs(
             )
             continue
         networks = networks_of(there[0])
-        clash = next((n for n in networks if any(n.overlaps(w) for w in _alike(n, wanted))), None)
+        clash = next((n for n in networks if any(overlap(n, w) for w in wanted)), None)
         if clash is not None:
             problems.append(
                 Problem(
@@ -138,7 +138,7 @@ def _vpcs(
             )
             continue
         for network in networks:
-            first = next((n for n in _alike(network, taken) if n.overlaps(network)), None)
+            first = next((n for n in taken if overlap(n, network)), None)
             if first is not None:
                 problems.append(
                     Problem(
@@ -150,10 +150,6 @@ def _vpcs(
             taken.setdefault(network, name)
         found.append(name)
     return found
-
-
-def _alike(network: IPNetwork, others: Collection[IPNetwork]) -> list[IPNetwork]:
-    return [other for other in others if other.version == network.version]
 
 
 def _held(
