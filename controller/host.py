@@ -55,8 +55,17 @@ class NodeHost:
         Raises:
             AttachError: OVS rejected the port, or did not look at it in time.
         """
+        try:
+            async with asyncio.TaskGroup() as group:
+                # The record has to be there before the answer, not before the port: a daemon that
+                # dies in between finds a port without a record, which is no port of its plan.
+                group.create_task(in_thread(self._daemon.store.put, attachment))
+                await self._attach(attachment)
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from several
+
+    async def _attach(self, attachment: Attachment) -> None:
         daemon = self._daemon
-        await in_thread(daemon.store.put, attachment)
         before = daemon.attachments.get((attachment.container_id, attachment.ifname))
         daemon.attachments[attachment.container_id, attachment.ifname] = attachment
         if attachment.host_ports or (before is not None and before.host_ports):
@@ -67,6 +76,7 @@ class NodeHost:
         # An earlier refusal of a port of this name says nothing about this one.
         daemon.reconciler.retry("ports", attachment.device)
         daemon.loop.invalidate("ports")
+        daemon.loop.hurry()
         await daemon.loop.applied()
         status = daemon.reconciler.statuses().get(("ports", attachment.device))
         if status is not None and status.quarantined:
@@ -87,6 +97,7 @@ class NodeHost:
         daemon.reconciler.retry("nested", attachment.iface_id)
         daemon.reconciler.retry("trunk", attachment.device)
         daemon.loop.invalidate("trunk", "nested")
+        daemon.loop.hurry()
         await daemon.loop.applied()
         if reason := daemon.containers.problem(attachment):
             raise AttachError(reason)
@@ -111,6 +122,7 @@ class NodeHost:
             self._serve_host_ports()
         if attachment is not None:
             daemon.loop.invalidate(*(("trunk", "nested") if attachment.tag else ("ports",)))
+            daemon.loop.hurry()
             await daemon.loop.applied()
         # Also without an attachment in memory: an earlier call may have failed on the disk.
         for kind in PortKind:

@@ -52,6 +52,7 @@ class ApplyLoop:
         self._wake = asyncio.Event()
         self._scope: set[str] = set()
         self._all = True
+        self._hurry = False
         self._round = 0
         self._finished = asyncio.Condition()
 
@@ -61,6 +62,14 @@ class ApplyLoop:
             self._scope.update(tables)
         else:
             self._all = True
+        self._wake.set()
+
+    def hurry(self) -> None:
+        """Do not wait for the rest of a burst before the next round: somebody waits for it.
+
+        What comes while that round is under way is the next one's, so many are still few rounds.
+        """
+        self._hurry = True
         self._wake.set()
 
     async def applied(self) -> None:
@@ -81,8 +90,10 @@ class ApplyLoop:
                 await asyncio.wait_for(self._wake.wait(), timeout)
             except TimeoutError:
                 timed_out = True
-            if self._all or not self._scope or not self._scope <= self._urgent:
+            patient = self._all or not self._scope or not self._scope <= self._urgent
+            if patient and not self._hurry:
                 await asyncio.sleep(COALESCE_S)
+            self._hurry = False
             self._wake.clear()
             scope = None if timed_out or self._all else frozenset(self._scope)
             self._scope.clear()

@@ -6,6 +6,9 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
+import pytest
+
+from controller import loop as loop_module
 from controller.loop import ApplyLoop, RoundFailed, Scope
 
 
@@ -77,6 +80,32 @@ def test_who_waits_during_a_round_waits_for_the_next_one() -> None:
 
     asyncio.run(_with_loop(apply, story))
     assert seen[-1] == "new"
+
+
+def test_who_is_in_a_hurry_gets_a_round_before_the_burst_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # So long that a round which waits for it is not seen.
+    monkeypatch.setattr(loop_module, "COALESCE_S", 60.0)
+    scopes: list[Scope] = []
+
+    async def apply(scope: Scope) -> float | None:
+        scopes.append(scope)
+        return None
+
+    async def story() -> None:
+        loop = ApplyLoop(apply)
+        loop.hurry()
+        running = asyncio.create_task(loop.run())
+        async with asyncio.timeout(20):
+            await loop.applied()
+            loop.invalidate("ports")
+            loop.hurry()
+            await loop.applied()
+        running.cancel()
+
+    asyncio.run(story())
+    assert scopes == [None, frozenset({"ports"})]
 
 
 def test_a_retry_comes_without_an_event() -> None:
