@@ -21,6 +21,7 @@ from tests.apistandin.steps import (
     complete,
     decoded,
     desired,
+    generated,
     same,
     served_as,
     success,
@@ -29,7 +30,6 @@ from tests.apistandin.steps import (
 )
 from tests.apistandin.store import Store
 
-_SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 _OWN_METADATA = (
     "uid", "resourceVersion", "creationTimestamp", "deletionTimestamp", "generation",
     "deletionGracePeriodSeconds", "selfLink",
@@ -88,7 +88,8 @@ class Cluster:
         for key in _OWN_METADATA:
             metadata.pop(key, None)
         if not metadata.get("name") and metadata.get("generateName"):
-            metadata["name"] = self._generated(kind, namespace, metadata["generateName"])
+            taken = {name for at, name in self.store.of(kind.key) if at == namespace}
+            metadata["name"] = generated(metadata["generateName"], taken, self.random)
         if not metadata.get("name"):
             cause = Cause(
                 "metadata.name",
@@ -384,12 +385,6 @@ class Cluster:
             text = f"unable to create new content in namespace {namespace} because it is being "
             text += "terminated"
             raise failure.forbidden(kind.group, kind.plural, name, text)
-
-    def _generated(self, kind: Kind, namespace: str, prefix: str) -> str:
-        while True:
-            name = prefix + "".join(self.random.choices(_SUFFIX_LETTERS, k=5))
-            if (namespace, name) not in self.store.of(kind.key):
-                return name
 
     def _manager(self, kind: Kind, options: Options, operation: str, sub: str) -> managed.Manager:
         return managed.Manager(options.manager, operation, kind.api_version, sub, self.timestamp())

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import datetime
-from collections.abc import Mapping
+import random
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from tests.apistandin import failure, managed, structural
 from tests.apistandin.failure import Object
 from tests.apistandin.kinds import Kind
 from tests.apistandin.schemas import METADATA
+
+_SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,3 +135,11 @@ def success(kind: Kind, obj: Object) -> Object:
         "status": "Success",
         "details": {**details, **({"group": kind.group} if kind.group else {})},
     }
+
+
+def generated(prefix: str, taken: Collection[str], chance: random.Random) -> str:
+    """A name that nobody has, as generateName asks for one."""
+    while True:
+        name = prefix + "".join(chance.choices(_SUFFIX_LETTERS, k=5))
+        if name not in taken:
+            return name
