@@ -66,8 +66,9 @@ class Containers:
                 reason=f"OVN has no logical port {name}: let the cluster controller make it "
                 "(cluster.trunks), or add it to any switch by hand",
             )
+        statuses = daemon.reconciler.statuses()
         for table, key in (("links", TRUNK_LINK), ("ports", TRUNK_PORT), ("trunk", TRUNK_LINK)):
-            status = daemon.reconciler.statuses().get((table, key))
+            status = statuses.get((table, key))
             if status is not None and (status.quarantined or status.state is State.ERROR):
                 return Trunk(usable=False, reason=f"{table} {key}: {status.reason}")
             if status is None or status.state is not State.DONE:
