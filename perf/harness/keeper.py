@@ -8,6 +8,7 @@ that is still there then.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import select
@@ -54,6 +55,7 @@ def _wait(running: subprocess.Popen[bytes]) -> int:
     """The worker's exit code; ends it once the command is gone."""
     asked, killed = 0.0, False
     while (code := running.poll()) is None:
+        _reap(running.pid)
         if not asked:
             readable, _, _ = select.select([0], [], [], 0.1)
             if readable and not os.read(0, 1):
@@ -65,6 +67,14 @@ def _wait(running: subprocess.Popen[bytes]) -> int:
                 running.kill()
                 killed = True
     return code
+
+
+def _reap(but: int) -> None:
+    """Let go of daemons that have ended: who waits for one to be gone must not see it for ever."""
+    for pid in children():
+        if pid != but:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
 
 
 def _end_orphans() -> list[int]:
