@@ -47,6 +47,7 @@ BENCHMARKS = (
     Benchmark("scrape", (MILLRACE, "perf", "scrape", "--json"), judge.scrape),
     Benchmark("ovsjson", (sys.executable, "-m", "perf.ovsjson", "--json"), judge.ovsjson),
     Benchmark("hostway", (sys.executable, "-m", "perf.hostway", "--json"), judge.hostway),
+    Benchmark("cni", (sys.executable, "-m", "perf.cni", "--json"), judge.cni),
     Benchmark("cni_start", (sys.executable, "-m", "perf.cni_start"), judge.cni_start),
 )
 

@@ -175,6 +175,39 @@ def ovsjson(result: Json) -> list[Verdict]:
     return verdicts
 
 
+def cni(result: Json) -> list[Verdict]:
+    """A call may take so many times what OVS and OVN alone take for one port.
+
+    The bounds are the milliseconds of the design by the 20 of OVS and OVN there: 60 for a VM, 50
+    for a container and for any DEL, and 4 s for a full node, at once, a container.
+    """
+    alone = statistics.median(one_of(result["calls"], "alone")["ms"])
+    bounds = {"vhost-user ADD": 3.0, "veth ADD": 2.5, "vhost-user DEL": 2.5, "veth DEL": 2.5}
+    verdicts = [
+        Verdict(
+            f"cni, {name}",
+            tuple(ms / alone for ms in one_of(result["calls"], name)["ms"]),
+            bound,
+            "OVS and OVN alone",
+        )
+        for name, bound in bounds.items()
+    ]
+    return verdicts + [
+        Verdict(
+            f"cni, {many['containers']} at once, each",
+            (many["add_s"] * 1e3 / many["containers"] / alone,),
+            4_000 / 110 / 20,
+            "OVS and OVN alone",
+        )
+        for many in result["at_once"]
+    ]
+
+
+def one_of(rows: list[Json], name: str) -> Json:
+    """The row of that name."""
+    return next(row for row in rows if row["name"] == name)
+
+
 def cni_start(result: Json) -> list[Verdict]:
     """The plugin's start, paid by every pod, against an interpreter that does nothing."""
     rows = {row["name"]: row for row in result}

@@ -31,6 +31,15 @@ def test_the_middle_half_of_the_samples_decides(case: str) -> None:
     assert verdict.red == (word is Word.WORSE)
 
 
+def test_a_cni_call_is_judged_by_ovs_and_ovn_alone() -> None:
+    names = ("vhost-user ADD", "vhost-user DEL", "veth ADD", "veth DEL")
+    calls = [{"name": "alone", "ms": [18, 20, 22]}, *({"name": n, "ms": [30, 70]} for n in names)]
+    many = {"containers": 100, "add_s": 3.0}
+    verdicts = judge.cni({"calls": calls, "at_once": [many]})
+    assert [one.samples for one in verdicts] == [(1.5, 3.5)] * 4 + [(1.5,)]
+    assert verdicts[0].bound == 3.0
+
+
 def test_samples_are_compared_with_the_median_of_the_baseline() -> None:
     assert ratios([2, 4], [1, 2, 30]) == (1.0, 2.0)
     assert quartiles([1, 2, 3, 4, 5]) == (2, 4)
