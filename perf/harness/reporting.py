@@ -160,7 +160,7 @@ def _plots(members: Sequence[Measured]) -> Iterator[str]:
             if samples := each.samples(name):
                 found = stats.median(samples)
                 drawn.append(
-                    svg.Row(each.title[:48], tuple(samples), found.median, found.low, found.high,
+                    svg.Row(each.name, tuple(samples), found.median, found.low, found.high,
                             number)
                 )  # fmt: skip
         if drawn:
@@ -172,7 +172,7 @@ def _plots(members: Sequence[Measured]) -> Iterator[str]:
         encoded = [trial.latency for trial in each.trials if trial.latency]
         if encoded:
             told = latency.merged(encoded)
-            curves.append(svg.Curve(each.title, tuple((p, ns / 1e3) for p, ns in told.percentiles)))
+            curves.append(svg.Curve(each.name, tuple((p, ns / 1e3) for p, ns in told.percentiles)))
     if curves:
         plot = svg.lines("latency", "percentile [%]", "latency [us]", curves)
         yield f"<figure>{plot}</figure>"
@@ -187,10 +187,16 @@ def _details(members: Sequence[Measured]) -> str:
                 drops[place] = drops.get(place, 0) + count
         told = "; ".join(f"{place}: {count:,}" for place, count in sorted(drops.items()))
         told = told or ("none" if each.trials else _one_line(each.problem) or "not measured")
-        cells = [each.name, each.topology, _traffic(each), str(len(each.trials)), told]
+        cells = [
+            each.name,
+            f"{each.title}: {each.topology}",
+            _traffic(each),
+            str(len(each.trials)),
+            told,
+        ]
         lines.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
     body = "".join(f"<tr>{line}</tr>" for line in lines)
-    head = "<tr><th>scenario</th><th>path</th><th>traffic</th><th>trials</th><th>drops</th></tr>"
+    head = "<tr><th>scenario</th><th>what, by what path</th><th>traffic</th><th>trials</th><th>drops</th></tr>"
     return f'<div class="wide"><table>{head}{body}</table></div>'
 
 

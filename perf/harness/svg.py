@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-ROW, LEFT, WIDTH, TOP, FOOT = 26, 330, 900, 16, 52
+ROW, LEFT, WIDTH, TOP, FOOT = 26, 240, 900, 24, 52
 SERIES = 6
 """How many colours there are: classes s0 to s5."""
 
@@ -126,7 +126,7 @@ def lines(title: str, x_axis: str, y_axis: str, curves: Sequence[Curve]) -> str:
         parts.append(f'<circle class="dot {kind}" cx="{left}" cy="{at}" r="5"/>')
         parts.append(_text(left + 14, at + 4, curve.label, "start"))
     parts.append(_text((left + right) / 2, bottom + 38, x_axis, "middle", "name"))
-    parts.append(_text(left, TOP - 4, y_axis, "middle", "name"))
+    parts.append(_text(8, TOP - 8, y_axis, "start", "name"))
     return "".join([*parts, "</svg>"])
 
 

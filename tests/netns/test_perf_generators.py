@@ -1,0 +1,93 @@
+"""The generators behind one protocol, each sending for real."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from dataplane.drivers import processes
+from perf.harness import latency, search
+from perf.harness.generator import IMIX, Generator, HarnessError, Traffic
+from perf.harness.generators import Iperf, Loop, Paced, iperf_counts
+from perf.harness.search import Goal
+from perf.pktgen.driver import Pktgen
+from tests.labs import netns
+from tests.labs.netns import Namespace
+
+PREFIX = "mrgens"
+
+
+@pytest.fixture(scope="module")
+def ring() -> Iterator[Paced]:
+    """Our generator on a port that gives back what it is given."""
+    rundir = Path(tempfile.mkdtemp(prefix="mrgn-", dir="/run"))
+    try:
+        with Pktgen(PREFIX, rundir, ["--vdev=net_ring0"], huge=False) as made:
+            yield Paced(made, ports=(0, 0))
+    finally:
+        shutil.rmtree(rundir, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def iperf() -> Iterator[Iperf]:
+    """iperf3 between two namespaces."""
+    netns.sweep(PREFIX)
+    left, right = (Namespace(f"{PREFIX}-{side}").create() for side in ("l", "r"))
+    try:
+        netns.veth(left, "e0", right, "e0", left_addresses=["192.0.2.1/24"],
+                   right_addresses=["192.0.2.2/24"])  # fmt: skip
+        log = Path(tempfile.mkdtemp(prefix="mrgn-", dir="/run"))
+        processes.spawn(["iperf3", "-s"], log=log / "iperf3.log", netns=right.name)
+        processes.wait_until(lambda: "5201" in right.run("ss", "-ltn"), "iperf3's server listens")
+        yield Iperf(left.run, "192.0.2.2")
+        shutil.rmtree(log, ignore_errors=True)
+    finally:
+        left.delete()
+        right.delete()
+
+
+def test_the_paced_one_counts_and_times_each_frame(ring: Paced) -> None:
+    found = ring.start(Traffic(50_000, sizes=IMIX, flows=100), 0.4)
+    assert (found.tx, found.rx, found.lost, found.reordered) == (20_000, 20_000, 0, 0)
+    assert latency.summary(found.latency_ns).count == 20_000
+
+
+def test_a_search_with_the_paced_one_ends_at_the_most_of_a_path_without_loss(ring: Paced) -> None:
+    goal = Goal("PDR", 0.005, width=0.05, trial_s=0.05, sum_s=0.2)
+    (found,) = search.search(ring, Traffic(), 10_000, 100_000, (goal,))
+    assert found.lower == pytest.approx(100_000, rel=0.01)
+    assert found.upper is None
+
+
+def test_iperf_sends_the_rate_on_average_and_counts_at_the_other_end(iperf: Iperf) -> None:
+    found = iperf.start(Traffic(2_000, sizes=((512, 1),), flows=2), 1.0)
+    assert 1_000 < found.tx < 3_000
+    assert 0 < found.rx <= found.tx
+    assert found.lost == found.tx - found.rx
+
+
+def test_what_a_generator_cannot_is_refused(iperf: Iperf) -> None:
+    with pytest.raises(HarnessError, match="one size"):
+        iperf.start(Traffic(sizes=IMIX), 1)
+    with pytest.raises(HarnessError, match="128 streams"):
+        iperf.start(Traffic(flows=1000), 1)
+    with pytest.raises(HarnessError, match=r"unable to connect|refused"):
+        Iperf(iperf.run, "192.0.2.2", port=5999).start(Traffic(), 1)
+    with pytest.raises(HarnessError, match="iperf3"):
+        iperf_counts("no json")
+    turning = count(0, 1000)
+    loop = Loop(lambda: next(turning))
+    with pytest.raises(HarnessError, match="use pktgen"):
+        loop.start(Traffic(rate_pps=5), 0.1)
+    assert loop.start(Traffic(), 0.1).rx == 1000
+    with pytest.raises(HarnessError, match="nothing went round"):
+        Loop(lambda: 7).start(Traffic(), 0.05)
+    unpaced: tuple[Generator, ...] = (loop, iperf)
+    for generator in unpaced:
+        with pytest.raises(HarnessError, match="keeps no rate"):
+            search.search(generator, Traffic(), 1, 2)
