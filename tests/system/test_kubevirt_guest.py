@@ -8,6 +8,7 @@ flow.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from pathlib import Path
 import grpc
 import pytest
 
+from cni.dra.claims import DRIVER
+from cni.dra.driver import Driver, ask_daemon
+from cni.dra.driver import Places as DraPlaces
 from cni.kubevirt import messages, sidecar
 from cni.kubevirt.sidecar import Hook, Places, make_server
 from controller import vhost_pods
@@ -193,3 +197,33 @@ def test_packets_flow_to_it_and_from_it(started: Started) -> None:
     # From another switch, by the router: the guest took its route from DHCP.
     answers = traffic.http(lab.containers["c3"], ADDRESS, topology.PORT, count=3)
     assert answers.ok == 3, answers
+
+
+def test_a_claim_is_a_port_too(small_lab: Lab) -> None:
+    lab = small_lab
+    port = PodPort(f"kv2.{POD_NAMESPACE}", "sw0", IPv4Interface("10.1.0.78/24"))
+    logical.add_port(lab.nb, port)
+    result = {"request": "vhost-port", "driver": DRIVER, "pool": "node", "device": "br-int"}
+    claim = {
+        "metadata": {"namespace": POD_NAMESPACE, "name": "c", "uid": f"{lab.prefix}-claim"},
+        "status": {
+            "allocation": {"devices": {"results": [result]}},
+            "reservedFor": [{"resource": "pods", "name": "kv2"}],
+        },
+    }
+    places = DraPlaces(lab.dir / "kubelet", lab.dir / "cdi")
+    driver = Driver(places, lambda _path: claim, ask_daemon(str(lab.node.cni_socket)))
+    arguments = (POD_NAMESPACE, "c", f"{lab.prefix}-claim")
+    assert driver.prepare(*arguments) == driver.prepare(*arguments)
+    (document,) = places.claim(arguments[2]).glob("*-metadata.json")
+    attributes = json.loads(document.read_text())["requests"][0]["devices"][0]["attributes"]
+    assert attributes["vhost-user-path"] == {"string": "/var/run/ovsdpdk/c/vhost-port/vhost.sock"}
+    (found,) = [p for p in lab.node.ask("ports")["ports"] if p["iface_id"] == port.name]
+    assert (found["state"], attributes["mtu"]) == ("done", {"int": found["mtu"]})
+    spec = json.loads(places.spec(arguments[2]).read_text())
+    mounts = spec["devices"][0]["containerEdits"]["mounts"]
+    assert Path(found["socket"]).parent == Path(mounts[0]["hostPath"])
+    assert Path(mounts[0]["hostPath"]).is_dir()
+    driver.unprepare(arguments[2])
+    assert all(p["iface_id"] != port.name for p in lab.node.ask("ports")["ports"])
+    assert not Path(mounts[0]["hostPath"]).exists()
