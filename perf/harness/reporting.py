@@ -196,7 +196,8 @@ def _details(members: Sequence[Measured]) -> str:
         ]
         lines.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
     body = "".join(f"<tr>{line}</tr>" for line in lines)
-    head = "<tr><th>scenario</th><th>what, by what path</th><th>traffic</th><th>trials</th><th>drops</th></tr>"
+    titles = ("scenario", "what, by what path", "traffic", "trials", "drops")
+    head = f"<tr>{''.join(f'<th>{title}</th>' for title in titles)}</tr>"
     return f'<div class="wide"><table>{head}{body}</table></div>'
 
 
