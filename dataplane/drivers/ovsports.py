@@ -101,6 +101,7 @@ class PortsTable:
             failures.setdefault(name, Failure(f"device {name} is not there yet", waiting=True))
         present = [row for row in batch if row[0] not in failures]
         if present:
+            self._forget(devices)
             put = partial(_put_port, devices)
             failures.update(batched(self._ovs, present, _name_of, put))
         names = [name for name, _ in present if name not in failures]
@@ -123,6 +124,22 @@ class PortsTable:
         if refused:
             self.delete(refused)
         return failures
+
+    def _forget(self, devices: Mapping[str, int | None]) -> None:
+        """Have vswitchd let go of ports whose device was made anew.
+
+        It goes by names: a port that is removed and added in one transaction stays as it is, open
+        on the device that is gone.
+        """
+        rows = self._ovs.look(_observe)
+        stale = [
+            name
+            for name, index in devices.items()
+            if name in rows and rows[name][1] and rows[name][1] != str(index)
+        ]
+        if stale:
+            self.delete(stale)
+            wait_configured(self._ovs, lambda _: True, RECONFIGURE_TIMEOUT)
 
     def delete(self, keys: Sequence[str]) -> Mapping[str, Failure]:
         """Remove the ports; one that is missing, or not ours, is success."""

@@ -25,8 +25,8 @@ MIN_TAG, MAX_TAG = 1, 4094
 """IEEE 802.1Q: 0 is no VLAN, 4095 is reserved."""
 
 OFPORT = 16000
-"""The trunk's OpenFlow number, the same however often its device is made anew: ovn-controller 23.03
-leaves the flows of nested ports with their parent's number of before."""
+"""The trunk's OpenFlow number, the same however often its device is made anew: every flow of a
+nested port names it."""
 
 MAX_QUEUES = 4
 """Each costs 64 MiB of pinned memory; a person may ask for more."""

@@ -324,8 +324,14 @@ def test_a_port_follows_its_device_and_waits_while_there_is_none(
     assert one.apply(desired, 2).writes == 0
     made = sandbox.vsctl("get", "Port", "pod0", "_uuid")
 
+    def opened() -> int:
+        return sandbox.log().count("added interface pod0 on")
+
+    assert opened() == 1
     devices["pod0"] = 8
     assert one.apply(desired, 3).failed == 0
+    # Not only another row: vswitchd has let go of the device that is gone.
+    assert opened() == 2
     assert sandbox.vsctl("get", "Port", "pod0", "_uuid") != made
     assert one.apply(desired, 4).writes == 0
 
