@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from controller.metrics import NodeCollector
 from dataplane.drivers.ovstext import Coverage
