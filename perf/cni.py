@@ -29,7 +29,6 @@ from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 from cni.wire import RemoteError, WireError, call
-from controller import cni_install
 from dataplane.drivers import processes
 from dataplane.ports import DataplaneError
 from perf import ovsdbwire as wire
@@ -38,7 +37,7 @@ from tests.labs import logical
 from tests.labs.lab import Lab
 from tests.labs.logical import PodPort
 from tests.labs.netns import Namespace
-from tests.labs.workloads import POD_NAMESPACE, CniRefused, Workload
+from tests.labs.workloads import POD_NAMESPACE, ROOT, CniRefused, Workload
 
 SCHEMA = "millrace.perf.cni/1"
 PREFIX = "mrcni"
@@ -46,6 +45,7 @@ FIRST = IPv4Address("10.1.0.32")
 FULL_NODE = 110
 POLL_S = 0.0005
 PATIENCE_S = 30.0
+CONFLIST = ROOT / "deploy" / "10-millrace.conflist"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,12 +191,15 @@ def _installed() -> Path:
     """The plugin as a node has it, started without `site`."""
     directory = Path(tempfile.mkdtemp(prefix="millrace-perf-"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    path = directory / cni_install.PLUGIN
-    made = cni_install.plugin(os.path.realpath(sys.executable), directory)
-    made.library.write_bytes(made.content)
-    path.write_bytes(made.script)
-    path.chmod(0o755)
-    return path
+    processes.run(
+        [
+            sys.executable, "-m", "controller.cli.main", "cni-install", str(CONFLIST),
+            "--bin-dir", str(directory), "--net-dir", str(directory / "net.d"),
+            "--python", os.path.realpath(sys.executable),
+        ],
+        env=processes.clean_environment(PYTHONPATH=str(ROOT)),
+    )  # fmt: skip
+    return directory / "millrace-cni"
 
 
 def _timed(work: Callable[[], object]) -> float:
