@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.labs import perfruns
 
 SCENARIOS = ("xdp-established", "xdp-new")
-TRIALS = 16
+TRIALS = 10
 
 
 def test_interrupted_at_any_moment(tmp_path: Path) -> None:
