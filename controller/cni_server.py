@@ -194,6 +194,12 @@ class CniServer:
     async def check(self, args: Args) -> Args:
         """Compare the record with the kernel, OVS, OVN and the runtime's copy of the result."""
         request = cni_request.interface_request(args)
+        # Not in the middle of an ADD that may yet be taken back.
+        async with self._serial(f"container {request.container_id}"):
+            await self._check(request)
+        return {}
+
+    async def _check(self, request: InterfaceRequest) -> None:
         attachment = self._host.attachment(request.container_id, request.ifname)
         if attachment is None:
             msg = f"{request.ifname} of container {request.container_id} is not attached here"
@@ -217,7 +223,6 @@ class CniServer:
             msg = f"{attachment.iface_id} {attachment.ifname}: {problems[0]}"
             details = "; ".join([*problems[1:], "recreate the pod, or see `millrace ports`"])
             raise RemoteError(spec.NOT_AS_EXPECTED, msg, details)
-        return {}
 
     async def status(self, _args: Args) -> Args:
         """Whether ADD can be served."""
