@@ -68,6 +68,7 @@ class Reflector(Generic[T]):
     backoff: Backoff | None = None
     page: int = PAGE
     watch_s: tuple[float, float] = WATCH_S
+    stale_patience_s: float = STALE_PATIENCE_S
     progress: Progress = field(default_factory=Progress)
     _decoder: Decoder[T] = field(init=False)
     _pace: Backoff = field(init=False)
@@ -125,7 +126,7 @@ class Reflector(Generic[T]):
             now = self.clock.monotonic()
             if self._stale_since is None:
                 self._stale_since = now
-            if now - self._stale_since < STALE_PATIENCE_S:
+            if now - self._stale_since < self.stale_patience_s:
                 raise
             log.warning(
                 "%s: for %.0f s the API server has had nothing newer than revision %d, where %d "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -154,8 +155,11 @@ async def play(history: list[Step], seed: int, page: int) -> tuple[Progress, int
         witness = Witness(cache)
         chance = random.Random(seed)
         reflector = Reflector(
-            client, cache, clock=clock, random=chance, page=page, backoff=Backoff(random=chance)
-        )
+            client, cache, clock=clock, random=chance, page=page, backoff=Backoff(random=chance),
+            # Among enough faults stale lists last longer than any patience; what is taken for a
+            # restored database then is a law of its own.
+            stale_patience_s=math.inf,
+        )  # fmt: skip
         task = asyncio.create_task(reflector.run())
         try:
             await settle(cache, api)
