@@ -49,6 +49,7 @@ class Counted:
             "packets": float(got.get("packets received", 0)),
             "cycles_per_packet": got.get("processing cycles", 0) / packets,
             "passes_per_packet": passes / packets,
+            "simple_match_hit_ratio": got.get("simple match hits", 0) / passes,
             "emc_hit_ratio": got.get("emc hits", 0) / passes,
             "smc_hit_ratio": got.get("smc hits", 0) / passes,
             "megaflow_hit_ratio": got.get("megaflow hits", 0) / passes,

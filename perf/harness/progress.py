@@ -53,7 +53,9 @@ class Display:
             self._todo[told["lab"]] = 0
             self._building.discard(told["lab"])
             self.note(f"{told['lab']}: {told['reason']}")
-        elif kind == "note" and not self._terminal:
+        elif kind == "step":
+            self._doing = f"{told['lab']}: {told['line']}"
+        elif kind == "note":
             self.note(f"{told['lab']}: {told['line']}")
         self.tick(0)
 

@@ -53,7 +53,7 @@ def run(directory: RunDirectory, lab: str) -> int:
     tell("build", lab=lab)
 
     def progress(line: str) -> None:
-        tell("note", lab=lab, line=line)
+        tell("step", lab=lab, line=line)
 
     try:
         with labs.BUILDERS[lab](plan.core, progress) as bench:
