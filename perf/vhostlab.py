@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,6 +26,9 @@ PORTS = ("pa", "pb")
 MACS = ("0a:58:c6:12:00:01", "0a:58:c6:12:00:02")
 BURST = 128
 """Packets in flight for each direction; a vring holds 256."""
+
+SETTLE_S = 0.5
+"""From a port's link to its queues, which vswitchd's main thread maps a little later."""
 
 HUGEPAGES = 640
 """Of 2 MiB: 512 MiB for OVS, 256 for testpmd, and room for vhost's own."""
@@ -47,6 +52,9 @@ class VhostLab:
     dpdk: DpdkConfig
     guest_core: int
     pid: int = field(default_factory=os.getpid)
+    running: dict[str, subprocess.Popen[bytes]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def name(self) -> str:
@@ -204,25 +212,46 @@ class VhostLab:
             for number, (port, mac) in enumerate(zip(PORTS, MACS, strict=True))
         ]
         core = self.guest_core
-        processes.spawn(
-            [
-                "dpdk-testpmd", "--lcores", f"0@{core},1@{core}", "--no-pci", "--in-memory",
-                f"--file-prefix={self.name}-guests", "--single-file-segments",
-                "--socket-mem", "256", *devices,
-                "--", "--no-mlockall", "--total-num-mbufs=16384",
-                "--forward-mode=macswap", "--port-topology=loop", "--tx-first",
-                f"--burst={BURST}", f"--txpkts={frame_size - 4}",
-                f"--eth-peer=0,{MACS[1]}", f"--eth-peer=1,{MACS[0]}",
-                "--auto-start", "--stats-period=3600",
-            ],
-            log=self.rundir / "testpmd.log",
-            pidfile=self.guests.pidfile,
-        )  # fmt: skip
+        with (self.rundir / "testpmd.log").open("ab") as log:
+            started = subprocess.Popen(  # noqa: S603 - a program of DPDK's
+                [
+                    "dpdk-testpmd", "--lcores", f"0@{core},1@{core}", "--no-pci", "--in-memory",
+                    f"--file-prefix={self.name}-guests", "--single-file-segments",
+                    "--socket-mem", "256", *devices,
+                    "--", "-i", "--no-mlockall", "--total-num-mbufs=16384",
+                    "--forward-mode=macswap", "--port-topology=loop",
+                    f"--burst={BURST}", f"--txpkts={frame_size - 4}",
+                    f"--eth-peer=0,{MACS[1]}", f"--eth-peer=1,{MACS[0]}",
+                ],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=processes.clean_environment(),
+                start_new_session=True,
+            )  # fmt: skip
+        self.running[self.guests.name] = started
+        self.guests.pidfile.write_text(f"{started.pid}\n", encoding="ascii")
         processes.note_start(self.guests)
+        # What is sent before OVS has given both ports their queues is lost, and with it a part of
+        # the packets that go round, or all.
+        processes.wait_until(self._connected, "OVS has both guests' ports")
+        time.sleep(SETTLE_S)
+        assert started.stdin is not None
+        started.stdin.write(b"start tx_first\n")
+        started.stdin.flush()
 
     def stop_guests(self) -> None:
         """End testpmd."""
         processes.stop(self.guests, grace_s=5)
+        started = self.running.pop(self.guests.name, None)
+        if started is not None and started.stdin is not None:
+            started.stdin.close()
+            started.wait()
+
+    def _connected(self) -> bool:
+        states = self.vsctl("get", "Interface", PORTS[0], "link_state", "--", "get", "Interface",
+                            PORTS[1], "link_state")  # fmt: skip
+        return states.split() == ["up", "up"]
 
     def appctl(self, *words: str) -> str:
         """Ask vswitchd."""
