@@ -68,6 +68,23 @@ def _told(what: str, found: list[Silence]) -> str:
     )
 
 
+def test_the_daemon_says_what_the_guests_ports_are(small_lab: Lab, bank: GuestBank) -> None:
+    lab = small_lab
+    assert bank.guests
+    ports = {row["iface_id"]: row for row in lab.node.ask("ports")["ports"]}
+    for name in GUESTS:
+        row = ports[f"{name}.{POD_NAMESPACE}"]
+        assert (row["link"], row["vrings"], row["numa"]) == ("connected", 2, 0), row
+    # One PMD thread: its load is measured, and there is nothing to move.
+    wait_until(lambda: lab.node.ask("rebalance")["present"], "a poll of vswitchd", timeout_s=60)
+    shown = lab.node.ask("rebalance")
+    print(shown)
+    assert [row["cpu"] for row in shown["present"]] == [1]
+    assert shown["moves"] == []
+    assert "one PMD thread" in shown["reasons"][0]["reason"]
+    print(lab.node.ask("status")["conditions"])
+
+
 def test_every_guest_reconnects_after_vswitchd_was_killed(small_lab: Lab, bank: GuestBank) -> None:
     lab = small_lab
     assert bank.guests
@@ -82,8 +99,8 @@ def test_every_guest_reconnects_after_vswitchd_was_killed(small_lab: Lab, bank: 
         started = time.monotonic() - began
         for address in GUESTS.values():
             _answers(lab, address)
-        # What OVS says may be the dead process's word until the new one has written its own.
-        wait_until(lambda: _connected(lab) == len(GUESTS), "all guests reconnect", timeout_s=60)
+        # By their answers, not by what OVS says: seen once, its rows went on saying "disconnected"
+        # of eight guests that answered all the while (docs/vms.md).
         answered = time.monotonic() - began
         wait_until(
             lambda: traffic.ping(lab.wire, topology.TUNNEL_ADDRESS, 1)[0] == 1,
@@ -93,7 +110,8 @@ def test_every_guest_reconnects_after_vswitchd_was_killed(small_lab: Lab, bank: 
         time.sleep(1)
     print(
         f"vswitchd started again after {started:.2f} s, all {len(GUESTS)} guests had answered "
-        f"after {answered:.2f} s; {_told('guests', guests)}; {_told('tunnel', tunnel)}"
+        f"after {answered:.2f} s; {_told('guests', guests)}; {_told('tunnel', tunnel)}; "
+        f"OVS calls {_connected(lab)} of them connected"
     )
     assert len(guests) == len(GUESTS)
     assert all(one.answered > 0 and one.longest_s > 0 for one in [*guests, *tunnel])
@@ -114,22 +132,5 @@ def test_the_daemons_restart_writes_nothing_and_no_guest_notices(
     print(f"{_told('guests', guests)}; {applied}")
     assert applied["rounds"] > 0
     assert applied["total_writes"] == 0
-    assert _connected(lab) == len(GUESTS)
+    assert len(guests) == len(GUESTS)
     assert all(one.answered > 0 for one in guests)
-
-
-def test_the_daemon_says_what_the_guests_ports_are(small_lab: Lab, bank: GuestBank) -> None:
-    lab = small_lab
-    assert bank.guests
-    ports = {row["iface_id"]: row for row in lab.node.ask("ports")["ports"]}
-    for name in GUESTS:
-        row = ports[f"{name}.{POD_NAMESPACE}"]
-        assert (row["link"], row["vrings"], row["numa"]) == ("connected", 2, 0), row
-    # One PMD thread: its load is measured, and there is nothing to move.
-    wait_until(lambda: lab.node.ask("rebalance")["present"], "a poll of vswitchd", timeout_s=60)
-    shown = lab.node.ask("rebalance")
-    print(shown)
-    assert [row["cpu"] for row in shown["present"]] == [1]
-    assert shown["moves"] == []
-    assert "one PMD thread" in shown["reasons"][0]["reason"]
-    print(lab.node.ask("status")["conditions"])
