@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
 from pathlib import Path
 
+from dataplane.drivers import durable
 from dataplane.model.addr import Mac, Protocol
 from dataplane.model.bandwidth import Bandwidth, Limits
 from dataplane.model.state import Attachment, HostPort, PortKind, Route
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 SUFFIX = ".json"
-_PARTIAL = ".partial"
 _MAX_SIZE = 64 * 1024
 """Bytes of one record; ours have about 600."""
 
@@ -62,7 +62,7 @@ class AttachmentStore:
         found: list[Attachment] = []
         problems: list[str] = []
         for path in sorted(self.directory.iterdir()):
-            if path.name.endswith(_PARTIAL):
+            if path.name.endswith(durable.PARTIAL):
                 # Cut off before its rename: it never was a record.
                 with contextlib.suppress(OSError):
                     path.unlink()
@@ -82,19 +82,7 @@ class AttachmentStore:
         """
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._path(attachment.device)
-        partial = path.with_name(path.name + _PARTIAL)
-        data = json.dumps(encode(attachment), indent=1).encode("ascii")
-        try:
-            fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
-        self._sync_directory()
+        durable.put(path, json.dumps(encode(attachment), indent=1).encode("ascii"))
 
     def delete(self, device: str) -> None:
         """Remove one record; a missing one is success.
@@ -106,7 +94,7 @@ class AttachmentStore:
             self._path(device).unlink()
         except FileNotFoundError:
             return
-        self._sync_directory()
+        durable.sync(self.directory)
 
     def _path(self, device: str) -> Path:
         if not device or "/" in device or device.startswith("."):
@@ -144,13 +132,6 @@ class AttachmentStore:
             text = f"attachment record {path} is unusable: {error}; left there: {refused}"
         log.error("attachment_quarantined %s", text)
         return text
-
-    def _sync_directory(self) -> None:
-        fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 def encode(attachment: Attachment) -> dict[str, object]:

@@ -13,22 +13,21 @@ that script and zip are always of one version.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import py_compile
 import subprocess
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 import cni
 from cni import spec, wire
+from dataplane.drivers import durable
 from dataplane.ports import DataplaneError
 
 PLUGIN = "millrace-cni"
@@ -160,16 +159,16 @@ def install(places: Places, conflist: bytes, python: str, wait_s: float = 0.0) -
         places.networks.mkdir(parents=True, exist_ok=True)
         made = plugin(python, places.binaries)
         fresh = not made.library.exists()
-        _put(made.library, made.content, 0o644)
+        durable.put(made.library, made.content, 0o644)
         try:
-            _put(places.plugin, made.script, 0o755, _try)
+            durable.put(places.plugin, made.script, 0o755, _try)
         except BaseException:
             if fresh:
                 made.library.unlink(missing_ok=True)
             raise
         if wait_s > 0:
             _await_ready(obj, wait_s)
-        _put(places.network, conflist, 0o644)
+        durable.put(places.network, conflist, 0o644)
         for other in places.libraries():
             if other != made.library:
                 other.unlink(missing_ok=True)
@@ -194,7 +193,7 @@ def remove(places: Places) -> list[Path]:
         except OSError as error:
             msg = f"cannot remove {path}: {error.strerror}"
             raise InstallError(msg) from error
-        _sync(path.parent)
+        durable.sync(path.parent)
         gone.append(path)
     return gone
 
@@ -217,35 +216,6 @@ def _try(path: Path) -> None:
     if said != list(spec.VERSIONS):
         msg = f"the plugin says that it supports {said}"
         raise InstallError(msg)
-
-
-def _put(path: Path, data: bytes, mode: int, trial: Callable[[Path], None] | None = None) -> None:
-    """Write a file whole, and give it its name when it is on the disk and `trial` is content."""
-    # Runtimes take .conf, .conflist and .json for networks: this is none of them.
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        if trial is not None:
-            trial(partial)
-        partial.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
-    _sync(path.parent)
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _await_ready(obj: Mapping[str, object], wait_s: float) -> None:

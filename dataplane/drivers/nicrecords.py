@@ -8,11 +8,11 @@ absent, and one that cannot be read is never written over: what it knew exists n
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dataplane.drivers import durable
 from dataplane.plan.nicbinding import NicRecord
 from dataplane.ports import ObserveError
 
@@ -83,15 +83,4 @@ class NicRecords:
             },
             "noiommu_set": state.noiommu_set,
         }
-        partial = self.path.with_name(FILE + ".partial")
-        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            json.dump(body, file, indent=1, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.path)
-        folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        durable.put(self.path, json.dumps(body, indent=1, sort_keys=True).encode())

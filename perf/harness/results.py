@@ -7,16 +7,17 @@ that it is not.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
+from dataplane.drivers import durable
 from perf.harness.generator import HarnessError
 from perf.harness.verdict import Better
+
+T = TypeVar("T")
 
 SCHEMA = "millrace.perf.results/1"
 FILE = "results.json"
@@ -90,17 +91,7 @@ def write(path: Path, results: Results) -> None:
 def save(path: Path, text: bytes) -> None:
     """Write a file in one step, durably."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as into:
-            into.write(text)
-            into.flush()
-            os.fsync(into.fileno())
-        Path(partial).chmod(0o644)
-        Path(partial).replace(path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    durable.put(path, text, 0o644)
 
 
 def read(path: Path) -> Results:
@@ -115,17 +106,26 @@ def read(path: Path) -> Results:
     except OSError as error:
         msg = f"{file}: no results: {error.strerror}; `millrace perf run` writes them"
         raise HarnessError(msg) from error
+    return parsed(file, text, SCHEMA, Results)
+
+
+def parsed(file: Path, text: bytes, schema: str, kind: type[T]) -> T:
+    """What a file says, if it is of the one schema that we read.
+
+    Raises:
+        HarnessError: it is not JSON, of another schema, or not as the schema has it.
+    """
     try:
         told = json.loads(text)
     except ValueError as error:
         msg = f"{file}: not JSON: {error}"
         raise HarnessError(msg) from error
-    schema = told.get("schema") if isinstance(told, dict) else None
-    if schema != SCHEMA:
-        msg = f"{file}: its schema is {schema!r}, and this reads {SCHEMA!r} alone"
+    found = told.get("schema") if isinstance(told, dict) else None
+    if found != schema:
+        msg = f"{file}: its schema is {found!r}, and this reads {schema!r} alone"
         raise HarnessError(msg)
     try:
-        return msgspec.convert(told, Results)
+        return msgspec.convert(told, kind)
     except msgspec.ValidationError as error:
-        msg = f"{file}: not as {SCHEMA} has it: {error}"
+        msg = f"{file}: not as {schema} has it: {error}"
         raise HarnessError(msg) from error

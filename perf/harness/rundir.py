@@ -106,22 +106,11 @@ class RunDirectory:
         """
         file = self.path / PLAN
         try:
-            told = json.loads(file.read_bytes())
+            text = file.read_bytes()
         except OSError as error:
             msg = f"{self.path} has no run to go on with: {error.strerror}"
             raise HarnessError(msg) from error
-        except ValueError as error:
-            msg = f"{file}: not JSON: {error}"
-            raise HarnessError(msg) from error
-        schema = told.get("schema") if isinstance(told, dict) else None
-        if schema != PLAN_SCHEMA:
-            msg = f"{file}: its schema is {schema!r}, and this reads {PLAN_SCHEMA!r} alone"
-            raise HarnessError(msg)
-        try:
-            return msgspec.convert(told, Plan)
-        except msgspec.ValidationError as error:
-            msg = f"{file}: {error}"
-            raise HarnessError(msg) from error
+        return results.parsed(file, text, PLAN_SCHEMA, Plan)
 
     def append(self, kind: str, value: Any) -> None:
         """One line, on disk when this returns."""

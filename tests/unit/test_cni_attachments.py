@@ -122,7 +122,7 @@ def test_a_directory_in_a_records_place_is_put_aside_too(tmp_path: Path) -> None
 def test_a_write_that_was_cut_off_is_no_record(tmp_path: Path) -> None:
     store = AttachmentStore(tmp_path)
     store.put(WEB)
-    (tmp_path / "mrp000000000001.json.partial").write_bytes(b'{"form')
+    (tmp_path / ".mrp000000000001.json.partial").write_bytes(b'{"form')
     assert store.load_all() == (WEB,)
     assert store.quarantined == ()
     assert [path.name for path in tmp_path.iterdir()] == ["mrp000000000001.json"]
@@ -131,10 +131,10 @@ def test_a_write_that_was_cut_off_is_no_record(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_earlier_record(tmp_path: Path) -> None:
     store = AttachmentStore(tmp_path)
     store.put(WEB)
-    (tmp_path / "mrp000000000001.json.partial").mkdir()
+    (tmp_path / ".mrp000000000001.json.partial").mkdir()
     with pytest.raises(OSError):
         store.put(replace(WEB, mtu=1))
-    (tmp_path / "mrp000000000001.json.partial").rmdir()
+    (tmp_path / ".mrp000000000001.json.partial").rmdir()
     assert store.load_all() == (WEB,)
 
 
