@@ -8,7 +8,6 @@ range is routed to svc0, or a load balancer of OVN's is on the machines' switch.
 from __future__ import annotations
 
 import json
-import shutil
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
@@ -21,9 +20,10 @@ from typing import Self
 from dataplane.drivers import ovsprocess, processes
 from dataplane.model.addr import Mac, mac_of_address
 from dataplane.ports import DataplaneError
+from perf.compiled import program
 from perf.eastwest import SVC0, SWITCH, WAYS
-from tests.labs import image, logical
 from tests.labs import lab as topology
+from tests.labs import logical
 from tests.labs.guests import HUGEPAGE_MIB, file_prefix
 from tests.labs.lab import HUGEPAGES, Lab
 from tests.labs.logical import Service
@@ -133,7 +133,7 @@ class EastLab:
         with (self._rundir / "guestload.log").open("wb") as log:
             self._guests["both"] = subprocess.Popen(  # noqa: S603 - our own program
                 [
-                    str(guestload()), "--lcores", f"0@{self.core}", "--no-pci", "--in-memory",
+                    str(program(SOURCE)), "--lcores", f"0@{self.core}", "--no-pci", "--in-memory",
                     "--single-file-segments", f"--file-prefix={prefix}",
                     "--socket-mem", str(HUGEPAGE_MIB), *devices,
                     "--", *(str(self._rundir / f"frames-{way}") for way in WAYS),
@@ -213,20 +213,6 @@ def _checksum(octets: bytes) -> int:
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
-
-
-def guestload() -> Path:
-    """The guests' program, compiled if its source is newer."""
-    image.CACHE.mkdir(parents=True, exist_ok=True)
-    binary = image.CACHE / "guestload"
-    if not binary.exists() or binary.stat().st_mtime < SOURCE.stat().st_mtime:
-        partial = image.CACHE / "guestload.new"
-        compiler = shutil.which("cc") or shutil.which("clang") or "cc"
-        flags = processes.run(["pkg-config", "--cflags", "--libs", "libdpdk"]).split()
-        wanted = ["-O2", "-Wall", "-Wextra", "-o", str(partial), str(SOURCE), *flags]
-        processes.run([compiler, *wanted], timeout_s=120)
-        partial.replace(binary)
-    return binary
 
 
 @contextmanager

@@ -25,9 +25,11 @@
 #include <rte_mbuf.h>
 #include <rte_udp.h>
 
+#define PROGRAM "guestload"
+#include "ports.h"
+
 #define FRAME 64
 #define BURST 32
-#define RING 1024
 #define MBUFS 16383
 #define MAX_FLOWS 32768
 #define MAX_FILES 4
@@ -58,12 +60,6 @@ static unsigned int file_count;
 static uint32_t mix;	/* hundredths of a service packet that are due */
 static struct rte_mempool *pool;
 
-static void die(const char *what, int error)
-{
-	fprintf(stderr, "guestload: %s: %s\n", what, error ? strerror(error) : "failed");
-	exit(1);
-}
-
 static void read_frames(struct file *into, const char *path)
 {
 	FILE *file = fopen(path, "rb");
@@ -80,22 +76,6 @@ static void read_frames(struct file *into, const char *path)
 		if (fread(into->frames[class], FRAME, into->flows, file) != into->flows)
 			die(path, errno);
 	fclose(file);
-}
-
-static void start_port(uint16_t port)
-{
-	struct rte_eth_conf conf = { 0 };
-	int error;
-
-	error = rte_eth_dev_configure(port, 1, 1, &conf);
-	if (!error)
-		error = rte_eth_rx_queue_setup(port, 0, RING, SOCKET_ID_ANY, NULL, pool);
-	if (!error)
-		error = rte_eth_tx_queue_setup(port, 0, RING, SOCKET_ID_ANY, NULL);
-	if (!error)
-		error = rte_eth_dev_start(port);
-	if (error)
-		die("a port does not start", -error);
 }
 
 static struct rte_udp_hdr *udp_of(struct rte_mbuf *m)
@@ -268,7 +248,7 @@ int main(int argc, char **argv)
 	if (!pool)
 		die("no memory for packets", rte_errno);
 	for (uint16_t port = 0; port < PORTS; port++)
-		start_port(port);
+		start_port(port, 1, pool);
 	printf("{\"ready\": true}\n");
 	fflush(stdout);
 	commands();

@@ -7,7 +7,6 @@ second receives are the same frames; one is limited at a time, by the same table
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,8 +22,8 @@ from dataplane.model.bandwidth import Limits
 from dataplane.model.names import OWNER, OWNER_KEY
 from dataplane.plan.qos import bucket, policer
 from dataplane.ports import DataplaneError, Failure
+from perf.compiled import program
 from perf.vhostlab import MACS, PORTS, VhostLab
-from tests.labs import image
 
 SOURCE = Path(__file__).with_name("qosload.c")
 MTU = 1500
@@ -93,7 +92,7 @@ class QosLab:
             self._load = subprocess.Popen(  # noqa: S603 - our own program
                 [
                     "nsenter", f"--net=/run/netns/{self.lab.name}",
-                    str(qosload()), "--lcores", f"0@{self.lab.guest_core}", "--no-pci",
+                    str(program(SOURCE)), "--lcores", f"0@{self.lab.guest_core}", "--no-pci",
                     "--in-memory", "--single-file-segments", "--socket-mem", "256",
                     f"--file-prefix={self.lab.name}-guests", *devices,
                 ],
@@ -130,20 +129,6 @@ class QosLab:
                 return found
         msg = f"qosload ended:\n{processes.tail(self.lab.rundir / 'qosload.log')}"
         raise DataplaneError(msg)
-
-
-def qosload() -> Path:
-    """The guests' program, compiled if its source is newer."""
-    image.CACHE.mkdir(parents=True, exist_ok=True)
-    binary = image.CACHE / "qosload"
-    if not binary.exists() or binary.stat().st_mtime < SOURCE.stat().st_mtime:
-        partial = image.CACHE / "qosload.new"
-        compiler = shutil.which("cc") or shutil.which("clang") or "cc"
-        flags = processes.run(["pkg-config", "--cflags", "--libs", "libdpdk"]).split()
-        wanted = ["-O2", "-Wall", "-Wextra", "-o", str(partial), str(SOURCE), *flags]
-        processes.run([compiler, *wanted], timeout_s=120)
-        partial.replace(binary)
-    return binary
 
 
 def _hold(link: str, limits: Limits) -> Mapping[str, Failure]:

@@ -22,8 +22,10 @@
 #include <rte_mbuf.h>
 #include <rte_udp.h>
 
+#define PROGRAM "qosload"
+#include "ports.h"
+
 #define BURST 32
-#define RING 1024
 #define MBUFS 16383
 #define BACKLOG_S 10		/* a schedule that is further behind than 1/10 s begins anew */
 #define DRAIN_MS 200		/* what an earlier run left on its way is thrown away */
@@ -42,28 +44,6 @@ struct counts {
 
 static struct rte_mempool *pool;
 static uint8_t frame[MAX_FRAME];
-
-static void die(const char *what, int error)
-{
-	fprintf(stderr, "qosload: %s: %s\n", what, error ? strerror(error) : "failed");
-	exit(1);
-}
-
-static void start_port(uint16_t port)
-{
-	struct rte_eth_conf conf = { 0 };
-	int error;
-
-	error = rte_eth_dev_configure(port, 1, 1, &conf);
-	if (!error)
-		error = rte_eth_rx_queue_setup(port, 0, RING, SOCKET_ID_ANY, NULL, pool);
-	if (!error)
-		error = rte_eth_tx_queue_setup(port, 0, RING, SOCKET_ID_ANY, NULL);
-	if (!error)
-		error = rte_eth_dev_start(port);
-	if (error)
-		die("a port does not start", -error);
-}
 
 static void make_frame(unsigned int size)
 {
@@ -195,7 +175,7 @@ int main(int argc, char **argv)
 	if (!pool)
 		die("no memory for packets", rte_errno);
 	for (uint16_t port = 0; port < PORTS; port++)
-		start_port(port);
+		start_port(port, 1, pool);
 	printf("{\"ready\": true}\n");
 	fflush(stdout);
 	commands();

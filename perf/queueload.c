@@ -24,9 +24,11 @@
 #include <rte_mbuf.h>
 #include <rte_udp.h>
 
+#define PROGRAM "queueload"
+#include "ports.h"
+
 #define FRAME 60		/* octets, and the FCS that nobody sends here */
 #define BURST 32
-#define RING 1024
 #define MBUFS 32767
 #define MAX_QUEUES 64		/* of all ports together */
 #define BACKLOG 512		/* packets: a queue that is further behind begins anew */
@@ -51,29 +53,6 @@ static void end(int number)
 {
 	(void)number;
 	ended = 1;
-}
-
-static void die(const char *what, int error)
-{
-	fprintf(stderr, "queueload: %s: %s\n", what, error ? strerror(error) : "failed");
-	exit(1);
-}
-
-static void start_port(uint16_t port, uint16_t count)
-{
-	struct rte_eth_conf conf = { 0 };
-	int error;
-
-	error = rte_eth_dev_configure(port, count, count, &conf);
-	for (uint16_t at = 0; !error && at < count; at++) {
-		error = rte_eth_rx_queue_setup(port, at, RING, SOCKET_ID_ANY, NULL, pool);
-		if (!error)
-			error = rte_eth_tx_queue_setup(port, at, RING, SOCKET_ID_ANY, NULL);
-	}
-	if (!error)
-		error = rte_eth_dev_start(port);
-	if (error)
-		die("a port does not start", -error);
 }
 
 /* From a guest to its neighbour. */
@@ -182,7 +161,7 @@ int main(int argc, char **argv)
 	for (unsigned int i = 0; i < queue_count; i++) {
 		queues[i] = (struct queue){ .port = i / each, .number = i % each };
 		if (!queues[i].number)
-			start_port(queues[i].port, each);
+			start_port(queues[i].port, each, pool);
 	}
 	rates();
 	for (unsigned int i = 0; i < queue_count; i++)

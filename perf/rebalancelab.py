@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +13,8 @@ from dataplane.drivers.ovsinterfaces import interface_states
 from dataplane.drivers.ovstext import PmdThread, pmd_threads
 from dataplane.plan.rebalance import pairs
 from dataplane.ports import DataplaneError
+from perf.compiled import program
 from perf.vhostlab import VhostLab
-from tests.labs import image
 
 SOURCE = Path(__file__).with_name("queueload.c")
 SLEEP_US = 50
@@ -158,7 +157,7 @@ class RebalanceLab:
         with (self.vhost.rundir / "queueload.log").open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own program
                 [
-                    str(queueload()), "--lcores", f"0@({cores})", "--no-pci", "--in-memory",
+                    str(program(SOURCE)), "--lcores", f"0@({cores})", "--no-pci", "--in-memory",
                     "--single-file-segments", f"--file-prefix={self._prefix}",
                     "--socket-mem", "256", *devices,
                     "--", str(self.queues),
@@ -200,17 +199,3 @@ class RebalanceLab:
 
     def _vsctl(self, *words: str) -> str:
         return processes.run(["ovs-vsctl", f"--db={self.vhost.database}", "--timeout=30", *words])
-
-
-def queueload() -> Path:
-    """The guests' program, compiled if its source is newer."""
-    image.CACHE.mkdir(parents=True, exist_ok=True)
-    binary = image.CACHE / "queueload"
-    if not binary.exists() or binary.stat().st_mtime < SOURCE.stat().st_mtime:
-        partial = image.CACHE / "queueload.new"
-        compiler = shutil.which("cc") or shutil.which("clang") or "cc"
-        flags = processes.run(["pkg-config", "--cflags", "--libs", "libdpdk"]).split()
-        wanted = ["-O2", "-Wall", "-Wextra", "-o", str(partial), str(SOURCE), *flags]
-        processes.run([compiler, *wanted], timeout_s=120)
-        partial.replace(binary)
-    return binary

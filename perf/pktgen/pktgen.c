@@ -33,10 +33,11 @@
 #include <rte_ethdev.h>
 #include <rte_malloc.h>
 
+#define PROGRAM "pktgen"
+#include "ports.h"
 #include "stream.h"
 
 #define BURST 32
-#define RING 1024
 #define MBUFS 16383
 #define MAX_LINE 1024
 #define GRACE_MS 100		/* for who is late at the end of his time */
@@ -47,29 +48,6 @@ static struct arrivals *arrivals;
 static unsigned int largest = 1514;
 static uint8_t frame[MAX_SIZE];
 static uint8_t runs;
-
-static void die(const char *what, int error)
-{
-	fprintf(stderr, "pktgen: %s: %s\n", what, error ? strerror(error) : "failed");
-	exit(1);
-}
-
-static void start_port(uint16_t port)
-{
-	struct rte_eth_conf conf = { 0 };
-	int error;
-
-	error = rte_eth_dev_configure(port, 1, 1, &conf);
-	if (!error)
-		error = rte_eth_rx_queue_setup(port, 0, RING, SOCKET_ID_ANY, NULL, pool);
-	if (!error)
-		error = rte_eth_tx_queue_setup(port, 0, RING, SOCKET_ID_ANY, NULL);
-	if (!error)
-		error = rte_eth_dev_start(port);
-	if (error)
-		die("a port does not start", -error);
-	rte_eth_promiscuous_enable(port);	/* where the device can */
-}
 
 /* Sending and receiving ------------------------------------------------------------------------- */
 
@@ -369,8 +347,10 @@ int main(int argc, char **argv)
 	arrivals = rte_zmalloc("arrivals", sizeof(*arrivals), 64);
 	if (!pool || !arrivals)
 		die("no memory for packets; give EAL more with --socket-mem", rte_errno);
-	for (uint16_t port = 0; port < rte_eth_dev_count_avail(); port++)
-		start_port(port);
+	for (uint16_t port = 0; port < rte_eth_dev_count_avail(); port++) {
+		start_port(port, 1, pool);
+		rte_eth_promiscuous_enable(port);	/* where the device can */
+	}
 	fd = listen_at(path);
 	printf("{\"ready\": true, \"ports\": %u}\n", rte_eth_dev_count_avail());
 	fflush(stdout);

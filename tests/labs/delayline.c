@@ -20,8 +20,10 @@
 #include <rte_ethdev.h>
 #include <rte_mbuf.h>
 
+#define PROGRAM "delayline"
+#include "ports.h"
+
 #define BURST 32
-#define RING 1024
 #define MBUFS 65535
 #define LINE (1 << 15)	/* no more than there are frames */
 #define LOOK_EVERY 100000	/* rounds between two looks at the input's end */
@@ -34,26 +36,10 @@ struct held {
 static struct held line[LINE];
 static uint64_t head, tail;	/* places: taken from head, put at tail */
 
-static void die(const char *what)
-{
-	fprintf(stderr, "delayline: %s\n", what);
-	exit(1);
-}
-
-static void start_port(uint16_t port, struct rte_mempool *pool)
-{
-	struct rte_eth_conf conf = { 0 };
-
-	if (rte_eth_dev_configure(port, 1, 1, &conf) ||
-	    rte_eth_rx_queue_setup(port, 0, RING, SOCKET_ID_ANY, NULL, pool) ||
-	    rte_eth_tx_queue_setup(port, 0, RING, SOCKET_ID_ANY, NULL) || rte_eth_dev_start(port))
-		die("a port does not start");
-}
-
 static void put(struct rte_mbuf *m, uint64_t due)
 {
 	if (tail - head == LINE)
-		die("the line is full: a shorter delay or a lower rate is needed");
+		die("the line is full: a shorter delay or a lower rate is needed", 0);
 	line[tail++ % LINE] = (struct held){ m, due };
 }
 
@@ -66,7 +52,7 @@ int main(int argc, char **argv)
 	char octet;
 
 	if (used < 0 || argc - used != 5)
-		die("usage: delayline EAL-ARGUMENTS -- DELAY_NS LOST TWICE LATE");
+		die("usage: delayline EAL-ARGUMENTS -- DELAY_NS LOST TWICE LATE", 0);
 	delay = strtoull(argv[used + 1], NULL, 10) * rte_get_tsc_hz() / 1000000000;
 	lost = strtoull(argv[used + 2], NULL, 10);
 	twice = strtoull(argv[used + 3], NULL, 10);
@@ -74,9 +60,9 @@ int main(int argc, char **argv)
 	pool = rte_pktmbuf_pool_create("frames", MBUFS, 256, 0, RTE_MBUF_DEFAULT_BUF_SIZE,
 				       rte_socket_id());
 	if (!pool || rte_eth_dev_count_avail() != 2)
-		die("two ports and memory for frames are needed");
+		die("two ports and memory for frames are needed", 0);
 	for (uint16_t port = 0; port < 2; port++)
-		start_port(port, pool);
+		start_port(port, 1, pool);
 	printf("{\"ready\": true}\n");
 	fflush(stdout);
 	for (;;) {
