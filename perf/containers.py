@@ -12,13 +12,12 @@ import os
 import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dataplane.ports import DataplaneError
 from perf import judge, verdicts
+from perf.labrun import Progress, in_lab
 
 if TYPE_CHECKING:
     from perf.containerlab import ContainerLab
@@ -88,25 +87,16 @@ def main_command(argv: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="of one stream (default 3)")
     parser.add_argument("--rounds", type=int, default=5, help="samples of each way (default 5)")
     options = parser.parse_args(argv)
-    if os.geteuid() != 0:
-        print("millrace perf containers: needs root (hugepages, namespaces)", file=sys.stderr)
-        return 1
-    try:
+
+    def work(progress: Progress) -> list[Way]:
         from perf import containerlab
-    except ImportError as error:
-        print(f"millrace perf containers: {error}; run it from the source tree", file=sys.stderr)
-        return 1
-    began = time.monotonic()
 
-    def progress(line: str) -> None:
-        print(f"[{time.monotonic() - began:6.1f} s] {line}", file=sys.stderr, flush=True)
-
-    try:
         with containerlab.built(progress) as made:
             progress(f"{made.on_trunk()} containers on the trunk")
-            ways = measure(made, options.seconds, options.rounds, progress)
-    except DataplaneError as error:
-        print(f"millrace perf containers: {error}", file=sys.stderr)
+            return measure(made, options.seconds, options.rounds, progress)
+
+    ways = in_lab("millrace perf containers", work)
+    if ways is None:
         return 1
     result = report(ways)
     if options.json:

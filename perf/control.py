@@ -33,6 +33,7 @@ from perf.controllab import (
     synced,
 )
 from perf.ovsdbwire import Database, Json
+from perf.verdicts import aligned
 
 SCHEMA = "millrace.perf.control/1"
 SIZES = (100, 1_000, 10_000)
@@ -295,11 +296,7 @@ def table(sizes: Sequence[Size]) -> str:
     row("  mends a lost row [s]", lambda s: spread([x.seconds for x in s.central_mends]))
     row("  resident memory [MiB]", lambda s: f"{s.central_first.rss_mib:.0f}")
     row("load average, before and after", lambda s: f"{s.load[0]:.1f}, {s.load[1]:.1f}")
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return aligned(lines)
 
 
 def main_command(argv: Sequence[str]) -> int:

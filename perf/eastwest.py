@@ -16,15 +16,14 @@ import os
 import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from dataplane.drivers import processes
-from dataplane.ports import DataplaneError
 from perf import judge, verdicts
+from perf.labrun import Progress, in_lab
 
 if TYPE_CHECKING:
     from perf.eastlab import EastLab
@@ -160,11 +159,7 @@ def table(cases: Sequence[Case]) -> str:
                 _spread(case.megaflows, "{:.0f}"),
             )
         )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return verdicts.aligned(lines)
 
 
 def _spread(samples: Sequence[float], form: str) -> str:
@@ -188,24 +183,15 @@ def main_command(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     if options.rounds < 1 or options.seconds <= 0 or not 0 < options.flows <= 32768:
         parser.error("--rounds and --seconds must be positive, --flows 1 to 32768")
-    if os.geteuid() != 0:
-        print("millrace perf eastwest: needs root (hugepages, namespaces)", file=sys.stderr)
-        return 1
-    try:
+
+    def work(progress: Progress) -> list[Case]:
         from perf import eastlab
-    except ImportError as error:
-        print(f"millrace perf eastwest: {error}; run it from the source tree", file=sys.stderr)
-        return 1
-    began = time.monotonic()
 
-    def progress(line: str) -> None:
-        print(f"[{time.monotonic() - began:6.1f} s] {line}", file=sys.stderr, flush=True)
-
-    try:
         with eastlab.built(progress, options.guest_core, options.flows) as made:
-            cases = measure(made, options.seconds, options.rounds, progress)
-    except DataplaneError as error:
-        print(f"millrace perf eastwest: {error}", file=sys.stderr)
+            return measure(made, options.seconds, options.rounds, progress)
+
+    cases = in_lab("millrace perf eastwest", work)
+    if cases is None:
         return 1
     result = report(cases, options.flows)
     if options.json:

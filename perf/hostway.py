@@ -14,12 +14,11 @@ import os
 import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dataplane.ports import DataplaneError
 from perf import judge, verdicts
+from perf.labrun import Progress, in_lab
 
 if TYPE_CHECKING:
     from perf.hostwaylab import HostwayLab
@@ -94,11 +93,7 @@ def table(samples: Samples) -> str:
         by_way = samples[key]
         ratio = verdicts.ratios(by_way[AFXDP], by_way[TAP])
         lines.append((words, unit, *(_spread(by_way[way]) for way in WAYS), _spread(ratio)))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return verdicts.aligned(lines)
 
 
 def _spread(samples: Sequence[float]) -> str:
@@ -114,21 +109,15 @@ def main_command(argv: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="samples of each figure (default 5)")
     parser.add_argument("--guest-core", type=int, default=0, help="CPU of the guest")
     options = parser.parse_args(argv)
-    if os.geteuid() != 0:
-        print("perf.hostway: needs root (hugepages, namespaces)", file=sys.stderr)
-        return 1
-    from perf import hostwaylab
 
-    began = time.monotonic()
+    def work(progress: Progress) -> Samples:
+        from perf import hostwaylab
 
-    def progress(line: str) -> None:
-        print(f"[{time.monotonic() - began:6.1f} s] {line}", file=sys.stderr, flush=True)
-
-    try:
         with hostwaylab.built(progress, options.guest_core) as made:
-            samples = measure(made, options.seconds, options.rounds, progress)
-    except DataplaneError as error:
-        print(f"perf.hostway: {error}", file=sys.stderr)
+            return measure(made, options.seconds, options.rounds, progress)
+
+    samples = in_lab("perf.hostway", work)
+    if samples is None:
         return 1
     if options.json:
         print(json.dumps(report(samples), indent=2))

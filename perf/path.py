@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dataplane.drivers import processes
-from dataplane.ports import DataplaneError
 from perf import judge, verdicts
+from perf.labrun import Progress, in_lab
 
 if TYPE_CHECKING:
     from perf.pathlab import PathLab
@@ -193,11 +193,7 @@ def table(ways: Sequence[Way]) -> str:
             low, middle, high = min(samples), statistics.median(samples), max(samples)
             cells.append(f"{form.format(middle)} ({form.format(low)}..{form.format(high)})")
         lines.append(tuple(cells))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return verdicts.aligned(lines)
 
 
 def main_command(argv: Sequence[str]) -> int:
@@ -211,24 +207,15 @@ def main_command(argv: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="samples of each way (default 5)")
     parser.add_argument("--guest-core", type=int, default=0, help="CPU of the guest")
     options = parser.parse_args(argv)
-    if os.geteuid() != 0:
-        print("millrace perf path: needs root (hugepages, namespaces)", file=sys.stderr)
-        return 1
-    try:
+
+    def work(progress: Progress) -> list[Way]:
         from perf import pathlab
-    except ImportError as error:
-        print(f"millrace perf path: {error}; run it from the source tree", file=sys.stderr)
-        return 1
-    began = time.monotonic()
 
-    def progress(line: str) -> None:
-        print(f"[{time.monotonic() - began:6.1f} s] {line}", file=sys.stderr, flush=True)
-
-    try:
         with pathlab.built(progress, options.guest_core) as made:
-            ways = measure(made, options.seconds, options.rounds, progress)
-    except DataplaneError as error:
-        print(f"millrace perf path: {error}", file=sys.stderr)
+            return measure(made, options.seconds, options.rounds, progress)
+
+    ways = in_lab("millrace perf path", work)
+    if ways is None:
         return 1
     result = report(ways)
     if options.json:

@@ -274,14 +274,7 @@ def table(rows: Sequence[Row]) -> str:
         figures = (min(row.samples_ns), row.median, max(row.samples_ns))
         cells = (row.sink, row.name, f"{row.services:,}", row.flows)
         lines.append((*cells, *(f"{f:.0f}" for f in figures), times))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if column in {2, 4, 5, 6, 7} else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    return verdicts.aligned(lines, {2, 4, 5, 6, 7})
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:

@@ -7,7 +7,7 @@ on other machines, too. Absolute times have no bounds here.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -64,6 +64,18 @@ def ratios(measured: Sequence[float], baseline: Sequence[float]) -> tuple[float,
     return tuple(value / floor for value in measured)
 
 
+def aligned(lines: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
+    """Rows of cells as text, each column as wide as its widest cell; `right`: flush there."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
 def table(verdicts: Sequence[Verdict]) -> str:
     """One line a verdict: measured median (min..max), the bound, against what, the word."""
     lines = [("claim", "measured", "bound", "against", "verdict")]
@@ -72,8 +84,4 @@ def table(verdicts: Sequence[Verdict]) -> str:
         low, high = min(one.samples), max(one.samples)
         measured = f"{middle:.3g}" if low == high else f"{middle:.3g} ({low:.3g}..{high:.3g})"
         lines.append((one.claim, measured, f"<= {one.bound:g}", one.baseline, one.word.value))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return aligned(lines)

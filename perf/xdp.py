@@ -25,6 +25,7 @@ from dataplane.drivers.programs import program_info
 from dataplane.ports import DataplaneError
 from perf import xdpcases
 from perf.judge import xdp as judge
+from perf.verdicts import aligned
 from perf.verdicts import table as verdict_table
 from perf.xdpbench import FLOOR, Bench
 from perf.xdpcases import Case
@@ -172,14 +173,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
                 f"{statistics.median(row['ratios']):.2f}",
             )
         )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if column > 2 else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    return aligned(lines, range(3, len(titles)))
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:

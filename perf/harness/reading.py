@@ -15,6 +15,7 @@ from perf.harness import fingerprint, reporting, results, svg, trend, verdict
 from perf.harness.generator import HarnessError
 from perf.harness.results import Results
 from perf.harness.verdict import Comparison, Word
+from perf.verdicts import aligned
 
 OK, WORSE, USAGE, NOISY = 0, 1, 2, 3
 
@@ -101,11 +102,7 @@ def _table(found: dict[tuple[str, str], Comparison]) -> str:
             (scenario, metric, a, b, f"{each.ratio:.3f}", f"{each.p:.2g}", f"{each.delta:+.2f}",
              each.word.value, each.reason)
         )  # fmt: skip
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return aligned(lines)
 
 
 def _junit(found: dict[tuple[str, str], Comparison]) -> bytes:

@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 
 from perf.harness import latency, results, stats, svg
 from perf.harness.results import Measured, Results
+from perf.verdicts import aligned
 
 BEGIN, END = "<!-- millrace perf: begin -->", "<!-- millrace perf: end -->"
 TITLES = {
@@ -75,11 +76,7 @@ def table(run: Results) -> str:
         for each in run.scenarios
         if not each.trials
     ]
-    widths = [max(len(line[column]) for line in lines) for column in range(5)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return aligned(lines)
 
 
 def markdown(run: Results) -> str:

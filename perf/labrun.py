@@ -1,0 +1,36 @@
+"""What every benchmark that builds a lab does around it: who may, how far it is, why it failed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from dataplane.ports import DataplaneError
+
+T = TypeVar("T")
+Progress = Callable[[str], None]
+
+
+def in_lab(program: str, measure: Callable[[Progress], T]) -> T | None:
+    """What `measure` returns; None: nothing was measured, and standard error says why.
+
+    `measure` imports its lab itself: labs are of the source tree, not of the installed package.
+    """
+    if os.geteuid() != 0:
+        print(f"{program}: needs root (hugepages, namespaces)", file=sys.stderr)
+        return None
+    began = time.monotonic()
+
+    def progress(line: str) -> None:
+        print(f"[{time.monotonic() - began:6.1f} s] {line}", file=sys.stderr, flush=True)
+
+    try:
+        return measure(progress)
+    except ImportError as error:
+        print(f"{program}: {error}; run it from the source tree", file=sys.stderr)
+    except DataplaneError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+    return None
