@@ -20,6 +20,7 @@ from typing import Any
 from dataplane.drivers import processes
 from dataplane.drivers.idl import Transaction
 from dataplane.drivers.ovsdb import Ovs
+from dataplane.drivers.ovsports import remove_port
 from dataplane.drivers.ovstables import (
     NOT_YET,
     RECONFIGURE_TIMEOUT,
@@ -261,9 +262,4 @@ def _drop(replica: Replica, _: Transaction, name: str) -> None:
     port: Any = replica.find("Port", "name", name)
     if port is None or MARK not in port.external_ids:
         return
-    for bridge in replica.rows("Bridge"):
-        if refers(bridge, "ports", port.uuid):
-            bridge.delvalue("ports", port)
-    for interface in port.interfaces:
-        interface.delete()
-    port.delete()
+    remove_port(replica, port)

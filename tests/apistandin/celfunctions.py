@@ -7,16 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-
-def _is(parse: Callable[[str], object]) -> Callable[[str], bool]:
-    def test(text: str) -> bool:
-        try:
-            parse(text)
-        except ValueError:
-            return False
-        return True
-
-    return test
+from tests.apistandin.structural import parses
 
 
 def _cidr_contains(network: Any, other: Any) -> bool:
@@ -31,9 +22,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "int": int,
     "double": float,
     "string": lambda value: str(value).lower() if isinstance(value, bool) else str(value),
-    "isIP": _is(ipaddress.ip_address),
+    "isIP": parses(ipaddress.ip_address),
     "ip": ipaddress.ip_address,
-    "isCIDR": _is(lambda text: ipaddress.ip_interface(text) if "/" in text else int("x")),
+    "isCIDR": parses(lambda text: ipaddress.ip_interface(text) if "/" in text else int("x")),
     "cidr": lambda text: ipaddress.ip_network(text, strict=False),
 }
 METHODS: dict[str, Callable[..., Any]] = {

@@ -147,7 +147,7 @@ def _bounds(value: Any, schema: Object, path: str) -> Iterator[Cause]:
             yield Cause(path, f'Invalid value: "{value}": {text}: "{value}"')
 
 
-def _parses(parse: Callable[[str], object]) -> Callable[[str], bool]:
+def parses(parse: Callable[[str], object]) -> Callable[[str], bool]:
     def test(text: str) -> bool:
         try:
             parse(text)
@@ -158,14 +158,14 @@ def _parses(parse: Callable[[str], object]) -> Callable[[str], bool]:
     return test
 
 
-_is_interface = _parses(lambda text: ipaddress.ip_interface(text))
+_is_interface = parses(lambda text: ipaddress.ip_interface(text))
 _FORMATS: dict[str, Callable[[str], bool]] = {
-    "ipv4": _parses(ipaddress.IPv4Address),
-    "ipv6": _parses(ipaddress.IPv6Address),
+    "ipv4": parses(ipaddress.IPv4Address),
+    "ipv6": parses(ipaddress.IPv6Address),
     "cidr": lambda text: "/" in text and _is_interface(text),
     "mac": lambda text: bool(re.fullmatch(r"([0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}", text)),
-    "date-time": _parses(datetime.datetime.fromisoformat),
-    "date": _parses(datetime.date.fromisoformat),
+    "date-time": parses(datetime.datetime.fromisoformat),
+    "date": parses(datetime.date.fromisoformat),
     "uuid": lambda text: bool(
         re.fullmatch(r"(?i)[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}", text)
     ),
