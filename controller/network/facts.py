@@ -1,0 +1,117 @@
+"""Facts that several units read: pods, namespaces, nodes, leases of addresses.
+
+A fact holds what somebody uses and nothing that changes for other reasons (no resourceVersion, no
+heartbeats), so that an update that means nothing to OVN is no change at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from controller.kube.resources import Key
+from controller.network.view import Kind
+from dataplane.model.addr import IPAddress, Mac
+
+
+@dataclass(frozen=True, slots=True)
+class NetPod:
+    """A pod, as the network sees it. Its annotations are those of `*.kubernetes.io` and `kube-ovn`.
+
+    Attributes:
+        owner: kind and name of what controls it; empty if nothing does.
+        vm: the name of the KubeVirt VM that it runs, if it runs one: names its ports.
+        named_ports: (protocol in upper case, name) to number.
+        over: it has ended (Succeeded, Failed) and needs no network.
+    """
+
+    namespace: str
+    name: str
+    uid: str = ""
+    node: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    host_network: bool = False
+    owner: tuple[str, str] = ("", "")
+    vm: str = ""
+    named_ports: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    host_ips: tuple[str, ...] = ()
+    over: bool = False
+    ending: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NetNamespace:
+    """A namespace; `annotations` as a pod's."""
+
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NetNode:
+    """A node: its name is its chassis's. `addresses`: the internal ones, both families."""
+
+    name: str
+    addresses: tuple[IPAddress, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    ready: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class NicLease:
+    """What one interface of a workload was given; the key is its logical switch port's name.
+
+    Attributes:
+        pod: whose it is at the moment; a VM's or a StatefulSet's lease outlives its pod.
+        provider: `ovn` for the primary interface, else `<nad>.<namespace>.ovn`.
+        subnet: the Subnet's name, which is the logical switch's.
+    """
+
+    port: str
+    pod: Key
+    provider: str
+    subnet: str
+    addresses: tuple[IPAddress, ...]
+    mac: Mac
+
+
+def _namespace(key: Key, _: object) -> tuple[str, ...]:
+    return (key.namespace,)
+
+
+def _labels(_: object, fact: NetPod | NetNamespace | NetNode) -> tuple[tuple[str, str], ...]:
+    return tuple(fact.labels.items())
+
+
+def _label_keys(_: object, fact: NetPod | NetNamespace | NetNode) -> tuple[str, ...]:
+    return tuple(fact.labels)
+
+
+def _pods_labels(key: Key, fact: NetPod) -> tuple[tuple[str, str, str], ...]:
+    return tuple((key.namespace, name, value) for name, value in fact.labels.items())
+
+
+PODS: Kind[NetPod] = Kind(
+    "pods",
+    {
+        "namespace": _namespace,
+        "label": _pods_labels,
+        "node": lambda _, pod: (pod.node,) if pod.node else (),
+    },
+)
+"""Keys are `Key(namespace, name)`. `label` is found by (namespace, label, value)."""
+
+NAMESPACES: Kind[NetNamespace] = Kind("namespaces", {"label": _labels, "label_key": _label_keys})
+"""Keys are names."""
+
+NODES: Kind[NetNode] = Kind("nodes", {"label": _labels, "label_key": _label_keys})
+"""Keys are names."""
+
+LEASES: Kind[NicLease] = Kind(
+    "leases",
+    {"pod": lambda _, lease: (lease.pod,), "subnet": lambda _, lease: (lease.subnet,)},
+)
+"""Keys are names of logical switch ports."""
