@@ -1,0 +1,19 @@
+"""What cannot be read of an object, and what could be read but means nothing."""
+
+from __future__ import annotations
+
+
+class KindError(Exception):
+    """An object that cannot be understood: it counts as absent, and its status says why.
+
+    Attributes:
+        path: the field, as in `spec.staticRoutes[2].cidr`.
+        cause: what is wrong with it.
+        next_step: what to write instead.
+    """
+
+    def __init__(self, path: str, cause: str, next_step: str) -> None:
+        super().__init__(f"{path}: {cause}; {next_step}")
+        self.path = path
+        self.cause = cause
+        self.next_step = next_step
