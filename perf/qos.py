@@ -4,9 +4,10 @@ Each case offers more than the limit for the whole window and counts what arrive
 with a full bucket, so the burst counts against the limit. A case is judged where the path without a
 limit carries 1.5 times the rate; rates are of IP packets, which is what the policers count.
 
-Each kind of port has an OVS of its own. Guests leave the PMD thread its core; containers, which no
-PMD thread polls, run on that one and leave vswitchd's main thread its own: what a packet socket
-loses while its reader does not run is paid for already, and would be counted as the policer's.
+Each kind of port has an OVS of its own. Guests, and containers on the trunk, leave the PMD thread
+its core; containers with OVS ports, which no PMD thread polls, run on that one and leave vswitchd's
+main thread its own: what a packet socket loses while its reader does not run is paid for already,
+and would be counted as the policer's.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dataplane.drivers import processes
 from dataplane.model.bandwidth import Bandwidth, Limits
 from dataplane.model.config import DpdkConfig
 from dataplane.ports import DataplaneError
-from perf.qoslab import CONTAINER, VM, Counts, QosLab, built
+from perf.qoslab import CONTAINER, KINDS, Counts, QosLab, built
 from perf.vhostlab import VhostLab
 
 SCHEMA = "millrace.perf.qos/1"
@@ -32,7 +33,6 @@ FRAMES = {64: 64, 1500: 1514}
 """Name of a size to octets of the frame: the small one is of a frame, the large one of IP."""
 
 ETHERNET = 14
-KINDS = (VM, CONTAINER)
 BOUND = 0.05
 HEADROOM = 1.5
 OFFERED = 2.0
@@ -189,7 +189,7 @@ def main_command(argv: Sequence[str]) -> int:
         for kind in options.kind or KINDS:
             core = options.guest_core
             if core is None:
-                core = LCORE if kind == VM else pmd
+                core = pmd if kind == CONTAINER else LCORE
             with built(VhostLab(dpdk, core), [kind]) as labs:
                 labs[kind].start()
                 cases += measure(labs[kind], options.rate or RATES, options.seconds, told)

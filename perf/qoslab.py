@@ -1,4 +1,4 @@
-"""OVS-DPDK with two ports to hold to a rate: vhost-user guests, or the veths of containers.
+"""OVS-DPDK with two ports to hold to a rate: guests, containers with ports, or on the trunk.
 
 The frames go one way, from the first port to the second, so what the first sends and what the
 second receives are the same frames; one is limited at a time, by the same table as on a node.
@@ -18,16 +18,18 @@ from dataplane.drivers.netns import inside_named
 from dataplane.drivers.ovsdb import Ovs
 from dataplane.drivers.ovsqos import QosTable
 from dataplane.drivers.podbuckets import BucketTable
+from dataplane.drivers.processes import NETNS_DIR
 from dataplane.model.bandwidth import Limits
 from dataplane.model.names import OWNER, OWNER_KEY
 from dataplane.plan.qos import bucket, policer
 from dataplane.ports import DataplaneError, Failure
 from perf.compiled import program
+from perf.qostrunk import NAMES, Trunk
 from perf.vhostlab import MACS, PORTS, VhostLab
 
 SOURCE = Path(__file__).with_name("qosload.c")
 MTU = 1500
-VM, CONTAINER = "vm", "container"
+VM, CONTAINER, TRUNK = KINDS = ("vm", "container", "trunk")
 LINKS = ("mrp0000000000a1", "mrp0000000000a2")
 """The veths' ends at the host; those of the containers end in `PEERS`."""
 
@@ -52,6 +54,7 @@ class QosLab:
     lab: VhostLab
     ovs: Ovs
     kind: str = VM
+    trunk: Trunk | None = None
     _load: subprocess.Popen[str] | None = field(default=None)
 
     def limit(self, limits: Limits, *, sending: bool) -> None:
@@ -61,7 +64,10 @@ class QosLab:
             DataplaneError: OVS did not take it.
         """
         number = 0 if sending else 1
-        if self.kind == CONTAINER:
+        failures: Mapping[str, Failure]
+        if self.trunk is not None:
+            failures = self.trunk.hold(number, limits)
+        elif self.kind == CONTAINER:
             failures = inside_named(self.lab.name, lambda: _hold(LINKS[number], limits))
         else:
             table = QosTable(self.ovs)
@@ -85,13 +91,14 @@ class QosLab:
 
     def start(self) -> None:
         """Start both guests, which are one process."""
-        devices = [f"--vdev=net_af_packet{n},iface={peer}" for n, peer in enumerate(PEERS)]
+        space, peers = (self.lab.name, PEERS) if self.trunk is None else (self.lab.pods, NAMES)
+        devices = [f"--vdev=net_af_packet{n},iface={peer}" for n, peer in enumerate(peers)]
         if self.kind == VM:
             devices = self._virtio()
         with (self.lab.rundir / "qosload.log").open("wb") as log:
             self._load = subprocess.Popen(  # noqa: S603 - our own program
                 [
-                    "nsenter", f"--net=/run/netns/{self.lab.name}",
+                    "nsenter", f"--net={NETNS_DIR / space}",
                     str(program(SOURCE)), "--lcores", f"0@{self.lab.guest_core}", "--no-pci",
                     "--in-memory", "--single-file-segments", "--socket-mem", "256",
                     f"--file-prefix={self.lab.name}-guests", *devices,
@@ -161,6 +168,7 @@ def _add_links(lab: VhostLab) -> None:
 def built(lab: VhostLab, kinds: Sequence[str]) -> Iterator[Mapping[str, QosLab]]:
     """OVS with two ports of each kind, removed at the end whatever happened."""
     made: dict[str, QosLab] = {}
+    trunk: Trunk | None = None
     try:
         lab.build()
         if VM in kinds:
@@ -171,15 +179,22 @@ def built(lab: VhostLab, kinds: Sequence[str]) -> Iterator[Mapping[str, QosLab]]
             processes.run(["ovs-vsctl", *words])
         if CONTAINER in kinds:
             _add_links(lab)
+        if TRUNK in kinds:
+            trunk = Trunk(lab, MTU)
+            trunk.build()
         ovs = Ovs(lab.database)
         ovs.start()
         try:
             ovs.wait_synced(10)
-            made = {kind: QosLab(lab, ovs, kind) for kind in kinds}
+            made = {
+                kind: QosLab(lab, ovs, kind, trunk if kind == TRUNK else None) for kind in kinds
+            }
             yield made
         finally:
             for one in made.values():
                 one.stop()
             ovs.stop()
     finally:
+        if trunk is not None:
+            trunk.close()
         lab.remove()

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dataplane.drivers import machine, ovsprocess, processes
+from dataplane.drivers.bpfstate import remove_pins
 from dataplane.drivers.netns import delete_named
 from dataplane.drivers.ovsprocess import Instance
 from dataplane.drivers.processes import Daemon
@@ -60,6 +61,16 @@ class VhostLab:
     def name(self) -> str:
         """Of the namespace, the run directory and DPDK's file prefix."""
         return f"{PREFIX}{self.pid}"
+
+    @property
+    def pods(self) -> str:
+        """Of the containers' namespace, in a run that has any."""
+        return f"{self.name}-pods"
+
+    @property
+    def bpf_root(self) -> str:
+        """Where the maps of such a run are pinned."""
+        return str(machine.BPFFS / self.name)
 
     @property
     def rundir(self) -> Path:
@@ -124,7 +135,9 @@ class VhostLab:
             processes.stop(self.instance.daemon(name))
         for prefix in eal_prefixes(self.name):
             ovsprocess.remove_hugepage_files(Path("/dev/hugepages"), prefix)
-        delete_named(self.name)
+        for space in (self.pods, self.name):
+            delete_named(space)
+        remove_pins(self.bpf_root)
         shutil.rmtree(self.rundir, ignore_errors=True)
         machine.give_back(self.rundir)
 

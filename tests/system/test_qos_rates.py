@@ -10,14 +10,14 @@ from dataplane.model.bandwidth import Bandwidth, Limits
 from dataplane.model.config import DpdkConfig
 from dataplane.plan.qos import burst_bytes
 from perf.qos import ETHERNET, FRAMES
-from perf.qoslab import CONTAINER, MTU, VM, QosLab, built
+from perf.qoslab import KINDS, MTU, QosLab, built
 from perf.vhostlab import VhostLab
 
 RATE = 1_000_000
 SECONDS = 2.0
 
 
-@pytest.fixture(scope="module", params=[VM, CONTAINER])
+@pytest.fixture(scope="module", params=KINDS)
 def ends(request: pytest.FixtureRequest) -> Iterator[QosLab]:
     dpdk = DpdkConfig(lcore=(0,), pmd=(1,), socket_mem_mib=512, extra=("--no-pci",))
     with built(VhostLab(dpdk, 0), [request.param]) as labs:
