@@ -111,7 +111,7 @@ class PodSpec(_Read, frozen=True):
 
 
 class PodIP(_Read, frozen=True):
-    """One address of a pod."""
+    """One address of a pod or of its node."""
 
     ip: str
 
@@ -122,6 +122,8 @@ class PodStatus(_Read, frozen=True):
     phase: str = ""
     pod_ip: str = field(default="", name="podIP")
     pod_ips: tuple[PodIP, ...] = field(default=(), name="podIPs")
+    host_ip: str = field(default="", name="hostIP")
+    host_ips: tuple[PodIP, ...] = field(default=(), name="hostIPs")
 
 
 class Pod(_Read, frozen=True):
@@ -223,10 +225,11 @@ class ServiceSpec(_Read, frozen=True):
 
 
 class Ingress(_Read, frozen=True):
-    """An address that a load balancer has."""
+    """An address that a load balancer has; in the mode Proxy packets to it are not the nodes'."""
 
     ip: str = ""
     hostname: str = ""
+    ip_mode: str | None = None
 
 
 class LoadBalancerStatus(_Read, frozen=True):
@@ -266,11 +269,25 @@ class EndpointConditions(_Read, frozen=True):
     terminating: bool | None = None
 
 
+class ForWhom(_Read, frozen=True):
+    """A zone or a node that an endpoint is meant for."""
+
+    name: str = ""
+
+
+class EndpointHints(_Read, frozen=True):
+    """Whom an endpoint is meant for."""
+
+    for_zones: tuple[ForWhom, ...] | None = ()
+    for_nodes: tuple[ForWhom, ...] | None = ()
+
+
 class Endpoint(_Read, frozen=True):
     """One endpoint of a slice."""
 
     addresses: tuple[str, ...]
     conditions: EndpointConditions = EndpointConditions()
+    hints: EndpointHints | None = None
     node_name: str | None = None
     zone: str | None = None
     target_ref: ObjectReference | None = None

@@ -1,0 +1,94 @@
+"""From the API's structs to facts: pods, namespaces, nodes."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+
+from controller.kube.structs import Meta, Namespace, Node, Pod
+from controller.network.facts import NetNamespace, NetNode, NetPod
+from dataplane.model.addr import IPAddress
+
+DOMAINS = ("kubernetes.io", "kube-ovn", "millrace.dev", "kubevirt.io")
+"""Annotations of these domains, and of those below them, are read."""
+MULTUS_NETWORKS = ("k8s.v1.cni.cncf.io/networks", "v1.multus-cni.io/default-network")
+"""And these; not network-status, which tells what became of it."""
+VM_OWNER = "VirtualMachineInstance"
+"""The kind that owns the pods that KubeVirt runs virtual machines in."""
+OVER = ("Succeeded", "Failed")
+"""Phases of pods whose containers will not run again."""
+INTERNAL = "InternalIP"
+
+
+def pod_fact(pod: Pod) -> NetPod:
+    """A pod as the network sees it."""
+    meta, status = pod.metadata, pod.status
+    owner = next((one for one in meta.owner_references if one.controller), None)
+    vm = next((one.name for one in meta.owner_references if one.kind == VM_OWNER), "")
+    return NetPod(
+        namespace=meta.namespace,
+        name=meta.name,
+        uid=meta.uid,
+        node=pod.spec.node_name,
+        labels=meta.labels,
+        annotations=_annotations(meta),
+        host_network=pod.spec.host_network,
+        owner=(owner.kind, owner.name) if owner else ("", ""),
+        vm=vm,
+        named_ports=_named_ports(pod),
+        host_ips=tuple(one.ip for one in status.host_ips) or _one(status.host_ip),
+        over=status.phase in OVER,
+        ending=meta.deletion_timestamp is not None,
+    )
+
+
+def namespace_fact(namespace: Namespace) -> NetNamespace:
+    """A namespace as the network sees it."""
+    meta = namespace.metadata
+    return NetNamespace(meta.name, meta.labels, _annotations(meta))
+
+
+def node_fact(node: Node) -> NetNode:
+    """A node as the network sees it."""
+    meta = node.metadata
+    addresses = (one.address for one in node.status.addresses if one.type == INTERNAL)
+    ready = all(one.status == "True" for one in node.status.conditions if one.type == "Ready")
+    return NetNode(meta.name, _addresses(addresses), meta.labels, _annotations(meta), ready)
+
+
+def _one(address: str) -> tuple[str, ...]:
+    return (address,) if address else ()
+
+
+def _named_ports(pod: Pod) -> Mapping[tuple[str, str], int]:
+    # Of two ports of one name the first counts, as for the API server's own endpoints.
+    ports: dict[tuple[str, str], int] = {}
+    for container in pod.spec.containers:
+        for port in container.ports:
+            if port.name:
+                ports.setdefault((port.protocol.upper(), port.name), port.container_port)
+    return ports
+
+
+def _annotations(meta: Meta) -> Mapping[str, str]:
+    if not meta.annotations:
+        return meta.annotations
+    return {key: value for key, value in meta.annotations.items() if _is_read(key)}
+
+
+def _is_read(key: str) -> bool:
+    domain = key.partition("/")[0]
+    return key in MULTUS_NETWORKS or any(
+        domain == one or domain.endswith("." + one) for one in DOMAINS
+    )
+
+
+def _addresses(texts: Iterable[str]) -> tuple[IPAddress, ...]:
+    """Those that are addresses: a node may say other things, and must not stop the rest."""
+    found: list[IPAddress] = []
+    for text in texts:
+        try:
+            found.append(ipaddress.ip_address(text))
+        except ValueError:
+            continue
+    return tuple(found)

@@ -1,0 +1,60 @@
+"""All that is watched, and all units. Whoever brings a kind adds a line.
+
+The watch list is what the controller lists and watches, and what deploy/kubernetes/controller.yaml
+grants; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+from controller.kube.resources import NAMESPACES as NAMESPACE_OBJECTS
+from controller.kube.resources import NODES as NODE_OBJECTS
+from controller.kube.resources import PODS as POD_OBJECTS
+from controller.kube.resources import Key, Resource
+from controller.network.facts import NAMESPACES, NODES, PODS
+from controller.network.reading import namespace_fact, node_fact, pod_fact
+from controller.network.units import Unit
+from controller.network.view import Kind
+from controller.translate.ovn import Problem
+
+
+def _nothing(_: Any) -> tuple[Problem, ...]:
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A resource of the API and the facts that are made of its objects.
+
+    One resource may be listed with several kinds: it is watched once.
+
+    Attributes:
+        decode: from what the cache holds (a msgspec struct, `Custom` for custom kinds) to the
+            fact; None: the object is of no interest. Pure; raises KindError for an object that
+            cannot be understood, which then counts as absent.
+        warn: what is wrong with an object that is understood all the same, unknown fields for
+            instance.
+        writes: what of these objects is written: of "annotations", "status", "finalizers".
+    """
+
+    resource: Resource[Any]
+    kind: Kind[Any]
+    decode: Callable[[Any], Any]
+    warn: Callable[[Any], tuple[Problem, ...]] = _nothing
+    writes: frozenset[str] = frozenset()
+
+    def fact_key(self, key: Key) -> Hashable:
+        """The fact's key: (namespace, name), or the name alone of what has no namespace."""
+        return key if self.resource.namespaced else key.name
+
+
+WATCHED: tuple[Watched, ...] = (
+    Watched(POD_OBJECTS, PODS, pod_fact, writes=frozenset({"annotations"})),
+    Watched(NAMESPACE_OBJECTS, NAMESPACES, namespace_fact, writes=frozenset({"annotations"})),
+    Watched(NODE_OBJECTS, NODES, node_fact, writes=frozenset({"annotations"})),
+)
+
+UNITS: tuple[Unit, ...] = ()
