@@ -1,0 +1,191 @@
+"""Subnet: a switch, its networks, and what its workloads may do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from controller.kinds.reading import Form, Reading
+from controller.kinds.vpc import GROUP, VERSION
+from controller.kube.resources import custom
+from controller.kube.structs import LabelSelector, Meta
+from controller.network.view import Kind
+
+RESOURCE = custom(GROUP, VERSION, "subnets", "Subnet")
+OVN = "ovn"
+"""The provider of workloads' first interfaces."""
+DISTRIBUTED, CENTRALIZED = "distributed", "centralized"
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetAcl:
+    """An entry of `acls`, as it is written."""
+
+    direction: str
+    priority: int
+    match: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class NatRule:
+    """An entry of `natOutgoingPolicyRules`: texts with commas; empty: any."""
+
+    sources: tuple[str, ...]
+    destinations: tuple[str, ...]
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What was in force last (status.accepted): a change that is refused leaves this in force."""
+
+    vpc: str
+    cidr: str
+    gateway: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subnet:
+    """A Subnet as it is written; `controller.network.nets` has which network is in force.
+
+    Attributes:
+        created: the API's time as text: it orders by age.
+        provider: `ovn`, or that of a NetworkAttachmentDefinition.
+        balanced: enableLb; None: it does not say.
+        accepted: None before the first time.
+        made: there is no such object; the settings want this subnet.
+    """
+
+    name: str
+    created: str = ""
+    default: bool = False
+    vpc: str = ""
+    namespaces: tuple[str, ...] = ()
+    selectors: tuple[LabelSelector, ...] = ()
+    cidr: str = ""
+    gateway: str = ""
+    excluded: tuple[str, ...] = ()
+    provider: str = OVN
+    gateway_type: str = DISTRIBUTED
+    gateway_nodes: tuple[str, ...] = ()
+    gateway_selectors: tuple[LabelSelector, ...] = ()
+    nat_outgoing: bool = False
+    nat_rules: tuple[NatRule, ...] = ()
+    external_gateway: str = ""
+    policy_table: int = 0
+    policy_priority: int = 0
+    mtu: int = 0
+    private: bool = False
+    allow_subnets: tuple[str, ...] = ()
+    allow_east_west: bool = False
+    acls: tuple[SubnetAcl, ...] = ()
+    vlan: str = ""
+    logical_gateway: bool = False
+    disable_interconnection: bool = False
+    dhcp: bool = False
+    dhcp4: str = ""
+    dhcp6: str = ""
+    advertised: bool = False
+    advertisement: str = ""
+    u2o: bool = False
+    u2o_address: str = ""
+    balanced: bool | None = None
+    ecmp: bool = False
+    multicast: bool = False
+    external_lb: bool = False
+    route_table: str = ""
+    node_network: str = ""
+    accepted: Accepted | None = None
+    ending: bool = False
+    made: bool = False
+
+
+def _read(meta: Meta, spec: Reading, status: Reading) -> Subnet:
+    # protocol follows from cidrBlock; vips were of an earlier version and did nothing there either.
+    spec.ignore("protocol", "vips", "disableGatewayCheck")
+    spec.ignore("enableLb")
+    spec.below("u2oFeatures").ignore("overlayOnlyRouting")
+    accepted = status.below("accepted")
+    nodes = (part.strip().partition(":")[0] for part in spec.text("gatewayNode").split(","))
+    return Subnet(
+        name=meta.name,
+        created=meta.creation_timestamp or "",
+        default=spec.flag("default"),
+        vpc=spec.text("vpc"),
+        namespaces=spec.texts("namespaces"),
+        selectors=spec.selectors("namespaceSelectors"),
+        cidr=spec.text("cidrBlock"),
+        gateway=spec.text("gateway"),
+        excluded=tuple(filter(None, spec.texts("excludeIps"))),
+        provider=spec.text("provider") or OVN,
+        gateway_type=spec.choice("gatewayType", (DISTRIBUTED, CENTRALIZED), DISTRIBUTED),
+        gateway_nodes=tuple(filter(None, nodes)),
+        gateway_selectors=spec.selectors("gatewayNodeSelectors"),
+        nat_outgoing=spec.flag("natOutgoing"),
+        nat_rules=tuple(_nat_rule(one) for one in spec.each("natOutgoingPolicyRules")),
+        external_gateway=spec.text("externalEgressGateway"),
+        policy_table=spec.number("policyRoutingTableID"),
+        policy_priority=spec.number("policyRoutingPriority"),
+        mtu=spec.number("mtu"),
+        private=spec.flag("private"),
+        allow_subnets=tuple(filter(None, spec.texts("allowSubnets"))),
+        allow_east_west=spec.flag("allowEWTraffic"),
+        acls=tuple(_acl(one) for one in spec.each("acls")),
+        vlan=spec.text("vlan"),
+        logical_gateway=spec.flag("logicalGateway"),
+        disable_interconnection=spec.flag("disableInterConnection"),
+        dhcp=spec.flag("enableDHCP"),
+        dhcp4=spec.text("dhcpV4Options"),
+        dhcp6=spec.text("dhcpV6Options"),
+        advertised=spec.flag("enableIPv6RA"),
+        advertisement=spec.text("ipv6RAConfigs"),
+        u2o=spec.flag("u2oInterconnection"),
+        u2o_address=spec.text("u2oInterconnectionIP"),
+        balanced=spec.flag("enableLb") if spec.has("enableLb") else None,
+        ecmp=spec.flag("enableEcmp"),
+        multicast=spec.flag("enableMulticastSnoop"),
+        external_lb=spec.flag("enableExternalLBAddress"),
+        route_table=spec.text("routeTable"),
+        node_network=spec.text("nodeNetwork"),
+        accepted=Accepted(
+            accepted.text("vpc"), accepted.text("cidrBlock"), accepted.text("gateway")
+        )
+        if accepted.fields
+        else None,
+        ending=meta.deletion_timestamp is not None,
+    )
+
+
+def _nat_rule(one: Reading) -> NatRule:
+    match = one.below("match")
+    return NatRule(
+        _parts(match.text("srcIPs")),
+        _parts(match.text("dstIPs")),
+        one.choice("action", ("nat", "forward"), "nat"),
+    )
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, (part.strip() for part in text.split(","))))
+
+
+def _acl(one: Reading) -> SubnetAcl:
+    return SubnetAcl(
+        one.text("direction"), one.number("priority"), one.text("match"), one.text("action")
+    )
+
+
+SUBNET = Form("Subnet", _read)
+
+SUBNETS: Kind[Subnet] = Kind(
+    "subnets",
+    {
+        "namespace": lambda _, subnet: subnet.namespaces,
+        "selects": lambda _, subnet: (True,) if subnet.selectors else (),
+        "provider": lambda _, subnet: (subnet.provider,),
+        "vlan": lambda _, subnet: (subnet.vlan,) if subnet.vlan else (),
+        "default": lambda _, subnet: (True,) if subnet.default else (),
+        "private": lambda _, subnet: (True,) if subnet.private else (),
+    },
+)
+"""Keys are names."""
