@@ -13,9 +13,12 @@ from typing import Any
 from controller.kube.resources import NAMESPACES as NAMESPACE_OBJECTS
 from controller.kube.resources import NODES as NODE_OBJECTS
 from controller.kube.resources import PODS as POD_OBJECTS
-from controller.kube.resources import Key, Resource
+from controller.kube.resources import ENDPOINT_SLICES, Key, Resource
+from controller.kube.resources import SERVICES as SERVICE_OBJECTS
 from controller.network.facts import NAMESPACES, NODES, PODS
 from controller.network.reading import namespace_fact, node_fact, pod_fact
+from controller.network.servicefacts import SERVICES, SLICES, service_fact, slice_fact
+from controller.network.services import UNITS as SERVICE_UNITS
 from controller.network.units import Unit
 from controller.network.view import Kind
 from controller.translate.ovn import Problem
@@ -55,6 +58,8 @@ WATCHED: tuple[Watched, ...] = (
     Watched(POD_OBJECTS, PODS, pod_fact, writes=frozenset({"annotations"})),
     Watched(NAMESPACE_OBJECTS, NAMESPACES, namespace_fact, writes=frozenset({"annotations"})),
     Watched(NODE_OBJECTS, NODES, node_fact, writes=frozenset({"annotations"})),
+    Watched(SERVICE_OBJECTS, SERVICES, service_fact, writes=frozenset({"status"})),
+    Watched(ENDPOINT_SLICES, SLICES, slice_fact),
 )
 
-UNITS: tuple[Unit, ...] = ()
+UNITS: tuple[Unit, ...] = (*SERVICE_UNITS,)

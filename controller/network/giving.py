@@ -1,0 +1,171 @@
+"""Addresses given out of ranges as a pure function: the same for the same claims, whoever asks.
+
+Nothing is remembered: what was given before is what objects say of themselves (`held`). So it is
+kept as long as it may be, of two who hold one address the older keeps it, and a new claim's choice
+depends on its name, so that another new claim that is heard of first seldom changes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+from controller.ipam.intervals import Interval, Intervals
+from controller.translate.vips import Fault
+from dataplane.model.addr import IPAddress
+
+_VERSIONS = (4, 6)
+_TYPES: Mapping[int, type[IPv4Address | IPv6Address]] = {4: IPv4Address, 6: IPv6Address}
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Somebody who wants one address of each of some families.
+
+    Attributes:
+        who: unique among the claims.
+        age: what claims are ordered by: the older has the better right.
+        families: 4, 6 or both.
+        wished: these, and no others of their families.
+        held: what it was given before, as far as is known.
+    """
+
+    who: Hashable
+    age: tuple[str, ...]
+    families: tuple[int, ...] = (4,)
+    wished: tuple[IPAddress, ...] = ()
+    held: tuple[IPAddress, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a claim got, by family, and what it did not get."""
+
+    addresses: Mapping[int, IPAddress] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
+
+
+Ranges = Mapping[int, Intervals]
+"""By family."""
+
+
+def ranges_of(parts: Iterable[str]) -> tuple[Ranges, tuple[tuple[str, Fault], ...]]:
+    """Ranges as texts: networks, addresses, `a-b` and `a..b`; and what is wrong with some."""
+    found: dict[int, list[Interval]] = {version: [] for version in _VERSIONS}
+    faults = []
+    for text in parts:
+        try:
+            version, interval = _interval(text.strip())
+        except ValueError as error:
+            step = "write a network, an address, or 192.0.2.10-192.0.2.20"
+            faults.append((text, Fault(str(error), step)))
+            continue
+        found[version].append(interval)
+    return {version: Intervals.of(found[version]) for version in _VERSIONS}, tuple(faults)
+
+
+def _interval(text: str) -> tuple[int, Interval]:
+    if "/" in text:
+        network = ip_network(text)
+        return network.version, (int(network[0]), int(network[-1]))
+    low, _, high = text.partition(".." if ".." in text else "-")
+    first = ip_address(low.strip())
+    last = ip_address(high.strip()) if high else first
+    if first.version != last.version or int(first) > int(last):
+        msg = f"{text!r} is no range: its end is before its beginning"
+        raise ValueError(msg)
+    return first.version, (int(first), int(last))
+
+
+def give(
+    ranges: Ranges, claims: Sequence[Claim], taken: Iterable[IPAddress] = ()
+) -> dict[Hashable, Given]:
+    """What each claim gets. `taken` are other people's, whatever the claims say."""
+    others = frozenset(taken)
+    in_order = sorted(claims, key=lambda claim: (claim.age, str(claim.who)))
+    got: dict[Hashable, dict[int, IPAddress]] = {claim.who: {} for claim in in_order}
+    faults: dict[Hashable, list[Fault]] = {claim.who: [] for claim in in_order}
+    holders: dict[IPAddress, Hashable] = {}
+
+    def settle(claim: Claim, address: IPAddress) -> None:
+        got[claim.who][address.version] = address
+        holders[address] = claim.who
+
+    # Wishes before habits, the older before the younger; a wish that is held already comes first.
+    for claim in sorted(in_order, key=lambda one: not set(one.wished) <= set(one.held)):
+        for address in claim.wished:
+            fault = _refusal(address, claim, ranges, others, holders)
+            if fault is None:
+                settle(claim, address)
+            else:
+                faults[claim.who].append(fault)
+    for claim in in_order:
+        for address in claim.held:
+            if address.version in _wanted(claim, got[claim.who]) and not _refusal(
+                address, claim, ranges, others, holders
+            ):
+                settle(claim, address)
+    for version in _VERSIONS:
+        asking = [one for one in in_order if version in _wanted(one, got[one.who])]
+        if not asking:
+            continue
+        used = Intervals.of(
+            (int(address), int(address))
+            for address in (*holders, *others)
+            if address.version == version
+        )
+        free = ranges.get(version, Intervals()) - used
+        for claim in asking:
+            number = _choose(free, claim.who)
+            if number is None:
+                why = f"no IPv{version} address is left" if ranges.get(version) else ""
+                faults[claim.who].append(
+                    Fault(why or f"there are no IPv{version} addresses", "give it more addresses")
+                )
+                continue
+            settle(claim, _TYPES[version](number))
+            free = free - Intervals(((number, number),))
+    return {who: Given(found, tuple(faults[who])) for who, found in got.items()}
+
+
+def _wanted(claim: Claim, got: Mapping[int, IPAddress]) -> set[int]:
+    """Families that it wants an address of, has none of, and has not named one of."""
+    return set(claim.families) - got.keys() - {address.version for address in claim.wished}
+
+
+def _refusal(
+    address: IPAddress,
+    claim: Claim,
+    ranges: Ranges,
+    others: frozenset[IPAddress],
+    holders: Mapping[IPAddress, Hashable],
+) -> Fault | None:
+    if int(address) not in ranges.get(address.version, Intervals()):
+        return Fault(f"{address} is none of the addresses to be had", "choose one of them")
+    if address in others:
+        return Fault(f"{address} is taken by a workload", "choose another")
+    holder = holders.get(address)
+    if holder is not None and holder != claim.who:
+        return Fault(f"{address} is {_name(holder)}'s already", "choose another")
+    return None
+
+
+def _name(who: Hashable) -> str:
+    return " ".join(map(str, who)) if isinstance(who, tuple) else str(who)
+
+
+def _choose(free: Intervals, who: Hashable) -> int | None:
+    """The free address that is next to a place which the name says.
+
+    In the upper half: workloads' addresses are given from below, and may be given meanwhile.
+    """
+    if not free.parts:
+        return None
+    first, last = free.parts[0][0], free.parts[-1][1]
+    middle = first + (last - first) // 2
+    seed = int.from_bytes(blake2b(_name(who).encode(), digest_size=8).digest(), "big")
+    place = middle + seed % (last - middle + 1)
+    found = free.following(place)
+    return found if found is not None else free.following(first)

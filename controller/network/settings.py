@@ -1,0 +1,43 @@
+"""What the operator decided for the whole cluster, as units read it: one fact, of the key ""."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from controller.network.view import Kind, View
+from dataplane.model.config import EastWest
+
+DEFAULT_VPC = "ovn-cluster"
+
+
+@dataclass(frozen=True, slots=True)
+class NetSettings:
+    """Decisions that are not an object's.
+
+    Attributes:
+        east_west: how workloads behind OVN reach cluster IPs (docs/services.md).
+        pools: addresses for services of type LoadBalancer, by name: networks, addresses and
+            ranges `a-b`, in both families.
+        default_pool: the pool of services that name none; "": they get no address of ours.
+        external_subnet: the Subnet of EIPs and VPCs that name none.
+        lax: of pods that a policy isolates only TCP, UDP and SCTP are dropped, and no DHCP.
+        stateless: pods that everything may reach and that may reach everything are kept out of
+            connection tracking, where no load balancer of OVN's needs it.
+    """
+
+    east_west: EastWest = EastWest.SVC0
+    pools: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    default_pool: str = ""
+    external_subnet: str = ""
+    lax: bool = False
+    stateless: bool = True
+
+
+SETTINGS: Kind[NetSettings] = Kind("settings")
+_DEFAULTS = NetSettings()
+
+
+def settings(view: View) -> NetSettings:
+    """The decisions, or the defaults where nobody decided."""
+    return view.get(SETTINGS, "") or _DEFAULTS
