@@ -10,10 +10,10 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
+from controller.kube.resources import ENDPOINT_SLICES, Key, Resource
 from controller.kube.resources import NAMESPACES as NAMESPACE_OBJECTS
 from controller.kube.resources import NODES as NODE_OBJECTS
 from controller.kube.resources import PODS as POD_OBJECTS
-from controller.kube.resources import ENDPOINT_SLICES, Key, Resource
 from controller.kube.resources import SERVICES as SERVICE_OBJECTS
 from controller.network.facts import NAMESPACES, NODES, PODS
 from controller.network.reading import namespace_fact, node_fact, pod_fact
