@@ -9,9 +9,7 @@ from dataplane.drivers.ovsinterfaces import InterfaceState
 from dataplane.drivers.ovsscrape import OvsFigures
 from dataplane.drivers.ovstext import PmdThread
 from dataplane.drivers.pmdtasks import Switches
-from dataplane.model.config import NodeConfig
 from dataplane.model.state import Attachment, PortKind
-from dataplane.model.tuning import FlowCache
 from dataplane.plan.advice import (
     Condition,
     GuestMeasure,
@@ -20,6 +18,7 @@ from dataplane.plan.advice import (
     Reports,
     conditions,
 )
+from dataplane.plan.ovskeys import flow_cache
 
 Json = dict[str, object]
 _Before = tuple[float, OvsFigures, Mapping[int, Switches]]
@@ -44,9 +43,12 @@ class Conditions:
         switches: Mapping[int, Switches],
         interfaces: Mapping[str, InterfaceState],
         attachments: Iterable[Attachment],
-        config: NodeConfig,
+        settings: Mapping[str, str],
     ) -> tuple[Condition, ...]:
-        """The conditions at `now` [s]; without figures nothing but guests is judged."""
+        """The conditions at `now` [s]; without figures nothing but guests is judged.
+
+        `settings`: Open_vSwitch.other_config, whoever wrote it: that is what threads act on.
+        """
         before, self._before = self._before, (now, figures, switches) if figures else None
         found = figures or OvsFigures()
         self.latest = conditions(
@@ -64,7 +66,7 @@ class Conditions:
                     number: (zone.limit, zone.connections)
                     for number, zone in found.limits.zones.items()
                 },
-                cache=_cache(config),
+                cache=flow_cache(settings),
             )
         )
         return self.latest
@@ -172,8 +174,3 @@ def _busy(cycles: tuple[int, int] | None, before: tuple[int, int] | None) -> flo
 
 def _forced(switches: Mapping[int, Switches], cpu: int) -> int:
     return switches[cpu].forced if cpu in switches else 0
-
-
-def _cache(config: NodeConfig) -> FlowCache:
-    fixed = config.tuning.get("flow_cache")
-    return fixed if isinstance(fixed, FlowCache) else FlowCache.EMC

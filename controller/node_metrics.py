@@ -154,11 +154,16 @@ class NodeMetrics:
         return UnixctlClient(str(socket), COMMAND_TIMEOUT_S)
 
     def _restart_pending(self, client: UnixctlClient | None) -> int:
-        try:
-            settings = self._daemon.ovs.other_config()
-        except DataplaneError:
-            return 0  # the age of the other figures says enough
+        settings = self._settings()
+        if not settings:
+            return 0
         return len(self._restart.pending(client.process() if client else None, settings))
+
+    def _settings(self) -> Mapping[str, str]:
+        try:
+            return self._daemon.ovs.other_config()
+        except DataplaneError:
+            return {}  # the age of the other figures says enough
 
     def _states(self) -> Mapping[str, InterfaceState] | None:
         try:
@@ -181,7 +186,7 @@ class NodeMetrics:
             with contextlib.suppress(DataplaneError):
                 self._moved |= daemon.rebalancer.take(figures.pmds, polled, daemon.config)
         found = daemon.conditions.take(
-            time.monotonic(), figures, switches, states or {}, attachments, daemon.config
+            time.monotonic(), figures, switches, states or {}, attachments, self._settings()
         )
         return Counter(one.kind for one in found)
 

@@ -197,6 +197,13 @@ def _settle_caches(wanted: dict[str, Any], cannot: list[str]) -> None:
         cannot.append("flow_cache = emc: emc_insert_inverse = 0 turns the EMC off")
 
 
+def flow_cache(settings: Mapping[str, str]) -> FlowCache:
+    """Which cache keys of Open_vSwitch.other_config tell PMD threads to use, whoever set them."""
+    if settings.get("smc-enable") == "true":
+        return FlowCache.SMC
+    return FlowCache.NONE if settings.get("emc-insert-inv-prob") == "0" else FlowCache.EMC
+
+
 def _settle_tso(
     wanted: dict[str, Any], version: OvsVersion, cannot: list[str], *, tunnelled: bool
 ) -> None:

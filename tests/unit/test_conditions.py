@@ -11,8 +11,8 @@ from dataplane.drivers.ovsscrape import OvsFigures
 from dataplane.drivers.ovstext import PmdThread, Rxq
 from dataplane.drivers.pmdtasks import Switches
 from dataplane.model.state import PortKind
+from dataplane.plan.advice import LEAST_PACKETS
 from tests.labs.attachments import WEB
-from tests.labs.planned import CONFIG
 
 VM = replace(WEB, kind=PortKind.VHOST_USER, device="vhu1", socket="/run/x/eth0.sock")
 QUEUES = (Rxq("vhu1", 0, True, 10), Rxq("vhu1", 1, False, 0))
@@ -32,7 +32,7 @@ def _figures(busy: int, lost: int) -> OvsFigures:
 
 def _kinds(watch: Conditions, now: float, figures: OvsFigures | None, **status: str) -> set[str]:
     forced = {3: Switches(0, int(now * 2))}
-    found = watch.take(now, figures, forced, _state(**status), [VM], CONFIG)
+    found = watch.take(now, figures, forced, _state(**status), [VM], {})
     return {one.kind for one in found}
 
 
@@ -61,8 +61,22 @@ def test_a_guest_is_gone_once_its_socket_waits_for_it() -> None:
     assert _kinds(watch, 100, None, status="disconnected") == set()
 
 
+def test_the_caches_are_judged_by_what_ovs_was_told() -> None:
+    def advised(settings: Mapping[str, str]) -> list[str]:
+        watch = Conditions(lambda _: True)
+        for now, packets in ((0, 0), (10, LEAST_PACKETS)):
+            thread = PmdThread(0, 3, counters={"Rx packets": packets, "SMC hits": packets})
+            found = watch.take(now, OvsFigures(pmds=(thread,)), {}, {}, [], settings)
+        return [one.next_step for one in found if one.kind == "flow-cache"]
+
+    # Whoever turned the SMC on, the plan or a hand: nobody is told to do it again.
+    assert advised({}) == ['write [tuning] flow_cache = "smc"']
+    assert advised({"smc-enable": "true", "emc-insert-inv-prob": "0"}) == []
+    assert advised({"emc-insert-inv-prob": "0"}) == []
+
+
 def test_memory_of_another_numa_node_is_named() -> None:
     watch = Conditions(lambda _: True)
-    found = watch.take(0, _figures(0, 0), {}, _state(status="connected", numa="1"), [VM], CONFIG)
+    found = watch.take(0, _figures(0, 0), {}, _state(status="connected", numa="1"), [VM], {})
     (one,) = [condition for condition in found if condition.kind == "guest-numa"]
     assert one.subject == "web-0.shop (vhu1)"
