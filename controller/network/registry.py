@@ -16,6 +16,13 @@ from controller.kube.resources import NODES as NODE_OBJECTS
 from controller.kube.resources import PODS as POD_OBJECTS
 from controller.kube.resources import SERVICES as SERVICE_OBJECTS
 from controller.network.facts import NAMESPACES, NODES, PODS
+from controller.network.policies import (
+    NETWORK_POLICIES,
+    NETWORK_POLICY_OBJECTS,
+    policy_fact,
+    policy_problems,
+)
+from controller.network.policies import UNITS as POLICY_UNITS
 from controller.network.reading import namespace_fact, node_fact, pod_fact
 from controller.network.servicefacts import SERVICES, SLICES, service_fact, slice_fact
 from controller.network.services import UNITS as SERVICE_UNITS
@@ -60,6 +67,7 @@ WATCHED: tuple[Watched, ...] = (
     Watched(NODE_OBJECTS, NODES, node_fact, writes=frozenset({"annotations"})),
     Watched(SERVICE_OBJECTS, SERVICES, service_fact, writes=frozenset({"status"})),
     Watched(ENDPOINT_SLICES, SLICES, slice_fact),
+    Watched(NETWORK_POLICY_OBJECTS, NETWORK_POLICIES, policy_fact, policy_problems),
 )
 
-UNITS: tuple[Unit, ...] = (*SERVICE_UNITS,)
+UNITS: tuple[Unit, ...] = (*SERVICE_UNITS, *POLICY_UNITS)

@@ -7,10 +7,11 @@ concepts. Absent lists and empty ones mean different things there; here None sta
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, StrEnum
+from typing import NamedTuple
 
-from dataplane.model.addr import IPAddress, IPNetwork, Protocol
+from dataplane.model.addr import IPNetwork, Protocol
 
 
 class Operator(StrEnum):
@@ -58,29 +59,6 @@ EVERYTHING = Selector()
 
 
 @dataclass(frozen=True, slots=True)
-class Namespace:
-    """A namespace."""
-
-    name: str
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Pod:
-    """A pod that may have traffic: with addresses, not in its host's network, not over.
-
-    `port` is the name of its logical switch port; `named` has its containers' named ports.
-    """
-
-    namespace: str
-    name: str
-    port: str
-    addresses: tuple[IPAddress, ...] = ()
-    labels: Mapping[str, str] = field(default_factory=dict)
-    named: Mapping[tuple[Protocol, str], int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class Block:
     """An ipBlock: a network without some of its parts."""
 
@@ -97,6 +75,28 @@ class Pods:
 
 
 Peer = Block | Pods
+
+
+class Named(NamedTuple):
+    """What pods mean by a port's name: those that mean this number by it."""
+
+    protocol: Protocol
+    name: str
+    number: int
+
+
+class Chosen(NamedTuple):
+    """Pods of one namespace, or of every one that a selector chooses; ports and addresses.
+
+    Attributes:
+        providers: only these interfaces, sorted; None: all that a pod has.
+        named: only pods that call a port so.
+    """
+
+    namespaces: str | Selector
+    pods: Selector
+    providers: tuple[str, ...] | None = None
+    named: Named | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +124,31 @@ class Direction(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Logging:
+    """What a policy's ACLs log. `rate`: lines a second at most; 0: no limit."""
+
+    allowed: bool = False
+    dropped: bool = False
+    rate: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkPolicy:
-    """One policy. `ingress`, `egress`: None where the policy does not isolate that direction."""
+    """One policy. `ingress`, `egress`: None where the policy does not isolate that direction.
+
+    Attributes:
+        providers: of whose interfaces it speaks; None: of all that a pod has.
+        lax: drop only TCP, UDP and SCTP, and no DHCP; None: as the cluster is set.
+    """
 
     namespace: str
     name: str
     pods: Selector
     ingress: tuple[Rule, ...] | None = ()
     egress: tuple[Rule, ...] | None = None
+    logging: Logging = Logging()
+    providers: tuple[str, ...] | None = None
+    lax: bool | None = None
 
     def rules(self, direction: Direction) -> tuple[Rule, ...] | None:
         """Of one direction."""

@@ -5,15 +5,15 @@ Source: ovn-nb(5), tables ACL, Port_Group, Address_Set; ovn-sb(5), Logical_Flow 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from controller.policy.model import Block, Direction
 from dataplane.model.addr import Protocol
 
+DENY_PRIORITY = 1999
 ALLOW_PRIORITY = 2001
-DENY_PRIORITY = 2000
-HOST_PRIORITY = 3000
-"""A node reaches its own pods whatever the policies say (kubelet's probes)."""
+LOGGED = 1
+"""Above the priority of the equal ACL that logs nothing, which another policy may have."""
 
 _ENDS = {Direction.INGRESS: ("outport", "src"), Direction.EGRESS: ("inport", "dst")}
 _OF_LPORT = {Direction.INGRESS: "to-lport", Direction.EGRESS: "from-lport"}
@@ -21,11 +21,12 @@ _OF_LPORT = {Direction.INGRESS: "to-lport", Direction.EGRESS: "from-lport"}
 
 @dataclass(frozen=True, slots=True, order=True)
 class PortRange:
-    """Destination ports of one protocol; None: all of them."""
+    """Destination ports of one protocol; None: all of them. `source`: the only source port."""
 
     protocol: Protocol
     first: int | None = None
     last: int | None = None
+    source: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +63,17 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Acl:
-    """An ACL of a port group. `said_by`: the policies that it is written for, "namespace/name"."""
+    """An ACL of a port group. `meter`: logs at most this often a second; 0: without a limit.
+
+    `name` is what stands in the log; an ACL that logs nothing has none, for policies share it.
+    """
 
     match: Match
     priority: int
     action: str
-    said_by: tuple[str, ...] = ()
+    name: str = ""
+    log: bool = False
+    meter: int = 0
 
     @property
     def direction(self) -> str:
@@ -80,18 +86,18 @@ class Acl:
         return {"apply-after-lb": "true"} if self.match.direction is Direction.EGRESS else {}
 
     @property
-    def key(self) -> tuple[str, str, int, str]:
-        """What tells two of them apart: group, direction, priority, match."""
-        return self.match.group, self.direction, self.priority, str(self.match)
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyRows:
-    """All rows. Port groups have names of logical switch ports, address sets texts of addresses."""
-
-    port_groups: dict[str, frozenset[str]] = field(default_factory=dict)
-    address_sets: dict[str, frozenset[str]] = field(default_factory=dict)
-    acls: dict[tuple[str, str, int, str], Acl] = field(default_factory=dict)
+    def key(self) -> tuple[object, ...]:
+        """What tells two of them apart."""
+        match = self.match
+        return (
+            match.group,
+            self.direction,
+            self.priority,
+            str(match),
+            self.action,
+            self.name,
+            self.meter,
+        )
 
 
 def _any(alternatives: list[str]) -> str:
@@ -110,6 +116,8 @@ def _block(block: Block, end: str) -> str:
 
 def _port(one: PortRange) -> list[str]:
     name = one.protocol.name.lower()
+    if one.source is not None:
+        return [f"{name}.src == {one.source} && {name}.dst == {one.first}"]
     if one.first is None:
         return [name]
     if one.last is None:

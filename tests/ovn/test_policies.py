@@ -15,13 +15,11 @@ from typing import Any
 
 import pytest
 
-from controller.policy.compiler import Cluster, compile_policies
-from controller.policy.model import Namespace, Pod
 from controller.policy.parse import network_policy
-from controller.policy.rows import PolicyRows
 from dataplane.model.addr import Protocol
 from tests.labs.ovnsandbox import OvnSandbox, run
 from tests.policies.evaluate import End, World, allowed
+from tests.policies.whole import Cluster, Namespace, Pod, PolicyRows, compile_policies
 
 SPACES = {"blue": {"team": "one"}, "red": {"team": "two"}}
 WEB = {("TCP", "web"): 8080}

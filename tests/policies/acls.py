@@ -5,7 +5,8 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 from controller.policy.model import Direction
-from controller.policy.rows import Match, PolicyRows
+from controller.policy.rows import Match
+from tests.policies.whole import PolicyRows
 
 
 def passes(

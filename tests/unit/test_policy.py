@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from controller.policy.compiler import Cluster, compile_policies
-from controller.policy.model import Namespace, Pod
-from controller.policy.parse import PolicyError, network_policy
-from controller.policy.rows import PolicyRows
+from controller.kinds.errors import KindError
+from controller.policy import kubeovn
+from controller.policy.model import Logging
+from controller.policy.parse import closed, network_policy
 from dataplane.model.addr import Protocol
+from tests.policies.whole import Cluster, Namespace, Pod, PolicyRows, compile_policies
 
 WEB = {(Protocol.TCP, "web"): 8080}
 PODS = (
@@ -29,9 +30,7 @@ def policy(spec: dict[str, Any], namespace: str = "ns", name: str = "p") -> dict
 
 def compiled(*specs: dict[str, Any], lax: bool = False) -> PolicyRows:
     objects = tuple(network_policy(policy(spec, name=f"p{n}")) for n, spec in enumerate(specs))
-    return compile_policies(
-        Cluster(objects, PODS, SPACES, frozenset({ip_address("192.0.2.1")}), lax)
-    )
+    return compile_policies(Cluster(objects, PODS, SPACES, lax))
 
 
 def allows(rows: PolicyRows) -> list[str]:
@@ -50,18 +49,18 @@ def test_a_policy_without_rules_isolates_what_it_selects() -> None:
     rows = compiled({"podSelector": {"matchLabels": {"app": "a"}}})
     assert list(rows.port_groups.values()) == [frozenset({"a.ns", "c.ns"})]
     drops = [a for a in rows.acls.values() if a.action == "drop"]
-    assert [(a.direction, a.priority) for a in drops] == [("to-lport", 2000)]
+    assert [(a.direction, a.priority) for a in drops] == [("to-lport", 1999)]
     assert str(drops[0].match).endswith(" && ip")
     assert allows(rows) == []
-    hosts = [a for a in rows.acls.values() if a.priority == 3000]
-    assert len(hosts) == 2
-    assert rows.address_sets == {"mr_hosts_4": frozenset({"192.0.2.1"}), "mr_hosts_6": frozenset()}
+    assert rows.address_sets == {}
 
 
-def test_lax_leaves_what_has_no_ports() -> None:
+def test_lax_leaves_what_has_no_ports_and_dhcp() -> None:
     rows = compiled({"podSelector": {}, "policyTypes": ["Egress"]}, lax=True)
-    assert [str(a.match).split(" && ", 1)[1] for a in rows.acls.values()] == [
-        "ip && (tcp || udp || sctp)"
+    assert [(a.action, str(a.match).split(" && ", 1)[1]) for a in rows.acls.values()] == [
+        ("drop", "ip && (tcp || udp || sctp)"),
+        ("allow", "ip4 && (udp.src == 68 && udp.dst == 67)"),
+        ("allow", "ip6 && (udp.src == 546 && udp.dst == 547)"),
     ]
 
 
@@ -74,7 +73,6 @@ def test_equal_selectors_share_their_group_and_equal_rules_their_acl() -> None:
     one, two = compiled(spec), compiled(spec, again)
     assert one.port_groups == two.port_groups
     assert one.acls.keys() == two.acls.keys()
-    assert {a.said_by for a in two.acls.values()} == {("ns/p0", "ns/p1")}
 
 
 def test_peers_and_ports_are_one_acl_for_a_family() -> None:
@@ -176,5 +174,56 @@ def test_names_fit_ovns_language() -> None:
     ],
 )
 def test_what_cannot_be_read_is_named_by_its_path(spec: dict[str, Any], path: str) -> None:
-    with pytest.raises(PolicyError, match=path):
+    with pytest.raises(KindError, match=path):
         network_policy(policy(spec))
+
+
+@pytest.mark.parametrize("spec", [{"podSelector": {}, "ingress": [{"from": [{}]}]}])
+def test_a_policy_whose_rules_cannot_be_read_lets_nothing_through(spec: dict[str, Any]) -> None:
+    found = closed(policy(spec))
+    assert (found.ingress, found.egress) == ((), None)
+    both = closed(policy({**spec, "policyTypes": ["Ingress", "Egress"]}))
+    assert (both.ingress, both.egress) == ((), ())
+
+
+def test_annotations_say_what_is_logged_for_whom_and_how_strictly() -> None:
+    notes = {
+        "ovn.kubernetes.io/enable_log": "true",
+        "ovn.kubernetes.io/log_acl_actions": "allow,drop",
+        "ovn.kubernetes.io/acl_log_meter_rate": "100",
+        "ovn.kubernetes.io/network_policy_for": "ovn, far/net1",
+        "ovn.kubernetes.io/network_policy_enforcement": "lax",
+    }
+    found = network_policy(
+        {"metadata": {"namespace": "ns", "name": "p", "annotations": notes}, "spec": {}}
+    )
+    assert found.logging == Logging(allowed=True, dropped=True, rate=100)
+    assert found.providers == ("net1.far.ovn", "ovn")
+    assert found.lax is True
+    assert kubeovn.problems(notes) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("network_policy_for", "eth0", "'eth0' is no network"),
+        ("log_acl_actions", "reject", "'reject' is no action"),
+        ("acl_log_meter_rate", "fast", "'fast' is no rate"),
+        ("enforcement", "strict", "'strict' is none"),
+    ],
+)
+def test_annotations_that_mean_nothing_are_named(name: str, value: str, problem: str) -> None:
+    notes = {"ovn.kubernetes.io/enable_log": "true", f"ovn.kubernetes.io/{name}": value}
+    (found,) = kubeovn.problems(notes)
+    assert problem in str(found)
+    assert name in found.path
+
+
+def test_what_is_logged_stands_above_what_another_policy_does_not_log() -> None:
+    notes = {"ovn.kubernetes.io/enable_log": "true", "ovn.kubernetes.io/acl_log_meter_rate": "5"}
+    quiet = policy({"podSelector": {}}, name="quiet")
+    loud = policy({"podSelector": {}}, name="loud")
+    loud["metadata"]["annotations"] = notes
+    rows = compile_policies(Cluster((network_policy(quiet), network_policy(loud)), PODS, SPACES))
+    drops = sorted((a.priority, a.log, a.meter, a.name) for a in rows.acls.values())
+    assert drops == [(1999, False, 0, ""), (2000, True, 5, "np/loud.ns/ingress")]
