@@ -1,0 +1,353 @@
+"""Keeps what units say equal to the facts, and computes only what a change touches.
+
+Whoever is computed, a unit for a key or a derived fact, has each of its reads noted. A change marks
+those who read it; those who only read a derived fact are marked as doubtful, and computed only if
+that fact, computed anew, is another one. After any history the result is that of computing
+everything: nothing depends on the order of changes. docs/decisions/ says why so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from controller.network.merging import NOTHING, Changes, Merger, Sayer
+from controller.network.rows import Row, RowKey
+from controller.network.store import Store, Token
+from controller.network.units import ObjectRef, Said, Unit, Wanted
+from controller.network.view import Derived, Kind
+from controller.translate.ovn import Problem
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+ObjectOf = Callable[[Kind[Any], Hashable], ObjectRef]
+"""The object that a fact comes from, for texts."""
+
+_CLEAN, _DOUBTFUL, _DIRTY, _RUNNING = range(4)
+
+
+class CycleError(Exception):
+    """A derived fact asks for itself."""
+
+
+class _Node:
+    """A unit applied to a key, or a derived fact, with what it read."""
+
+    __slots__ = ("asked", "key", "of", "rank", "readers", "reads", "state", "value")
+
+    def __init__(self, of: Unit | Derived[Any], key: Hashable, rank: int = -1) -> None:
+        self.of = of
+        self.key = key
+        self.rank = rank
+        self.state = _DIRTY
+        self.value: Any = NOTHING if rank >= 0 else None
+        self.reads: set[Token] = set()
+        self.asked: tuple[_Node, ...] = ()
+        self.readers: set[_Node] = set()
+
+
+class _Raised:
+    """A derived fact that could not be computed; equal to no other value."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+class _Noting:
+    """The view of one computation: notes what it reads."""
+
+    __slots__ = ("_book", "_store", "asked", "reads")
+
+    def __init__(self, book: Book) -> None:
+        self._book, self._store = book, book.store
+        self.reads: set[Token] = set()
+        self.asked: dict[_Node, None] = {}
+
+    def get(self, kind: Kind[T], key: Hashable) -> T | None:
+        """The fact of this key, if there is one."""
+        self.reads.add((kind, key))
+        return self._store.get(kind, key)
+
+    def by(self, kind: Kind[T], index: str, value: Hashable) -> tuple[Any, ...]:
+        """The keys found by an index, sorted."""
+        self.reads.add((kind, index, value))
+        return self._store.by(kind, index, value)
+
+    def all(self, kind: Kind[T]) -> tuple[Any, ...]:
+        """Every key, sorted."""
+        self.reads.add((kind,))
+        return self._store.all(kind)
+
+    def ask(self, kind: Derived[T], key: Hashable) -> T:
+        """A derived fact."""
+        value, node = self._book.derive(kind, key)
+        self.asked[node] = None
+        if isinstance(value, _Raised):
+            raise value.error
+        return value  # type: ignore[no-any-return]  # a node's value is of its Derived's type
+
+
+@dataclass(slots=True)
+class Work:
+    """How much was computed, since the beginning."""
+
+    units: int = 0
+    derived: int = 0
+
+
+class Book:
+    """Facts in, changes of rows, writes and problems out. For one thread at a time.
+
+    Attributes:
+        work: counts what was computed.
+        failed: units and keys whose computation raised; they say what they said before.
+    """
+
+    def __init__(self, units: tuple[Unit, ...], object_of: ObjectOf) -> None:
+        self.store = Store()
+        self.work = Work()
+        self.failed: dict[Sayer, str] = {}
+        self._object_of = object_of
+        self._units: dict[Kind[Any], list[tuple[int, Unit]]] = {}
+        for rank, unit in enumerate(units):
+            self._units.setdefault(unit.of, []).append((rank, unit))
+        self._applied: dict[tuple[int, Hashable], _Node] = {}
+        self._derived: dict[tuple[Derived[Any], Hashable], _Node] = {}
+        self._readers: dict[Token, set[_Node]] = {}
+        self._pending: dict[_Node, None] = {}
+        self._orphans: set[_Node] = set()
+        self._merger = Merger()
+
+    # Facts
+
+    def put(self, kind: Kind[T], key: Hashable, fact: T | None) -> bool:
+        """Have this fact, or none of this key; whether that is a change."""
+        touched = self.store.put(kind, key, fact)
+        if not touched:
+            return False
+        for rank, unit in self._units.get(kind, ()):
+            where = (rank, key)
+            node = self._applied.get(where)
+            if fact is None and node is not None:
+                del self._applied[where]
+                self._pending.pop(node, None)
+                self._unlink(node)
+                self._say(node, NOTHING)
+            elif fact is not None and node is None:
+                node = self._applied[where] = _Node(unit, key, rank)
+                self._pending[node] = None
+        for token in touched:
+            for node in self._readers.get(token, ()):
+                self._mark(node, _DIRTY)
+        return True
+
+    @property
+    def pending(self) -> int:
+        """How many units' answers are in doubt."""
+        return len(self._pending)
+
+    # Results
+
+    def update(self) -> Changes:
+        """Compute what is in doubt; what became otherwise."""
+        pending, self._pending = self._pending, {}
+        for node in pending:
+            self._refresh(node)
+        self._drop_orphans()
+        return self._merger.flush()
+
+    @property
+    def rows(self) -> dict[RowKey, Row]:
+        """All rows as they should be since the last update; not to be written to."""
+        return self._merger.rows
+
+    @property
+    def writes(self) -> dict[ObjectRef, Wanted]:
+        """What all objects should say of themselves; likewise."""
+        return self._merger.writes
+
+    @property
+    def problems(self) -> dict[ObjectRef, tuple[Problem, ...]]:
+        """All problems; likewise."""
+        return self._merger.problems
+
+    def sayers(self, row: RowKey) -> tuple[tuple[str, ObjectRef], ...]:
+        """Which units say a row and for which objects; the first is the one that is heard."""
+        nodes = (self._applied[one.rank, one.key] for one in self._merger.sayers(row))
+        return tuple((node.of.name, self._ref(node)) for node in nodes)
+
+    def behind(self, row: RowKey) -> tuple[ObjectRef, ...]:
+        """All objects whose facts were read for a row, by whatever detour; sorted."""
+        todo = [self._applied[one.rank, one.key] for one in self._merger.sayers(row)]
+        seen: set[_Node] = set(todo)
+        found: set[ObjectRef] = set()
+        while todo:
+            node = todo.pop()
+            found.update(
+                self._object_of(token[0], token[1])
+                for token in node.reads
+                if len(token) == 2 and self.store.get(token[0], token[1]) is not None
+            )
+            new = [one for one in node.asked if one not in seen]
+            seen.update(new)
+            todo += new
+        return tuple(sorted(found, key=str))
+
+    # Computing
+
+    def derive(self, kind: Derived[Any], key: Hashable) -> tuple[Any, _Node]:
+        """A derived fact as it is now, for a view.
+
+        Raises:
+            CycleError: it is being computed: it asks for itself.
+        """
+        node = self._derived.get((kind, key))
+        if node is None:
+            node = self._derived[kind, key] = _Node(kind, key)
+            self._orphans.add(node)
+        elif node.state == _RUNNING:
+            msg = f"derived fact {kind.name} {key} asks for itself"
+            raise CycleError(msg)
+        if node.state != _CLEAN:
+            self._refresh(node)
+        return node.value, node
+
+    def _mark(self, node: _Node, state: int) -> None:
+        todo = [(node, state)]
+        while todo:
+            node, state = todo.pop()
+            was = node.state
+            if state <= was:
+                continue
+            node.state = state
+            if node.rank >= 0:
+                self._pending[node] = None
+            elif was == _CLEAN:
+                todo += ((reader, _DOUBTFUL) for reader in node.readers)
+
+    def _refresh(self, node: _Node) -> None:
+        """Compute what has to be; a derived fact that comes out otherwise marks its readers."""
+        if node.state == _DOUBTFUL:
+            # In the order in which they were asked: what is asked later may depend on the former.
+            for one in node.asked:
+                if one.state != _CLEAN:
+                    self._refresh(one)
+                    if node.state == _DIRTY:
+                        break
+            else:
+                node.state = _CLEAN
+        if node.state != _DIRTY:
+            return
+        node.state = _RUNNING
+        noting = _Noting(self)
+        if node.rank >= 0:
+            value = self._applied_value(node, noting)
+            self._link(node, noting)
+            self._say(node, value)
+            node.value = value
+        else:
+            value = self._derived_value(node, noting)
+            self._link(node, noting)
+            if not _same(value, node.value):
+                node.value = value
+                for reader in node.readers:
+                    if reader.state < _DIRTY:
+                        reader.state = _DIRTY
+        node.state = _CLEAN
+
+    def _applied_value(self, node: _Node, view: _Noting) -> Said:
+        self.work.units += 1
+        sayer = Sayer(node.rank, node.of.name, node.key)
+        try:
+            said: Said = node.of.compute(view, node.key)
+        except Exception as error:
+            # A defect of ours must cost one object its changes, and nobody his network.
+            log.exception("unit_failed unit=%s key=%s", node.of.name, node.key)
+            self.failed[sayer] = repr(error)
+            ref = self._ref(node)
+            problem = Problem(
+                str(ref),
+                f"{node.of.name} failed: {error!r}; what it said before stays",
+                "report this as a defect",
+            )
+            before: Said = node.value
+            problems = {**before.problems, ref: (problem,)}
+            return Said(before.rows, before.writes, problems)
+        self.failed.pop(sayer, None)
+        return said
+
+    def _derived_value(self, node: _Node, view: _Noting) -> Any:
+        self.work.derived += 1
+        try:
+            return node.of.compute(view, node.key)
+        except Exception as error:  # noqa: BLE001  # raised again to each unit that asks
+            return _Raised(error)
+
+    def _say(self, node: _Node, value: Said) -> None:
+        if value is not node.value:
+            sayer = Sayer(node.rank, node.of.name, node.key)
+            self._merger.say(sayer, self._ref(node), node.value, value)
+            if value is NOTHING:
+                self.failed.pop(sayer, None)
+
+    def _ref(self, node: _Node) -> ObjectRef:
+        of = node.of
+        assert isinstance(of, Unit)
+        return self._object_of(of.of, node.key)
+
+    # Links
+
+    def _link(self, node: _Node, noting: _Noting) -> None:
+        reads, before = noting.reads, node.reads
+        for token in before - reads:
+            self._forget(token, node)
+        for token in reads - before if before else reads:
+            readers = self._readers.get(token)
+            if readers is None:
+                self._readers[token] = {node}
+            else:
+                readers.add(node)
+        node.reads = reads
+        asked = tuple(noting.asked)
+        if asked != node.asked:
+            for one in node.asked:
+                if one not in noting.asked:
+                    one.readers.discard(node)
+                    self._orphans.add(one)
+            for one in asked:
+                one.readers.add(node)
+            node.asked = asked
+
+    def _unlink(self, node: _Node) -> None:
+        for token in node.reads:
+            self._forget(token, node)
+        for one in node.asked:
+            one.readers.discard(node)
+            self._orphans.add(one)
+        node.reads, node.asked = set(), ()
+
+    def _forget(self, token: Token, node: _Node) -> None:
+        readers = self._readers[token]
+        readers.discard(node)
+        if not readers:
+            del self._readers[token]
+
+    def _drop_orphans(self) -> None:
+        """Forget derived facts that nobody reads any more."""
+        while self._orphans:
+            node = self._orphans.pop()
+            if not node.readers and self._derived.get((node.of, node.key)) is node:  # type: ignore[arg-type]  # orphans are derived
+                del self._derived[node.of, node.key]  # type: ignore[arg-type]  # as above
+                self._unlink(node)
+
+    def __iter__(self) -> Iterator[tuple[RowKey, Row]]:
+        return iter(self._merger.rows.items())
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other or bool(one == other)
