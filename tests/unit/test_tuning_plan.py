@@ -136,7 +136,21 @@ def test_pages_on_the_wrong_node_are_named_with_what_mends_it() -> None:
     said = lacks(plan("amd-nps4"))["memory-on-node-5"]
     assert "node 0 has 1024 MiB" in said
     assert "/sys/devices/system/node/node5/hugepages/hugepages-2048kB/nr_hugepages" in said
-    assert "hugepages=5:" in said
+    # 798 MiB, and as much again for VMs.
+    assert "hugepages=5:798" in said
+
+
+def test_pages_are_not_asked_for_beyond_the_nodes_memory() -> None:
+    said = lacks(plan("one-socket-smt"))["memory-on-node-0"]
+    assert "610 MiB are needed" in said
+    assert "hugepages=0:305" in said
+    topology = load("one-socket-smt")
+    (node,) = topology.nodes
+    smaller = replace(topology, nodes=(replace(node, memory_mib=700),))
+    assert (
+        "700 MiB in all, too little"
+        in lacks(tuning(smaller, every_nic(smaller), Pins()))["memory-on-node-0"]
+    )
 
 
 def test_iommu_off_is_named_with_the_vendors_argument() -> None:

@@ -31,6 +31,9 @@ OTHER_MIB = 512
 """Beside the pools, where memory is plenty: rings, vhost, hash tables (the NFV guide's buffer)."""
 
 OTHER_SMALL_MIB = 128
+PAGES_SHARE = 0.75
+"""Of a node's memory in hugepages, at most: kernel and processes live in the rest (ours)."""
+
 LEAST_MIB = 64
 """Below this, EAL and one port do not start."""
 
@@ -254,7 +257,7 @@ def _fit(
                 f"memory-on-node-{number}",
                 f"node {number} has {most} MiB of hugepages for OVS, {wanted} MiB are needed",
                 why if given or not others else f"{why}; {', '.join(others)}, which is not local",
-                _pages_fix(topology, number, wanted),
+                _pages_fix(topology, number, wanted, wanted - most),
                 grave=not given,
             )
         )
@@ -269,18 +272,26 @@ def _fit(
     return given
 
 
-def _pages_fix(topology: Topology, number: int, wanted_mib: int) -> tuple[str, ...]:
-    """How to give a node more pages now and at boot."""
+def _pages_fix(topology: Topology, number: int, wanted_mib: int, short_mib: int) -> tuple[str, ...]:
+    """How to give a node more pages now and at boot: as much again for VMs, where it has that."""
     size_kib = (
         2048 if 2048 in topology.page_sizes_kib else min(topology.page_sizes_kib, default=2048)
     )
-    count = -(-2 * wanted_mib * 1024 // size_kib)
     node = topology.node(number)
-    there = node.hugepages.get(size_kib) if node else None
-    count = max(count, (there.total if there else 0) + -(-wanted_mib * 1024 // size_kib))
+    pool = node.hugepages.get(size_kib) if node else None
+    least = (pool.total if pool else 0) + -(-short_mib * 1024 // size_kib)
+    memory_kib = node.memory_mib * 1024 if node else 0
+    if least * size_kib > PAGES_SHARE * memory_kib:
+        return (
+            f"node {number} has {memory_kib // 1024} MiB in all, too little for this: another "
+            "machine, or fewer VMs' ports than the plan reckons with",
+        )
+    ample = least + -(-wanted_mib * 1024 // size_kib)
+    count = ample if 2 * ample * size_kib <= memory_kib else least
     return (
         f"now: echo {count} > /sys/devices/system/node/node{number}/hugepages/"
-        f"hugepages-{size_kib}kB/nr_hugepages",
+        f"hugepages-{size_kib}kB/nr_hugepages"
+        + ("  # as much again for VMs" if count == ample else ""),
         f"at boot: hugepagesz={_size(size_kib)} hugepages={number}:{count}",
     )
 
