@@ -27,6 +27,10 @@ class Paced:
     pktgen: Pktgen
     ports: tuple[int, int] = (0, 1)
     macs: tuple[str, str] = ("", "")
+    relays: tuple[tuple[int, int], ...] = ()
+    target: tuple[str, int] = ("", 0)
+    source: str = ""
+    drain_ms: int = 100
 
     @property
     def name(self) -> str:
@@ -55,6 +59,11 @@ class Paced:
                 rx=self.ports[1],
                 src_mac=self.macs[0],
                 dst_mac=self.macs[1],
+                src_ip=self.source,
+                dst_ip=self.target[0],
+                dst_port=self.target[1],
+                relays=self.relays,
+                drain_ms=self.drain_ms,
             )
         )
         delays = tuple((round(end), count) for end, count in told.delay)

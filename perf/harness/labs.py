@@ -32,6 +32,7 @@ class Sample:
     values: dict[str, float]
     counters: dict[str, float] = field(default_factory=dict)
     drops: dict[str, int] = field(default_factory=dict)
+    latency: dict[str, str] = field(default_factory=dict)
 
 
 class Bench(Protocol):
@@ -237,6 +238,12 @@ def _vhost(core: int, progress: Progress) -> Iterator[Bench]:
         lab.remove()
 
 
+def _paced(core: int, progress: Progress) -> Any:
+    from perf.harness import pacedbench
+
+    return pacedbench.built(_dpdk(), core, progress)
+
+
 @contextmanager
 def _xdp(core: int, progress: Progress) -> Iterator[Bench]:
     del core, progress
@@ -290,6 +297,7 @@ BUILDERS: dict[str, Callable[[int, Progress], Any]] = {
     "xdp": _xdp,
     "peers": _peers,
     "vhost": _vhost,
+    "paced": _paced,
     "control": _control_lab,
     "path": _node_lab("path"),
     "eastwest": _node_lab("eastwest"),
@@ -304,7 +312,7 @@ def sweep(name: str) -> None:
     Raises:
         ProcessError: something of it does not go away.
     """
-    if name == "vhost":
+    if name in ("vhost", "paced"):
         VhostLab(_dpdk(), 0).sweep()
     elif name == "peers":
         peerlab.sweep()

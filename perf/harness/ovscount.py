@@ -39,6 +39,12 @@ class Counted:
             {key: value - before.drops.get(key, 0) for key, value in self.drops.items()},
         )
 
+    @property
+    def busy_share(self) -> float:
+        """Of the PMDs' cycles, those in which there was something to do."""
+        busy = self.threads.get("processing cycles", 0)
+        return busy / max(busy + self.threads.get("idle cycles", 0), 1)
+
     def counters(self) -> dict[str, float]:
         """Ratios for each packet received from a port, and what says that a trial was steady."""
         got = self.threads

@@ -16,6 +16,7 @@ from perf.verdicts import aligned
 BEGIN, END = "<!-- millrace perf: begin -->", "<!-- millrace perf: end -->"
 TITLES = {
     "vhost": "Virtual machine to virtual machine",
+    "paced": "Rates and latency under load, by the paced generator",
     "path": "Outside to a service, the whole path",
     "peers": "Outside to a service: XDP, nftables, iptables",
     "xdp": "The XDP programs alone",
@@ -164,15 +165,43 @@ def _plots(members: Sequence[Measured]) -> Iterator[str]:
             metric = next(each.metrics[name] for each in members if name in each.metrics)
             axis = f"{metric.title} [{metric.unit}], {metric.better.value} is better"
             yield f"<figure>{svg.dots(metric.title, axis, drawn)}</figure>"
-    curves = []
-    for each in members:
-        encoded = [trial.latency for trial in each.trials if trial.latency]
-        if encoded:
-            told = latency.merged(encoded)
-            curves.append(svg.Curve(each.name, tuple((p, ns / 1e3) for p, ns in told.percentiles)))
-    if curves:
-        plot = svg.lines("latency", "percentile [%]", "latency [us]", curves)
-        yield f"<figure>{plot}</figure>"
+    timed = {each.name: loaded(each) for each in members}
+    for percent in (50.0, 99.0):
+        curves = [
+            svg.Curve(
+                name, tuple((load, dict(told.percentiles)[percent] / 1e3) for load, told in of)
+            )
+            for name, of in timed.items()
+            if len(of) > 1
+        ]
+        if curves:
+            title = f"latency, {percent:g}th percentile [us]"
+            yield f"<figure>{svg.lines(title, 'load [% of PDR]', title, curves)}</figure>"
+    if any(timed.values()):
+        yield _percentiles(timed)
+
+
+def loaded(each: Measured) -> list[tuple[int, latency.Latency]]:
+    """The latency of all trials together, by load in percent of PDR."""
+    loads = sorted({int(load) for trial in each.trials for load in trial.latency})
+    return [
+        (load, latency.merged(trial.latency[str(load)] for trial in each.trials
+                              if str(load) in trial.latency))
+        for load in loads
+    ]  # fmt: skip
+
+
+def _percentiles(timed: dict[str, list[tuple[int, latency.Latency]]]) -> str:
+    heads = ["scenario", "load", *(f"{each:g} %" for each in latency.PERCENTILES), "most", "frames"]
+    lines = ["".join(f"<th>{head}</th>" for head in heads)]
+    for name, of in timed.items():
+        for load, told in of:
+            figures = [svg.figure(ns / 1e3) for _, ns in told.percentiles]
+            figures += [svg.figure(told.most / 1e3), f"{told.count:,}"]
+            cells = [f"<td>{escape(name)}</td><td>{load} %</td>"]
+            lines.append("".join([*cells, *(f'<td class="n">{each}</td>' for each in figures)]))
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<p class="dim">Latency [us]</p><div class="wide"><table>{body}</table></div>'
 
 
 def _details(members: Sequence[Measured]) -> str:

@@ -19,7 +19,7 @@ from perf.harness.verdict import Better
 
 T = TypeVar("T")
 
-SCHEMA = "millrace.perf.results/1"
+SCHEMA = "millrace.perf.results/2"
 FILE = "results.json"
 
 
@@ -37,7 +37,8 @@ class Trial:
     """One trial as it was measured.
 
     `values` are the scenario's metrics; `counters` what the data plane counted meanwhile; `drops`
-    packets by the place that dropped them; `latency` a histogram (perf.harness.latency).
+    packets by the place that dropped them; `latency` histograms (perf.harness.latency) by load, in
+    percent of the PDR of the same trial.
     """
 
     scenario: str
@@ -48,7 +49,7 @@ class Trial:
     values: dict[str, float]
     counters: dict[str, float] = field(default_factory=dict)
     drops: dict[str, int] = field(default_factory=dict)
-    latency: str = ""
+    latency: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ def run(directory: RunDirectory, lab: str) -> int:
                     "trial",
                     Trial(
                         name, number, began, took, os.getloadavg()[0], found.values,
-                        found.counters, found.drops,
+                        found.counters, found.drops, found.latency,
                     ),
                 )  # fmt: skip
                 tell("done", scenario=name, number=number, seconds=took)

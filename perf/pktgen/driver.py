@@ -43,6 +43,8 @@ class Load:
         tx, rx: DPDK's numbers of the ports.
         src_mac .. dst_port: of the frames; "" and 0: the generator's own.
         drain_ms: how long it listens.
+        relays: ports between which frames are passed on meanwhile, one way, as a guest does that
+            forwards; a port and itself: what comes is sent back, addresses changed over.
     """
 
     pps: float
@@ -57,6 +59,7 @@ class Load:
     dst_ip: str = ""
     dst_port: int = 0
     drain_ms: int = 100
+    relays: tuple[tuple[int, int], ...] = ()
 
     def command(self) -> str:
         """As the generator reads it."""
@@ -67,6 +70,8 @@ class Load:
         for key in ("src_mac", "dst_mac", "src_ip", "dst_ip", "dst_port"):
             if value := getattr(self, key):
                 words.append(f"{key}={value}")
+        if self.relays:
+            words.append("relay=" + ",".join(f"{here}:{there}" for here, there in self.relays))
         return " ".join(["run", *words])
 
 
@@ -75,9 +80,9 @@ class Trial:
     """What came of it.
 
     `received` counts each frame once; `reordered` those that came behind a later one of their
-    flow; `strangers` what else came in by `rx`. `behind_ns`: how far sending was behind schedule
-    at worst. `delay` has (upper end of a cell [ns], frames) in order; a cell is 1/64 of its value
-    wide.
+    flow; `strangers` what else came in by `rx`; `relayed` and `relay_full` what the relays passed
+    on and lost. `behind_ns`: how far sending was behind schedule at worst. `delay` has (upper end
+    of a cell [ns], frames) in order; a cell is 1/64 of its value wide.
     """
 
     seconds: float
@@ -87,6 +92,8 @@ class Trial:
     duplicates: int
     reordered: int
     strangers: int
+    relayed: int
+    relay_full: int
     behind_ns: float
     max_ns: float
     delay: tuple[tuple[float, int], ...] = field(default=())
@@ -203,6 +210,12 @@ class Pktgen:
             raise GeneratorError(msg)
         delay = tuple((float(end), int(count)) for end, count in found.pop("delay"))
         return Trial(**found, delay=delay)
+
+    @property
+    def pid(self) -> int:
+        """Of the process that runs."""
+        assert self._process is not None, "start it first"
+        return self._process.pid
 
     def stop(self) -> None:
         """End it, and remove what it left in the file system."""

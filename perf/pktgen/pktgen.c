@@ -13,6 +13,9 @@
  * sequence, several ("60,566,1514") are sent in turn; pps=0 is as many as the device takes. What a
  * line does not name has the value above. `quit` ends it.
  *
+ * relay=2:3,4:4 passes on what comes from port 2 by port 3, as a guest does that forwards, and sends
+ * what comes from port 4 back by it, Ethernet and IPv4 addresses changed over, as a far node does.
+ *
  * One thread sends and receives, so that neither waits for the other to be scheduled, and both read
  * one clock.
  */
@@ -92,11 +95,55 @@ static unsigned int receive(const struct stream *s, struct result *r, uint16_t p
 	return count;
 }
 
-/* Both ports, so that neither's ring stays full of what others send. */
+/* A node behind a wire: a frame with the addresses changed over goes the whole way back. */
+static bool turn_round(struct rte_mbuf *m)
+{
+	struct rte_ether_hdr *eth = rte_pktmbuf_mtod(m, struct rte_ether_hdr *), was = *eth;
+	struct rte_ipv4_hdr *ip = (void *)(eth + 1);
+	rte_be32_t address = ip->src_addr;
+
+	if (rte_pktmbuf_data_len(m) < MIN_SIZE ||
+	    eth->ether_type != rte_cpu_to_be_16(RTE_ETHER_TYPE_IPV4))
+		return false;
+	eth->src_addr = was.dst_addr;
+	eth->dst_addr = was.src_addr;
+	ip->src_addr = ip->dst_addr;
+	ip->dst_addr = address;
+	return true;
+}
+
+static void relay(const struct relay *one, struct result *r)
+{
+	struct rte_mbuf *batch[BURST];
+	unsigned int count = rte_eth_rx_burst(one->from, 0, batch, BURST), kept = 0, taken;
+
+	for (unsigned int i = 0; i < count; i++) {
+		if (one->from != one->to || turn_round(batch[i]))
+			batch[kept++] = batch[i];
+		else
+			rte_pktmbuf_free(batch[i]);
+	}
+	if (!kept)
+		return;
+	taken = rte_eth_tx_burst(one->to, 0, batch, kept);
+	rte_pktmbuf_free_bulk(batch + taken, kept - taken);
+	if (r) {
+		r->relayed += taken;
+		r->relay_full += kept - taken;
+	}
+}
+
+/* Both ports, so that neither's ring stays full of what others send; and the stand-ins'. */
 static void receive_all(const struct stream *s, struct result *r)
 {
+	bool others = s->tx != s->rx;
+
 	receive(s, r, s->rx);
-	if (s->tx != s->rx)
+	for (unsigned int i = 0; i < s->relay_count; i++) {
+		relay(&s->relays[i], r);
+		others = others && s->relays[i].from != s->tx;
+	}
+	if (others)
 		receive(s, NULL, s->tx);
 }
 
@@ -170,6 +217,26 @@ static bool parse_port(const char *text, uint16_t *port)
 	return *text && !*end && number < rte_eth_dev_count_avail();
 }
 
+static const char *parse_relays(char *text, struct stream *s)
+{
+	char *save, *word;
+
+	for (word = strtok_r(text, ",", &save); word; word = strtok_r(NULL, ",", &save)) {
+		char *to = strchr(word, ':');
+		struct relay *one = &s->relays[s->relay_count];
+
+		if (s->relay_count == RELAYS)
+			return "more than 4 relays";
+		if (!to)
+			return "a relay is not FROM:TO";
+		*to++ = 0;
+		if (!parse_port(word, &one->from) || !parse_port(to, &one->to))
+			return "a relay's end is no port";
+		s->relay_count++;
+	}
+	return NULL;
+}
+
 static bool parse_ip(const char *text, uint32_t *address)
 {
 	struct in_addr found;
@@ -201,6 +268,8 @@ static const char *parse_word(char *word, struct stream *s)
 		return parse_port(value, &s->tx) ? NULL : "tx is no port";
 	if (!strcmp(word, "rx"))
 		return parse_port(value, &s->rx) ? NULL : "rx is no port";
+	if (!strcmp(word, "relay"))
+		return parse_relays(value, s);
 	if (!strcmp(word, "pps"))
 		return parse_number(value, 0, 1e9, &s->pps) ? NULL : "pps is not 0 to 10^9";
 	if (!strcmp(word, "seconds"))
@@ -254,9 +323,10 @@ static void answer(FILE *out, const struct result *r)
 
 	fprintf(out, "{\"seconds\": %.9f, \"sent\": %" PRIu64 ", \"octets\": %" PRIu64
 		", \"received\": %" PRIu64 ", \"duplicates\": %" PRIu64 ", \"reordered\": %" PRIu64
-		", \"strangers\": %" PRIu64 ", \"behind_ns\": %.0f, \"max_ns\": %.0f, \"delay\": ",
+		", \"strangers\": %" PRIu64 ", \"relayed\": %" PRIu64 ", \"relay_full\": %" PRIu64
+		", \"behind_ns\": %.0f, \"max_ns\": %.0f, \"delay\": ",
 		r->seconds, r->sent, r->octets, r->received, r->duplicates, r->reordered,
-		r->strangers, r->behind_ticks * ns, r->delay.max * ns);
+		r->strangers, r->relayed, r->relay_full, r->behind_ticks * ns, r->delay.max * ns);
 	print_histogram(out, &r->delay, ns);
 	fputs("}\n", out);
 }

@@ -29,6 +29,7 @@
 #define FLOWS_OF_HOST (1u << 14)	/* source ports of one source address */
 #define FIRST_PORT 1024
 #define PATTERN 64			/* sizes in turn */
+#define RELAYS 4			/* stand-ins for guests and far nodes */
 #define MARK 0x4d00			/* of our frames; the low octet is the run's */
 #define SEQ_BITS 44
 #define WINDOW (1u << 20)		/* frames among which a second copy is known for one */
@@ -39,8 +40,15 @@ struct mark {
 	uint64_t tsc;
 } __attribute__((__packed__));
 
+/* What comes from one port leaves by the other; by the same, with addresses changed over. */
+struct relay {
+	uint16_t from, to;
+};
+
 struct stream {
 	uint16_t tx, rx;
+	struct relay relays[RELAYS];
+	unsigned int relay_count;
 	uint8_t run;
 	double pps;			/* 0: as many as the device takes */
 	double seconds;
@@ -57,6 +65,7 @@ struct stream {
 struct result {
 	uint64_t sent, octets;
 	uint64_t received, duplicates, reordered, strangers;
+	uint64_t relayed, relay_full;	/* by the stand-ins; lost there, because a ring was full */
 	uint64_t behind_ticks;		/* how far the sender was behind its schedule at worst */
 	double seconds;
 	struct histogram delay;

@@ -149,3 +149,17 @@ def test_a_known_delay_is_what_the_histogram_says(rundir: Path, pages: None) -> 
             # run for a frame to be quick.
             quick[delay_us] = found.percentile(5) / 1000
     assert quick[2_000] - quick[0] == pytest.approx(2_000, rel=0.05)
+
+
+def test_a_relay_passes_on_what_comes(rundir: Path) -> None:
+    # net_ring gives back by the same port what it was given: what is sent by 0 comes in there, is
+    # passed on to 1, comes in there, and counts.
+    rings = ["--vdev=net_ring0", "--vdev=net_ring1"]
+    with Pktgen(f"{PREFIX}-relay", rundir, rings, huge=False) as made:
+        found = made.run(Load(20_000, 0.2, relays=((0, 1),)))
+        assert (found.sent, found.received, found.relayed) == (4_000, 4_000, 4_000)
+        assert (found.relay_full, found.strangers) == (0, 0)
+        with pytest.raises(GeneratorError, match="more than 4 relays"):
+            made.run(Load(1, relays=((0, 1),) * 5))
+        with pytest.raises(GeneratorError, match="a relay's end is no port"):
+            made.run(Load(1, relays=((0, 9),)))

@@ -36,7 +36,7 @@ def filled(path: Path, scale: float = 1.0, trials: int = 6, began: str = "2026-0
             metrics = next(each for each in catalog.SCENARIOS if each.name == name).metrics
             values = dict.fromkeys(metrics, scale * (100 + number % 3 + number / 10))
             trial = Trial(name, number, 1.0, 1.0, 0.5, values, {"packets": 9.0}, {"NIC: p0": 2})
-            directory.append("trial", replace(trial, latency=timed(number)))
+            directory.append("trial", replace(trial, latency={"10": timed(number), "50": timed(number)}))
     return directory.finish(began)
 
 
@@ -54,7 +54,7 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
         ("{}", "None"),
         ("[1]", "None"),
         ("no json", "not JSON"),
-        ('{"schema": "millrace.perf.results/1", "began": 5}', "began"),
+        ('{"schema": "millrace.perf.results/2", "began": 5}', "began"),
     ],
 )
 def test_another_schema_is_refused_by_name(
@@ -195,8 +195,8 @@ def test_the_page_opens_offline_and_has_a_plot_for_each_metric(tmp_path: Path) -
     page.feed(text)
     assert "script" not in page.tags
     assert not page.links
-    # Three figures of vhost, two of xdp, and a curve of latencies for each.
-    assert page.tags.count("svg") == 3 + 2 + 2
+    # Three figures of vhost, two of xdp, and for each two percentiles of latency over the load.
+    assert page.tags.count("svg") == 3 + 2 + 2 * 2
     assert "a &lt;b&gt;" in text
     assert "prefers-color-scheme: dark" in text
     for each in text.split("<svg")[1:]:

@@ -1,0 +1,95 @@
+"""One trial with a paced generator: a path's partial drop rate, then its latency under load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from perf.harness import latency, search
+from perf.harness.generator import Counts, Generator, HarnessError, Traffic
+
+LEAST_PPS = 10_000.0
+ONE_BY_ONE_PPS = 1_000.0
+"""Of the latency at a load of nothing: a frame is there alone."""
+
+WIDTH = 0.02
+HEADROOM = 1.25
+"""The generator's own limit, measured first, is the search's upper end with so much to spare."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one trial says.
+
+    Attributes:
+        pdr_pps: at most 0.5 % loss [packets/s]; `upper_pps`: the least that lost more, or None
+            where the generator is the limit.
+        latency: by load in percent of PDR.
+        loaded: what the generator counted at the greatest of these loads.
+        trials: of the search.
+    """
+
+    pdr_pps: float
+    upper_pps: float | None
+    latency: dict[str, latency.Latency]
+    loaded: Counts
+    trials: int
+
+    def values(self) -> dict[str, float]:
+        """The metrics of perf.harness.catalog."""
+        found = {"pdr": self.pdr_pps / 1e6}
+        for load, told in self.latency.items():
+            by_percent = dict(told.percentiles)
+            found[f"us50_{load}"] = by_percent[50.0] / 1e3
+            found[f"us99_{load}"] = by_percent[99.0] / 1e3
+        return found
+
+
+def rate(generator: Generator, traffic: Traffic, seconds: float) -> search.Found:
+    """The PDR: trials of a fifth of `seconds`, and three of them at a load that passes.
+
+    Raises:
+        DataplaneError: nothing comes through, or the generator ended.
+    """
+    short = seconds / 5
+    unpaced = generator.start(traffic, short)
+    if not unpaced.rx:
+        msg = f"{generator.name}: none of {unpaced.tx} frames came through"
+        raise HarnessError(msg)
+    most = max(unpaced.tx / unpaced.seconds * HEADROOM, 2 * LEAST_PPS)
+    goal = replace(search.PDR, width=WIDTH, trial_s=short, sum_s=3 * short)
+    (found,) = search.search(generator, traffic, LEAST_PPS, most, (goal,))
+    return found
+
+
+def measure(
+    generator: Generator,
+    traffic: Traffic,
+    seconds: float,
+    *,
+    loads: tuple[int, ...] = latency.LOADS_PERCENT,
+    around: Callable[[Callable[[], None]], None] = lambda run: run(),
+) -> Found:
+    """The rate, and the latency at `loads`. `around` is given the run at the greatest of them.
+
+    Raises:
+        DataplaneError: nothing comes through, not even the least rate, or the generator ended.
+    """
+    found = rate(generator, traffic, seconds)
+    if found.lower is None:
+        msg = f"over 0.5 % is lost at {LEAST_PPS:g} packets/s already: no PDR"
+        raise HarnessError(msg)
+    pdr = found.throughput or found.lower
+    delays: dict[str, latency.Latency] = {}
+    counted: list[Counts] = []
+
+    def at(load: int) -> None:
+        pps = max(pdr * load / 100, ONE_BY_ONE_PPS)
+        counted.append(generator.start(replace(traffic, rate_pps=pps), seconds / 2))
+        delays[str(load)] = latency.summary(counted[-1].latency_ns)
+
+    *lesser, greatest = sorted(loads)
+    for load in lesser:
+        at(load)
+    around(lambda: at(greatest))
+    return Found(pdr, found.upper, delays, counted[-1], found.trials)
