@@ -23,6 +23,7 @@ from controller.network.policies import (
     policy_problems,
 )
 from controller.network.policies import UNITS as POLICY_UNITS
+from controller.network.policynodes import UNITS as POLICY_NODE_UNITS
 from controller.network.reading import namespace_fact, node_fact, pod_fact
 from controller.network.servicefacts import SERVICES, SLICES, service_fact, slice_fact
 from controller.network.services import UNITS as SERVICE_UNITS
@@ -70,4 +71,4 @@ WATCHED: tuple[Watched, ...] = (
     Watched(NETWORK_POLICY_OBJECTS, NETWORK_POLICIES, policy_fact, policy_problems),
 )
 
-UNITS: tuple[Unit, ...] = (*SERVICE_UNITS, *POLICY_UNITS)
+UNITS: tuple[Unit, ...] = (*SERVICE_UNITS, *POLICY_UNITS, *POLICY_NODE_UNITS)

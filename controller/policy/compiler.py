@@ -27,7 +27,15 @@ from controller.policy.model import (
     Ports,
     Rule,
 )
-from controller.policy.rows import ALLOW_PRIORITY, DENY_PRIORITY, LOGGED, Acl, Match, PortRange
+from controller.policy.rows import (
+    ALLOW_PRIORITY,
+    DENY_PRIORITY,
+    LOGGED,
+    Acl,
+    Match,
+    PortRange,
+    tracking,
+)
 from dataplane.model.addr import Protocol
 
 Numbers = Callable[[Chosen, Protocol, str], tuple[int, ...]]
@@ -92,6 +100,7 @@ class _Compiler:
 
     def isolate(self, direction: Direction) -> None:
         group = self._group(self.own)
+        self.acls.append(tracking(group, direction))
         if self.lax:
             self._acl(Match(group, direction, ports=_TRANSPORT), "drop")
             for version, source, port in _DHCP[direction]:

@@ -12,6 +12,12 @@ from dataplane.model.addr import Protocol
 
 DENY_PRIORITY = 1999
 ALLOW_PRIORITY = 2001
+NODE_PRIORITY = 32000
+"""A node and its own pods reach each other whatever policies say, and neighbours are found."""
+
+NEIGHBOURS = "(nd || nd_rs || nd_ra || mldv1 || mldv2)"
+"""OVN's "ip" matches these too: dropped, a pod has no IPv6 at all."""
+
 LOGGED = 1
 """Above the priority of the equal ACL that logs nothing, which another policy may have."""
 
@@ -34,6 +40,7 @@ class Match:
     """What an ACL matches: packets of the group's ports, of one family, with these peers and ports.
 
     `sets` and `blocks`: any of them; both empty: any peer. `ports`: any of them; empty: any packet.
+    `only`: a further condition in OVN's language.
     """
 
     group: str
@@ -42,6 +49,7 @@ class Match:
     sets: tuple[str, ...] = ()
     blocks: tuple[Block, ...] = ()
     ports: tuple[PortRange, ...] = ()
+    only: str = ""
 
     def __str__(self) -> str:
         """As OVN's expression language has it."""
@@ -52,6 +60,8 @@ class Match:
             words.append(_any(peers))
         if self.ports:
             words.append(_any([text for one in self.ports for text in _port(one)]))
+        if self.only:
+            words.append(self.only)
         return " && ".join(words)
 
     def _sets(self, end: str) -> list[str]:
@@ -98,6 +108,15 @@ class Acl:
             self.name,
             self.meter,
         )
+
+
+def tracking(group: str, direction: Direction) -> Acl:
+    """What every group needs of which anything is dropped.
+
+    Neighbours are found, and the switches of the group track connections: OVN does so where one
+    ACL at least is allow-related, and without it what is dropped is dropped of answers, too.
+    """
+    return Acl(Match(group, direction, 6, only=NEIGHBOURS), NODE_PRIORITY, "allow-related")
 
 
 def _any(alternatives: list[str]) -> str:

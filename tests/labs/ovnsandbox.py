@@ -178,10 +178,10 @@ class OvnSandbox:
         """Make a logical router."""
         self.nbctl("lr-add", name)
 
-    def connect(self, router: str, switch: str, mac: str, network: str) -> None:
+    def connect(self, router: str, switch: str, mac: str, *networks: str) -> None:
         """Give a router a port on a switch, named <router>-<switch>."""
         port, side = f"{router}-{switch}", f"{switch}-{router}"
-        self.nbctl("lrp-add", router, port, mac, network)
+        self.nbctl("lrp-add", router, port, mac, *networks)
         self.nbctl(
             "lsp-add", switch, side,
             "--", "lsp-set-type", side, "router",

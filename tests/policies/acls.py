@@ -47,6 +47,8 @@ def _stage(
 
 def _matches(rows: PolicyRows, match: Match, peer: str, protocol: str, number: int) -> bool:
     host = ip_address(peer)
+    if match.only:  # neighbour discovery, which nobody asks for here
+        return False
     if match.version is not None and host.version != match.version:
         return False
     if match.sets or match.blocks:

@@ -1,0 +1,83 @@
+"""A node and the pods on it reach each other whatever policies say: Kubernetes has it so. Pure.
+
+Kubelet's probes need it. The ACLs are above all others, on a port group for each node, and only
+where there are policies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from ipaddress import ip_network
+from typing import Any
+
+from controller.kube.resources import Key
+from controller.network.aclrows import acl_rows, group_row
+from controller.network.facts import LEASES, NODES, PODS
+from controller.network.members import ENDS, LABELS
+from controller.network.policies import NETWORK_POLICIES
+from controller.network.rows import Row, RowKey
+from controller.network.units import Said, Unit
+from controller.network.view import Derived, Kind, View
+from controller.policy.compiler import name_of
+from controller.policy.model import Block, Direction
+from controller.policy.rows import NODE_PRIORITY, Acl, Match
+from dataplane.model.addr import IPAddress
+
+KINDS: tuple[Kind[Any], ...] = (NETWORK_POLICIES,)
+"""What isolates."""
+
+
+def _any(view: View, _: Hashable) -> bool:
+    return any(view.all(kind) for kind in KINDS)
+
+
+ANY: Derived[bool] = Derived("any-policy", _any)
+"""Whether there is any policy; without one nothing is written."""
+
+
+def _node_addresses(view: View, node: str) -> tuple[IPAddress, ...]:
+    fact, port = view.get(NODES, node), view.get(LEASES, f"node-{node}")
+    found = {*(fact.addresses if fact else ()), *(port.addresses if port else ())}
+    return tuple(sorted(found, key=lambda one: (one.version, int(one))))
+
+
+NODE_ADDRESSES: Derived[tuple[IPAddress, ...]] = Derived("node-addresses", _node_addresses)
+"""By which a node speaks to its pods: its own, and that of its port on the hosts' switch.
+
+Not svc0's: behind that are a service's clients, whoever they are.
+"""
+
+
+def _ports(view: View, pod: Key) -> tuple[str, ...]:
+    if view.ask(LABELS, pod) is None:
+        return ()
+    return tuple(port for port, _ in view.ask(ENDS, pod).ports)
+
+
+PORTS: Derived[tuple[str, ...]] = Derived("pod-ports", _ports)
+"""Logical ports of a pod that policies are about."""
+
+
+def _node(view: View, node: Hashable) -> Said:
+    if not view.ask(ANY, ""):
+        return Said()
+    assert isinstance(node, str)
+    group = name_of("node", node)
+    members = (port for pod in view.by(PODS, "node", node) for port in view.ask(PORTS, pod))
+    rows: dict[RowKey, Row] = dict([group_row(group, members)])
+    addresses: tuple[IPAddress, ...] = view.ask(NODE_ADDRESSES, node)
+    for acl in _acls(group, addresses):
+        rows.update(acl_rows(acl))
+    return Said(rows)
+
+
+def _acls(group: str, addresses: Iterable[IPAddress]) -> Iterable[Acl]:
+    for direction in Direction:
+        for version in (4, 6):
+            own = tuple(Block(ip_network(one)) for one in addresses if one.version == version)
+            if own:
+                match = Match(group, direction, version, blocks=own)
+                yield Acl(match, NODE_PRIORITY, "allow-related")
+
+
+UNITS: tuple[Unit, ...] = (Unit("policy-nodes", NODES, _node),)

@@ -1,0 +1,152 @@
+"""Real packets through a real OVN: userspace OVS with dummy devices, whose conntrack is real too.
+
+A packet is given to a workload's device as its guest would send it, and what comes out anywhere is
+read from the devices' own captures. Nothing is waited for by time: behind its packets each device
+sends an ARP request for its router, and packets of one device keep their order, so that the answer
+says that everything before it was judged.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_interface
+from pathlib import Path
+
+from dataplane.drivers.unixctl import UnixctlClient
+from tests.labs.ovnsandbox import OvnSandbox, wait_until
+from tests.labs.packets import Packet, arp_request, frame, number_of
+
+CHASSIS = "n1"
+
+
+@dataclass(frozen=True, slots=True)
+class Station:
+    """A workload: its logical port, switch, and addresses (one a family, with the length)."""
+
+    port: str
+    switch: str
+    mac: str
+    addresses: tuple[str, ...]
+
+    def address(self, version: int) -> str:
+        """Its address of a family."""
+        found = [text for text in self.addresses if ip_interface(text).version == version]
+        return str(ip_interface(found[0]).ip)
+
+
+Sending = tuple[Station, Station | None, Packet]
+"""Who sends, to whom (None: somewhere behind the router), and what."""
+
+
+@dataclass
+class PacketLab:
+    """Stations on switches that one router joins; `start` makes them on the sandbox's chassis."""
+
+    box: OvnSandbox
+    stations: tuple[Station, ...]
+    router_macs: dict[str, str] = field(default_factory=dict)
+    _read: dict[str, int] = field(default_factory=dict)
+    gateways: dict[str, str] = field(default_factory=dict)
+
+    def start(self, gateways: Mapping[str, tuple[str, ...]]) -> None:
+        """Make the network. `gateways`: by switch, the router's addresses there with lengths."""
+        self.box.start_chassis(CHASSIS, "127.0.0.1", "phys", "br-phys")
+        self.box.router("lr")
+        for at, (switch, addresses) in enumerate(gateways.items()):
+            self.box.switch(switch)
+            self.router_macs[switch] = f"0a:00:00:01:00:{at:02x}"
+            self.box.connect("lr", switch, self.router_macs[switch], *addresses)
+        self.gateways = {
+            name: next(str(ip_interface(a).ip) for a in found if "." in a)
+            for name, found in gateways.items()
+        }
+        wait_until("ovn-controller has made br-int", lambda: "br-int" in self.box.vsctl("list-br"))
+        words: list[str] = []
+        for at, one in enumerate(self.stations):
+            hosts = " ".join(str(ip_interface(text).ip) for text in one.addresses)
+            self.box.vm(one.switch, one.port, one.mac, hosts)
+            words += [
+                "--", "add-port", "br-int", f"p{at}", "--", "set", "Interface", f"p{at}",
+                "type=dummy", f"external_ids:iface-id={one.port}",
+                f"options:tx_pcap={self._capture(at)}",
+            ]  # fmt: skip
+        self.box.vsctl(*words[1:])
+        self.sync()
+        wait_until(
+            "all ports are up",
+            lambda: (
+                self.box.nbctl("--bare", "--columns=up", "list", "Logical_Switch_Port").count(
+                    "true"
+                )
+                >= len(self.stations)
+            ),
+        )
+
+    def sync(self) -> None:
+        """Wait until the chassis forwards by what the northbound database holds."""
+        self.box.nbctl("--timeout=60", "--wait=hv", "sync")
+
+    def forget(self) -> None:
+        """Empty connection tracking."""
+        self._client().call("dpctl/flush-conntrack")
+
+    def send(self, packets: Iterable[Sending]) -> set[tuple[int, str]]:
+        """Send packets.
+
+        Returns:
+            (the packet's number, port that it came out of).
+        """
+        client = self._client()
+        used: set[str] = set()
+        for source, target, packet in packets:
+            near = target is not None and target.switch == source.switch
+            towards = target.mac if target and near else self.router_macs[source.switch]
+            self._give(client, source, frame(source.mac, towards, packet))
+            used.add(source.port)
+        senders = [one for one in self.stations if one.port in used]
+        found: set[tuple[int, str]] = set()
+        answered: Counter[str] = Counter()
+        for one in senders:
+            gateway = self.gateways[one.switch]
+            self._give(client, one, arp_request(one.mac, one.address(4), gateway))
+
+        def collected() -> bool:
+            for at, one in enumerate(self.stations):
+                for octets in self._captured(at):
+                    number = number_of(octets)
+                    if number is not None:
+                        found.add((number, one.port))
+                    elif octets[12:14] == b"\x08\x06" and octets[20:22] == b"\0\x02":
+                        answered[one.port] += 1
+            return all(answered[one.port] for one in senders)
+
+        wait_until("the router has answered each sender", collected)
+        return found
+
+    def _client(self) -> UnixctlClient:
+        return UnixctlClient(str(self.box.directory / "vswitchd.ctl"))
+
+    def _give(self, client: UnixctlClient, station: Station, octets: bytes) -> None:
+        at = self.stations.index(station)
+        client.call("netdev-dummy/receive", f"p{at}", octets.hex())
+
+    def _capture(self, at: int) -> Path:
+        return self.box.directory / f"p{at}.pcap"
+
+    def _captured(self, at: int) -> Iterable[bytes]:
+        """Packets of a capture that were not read yet; one that is half written stays."""
+        path = self._capture(at)
+        if not path.exists():
+            return
+        octets = path.read_bytes()
+        place = self._read.get(str(path), 24)
+        while place + 16 <= len(octets):
+            (size,) = struct.unpack_from("<I", octets, place + 8)
+            if place + 16 + size > len(octets):
+                break
+            yield octets[place + 16 : place + 16 + size]
+            place += 16 + size
+            self._read[str(path)] = place

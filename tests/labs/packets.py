@@ -1,0 +1,109 @@
+"""Packets of tests, whole and with right checksums, each with a number that comes out with it."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from tests.oracle.wire import ICMP, ICMPV6, SCTP, TCP, UDP, checksum, crc32c, pseudo
+
+MARK = b"millrace#"
+SYN, ACK = 2, 16
+_NUMBERS = {"TCP": TCP, "UDP": UDP, "SCTP": SCTP}
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """One packet. `protocol`: TCP, UDP, SCTP or ICMP, which is ICMPv6 between IPv6 addresses.
+
+    `answer`: the other direction of what a packet with the ports swapped began.
+    """
+
+    number: int
+    source: str
+    target: str
+    protocol: str
+    sport: int
+    dport: int
+    answer: bool = False
+
+    def back(self, number: int) -> Packet:
+        """The answer to it."""
+        return Packet(
+            number, self.target, self.source, self.protocol, self.dport, self.sport, answer=True
+        )
+
+
+def frame(source_mac: str, target_mac: str, packet: Packet) -> bytes:
+    """The Ethernet frame."""
+    source, target = ip_address(packet.source), ip_address(packet.target)
+    four = source.version == 4
+    number = _NUMBERS.get(packet.protocol, ICMP if four else ICMPV6)
+    body = _segment(packet, number, source.packed, target.packed)
+    if four:
+        header = struct.pack(
+            ">BBHHHBBH4s4s", 0x45, 0, 20 + len(body), packet.number & 0xFFFF, 0, 64, number, 0,
+            source.packed, target.packed,
+        )  # fmt: skip
+        header = header[:10] + struct.pack(">H", checksum(header)) + header[12:]
+    else:
+        header = struct.pack(">IHBB", 6 << 28, len(body), number, 64)
+        header += source.packed + target.packed
+    kind = b"\x08\x00" if four else b"\x86\xdd"
+    return _mac(target_mac) + _mac(source_mac) + kind + header + body
+
+
+def _segment(packet: Packet, number: int, source: bytes, target: bytes) -> bytes:
+    data = MARK + struct.pack(">I", packet.number)
+    ports = struct.pack(">HH", packet.sport, packet.dport)
+    if number == TCP:
+        flags = SYN | ACK if packet.answer else SYN
+        head = ports + struct.pack(">IIBBHHH", 1000, 1001 if packet.answer else 0, 0x50, flags,
+                                   0xFFFF, 0, 0)  # fmt: skip
+        return _summed(head + data, 16, pseudo(source, target, number, len(head + data)))
+    if number == UDP:
+        size = 8 + len(data)
+        whole = ports + struct.pack(">HH", size, 0) + data
+        return _summed(whole, 6, pseudo(source, target, number, size))
+    if number == SCTP:
+        # INIT has the tag 0; its answer the one that INIT named, which is in the data here.
+        padded = data + b"\0" * (-len(data) % 4)
+        kind = 2 if packet.answer else 1
+        init = struct.pack(">IIHHI", 7, 0xFFFF, 1, 1, 1)
+        size = 4 + len(init) + len(padded) + 4
+        chunk = struct.pack(">BBH", kind, 0, size) + init
+        chunk += struct.pack(">HH", 0x8001, 4 + len(padded)) + padded
+        whole = ports + struct.pack(">II", 7 if packet.answer else 0, 0) + chunk
+        return whole[:8] + struct.pack("<I", crc32c(whole)) + whole[12:]
+    echo = (8, 0) if number == ICMP else (128, 129)
+    whole = struct.pack(">BBHHH", echo[packet.answer], 0, 0, _identifier(packet), 1) + data
+    under = pseudo(source, target, number, len(whole)) if number == ICMPV6 else b""
+    return _summed(whole, 2, under)
+
+
+def _identifier(packet: Packet) -> int:
+    return packet.dport if packet.answer else packet.sport
+
+
+def _summed(octets: bytes, at: int, under: bytes) -> bytes:
+    return octets[:at] + struct.pack(">H", checksum(under + octets)) + octets[at + 2 :]
+
+
+def arp_request(mac: str, address: str, wanted: str) -> bytes:
+    """Who has `wanted`, asked by everybody's broadcast."""
+    own = _mac(mac) + ip_address(address).packed
+    head = b"\xff" * 6 + _mac(mac) + b"\x08\x06"
+    return head + struct.pack(">HHBBH", 1, 0x0800, 6, 4, 1) + own + b"\0" * 6 + (
+        ip_address(wanted).packed
+    )  # fmt: skip
+
+
+def number_of(octets: bytes) -> int | None:
+    """The number that a frame carries; None: it is none of ours."""
+    at = octets.find(MARK)
+    return None if at < 0 else int.from_bytes(octets[at + len(MARK) : at + len(MARK) + 4], "big")
+
+
+def _mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
