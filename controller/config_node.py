@@ -81,7 +81,7 @@ def node_config(root: TableReader) -> NodeConfig:
     dpdk = _dpdk(root, hugepages, any(u.mode is UplinkMode.VFIO for u in nics))
     tunnel = _tunnel(root, {bridge.name for bridge in bridges})
     services = services_config(root)
-    explicit = bool(dpdk.lcore and dpdk.pmd and dpdk.socket_mem_mib)
+    explicit = bool(dpdk.lcore and dpdk.pmd and dpdk.memory)
     tuning = dict(tuning_pins(root, explicit=explicit))
     wishes = tuning.pop("wishes")
     assert isinstance(wishes, PlanWishes)
@@ -254,13 +254,11 @@ def _dpdk(root: TableReader, hugepages: HugepageConfig | None, has_vfio: bool) -
             "a PMD never sleeps, so OVS's main thread would starve there",
             "give the PMDs cores of their own",
         )
-    socket_mem_mib = 0
-    if table.has("socket_mem_mib"):
-        socket_mem_mib = table.integer("socket_mem_mib", 16, 1 << 20, default=512)
-    if hugepages and socket_mem_mib * 1024 > hugepages.count * hugepages.size_kib:
+    memory = _memory(table)
+    if hugepages and sum(memory) * 1024 > hugepages.count * hugepages.size_kib:
         table.fault(
             "socket_mem_mib",
-            f"{table.name('socket_mem_mib')} = {socket_mem_mib}",
+            f"{table.name('socket_mem_mib')} = {' + '.join(map(str, memory))}",
             f"[hugepages] makes {hugepages.count * hugepages.size_kib // 1024} MiB only",
             "raise hugepages.count, or lower socket_mem_mib",
         )
@@ -284,7 +282,26 @@ def _dpdk(root: TableReader, hugepages: HugepageConfig | None, has_vfio: bool) -
             "remove --no-pci",
         )
     table.finish()
-    return DpdkConfig(lcore, pmd, socket_mem_mib, tuple(extra.values()))
+    return DpdkConfig(lcore, pmd, memory[0], tuple(extra.values()), memory[1:])
+
+
+def _memory(table: TableReader) -> tuple[int, ...]:
+    """Memory by NUMA node; the first alone, where the file has one number. 0: computed."""
+    key = "socket_mem_mib"
+    if not table.has(key):
+        return (0,)
+    if not table.is_list(key):
+        return (table.integer(key, 16, 1 << 20, default=512),)
+    found = []
+    for index, mib in table.items(key, int, example="[1024, 1024]").items():
+        if not (mib == 0 or 16 <= mib <= 1 << 20):
+            why = f"it has to be 0 or within 16..{1 << 20}"
+            table.fault_at(key, index, why, "write what that NUMA node is to give")
+        found.append(mib)
+    if not any(found) and table.sound(key):
+        why = "vswitchd would have no memory"
+        table.fault(key, f"{table.name(key)} has none", why, f"write {key} = [1024, 1024]")
+    return tuple(found) or (0,)
 
 
 def _tunnel(root: TableReader, bridges: set[str]) -> TunnelConfig | None:

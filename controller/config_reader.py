@@ -117,6 +117,10 @@ class TableReader:
         self._asked.add(key)
         return key in self._values
 
+    def is_list(self, key: str) -> bool:
+        """Whether the key is there with a list, of whatever."""
+        return isinstance(self._values.get(key), list)
+
     def sound(self, key: str) -> bool:
         """Whether the file gives the key, and nothing was wrong with it so far.
 

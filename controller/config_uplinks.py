@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from enum import StrEnum
 
 from controller import config_values as values
 from controller.config_reader import TableReader, dotted, shown
 from dataplane.model.config import BondConfig, BondMode, UplinkConfig, UplinkMode
 from dataplane.plan.mtu import AF_XDP_MTU
+from dataplane.plan.tuning.pins import MAX_DESCRIPTORS
+from dataplane.plan.tuning.queues import parse_affinity
 
 LINK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 LINK_RULE = "a link's name has 1 to 15 letters, digits, dots, dashes, underscores"
 _PCI = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 _PCI_RULE = "under vfio it is a PCI address in lower case"
+
+_PAIRS = re.compile(r"[0-9][0-9:, ]*")
+_PAIRS_RULE = "it has pairs of a queue and the CPU of the PMD thread that polls it"
 
 MOST_MTU = 9710
 """What no NIC that DPDK drives goes beyond by much; OVS asks each for its own limit."""
@@ -70,8 +76,41 @@ def _uplink(table: TableReader, bridges: set[str], devices: dict[str, int]) -> U
             'write services = false (OVN serves then), or mode = "af_xdp"',
         )
     found = _nic(table, device, bridge, mode, services=services)
+    found = replace(found, affinity=_affinity(table, found))
     table.finish()
     return found
+
+
+def _affinity(table: TableReader, uplink: UplinkConfig) -> str:
+    """Which CPU polls which queue, as OVS writes it; a member of a bond has no such key."""
+    key = "affinity"
+    if not table.has(key):
+        return ""
+    text = table.text(key, example="0:3,1:7", pattern=_PAIRS, rule=_PAIRS_RULE)
+    if not table.sound(key):
+        return ""
+    try:
+        queues = parse_affinity(text)
+    except ValueError as error:
+        what = f"{table.name(key)} = {shown(text)}"
+        table.fault(key, what, str(error), 'write it as in "0:3,1:7", each queue once')
+        return ""
+    beyond = [queue for queue in sorted(queues) if queue >= uplink.queues]
+    if uplink.mode is UplinkMode.KERNEL:
+        table.fault(
+            key,
+            f"{table.name(key)} = {shown(text)}",
+            "no PMD thread polls a NIC in kernel mode",
+            'remove it, or use mode "af_xdp" or "vfio"',
+        )
+    elif beyond and (uplink.mode is UplinkMode.AF_XDP or uplink.queues > 1):
+        table.fault(
+            key,
+            f"{table.name(key)} names queue {beyond[0]}",
+            f"this NIC has {uplink.queues} of them here, numbered from 0",
+            f"raise queues, or remove {beyond[0]}:{queues[beyond[0]]}",
+        )
+    return text
 
 
 def _nic(
@@ -94,6 +133,7 @@ def _nic(
             table.fault(
                 key, f"{table.name(key)} = true", why, f'remove it, or use the mode "{only}"'
             )
+    rx, tx = (_descriptors(table, key, mode) for key in ("rx_descriptors", "tx_descriptors"))
     return UplinkConfig(
         device=device,
         bridge=bridge,
@@ -104,7 +144,27 @@ def _nic(
         mtu=mtu,
         busy_poll=table.boolean("busy_poll", default=False),
         unsafe_noiommu=table.boolean("unsafe_noiommu", default=False),
+        rx_descriptors=rx,
+        tx_descriptors=tx,
     )
+
+
+def _descriptors(table: TableReader, key: str, mode: UplinkMode) -> int | None:
+    """Of a queue; None: the plan's, or OVS's default."""
+    if not table.has(key):
+        return None
+    count = table.integer(key, 1, MAX_DESCRIPTORS, default=2048)
+    if mode is not UplinkMode.VFIO:
+        table.fault(
+            key,
+            f"{table.name(key)} = {count}",
+            "only a NIC that DPDK drives has descriptors to choose",
+            'remove it, or use mode "vfio"',
+        )
+    elif count & (count - 1) and table.sound(key):
+        why = f"it has to be a power of two up to {MAX_DESCRIPTORS}"
+        table.fault(key, f"{table.name(key)} = {count}", why, "write 2048")
+    return count
 
 
 def _bonds(root: TableReader, bridges: set[str], devices: dict[str, int]) -> tuple[BondConfig, ...]:
@@ -143,20 +203,7 @@ def _bonds(root: TableReader, bridges: set[str], devices: dict[str, int]) -> tup
             )
         model = _nic(table, "", bridge, attach, services=False)
         table.finish()
-        nics = tuple(
-            UplinkConfig(
-                device=device,
-                bridge=bridge,
-                mode=attach,
-                queues=model.queues,
-                xdp_mode=model.xdp_mode,
-                services=False,
-                mtu=model.mtu,
-                busy_poll=model.busy_poll,
-                unsafe_noiommu=model.unsafe_noiommu,
-            )
-            for device in members
-        )
+        nics = tuple(replace(model, device=device) for device in members)
         found.append(BondConfig(name, bridge, mode, nics, lacp_fast))
     return tuple(found)
 

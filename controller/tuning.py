@@ -8,19 +8,31 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path as FilePath
 
-from controller.config import ConfigProblems, Source
+from controller.config import ConfigProblem, ConfigProblems, Source
+from controller.config_reader import dotted
+from controller.toml_lines import Path
 from controller.vswitchd import control_socket, running_pid, version_of
 from dataplane.drivers.ovsprocess import installed_version
 from dataplane.drivers.topology import read_topology
 from dataplane.drivers.unixctl import UnixctlClient
-from dataplane.model.config import NodeConfig, UplinkConfig, UplinkMode
-from dataplane.model.topology import Topology
+from dataplane.model.config import DpdkConfig, NodeConfig, UplinkConfig, UplinkMode
+from dataplane.model.topology import Topology, cpu_ranges
 from dataplane.model.tuning import Computed, Tuning
+from dataplane.plan.ovs import shares_threads
 from dataplane.plan.ovskeys import OvsVersion
 from dataplane.plan.tuning.compute import BIFURCATED_DRIVERS, tuning
-from dataplane.plan.tuning.outcome import Access, Pins, Refused, TuningPlan, WantedPort, Wants
+from dataplane.plan.tuning.outcome import (
+    Access,
+    Pins,
+    PortPin,
+    Refused,
+    TuningPlan,
+    WantedPort,
+    Wants,
+)
+from dataplane.plan.tuning.queues import parse_affinity
 from dataplane.ports import DataplaneError
 
 
@@ -36,13 +48,54 @@ def settle(source: Source[NodeConfig]) -> NodeConfig:
         config = settled(config, plan_of(source, read_topology()))
     # Only these keys differ between releases, so that a node without them need not know its own.
     if config.tuning or config.computed:
-        return replace(config, ovs_release=release_of(config.ovs_rundir))
+        config = replace(config, ovs_release=release_of(config.ovs_rundir))
+    if problems := queue_pins(source, config):
+        raise ConfigProblems(problems)
     return config
+
+
+def queue_pins(source: Source[NodeConfig], config: NodeConfig) -> list[ConfigProblem]:
+    """Queues that the file gives to CPUs without a PMD thread, or to the last thread that is free.
+
+    Args:
+        source: the file.
+        config: the same with all PMD threads in it.
+    """
+    threads = frozenset(config.dpdk.pmd)
+    problems: list[ConfigProblem] = []
+    pinned: set[int] = set()
+    for index, uplink in enumerate(config.uplinks):
+        if not uplink.affinity:
+            continue
+        path = ("uplink", index, "affinity")
+        shown = f'{dotted(path)} = "{uplink.affinity}"'
+        cpus = set(parse_affinity(uplink.affinity).values())
+        if strangers := cpus - threads:
+            problems.append(
+                source.problem(
+                    path,
+                    shown,
+                    f"CPU {cpu_ranges(strangers)} has no PMD thread; OVS would ignore it",
+                    f"PMD threads are on {cpu_ranges(threads)}",
+                )
+            )
+        elif threads and threads <= pinned | cpus and not shares_threads(config, {}):
+            problems.append(
+                source.problem(
+                    path,
+                    shown,
+                    "no PMD thread is left without pinned queues, and those that have any serve no "
+                    "others: guests' queues would not be polled",
+                    'leave one out, or write rxq_assign = "group" and rxq_isolate = false',
+                )
+            )
+        pinned |= cpus
+    return problems
 
 
 def release_of(ovs_rundir: str) -> str:
     """The release of the running vswitchd, or of the installed one; "" if neither tells."""
-    rundir = Path(ovs_rundir)
+    rundir = FilePath(ovs_rundir)
     pid = running_pid(rundir / "ovs-vswitchd.pid")
     if pid is not None:
         with contextlib.suppress(DataplaneError, ValueError):
@@ -66,7 +119,7 @@ def plan_of(source: Source[NodeConfig], topology: Topology) -> TuningPlan:
         raise ConfigProblems(
             [
                 source.problem(
-                    ("tuning" if one.key in config.tuning else "dpdk", one.key.partition("[")[0]),
+                    _path(config, one.key),
                     one.what,
                     one.why,
                     one.next_step,
@@ -76,9 +129,34 @@ def plan_of(source: Source[NodeConfig], topology: Topology) -> TuningPlan:
         ) from error
 
 
+def _path(config: NodeConfig, key: str) -> Path:
+    """Where the file says what the plan refuses."""
+    if not key.startswith("ports."):
+        return ("tuning" if key in config.tuning else "dpdk", key.partition("[")[0])
+    device = key.removeprefix("ports.")
+    for table, members in (
+        ("uplink", [(one,) for one in config.uplinks]),
+        ("bond", [one.members for one in config.bonds]),
+    ):
+        for index, nics in enumerate(members):
+            for nic in nics:
+                if device == nic.device or device.startswith(f"{nic.device}."):
+                    word = device[len(nic.device) + 1 :]
+                    return (table, index, _WORDS.get(word, word))
+    return ("uplink",)
+
+
+_WORDS = {
+    "rx_queues": "queues",
+    "descriptors_rx": "rx_descriptors",
+    "descriptors_tx": "tx_descriptors",
+}
+"""The plan's words and the file's."""
+
+
 def is_explicit(config: NodeConfig) -> bool:
     """Whether the file names cores and memory itself."""
-    return bool(config.dpdk.lcore and config.dpdk.pmd and config.dpdk.socket_mem_mib)
+    return bool(config.dpdk.lcore and config.dpdk.pmd and config.dpdk.memory)
 
 
 def settled(config: NodeConfig, plan: TuningPlan) -> NodeConfig:
@@ -92,7 +170,8 @@ def settled(config: NodeConfig, plan: TuningPlan) -> NodeConfig:
         pmd=config.dpdk.pmd or tuple(sorted(values.pmd)),
         # One number is memory of the first node; the other nodes' are in the plan's own `Tuning`.
         socket_mem_mib=config.dpdk.socket_mem_mib
-        or values.socket_mem_mib.get(min(values.socket_mem_mib, default=0), 0),
+        if config.dpdk.memory
+        else values.socket_mem_mib.get(min(values.socket_mem_mib, default=0), 0),
     )
     return replace(config, dpdk=dpdk, computed=Computed(values, plan.pinned))
 
@@ -105,7 +184,7 @@ def tuning_of(config: NodeConfig, topology: Topology, plan: TuningPlan) -> Tunin
     return Tuning(
         lcore=frozenset(dpdk.lcore),
         pmd=frozenset(dpdk.pmd),
-        socket_mem_mib={topology.nodes[0].number: dpdk.socket_mem_mib},
+        socket_mem_mib=_by_node(dpdk, topology),
         eal=dpdk.extra,
     )
 
@@ -144,12 +223,25 @@ def _access(uplink: UplinkConfig, topology: Topology) -> Access:
 
 
 def pins_of(config: NodeConfig, topology: Topology) -> Pins:
-    """What the file fixes. `socket_mem_mib` is memory of the first node, as OVS reads it."""
+    """What the file fixes."""
     dpdk = config.dpdk
-    memory = {topology.nodes[0].number: dpdk.socket_mem_mib} if dpdk.socket_mem_mib else None
     return Pins(
         lcore=frozenset(dpdk.lcore) or None,
         pmd=frozenset(dpdk.pmd) or None,
-        socket_mem_mib=memory,
+        socket_mem_mib=_by_node(dpdk, topology) or None,
+        ports={
+            uplink.device: PortPin(
+                None, uplink.rx_descriptors, uplink.tx_descriptors, uplink.affinity or None
+            )
+            for uplink in config.nics
+            if uplink.is_pinned and topology.nic(uplink.device)
+        },
         settings=config.tuning,
     )
+
+
+def _by_node(dpdk: DpdkConfig, topology: Topology) -> dict[int, int]:
+    """Memory by NUMA node as OVS reads a list: from node 0 on; one number is the first node's."""
+    if len(dpdk.memory) == 1:
+        return {topology.nodes[0].number: dpdk.memory[0]}
+    return dict(enumerate(dpdk.memory))

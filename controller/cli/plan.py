@@ -13,8 +13,8 @@ from controller.cli import failures
 from controller.cli.failures import CommandError
 from controller.cli.main import DEFAULT_CONFIG
 from controller.cli.render import has_colour, table
-from controller.config import load_node
-from controller.tuning import is_explicit, plan_of
+from controller.config import ConfigProblems, load_node
+from controller.tuning import is_explicit, plan_of, queue_pins, settled
 from dataplane.drivers.topology import read_topology
 from dataplane.model.topology import Topology, cpu_ranges
 from dataplane.model.topologyjson import TopologyFault, topology_from_json, topology_to_json
@@ -48,6 +48,8 @@ def plan(arguments: argparse.Namespace) -> int:
     if arguments.config or (arguments.topology is None and path.exists()):
         source = load_node(path)
         computed = plan_of(source, topology)
+        if problems := queue_pins(source, settled(source.config, computed)):
+            raise ConfigProblems(problems)
         note = EXPLICIT if is_explicit(source.config) else ""
     else:
         try:

@@ -59,7 +59,8 @@ class UplinkConfig:
     `device` is the netdev's name, or the PCI address under `vfio`. `services`: the uplink XDP
     program runs here (AF_XDP and kernel modes). `xdp_mode` is OVS's option of that name. `mtu`:
     None leaves what the NIC has. `busy_poll`: its interrupts are put off while a PMD thread polls.
-    `unsafe_noiommu`: it may be bound to vfio-pci without an IOMMU.
+    `unsafe_noiommu`: it may be bound to vfio-pci without an IOMMU. `affinity` is "0:3,1:7", which
+    PMD thread's CPU polls which queue; "", and None as descriptors of a queue: the tuning plan's.
     """
 
     device: str
@@ -71,6 +72,14 @@ class UplinkConfig:
     mtu: int | None = None
     busy_poll: bool = False
     unsafe_noiommu: bool = False
+    affinity: str = ""
+    rx_descriptors: int | None = None
+    tx_descriptors: int | None = None
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the file fixes anything of its queues but their number."""
+        return bool(self.affinity or self.rx_descriptors or self.tx_descriptors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +119,21 @@ class DpdkConfig:
     """What vswitchd is told about DPDK (ovs-vswitchd.conf.db(5), Open_vSwitch.other_config).
 
     Empty `lcore` or `pmd`, and 0 as `socket_mem_mib`: computed from the machine's topology
-    (`dataplane.plan.tuning`).
+    (`dataplane.plan.tuning`). `socket_mem_mib` is of the first NUMA node, `socket_mem_more` of
+    those behind it, in order.
     """
 
     lcore: tuple[int, ...]
     pmd: tuple[int, ...]
     socket_mem_mib: int
     extra: tuple[str, ...]
+    socket_mem_more: tuple[int, ...] = ()
+
+    @property
+    def memory(self) -> tuple[int, ...]:
+        """MiB of each NUMA node, in order; empty: computed."""
+        amounts = (self.socket_mem_mib, *self.socket_mem_more)
+        return amounts if any(amounts) else ()
 
 
 @dataclass(frozen=True, slots=True)

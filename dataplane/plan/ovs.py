@@ -9,7 +9,7 @@ from typing import Any
 from dataplane.model.config import DpdkConfig, NodeConfig
 from dataplane.model.names import INTEGRATION_BRIDGE
 from dataplane.model.rows import OvsSetting
-from dataplane.model.tuning import RxqAssign, Tuning
+from dataplane.model.tuning import PortTuning, RxqAssign, Tuning
 from dataplane.plan.ovskeys import (
     KEYS,
     OLDEST,
@@ -19,8 +19,10 @@ from dataplane.plan.ovskeys import (
     mask,
     translate,
 )
+from dataplane.plan.tuning.queues import parse_affinity
 
 OvsKey = tuple[str, str]
+_AFFINITY: PortKey = ("other_config", "pmd-rxq-affinity")
 
 
 def dpdk_settings(dpdk: DpdkConfig, file_prefix: str) -> dict[str, str]:
@@ -33,8 +35,8 @@ def dpdk_settings(dpdk: DpdkConfig, file_prefix: str) -> dict[str, str]:
         # Two DPDK processes on one machine must not share EAL's run-time files.
         extra.append(f"--file-prefix={file_prefix}")
     settings = {"dpdk-init": "true", "dpdk-extra": " ".join(extra)}
-    if dpdk.socket_mem_mib:
-        settings["dpdk-socket-mem"] = str(dpdk.socket_mem_mib)
+    if dpdk.memory:
+        settings["dpdk-socket-mem"] = ",".join(map(str, dpdk.memory))
     if dpdk.lcore:
         settings["dpdk-lcore-mask"] = mask(dpdk.lcore)
     if dpdk.pmd:
@@ -49,11 +51,12 @@ def spelt(config: NodeConfig) -> Translation:
     # Each name and type was checked as the file was read; the values have no common type.
     pins: dict[str, Any] = dict(config.tuning)
     if config.computed is None:
-        nothing = Tuning(lcore=frozenset(), pmd=frozenset(), socket_mem_mib={})
+        nothing = Tuning(frozenset(), frozenset(), {}, ports=_with_pins(config, {}))
         return translate(replace(nothing, **pins), release, tunnelled=tunnelled)
     tuning = config.computed.tuning
     eal = _eal(config.dpdk.extra or tuning.eal, config)
-    whole = replace(tuning, **{**_unsaid(pins), **pins}, eal=eal)
+    ports = _with_pins(config, tuning.ports)
+    whole = replace(tuning, **{**_unsaid(pins), **pins}, eal=eal, ports=ports)
     return translate(whole, release, tunnelled=tunnelled)
 
 
@@ -72,22 +75,48 @@ def _eal(words: tuple[str, ...], config: NodeConfig) -> tuple[str, ...]:
     return words if prefixed else (*words, f"--file-prefix=millrace-{config.name}")
 
 
+def _with_pins(config: NodeConfig, ports: Mapping[str, PortTuning]) -> dict[str, PortTuning]:
+    """Ports of the plan, and those that it knows nothing of but the file fixes something for."""
+    return {
+        **{
+            nic.device: PortTuning(
+                nic.queues,
+                nic.rx_descriptors,
+                nic.tx_descriptors,
+                parse_affinity(nic.affinity) if nic.affinity else {},
+            )
+            for nic in config.nics
+            if nic.is_pinned
+        },
+        **ports,
+    }
+
+
 def port_keys(config: NodeConfig, theirs: Mapping[str, str]) -> Mapping[str, Mapping[PortKey, str]]:
-    """The plan's keys of each NIC's interface.
+    """The keys of each NIC's interface, the plan's and the file's.
 
     A pin takes its PMD thread away from all other queues unless OVS is told that it shall not,
-    which it takes under `group` only: where either is not what the plan wanted, nothing is pinned,
-    or VMs' queues might find no thread.
+    which it takes under `group` only: where either is not what the plan wanted, nothing is pinned
+    but what the file names, or VMs' queues might find no thread.
     """
-    if config.computed is None:
-        return {}
     found = spelt(config)
-    now = {**found.keys, **{key: theirs[key] for key in theirs if key not in named_keys(config)}}
-    shared = now.get("pmd-rxq-isolate") == "false" and now.get("pmd-rxq-assign") == "group"
+    named = {nic.device: nic.affinity for nic in config.nics if nic.affinity}
+    if shares_threads(config, theirs):
+        return found.port_keys
     return {
-        name: {key: value for key, value in keys.items() if shared or key[0] == "options"}
+        name: {
+            **{key: value for key, value in keys.items() if key[0] == "options"},
+            **({_AFFINITY: named[name]} if name in named else {}),
+        }
         for name, keys in found.port_keys.items()
     }
+
+
+def shares_threads(config: NodeConfig, theirs: Mapping[str, str]) -> bool:
+    """Whether a PMD thread with pinned queues serves others, too."""
+    hands = {key: theirs[key] for key in theirs if key not in named_keys(config)}
+    now = {**spelt(config).keys, **hands}
+    return now.get("pmd-rxq-isolate") == "false" and now.get("pmd-rxq-assign") == "group"
 
 
 def named_keys(config: NodeConfig) -> frozenset[str]:

@@ -57,11 +57,14 @@ def nic_affinity(
     keys: Mapping[str, Mapping[PortKey, str]],
     pinned_by_hand: Container[str],
 ) -> dict[str, Affinity]:
-    """Which PMD thread polls which queue of an uplink, by port; a hand's pins stay."""
+    """Which PMD thread polls which queue of an uplink, by port.
+
+    A hand's pins stay, unless the file names its own.
+    """
     return {
         name: Affinity(pins)
         for uplink in uplinks
-        if (name := uplink_port_name(uplink)) not in pinned_by_hand
+        if ((name := uplink_port_name(uplink)) not in pinned_by_hand or uplink.affinity)
         and (pins := keys.get(uplink.device, NO_KEYS).get(("other_config", "pmd-rxq-affinity")))
     }
 

@@ -65,6 +65,7 @@ physnet = "physnet2"
 device = "up0"
 bridge = "br-ex"
 mtu = {MTU}
+affinity = "0:1"
 [[bond]]
 name = "bond0"
 bridge = "br-two"
@@ -72,6 +73,9 @@ devices = ["m0", "m1"]
 mode = "active-backup"
 mtu = {MTU}
 busy_poll = true
+[tuning]
+rxq_assign = "group"
+rxq_isolate = false
 """
 
 
@@ -184,6 +188,14 @@ def test_each_network_has_its_bridge_and_its_tag(lab: NicLab) -> None:
     assert ("wu0", 0) in arrived
     assert {tag for device, tag in arrived if device != "wu0"} == {TAG}
     assert {tag for device, tag in arrived if device == "wu0"} == {0}
+
+
+def test_a_queue_that_the_file_pins_is_pinned_in_ovs(lab: NicLab) -> None:
+    told = lab.node.vsctl("get", "Interface", "up0", "other_config:pmd-rxq-affinity")
+    assert told.strip(' "\n') == "0:1"
+    shown = lab.node.appctl("dpif-netdev/pmd-rxq-show")
+    assert "port: up0" in shown
+    assert "core_id 1:" in shown
 
 
 def test_the_mtu_holds_from_the_container_to_the_wire(lab: NicLab) -> None:
