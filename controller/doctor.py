@@ -298,6 +298,7 @@ def _permissions(site: Site) -> Iterator[str]:
             yield f"{folder} has mode {mode:04o}: everybody could reach the guest's memory"
 
 
+STARTS = "`millrace up`, or systemctl start openvswitch-switch ovn-host"
 CHECKS = (
     Check("kernel", _kernel, "install a newer kernel; Debian 12 has 6.1"),
     Check("BTF", _btf, "take a kernel with BTF; CO-RE objects cannot be loaded without"),
@@ -362,7 +363,7 @@ CHECKS = (
     ),
     Check("BPF objects", _objects, "make bpf"),
     Check("pinned maps", _pins, "`millrace down`, then `millrace up`: the maps are made anew"),
-    Check("OVS with DPDK", doctor_ovs.dpdk, "look at ovs-vswitchd.log in the run directory"),
+    Check("OVS with DPDK", doctor_ovs.dpdk, f"start OVS ({STARTS}), or look at ovs-vswitchd.log"),
     Check(
         "OVS version",
         doctor_ovs.version,
@@ -391,7 +392,7 @@ CHECKS = (
         "install deploy/systemd/ovs-vswitchd.service.d, systemctl daemon-reload, restart OVS",
     ),
     Check("integration bridge", _integration_bridge, "start the daemon, which makes it"),
-    Check("ovn-controller", _ovn_controller, "look at ovn-controller.log in the run directory"),
+    Check("ovn-controller", _ovn_controller, f"start it ({STARTS}), or look at ovn-controller.log"),
     Check("XDP programs", _programs, "`millrace status` says why they are not attached"),
     Check("daemon", _daemon, "start `millrace node`, or look at node.log in the run directory"),
     Check("permissions", _permissions, "chmod the path; somebody changed what the daemon made"),

@@ -60,7 +60,9 @@ def plan(arguments: argparse.Namespace) -> int:
         print(json.dumps(plan_json(topology, computed), indent=2, sort_keys=True))
     else:
         colour = has_colour(sys.stdout)
-        print(plan_text(topology, computed, explain=arguments.explain, colour=colour))
+        here = arguments.topology is None
+        text = plan_text(topology, computed, explain=arguments.explain, colour=colour, here=here)
+        print(text)
         if note:
             print(f"\n{note}")
     return failures.DEGRADED if any(lack.grave for lack in computed.warnings) else failures.OK
@@ -79,9 +81,11 @@ def _topology(arguments: argparse.Namespace) -> Topology:
         raise CommandError(str(error), failures.USAGE) from error
 
 
-def plan_text(topology: Topology, plan: TuningPlan, *, explain: bool, colour: bool) -> str:
-    """The plan for people: the machine, the values, what is missing."""
-    parts = [_machine(topology)]
+def plan_text(
+    topology: Topology, plan: TuningPlan, *, explain: bool, colour: bool, here: bool
+) -> str:
+    """The plan for people: the machine, the values, what is missing. `here`: it is this machine."""
+    parts = [_machine(topology, "this machine" if here else "")]
     decisions = plan.decisions
     if explain:
         parts.append("\n".join(_explained(one) for one in decisions))
@@ -108,12 +112,12 @@ def plan_text(topology: Topology, plan: TuningPlan, *, explain: bool, colour: bo
     return "\n\n".join(parts)
 
 
-def _machine(topology: Topology) -> str:
+def _machine(topology: Topology, source: str) -> str:
     threads = max(len(core.cpus) for core in topology.cores)
     lines = [
         f"machine: {topology.model or topology.arch}, {len(topology.cores)} cores"
         + (f" of {threads} threads" if threads > 1 else ""),
-        f"source:  {topology.origin.kind}: {topology.origin.source}",
+        f"source:  {source or f'{topology.origin.kind}: {topology.origin.source}'}",
     ]
     for node in topology.nodes:
         cpus = frozenset().union(*(core.cpus for core in topology.cores_on(node.number)))

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from controller.cli.main import main
+from controller.cli.plan import plan_text
 from controller.config import ConfigProblems, Source, read_node
 from controller.tuning import is_explicit, plan_of, settled, tuning_of
 from dataplane.model.config import NodeConfig
 from dataplane.model.tuning import Tuning
+from dataplane.plan.tuning.compute import every_nic, tuning
+from dataplane.plan.tuning.outcome import Pins
 from tests.labs.topologies import FILES, load
 
 DATA = FILES[0].parent
@@ -109,6 +112,13 @@ def test_recording_and_planning_from_the_record(
     code, out, _ = run(capsys, "--record", "-")
     assert (code, json.loads(out)["schema"]) == (0, 1)
     assert json.loads(path.read_text(encoding="utf-8"))["cores"]
+
+
+def test_this_machine_is_not_called_a_recorded_one() -> None:
+    topology = load("two-cpu-vm")
+    plan = tuning(topology, every_nic(topology), Pins())
+    text = plan_text(topology, plan, explain=False, colour=False, here=True)
+    assert "\nsource:  this machine\n" in text
 
 
 def parsed(text: str) -> Source[NodeConfig]:
