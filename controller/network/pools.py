@@ -7,11 +7,12 @@ served all the same.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 
 from controller.kube.resources import Key
+from controller.network.external import GIVEN as EXTERNAL
 from controller.network.giving import Claim, Given, give, ranges_of
 from controller.network.servicefacts import (
     FROM_SUBNET_ANNOTATION,
@@ -76,7 +77,7 @@ def _parsed(found: tuple[str, ...]) -> Iterator[IPAddress]:
             continue
 
 
-def _members(view: View, pool: Hashable) -> dict[Hashable, Given]:
+def _members(view: View, pool: Hashable) -> Mapping[Hashable, Given]:
     """What everybody gets who asks one pool."""
     decided = settings(view)
     ranges, _ = ranges_of(decided.pools.get(str(pool), ()))
@@ -102,7 +103,7 @@ CLAIMS: Derived[tuple[str, Claim] | None] = Derived("what a service asks which p
 """By itself, so that most changes of a service are none to its pool."""
 
 
-POOLED: Derived[dict[Hashable, Given]] = Derived("addresses of a pool", _members)
+POOLED: Derived[Mapping[Hashable, Given]] = Derived("addresses of a pool", _members)
 """Keys are pools' names."""
 
 
@@ -110,24 +111,35 @@ def _given(view: View, key: Hashable) -> Served:
     service = view.get(SERVICES, key)
     if service is None or service.type != "LoadBalancer" or not isinstance(key, Key):
         return Served()
-    name = _pool_name(view, service)
-    if service.annotations.get(FROM_SUBNET_ANNOTATION) or not name:
-        return Served(service.ingress)
     title = f"service {key}"
+    name = service.annotations.get(FROM_SUBNET_ANNOTATION, "")
+    if name:
+        doubts: list[Fault] = []
+        given = view.ask(EXTERNAL, name)
+        return _served(title, f"Subnet {name}", claim_of(key, service, doubts), given, doubts)
+    name = _pool_name(view, service)
+    if not name:
+        return Served(service.ingress)
     if name not in settings(view).pools:
         known = ", ".join(sorted(settings(view).pools)) or "none"
         cause = f"there is no address pool {name!r} (there are: {known})"
         step = f"correct its annotation {POOL_ANNOTATION}, or add the pool to the configuration"
         return Served(service.ingress, None, (Problem(title, cause, step),))
-    doubts: list[Fault] = []
+    doubts = []
     claim = claim_of(key, service, doubts)
-    mine = view.ask(POOLED, name)[claim.who]
+    return _served(title, f"pool {name}", claim, view.ask(POOLED, name), doubts)
+
+
+def _served(
+    title: str, source: str, claim: Claim, given: Mapping[Hashable, Given], doubts: list[Fault]
+) -> Served:
+    mine = given.get(claim.who, Given())
     faults = (*doubts, *mine.faults)
     # One family of two is better than nothing, and no fault where the other cannot be had.
     if mine.addresses and not claim.wished:
         faults = tuple(doubts)
     addresses = tuple(str(mine.addresses[v]) for v in claim.families if v in mine.addresses)
-    problems = tuple(Problem(title, f"pool {name}: {f.cause}", f.next_step) for f in faults)
+    problems = tuple(Problem(title, f"{source}: {f.cause}", f.next_step) for f in faults)
     return Served(addresses, addresses, problems)
 
 

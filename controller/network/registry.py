@@ -10,12 +10,16 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
+from controller.kinds import nat as nat_kinds
+from controller.kinds import vpc as vpc_kind
 from controller.kube.resources import ENDPOINT_SLICES, Key, Resource
 from controller.kube.resources import NAMESPACES as NAMESPACE_OBJECTS
 from controller.kube.resources import NODES as NODE_OBJECTS
 from controller.kube.resources import PODS as POD_OBJECTS
 from controller.kube.resources import SERVICES as SERVICE_OBJECTS
+from controller.network.external import UNITS as EXTERNAL_UNITS
 from controller.network.facts import NAMESPACES, NODES, PODS
+from controller.network.nat import UNITS as NAT_UNITS
 from controller.network.policies import (
     NETWORK_POLICIES,
     NETWORK_POLICY_OBJECTS,
@@ -69,6 +73,22 @@ WATCHED: tuple[Watched, ...] = (
     Watched(SERVICE_OBJECTS, SERVICES, service_fact, writes=frozenset({"status"})),
     Watched(ENDPOINT_SLICES, SLICES, slice_fact),
     Watched(NETWORK_POLICY_OBJECTS, NETWORK_POLICIES, policy_fact, policy_problems),
+    Watched(
+        vpc_kind.RESOURCE,
+        nat_kinds.VPC_PORTS,
+        nat_kinds.vpc_ports,
+        writes=frozenset({"annotations", "status"}),
+    ),
+    *(
+        Watched(resource, kind, form.decode, form.warn, frozenset({"status"}))
+        for resource, kind, form in nat_kinds.WATCHED
+    ),
 )
 
-UNITS: tuple[Unit, ...] = (*SERVICE_UNITS, *POLICY_UNITS, *POLICY_NODE_UNITS)
+UNITS: tuple[Unit, ...] = (
+    *SERVICE_UNITS,
+    *POLICY_UNITS,
+    *POLICY_NODE_UNITS,
+    *EXTERNAL_UNITS,
+    *NAT_UNITS,
+)
