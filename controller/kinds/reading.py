@@ -16,6 +16,7 @@ import msgspec
 
 from controller.kinds.errors import KindError
 from controller.kube.structs import Custom, LabelSelector, Meta
+from controller.policy.model import Expression, Operator, Selector
 from controller.translate.ovn import Problem
 from dataplane.model.addr import IPAddress, IPNetwork
 
@@ -125,19 +126,19 @@ class Reading:
         there = self.below(name)
         return {key: there.text(key) for key in there.fields}
 
-    def selector(self, name: str) -> LabelSelector | None:
+    def selector(self, name: str) -> Selector | None:
         """A label selector; None if it is left out."""
         self._read.add(name)
         if not self.has(name):
             return None
         return self._selector(self.fields[name], name)
 
-    def selectors(self, name: str) -> tuple[LabelSelector, ...]:
+    def selectors(self, name: str) -> tuple[Selector, ...]:
         """A list of label selectors."""
         values = self._typed(name, list) or ()
         return tuple(self._selector(value, f"{name}[{at}]") for at, value in enumerate(values))
 
-    def _selector(self, value: object, name: str) -> LabelSelector:
+    def _selector(self, value: object, name: str) -> Selector:
         try:
             found = msgspec.convert(value, LabelSelector)
         except msgspec.ValidationError as error:
@@ -153,7 +154,12 @@ class Reading:
                 self.fail(where, f"{one.operator} has no values", "name one at least")
             if one.operator in ("Exists", "DoesNotExist") and one.values:
                 self.fail(where, f"{one.operator} takes no values", "take them away")
-        return found
+        equal = [Expression(k, Operator.IN, (v,)) for k, v in sorted(found.match_labels.items())]
+        listed = [
+            Expression(one.key, Operator(one.operator), tuple(sorted(one.values)))
+            for one in found.match_expressions
+        ]
+        return Selector((*equal, *listed))
 
     def ignore(self, *names: str) -> None:
         """Fields that are known and have no effect here for a reason that the docs give."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from controller.kinds.reading import Form, Reading
 from controller.kinds.vpc import GROUP, VERSION
 from controller.kube.resources import custom
-from controller.kube.structs import LabelSelector, Meta
+from controller.kube.structs import Meta
 from controller.network.view import Kind
+from controller.policy.model import Selector
 
 RESOURCE = custom(GROUP, VERSION, "subnets", "Subnet")
 OVN = "ovn"
@@ -61,14 +62,14 @@ class Subnet:
     default: bool = False
     vpc: str = ""
     namespaces: tuple[str, ...] = ()
-    selectors: tuple[LabelSelector, ...] = ()
+    selectors: tuple[Selector, ...] = ()
     cidr: str = ""
     gateway: str = ""
     excluded: tuple[str, ...] = ()
     provider: str = OVN
     gateway_type: str = DISTRIBUTED
     gateway_nodes: tuple[str, ...] = ()
-    gateway_selectors: tuple[LabelSelector, ...] = ()
+    gateway_selectors: tuple[Selector, ...] = ()
     nat_outgoing: bool = False
     nat_rules: tuple[NatRule, ...] = ()
     external_gateway: str = ""

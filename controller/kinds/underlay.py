@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from controller.kinds.reading import Form, Reading
 from controller.kinds.vpc import GROUP, VERSION
 from controller.kube.resources import custom
-from controller.kube.structs import LabelSelector, Meta
+from controller.kube.structs import Meta
 from controller.network.view import Kind
+from controller.policy.model import Selector
 
 VLAN_RESOURCE = custom(GROUP, VERSION, "vlans", "Vlan")
 PROVIDER_RESOURCE = custom(GROUP, VERSION, "provider-networks", "ProviderNetwork")
@@ -31,7 +32,7 @@ class ProviderNetwork:
     name: str
     interface: str
     interfaces: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    nodes: LabelSelector | None = None
+    nodes: Selector | None = None
     excluded: tuple[str, ...] = ()
     ending: bool = False
 

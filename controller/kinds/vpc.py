@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from controller.kinds.reading import Form, Reading
 from controller.kube.resources import custom
-from controller.kube.structs import LabelSelector, Meta
+from controller.kube.structs import Meta
 from controller.network.view import Kind
+from controller.policy.model import Selector
 
 GROUP, VERSION = "kubeovn.io", "v1"
 RESOURCE = custom(GROUP, VERSION, "vpcs", "Vpc")
@@ -61,7 +62,7 @@ class Vpc:
     external_subnets: tuple[str, ...] = ()
     enable_bfd: bool = False
     bfd_port: str = ""
-    bfd_nodes: LabelSelector | None = field(default=None)
+    bfd_nodes: Selector | None = field(default=None)
     dynamic_routing: bool = False
     ending: bool = False
     made: bool = False
@@ -113,6 +114,10 @@ def _policy(one: Reading) -> VpcPolicy:
 VPC = Form("Vpc", _read)
 
 VPCS: Kind[Vpc] = Kind(
-    "vpcs", {"remote": lambda _, vpc: tuple(peering.remote for peering in vpc.peerings)}
+    "vpcs",
+    {
+        "remote": lambda _, vpc: tuple(peering.remote for peering in vpc.peerings),
+        "namespace": lambda _, vpc: vpc.namespaces,
+    },
 )
 """Keys are names."""

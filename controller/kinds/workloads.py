@@ -30,15 +30,17 @@ class OrdinalSet:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A VirtualMachine or an instance of one: nothing matters but that it is there."""
+    """A VirtualMachine or an instance of one. `node`: where the instance runs, if it does."""
+
+    node: str = ""
 
 
 def _set(_: Meta, spec: Reading, __: Reading) -> OrdinalSet:
     return OrdinalSet(spec.below("ordinals").number("start"), spec.number("replicas", 1))
 
 
-def _machine(_: Meta, __: Reading, ___: Reading) -> Machine:
-    return Machine()
+def _machine(_: Meta, __: Reading, status: Reading) -> Machine:
+    return Machine(status.text("nodeName"))
 
 
 SET, MACHINE = Form("StatefulSet", _set), Form("VirtualMachine", _machine)

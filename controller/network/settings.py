@@ -24,6 +24,13 @@ class NetSettings:
         lax: of pods that a policy isolates only TCP, UDP and SCTP are dropped, and no DHCP.
         stateless: pods that everything may reach and that may reach everything are kept out of
             connection tracking, where no load balancer of OVN's needs it.
+        default_subnet: the subnet of namespaces that have none of their own.
+        default_cidr: what it has where nobody wrote that Subnet; both families with a comma; "":
+            none is made (`controller.network.standins`).
+        join_subnet: the subnet of the nodes' own ports.
+        join_cidr: as default_cidr; "": nodes get no port.
+        mtu: of workloads whose subnet says nothing [bytes]; 0: they are not told.
+        port_security: of pods that say nothing: they can send from their own addresses only.
     """
 
     east_west: EastWest = EastWest.SVC0
@@ -32,6 +39,12 @@ class NetSettings:
     external_subnet: str = ""
     lax: bool = False
     stateless: bool = True
+    default_subnet: str = "ovn-default"
+    default_cidr: str = "10.16.0.0/16"
+    join_subnet: str = "join"
+    join_cidr: str = "100.64.0.0/16"
+    mtu: int = 0
+    port_security: bool = False
 
 
 SETTINGS: Kind[NetSettings] = Kind("settings")

@@ -1,0 +1,283 @@
+"""The stage between facts and units that gives addresses out. No I/O.
+
+Everything that matters is in the cluster: what pods' and nodes' annotations, IPs, Vips' status and
+our own logical switch ports say was given is restored first, then whoever has nothing is given
+something, in the order of names. So a controller that starts anew, at whatever moment the one
+before it died, gives nobody's address to anybody else.
+
+What comes out are facts, as from any object: LEASES, NETS, USAGE and REFUSALS. The loop puts them
+into its store as they are returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from controller.ipam.errors import AddressError
+from controller.ipam.want import Addresses
+from controller.kinds.addresses import POOLS
+from controller.kinds.attachments import ATTACHMENTS
+from controller.kinds.subnet import SUBNETS
+from controller.kinds.vpc import VPCS
+from controller.kinds.workloads import INSTANCES
+from controller.kube.resources import Key
+from controller.network.asks import SOURCES, Ask, Asks, Held, Holder, Source
+from controller.network.facts import LEASES, NAMESPACES, PODS, NicLease
+from controller.network.keeping import KEEPERS, Keeper, keeper_of, keeper_of_port, keepers, keeps
+from controller.network.ledger import Change, Ledger
+from controller.network.settings import SETTINGS
+from controller.network.view import Kind, View
+from controller.translate.ovn import Problem
+from dataplane.model.addr import Mac
+
+STRUCTURE: tuple[Kind[Any], ...] = (SUBNETS, POOLS, NAMESPACES, ATTACHMENTS, VPCS, SETTINGS)
+"""Changes of these may help those who were refused something."""
+READS: tuple[Kind[Any], ...] = (*STRUCTURE, *(source.kind for source in SOURCES), *KEEPERS)
+"""Changes of which kinds `changed` wants to be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldPort:
+    """A logical switch port of ours as the northbound database has it."""
+
+    port: str
+    switch: str
+    addresses: Addresses
+    mac: Mac
+
+
+class Allocator:
+    """Call `start` once every kind has been listed, then `changed` for every batch of changes."""
+
+    def __init__(self, view: View) -> None:
+        """`view` shows the facts as they are whenever something is called here."""
+        self._view = view
+        self._ledger = Ledger()
+        self._asks: dict[Holder, tuple[Ask, ...]] = {}
+        self._holders: dict[str, dict[Holder, Ask]] = {}
+        self._keepers: dict[str, Keeper] = {}
+        self._kept: dict[Hashable, set[str]] = {}
+        self._last: dict[str, tuple[Key, str]] = {}
+        self._waiting: dict[str, tuple[str, ...]] = {}
+        self._by_resource = {source.resource: source for source in SOURCES}
+        self._pods = next(source.resource for source in SOURCES if source.kind is PODS)
+
+    # -- what the loop calls ----------------------------------------------------------------------
+
+    def start(self, ports: Iterable[HeldPort] = ()) -> list[Change]:
+        """The first time: restore everything, then give. `ports`: those of ours, as they are."""
+        view = self._view
+        self._ledger.restore_nets(view)
+        self._ledger.place_pools(view)
+        entered: list[tuple[Holder, Ask]] = []
+        for source in SOURCES:
+            for key in view.all(source.kind):
+                holder = source.holder(key)
+                entered += ((holder, a) for a in self._enter(holder, source.asks(view, key)))
+        there = tuple(ports)
+        # Once in the networks that were in force, and once in those that are from now on: the
+        # controller before may have died after it gave and before it said what is in force.
+        self._restore_all(entered, there)
+        self._ledger.place_nets(view)
+        self._ledger.place_pools(view)
+        self._restore_all(entered, there)
+        for holder, ask in entered:
+            if self._ledger.lease(ask.nic) is None:
+                self._acquire(holder, ask)
+        self._ledger.freed.clear()
+        return self._publish()
+
+    def changed(self, keys: Mapping[Kind[Any], Iterable[Hashable]]) -> list[Change]:
+        """Facts of these keys are others than before; the facts that follow from it."""
+        told = {kind: list(found) for kind, found in keys.items()}
+        if SUBNETS in told:
+            for nic in self._ledger.place_nets(self._view):
+                for holder, ask in self._holders.get(nic, {}).items():
+                    self._acquire(holder, ask)
+        if SUBNETS in told or POOLS in told:
+            self._ledger.place_pools(self._view)
+        # First who leaves, then who comes: an address that is free now can be had at once.
+        found = [
+            (source.holder(key), source.asks(self._view, key))
+            for source in SOURCES
+            for key in told.get(source.kind, ())
+        ]
+        for holder, asks in sorted(found, key=lambda one: (bool(one[1].found), one[0])):
+            self._refresh(holder, asks)
+        for kind in KEEPERS:
+            for key in told.get(kind, ()):
+                self._recheck(key)
+        if any(kind in told for kind in STRUCTURE):
+            for holder in self._ledger.refused():
+                if (source := self._by_resource.get(holder.resource)) is not None:
+                    self._refresh(holder, source.asks(self._view, _key(source, holder)))
+        self._retry()
+        return self._publish()
+
+    # -- who asks ---------------------------------------------------------------------------------
+
+    def _enter(self, holder: Holder, asks: Asks) -> tuple[Ask, ...]:
+        """Note what an object asks for."""
+        if asks.found:
+            self._asks[holder] = asks.found
+        else:
+            self._asks.pop(holder, None)
+        for ask in asks.found:
+            self._holders.setdefault(ask.nic, {})[holder] = ask
+        if holder.resource == self._pods and asks.found:
+            key = Key(*holder[1:])
+            pod = self._view.get(PODS, key)
+            keeper = keeper_of(pod) if pod is not None else None
+            for ask in asks.found:
+                self._last[ask.nic] = key, ask.provider
+                if keeper is not None:
+                    self._keep(ask.nic, keeper)
+        self._ledger.forgive(holder)
+        for number, problem in enumerate(asks.problems):
+            self._ledger.refuse(holder, f"?{number}", problem)
+        return asks.found
+
+    def _refresh(self, holder: Holder, asks: Asks) -> None:
+        before = {ask.nic: ask for ask in self._asks.get(holder, ())}
+        self._enter(holder, asks)
+        after = {ask.nic for ask in asks.found}
+        for nic in sorted(before.keys() - after):
+            self._leave(holder, nic)
+        for ask in asks.found:
+            same = ask.nic in before and before[ask.nic].uid == ask.uid
+            self._ledger.touched.add(ask.nic)
+            # What is given stays: our own annotations are no wish, and a network is for life.
+            if not same or self._ledger.lease(ask.nic) is None:
+                self._acquire(holder, ask)
+
+    def _leave(self, holder: Holder, nic: str) -> None:
+        there = self._holders[nic]
+        there.pop(holder, None)
+        self._ledger.touched.add(nic)
+        if there:
+            return
+        del self._holders[nic]
+        self._waiting.pop(nic, None)
+        keeper = self._keepers.get(nic)
+        if keeper is None or not keeps(self._view, keeper):
+            self._drop(nic)
+
+    def _recheck(self, key: Hashable) -> None:
+        for nic in sorted(self._kept.get(key, ())):
+            self._ledger.touched.add(nic)
+            if nic not in self._holders and not keeps(self._view, self._keepers[nic]):
+                self._drop(nic)
+
+    def _keep(self, nic: str, keeper: Keeper) -> None:
+        self._keepers[nic] = keeper
+        self._kept.setdefault(keeper.key, set()).add(nic)
+
+    def _drop(self, nic: str) -> None:
+        keeper = self._keepers.pop(nic, None)
+        if keeper is not None:
+            self._kept[keeper.key].discard(nic)
+            if not self._kept[keeper.key]:
+                del self._kept[keeper.key]
+        self._ledger.release(nic)
+        self._last.pop(nic, None)
+
+    def _restore_all(
+        self, entered: Iterable[tuple[Holder, Ask]], ports: Iterable[HeldPort]
+    ) -> None:
+        for holder, ask in entered:
+            if ask.held is not None:
+                self._restore(holder, ask.nic, ask.held)
+        kept = keepers(self._view)
+        for port in ports:
+            held = Held(port.switch, port.addresses, port.mac)
+            if port.port in self._holders:
+                self._restore(min(self._holders[port.port]), port.port, held)
+            elif (keeper := keeper_of_port(port.port, kept)) is not None:
+                self._restore(None, port.port, held)
+                if self._ledger.lease(port.port) is not None:
+                    self._keep(port.port, keeper)
+                    self._last[port.port] = _guess(port.port, keeper)
+
+    # -- giving -----------------------------------------------------------------------------------
+
+    def _restore(self, holder: Holder | None, nic: str, held: Held) -> None:
+        if self._ledger.lease(nic) is not None:
+            return
+        try:
+            self._ledger.restore(nic, held)
+        except AddressError as error:
+            if holder is not None:
+                self._ledger.refuse(holder, nic, _problem(holder, error))
+        else:
+            if holder is not None:
+                self._ledger.refuse(holder, nic, None)
+
+    def _acquire(self, holder: Holder, ask: Ask) -> None:
+        others = [one for one in self._holders.get(ask.nic, {}) if one != holder]
+        if others and self._ledger.lease(ask.nic) is not None:
+            return
+        try:
+            if ask.held is not None and self._ledger.lease(ask.nic) is None:
+                self._ledger.restore(ask.nic, ask.held)
+            if ask.held is None or self._ledger.lease(ask.nic) is None:
+                self._ledger.acquire(ask.nic, ask.want)
+        except AddressError as error:
+            self._ledger.refuse(holder, ask.nic, _problem(holder, error))
+            self._waiting[ask.nic] = ask.want.subnets
+            return
+        self._ledger.refuse(holder, ask.nic, None)
+        self._waiting.pop(ask.nic, None)
+
+    def _retry(self) -> None:
+        """Those who wait for a subnet in which something became free."""
+        freed, self._ledger.freed = self._ledger.freed, set()
+        for nic in sorted(n for n, subnets in self._waiting.items() if freed & {*subnets}):
+            for holder, ask in list(self._holders.get(nic, {}).items()):
+                self._acquire(holder, ask)
+
+    # -- what comes out ---------------------------------------------------------------------------
+
+    def _publish(self) -> list[Change]:
+        touched, self._ledger.touched = self._ledger.touched, set()
+        for nic in touched:
+            self._ledger.say(LEASES, nic, self._lease(nic))
+        return self._ledger.publish()
+
+    def _lease(self, nic: str) -> NicLease | None:
+        lease = self._ledger.lease(nic)
+        if lease is None:
+            return None
+        pod, provider = self._last.get(nic, (None, ""))
+        holders = self._holders.get(nic, {})
+        pods = sorted(Key(*h[1:]) for h in holders if h.resource == self._pods)
+        if pods:
+            pod = pods[0]
+            keeper = self._keepers.get(nic)
+            # Of a machine's two pods the one where it runs.
+            machine = self._view.get(INSTANCES, keeper.key) if keeper else None
+            for key in pods if machine and machine.node else ():
+                there = self._view.get(PODS, key)
+                if machine and there and there.node == machine.node:
+                    pod = key
+        elif pod is None:
+            holder = min(holders) if holders else Holder("", "", nic)
+            pod = Key(holder.namespace, holder.name)
+        return NicLease(nic, pod, provider, lease.subnet, lease.addresses, lease.mac)
+
+
+def _problem(holder: Holder, error: AddressError) -> Problem:
+    where = f"{holder.namespace}/" if holder.namespace else ""
+    return Problem(f"{holder.resource} {where}{holder.name}", error.cause, error.next_step)
+
+
+def _key(source: Source, holder: Holder) -> Any:
+    return Key(holder.namespace, holder.name) if source.namespaced else holder.name
+
+
+def _guess(port: str, keeper: Keeper) -> tuple[Key, str]:
+    """The pod and the provider of a port that is kept without a pod."""
+    name = keeper.key.name if keeper.ordinal < 0 else f"{keeper.key.name}-{keeper.ordinal}"
+    provider = port[len(f"{name}.{keeper.key.namespace}") + 1 :]
+    return Key(keeper.key.namespace, name), provider or "ovn"

@@ -1,0 +1,164 @@
+"""Who asks for addresses, and what objects say was given: pods, IPs, nodes and Vips. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any, NamedTuple
+
+from controller.ipam.errors import AddressError, RangeTextError
+from controller.ipam.want import Addresses, Want
+from controller.kinds.addresses import IP_RESOURCE, IPS, VIP_RESOURCE, VIPS
+from controller.kube.resources import NODES as NODE_OBJECTS
+from controller.kube.resources import PODS as POD_OBJECTS
+from controller.kube.resources import Key
+from controller.network.facts import NODES, PODS
+from controller.network.nics import annotation, nics_of
+from controller.network.settings import settings
+from controller.network.view import Kind, View
+from controller.translate.nbrows import host_port
+from controller.translate.ovn import Problem
+from dataplane.model.addr import Mac
+
+VIP_LEASE = "vip/"
+"""Leases of Vips are under this and the Vip's name: a name that no port has."""
+
+
+class Holder(NamedTuple):
+    """An object that something is given to."""
+
+    resource: str
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the cluster says was given already."""
+
+    subnet: str
+    addresses: Addresses
+    mac: Mac | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One interface's address that an object asks for."""
+
+    nic: str
+    provider: str
+    want: Want
+    held: Held | None = None
+    uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Asks:
+    """All that one object asks for, and why it does not ask for more."""
+
+    found: tuple[Ask, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+def _of_pod(view: View, key: Key) -> Asks:
+    pod = view.get(PODS, key)
+    if pod is None:
+        return Asks()
+    nics = nics_of(view, pod)
+    found = tuple(
+        Ask(nic.port, nic.provider, nic.want, _told(pod.annotations, nic.provider), pod.uid)
+        for nic in nics.found
+    )
+    return Asks(found, nics.problems)
+
+
+def _told(annotations: Mapping[str, str], provider: str) -> Held | None:
+    """What annotations of ours say; only the whole of it, and only if it says that it was given."""
+    if annotations.get(annotation(provider, "allocated")) != "true":
+        return None
+    return _held(
+        annotations.get(annotation(provider, "logical_switch"), ""),
+        annotations.get(annotation(provider, "ip_address"), "").split(","),
+        annotations.get(annotation(provider, "mac_address"), ""),
+    )
+
+
+def _held(subnet: str, addresses: list[str], mac: str) -> Held | None:
+    try:
+        parsed = tuple(ip_address(part.strip()) for part in addresses if part.strip())
+        return Held(
+            subnet, tuple(sorted(parsed, key=lambda a: a.version)), Mac(mac) if mac else None
+        )
+    except ValueError:  # an object that somebody broke counts as if it said nothing
+        return None
+
+
+def _fixed(what: str, addresses: tuple[str, ...], mac: str) -> tuple[Addresses, Mac | None]:
+    try:
+        parsed = sorted((ip_address(one) for one in addresses), key=lambda a: a.version)
+        given = Mac(mac) if mac else None
+    except ValueError as error:
+        msg = f"{what}: {error}"
+        raise RangeTextError(msg, "correct it") from error
+    return tuple(parsed), given
+
+
+def _of_ip(view: View, name: str) -> Asks:
+    ip = view.get(IPS, name)
+    if ip is None:
+        return Asks()
+    try:
+        addresses, mac = _fixed(f"IP {name}", ip.addresses, ip.mac)
+    except AddressError as error:
+        return Asks(problems=(Problem(f"IP {name}", error.cause, error.next_step),))
+    want = Want((ip.subnet,), choices=(addresses,) if addresses else (), mac=mac)
+    held = Held(ip.subnet, addresses, mac) if addresses else None
+    return Asks((Ask(name, "", want, held),))
+
+
+def _of_node(view: View, name: str) -> Asks:
+    node, decided = view.get(NODES, name), settings(view)
+    if node is None or not decided.join_subnet:
+        return Asks()
+    held = _told(node.annotations, "ovn")
+    return Asks((Ask(host_port(name), "", Want((decided.join_subnet,)), held),))
+
+
+def _of_vip(view: View, name: str) -> Asks:
+    vip = view.get(VIPS, name)
+    if vip is None:
+        return Asks()
+    try:
+        addresses, mac = _fixed(f"Vip {name}", vip.addresses, vip.mac)
+    except AddressError as error:
+        return Asks(problems=(Problem(f"Vip {name}", error.cause, error.next_step),))
+    if not vip.subnet:
+        problem = Problem(f"Vip {name}", "it names no subnet", "write spec.subnet")
+        return Asks(problems=(problem,))
+    want = Want((vip.subnet,), choices=(addresses,) if addresses else (), mac=mac)
+    held = _held(vip.subnet, list(vip.held), vip.held_mac) if vip.held else None
+    return Asks((Ask(VIP_LEASE + name, "", want, held),))
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A kind whose objects ask: in this order what they were given is restored."""
+
+    kind: Kind[Any]
+    resource: str
+    asks: Callable[[View, Any], Asks]
+    namespaced: bool = False
+
+    def holder(self, key: Any) -> Holder:
+        """What names the object of a key."""
+        found = key if self.namespaced else Key("", key)
+        return Holder(self.resource, found.namespace, found.name)
+
+
+SOURCES: tuple[Source, ...] = (
+    Source(PODS, str(POD_OBJECTS), _of_pod, namespaced=True),
+    Source(IPS, str(IP_RESOURCE), _of_ip),
+    Source(NODES, str(NODE_OBJECTS), _of_node),
+    Source(VIPS, str(VIP_RESOURCE), _of_vip),
+)

@@ -1,0 +1,246 @@
+"""Subnets, pools and who has what of them, and the facts that this makes. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any
+
+from controller.ipam.errors import AddressError
+from controller.ipam.ipam import Ipam, Lease
+from controller.ipam.subnet import Pool
+from controller.ipam.want import Want
+from controller.kinds.addresses import POOL_RESOURCE, POOLS
+from controller.kinds.subnet import RESOURCE as SUBNET_RESOURCE
+from controller.kinds.subnet import SUBNETS, Subnet
+from controller.network.asks import Held, Holder
+from controller.network.nets import NETS, REFUSALS, USAGE, Net, Usage, accepted, place, refuse
+from controller.network.settings import DEFAULT_VPC
+from controller.network.view import Kind, View
+from controller.translate.ovn import Problem
+
+Change = tuple[Kind[Any], Hashable, Any]
+"""A fact as it is from now on; None: it is gone."""
+_SUBNETS, _POOLS = str(SUBNET_RESOURCE), str(POOL_RESOURCE)
+
+
+class Ledger:
+    """The addresses' state, and what of it was not said yet.
+
+    Attributes:
+        freed: subnets in which somebody may get what was refused before.
+        touched: interfaces that have something else than before.
+    """
+
+    def __init__(self) -> None:
+        self.freed: set[str] = set()
+        self.touched: set[str] = set()
+        self._ipam = Ipam()
+        self._nets: dict[str, Net] = {}
+        self._pools: dict[str, Pool] = {}
+        self._users: dict[str, int] = {}
+        self._refused: dict[Holder, dict[str, Problem]] = {}
+        self._stale_usage: set[str] = set()
+        self._said: dict[tuple[Kind[Any], Hashable], Any] = {}
+        self._out: dict[tuple[Kind[Any], Hashable], Any] = {}
+
+    # -- facts that come out ----------------------------------------------------------------------
+
+    def say(self, kind: Kind[Any], key: Hashable, fact: Any) -> None:
+        """A fact as it is now; None: there is none."""
+        if self._said.get((kind, key)) != fact:
+            self._out[kind, key] = fact
+        else:
+            self._out.pop((kind, key), None)
+
+    def publish(self) -> list[Change]:
+        """What is otherwise than when this was asked last."""
+        for name in self._stale_usage:
+            self._say_usage(name)
+        self._stale_usage.clear()
+        found: list[Change] = []
+        for (kind, key), fact in self._out.items():
+            if fact is None:
+                self._said.pop((kind, key), None)
+            else:
+                self._said[kind, key] = fact
+            found.append((kind, key, fact))
+        self._out = {}
+        return found
+
+    def refuse(self, holder: Holder, what: str, problem: Problem | None) -> None:
+        """Why an object did not get something; None: it did."""
+        there = self._refused.setdefault(holder, {})
+        if problem is None:
+            there.pop(what, None)
+        else:
+            there[what] = problem
+        if not there:
+            del self._refused[holder]
+        self.say(REFUSALS, tuple(holder), tuple(there[name] for name in sorted(there)) or None)
+
+    def refused(self) -> list[Holder]:
+        """Who was refused something, in order."""
+        return sorted(self._refused)
+
+    def forgive(self, holder: Holder) -> None:
+        """Forget what was refused to an object."""
+        for what in list(self._refused.get(holder, ())):
+            self.refuse(holder, what, None)
+
+    def _say_usage(self, name: str) -> None:
+        net = self._nets.get(name)
+        pools = [""] + [pool.name for pool in self._pools.values() if pool.subnet == name]
+        for pool in pools:
+            if net is None or not net.usable:
+                self.say(USAGE, (name, pool), None)
+                continue
+            found = self._ipam.usage(name, pool)
+            self.say(
+                USAGE,
+                (name, pool),
+                Usage(
+                    {version: one.using for version, one in found.items()},
+                    {version: one.available for version, one in found.items()},
+                ),
+            )
+
+    # -- subnets and pools ------------------------------------------------------------------------
+
+    def restore_nets(self, view: View) -> None:
+        """The first time: what was in force is so until everybody has what they had."""
+        there = _subnets(view)
+        known = {name: net for name, one in there.items() if (net := accepted(one))}
+        held = {name: there[name] for name in known}
+        for name, net in place(held, known, DEFAULT_VPC).items():
+            was = known[name]
+            self._take(Net(name, was.vpc, was.networks, was.gateways, net.excluded, net.routed))
+        for name, net in place(there, known, DEFAULT_VPC).items():
+            if name not in known:
+                self._take(net)
+
+    def place_nets(self, view: View) -> tuple[str, ...]:
+        """Have each subnet's network in force, as far as it can be; interfaces that lost theirs."""
+        there = _subnets(view)
+        lost: list[str] = []
+        for name in sorted(self._nets.keys() - there.keys()):
+            lost += [lease.nic for lease in self._ipam.leases() if lease.subnet == name]
+            for nic in lost:
+                self.release(nic)
+            self._ipam.remove_subnet(name)
+            self.say(NETS, name, None)
+            for pool in [p.name for p in self._pools.values() if p.subnet == name]:
+                self.say(USAGE, (name, pool), None)
+                del self._pools[pool]
+            self.say(USAGE, (name, ""), None)
+            self.forgive(Holder(_SUBNETS, "", name))
+            del self._nets[name]
+        for net in place(there, self._nets, DEFAULT_VPC).values():
+            self._take(net)
+        return tuple(lost)
+
+    def _take(self, net: Net) -> None:
+        before = self._nets.get(net.name)
+        taken = self._fit(net, before if before and before.usable else None)
+        self._nets[net.name] = taken
+        self.say(NETS, net.name, taken)
+        problem = taken.refused[0] if taken.refused else None
+        self.refuse(Holder(_SUBNETS, "", net.name), "", problem)
+        self._stale_usage.add(net.name)
+        if before != taken:
+            self.freed.add(net.name)
+
+    def _fit(self, net: Net, held: Net | None) -> Net:
+        """The network if those who have addresses can keep them, else the one that was held."""
+        if not net.usable:
+            return net
+        if held is not None and held.vpc != net.vpc and self._users.get(net.name):
+            cause = f"it is of VPC {held.vpc}, and workloads have addresses of it"
+            problem = Problem(f"Subnet {net.name}", cause, "delete them before the VPC changes")
+            return refuse(held, (problem,))
+        try:
+            self._ipam.set_subnet(net.space)
+        except AddressError as error:
+            problem = Problem(f"Subnet {net.name}", error.cause, error.next_step)
+            return refuse(held or Net(net.name, net.vpc, usable=False), (problem,))
+        return net
+
+    def place_pools(self, view: View) -> None:
+        """Have the pools of the IPPools."""
+        found = ((name, view.get(POOLS, name)) for name in view.all(POOLS))
+        wanted = {name: Pool(name, one.subnet, one.addresses) for name, one in found if one}
+        for name, old in list(self._pools.items()):
+            if name not in wanted or wanted[name].subnet != old.subnet:
+                self._ipam.remove_pool(old.subnet, name)
+                del self._pools[name]
+                self.forgive(Holder(_POOLS, "", name))
+                self.say(USAGE, (old.subnet, name), None)
+                self.freed.add(old.subnet)
+        for name, pool in wanted.items():
+            problem = None
+            try:
+                if self._pools.get(name) != pool or pool.subnet in self.freed:
+                    self._ipam.set_pool(pool)
+                    self._pools[name] = pool
+                    self.freed.add(pool.subnet)
+                    self._stale_usage.add(pool.subnet)
+            except AddressError as error:
+                problem = Problem(f"IPPool {name}", error.cause, error.next_step)
+            self.refuse(Holder(_POOLS, "", name), "", problem)
+
+    # -- leases -----------------------------------------------------------------------------------
+
+    def lease(self, nic: str) -> Lease | None:
+        """What an interface has."""
+        return self._ipam.lease(nic)
+
+    def leases(self) -> Iterator[Lease]:
+        """All of them, by name."""
+        return self._ipam.leases()
+
+    def restore(self, nic: str, held: Held) -> None:
+        """What the cluster says that an interface has.
+
+        Raises:
+            AddressError: it cannot have it.
+        """
+        if held.mac is not None:
+            self._ipam.restore(Lease(nic, held.subnet, held.addresses, held.mac))
+            self._note(nic, None)
+
+    def acquire(self, nic: str, want: Want) -> None:
+        """Give an interface what it asks for.
+
+        Raises:
+            AddressError: it cannot have it; what it has it still has.
+        """
+        before = self._ipam.lease(nic)
+        unusable = [n for n in want.subnets if (net := self._nets.get(n)) and not net.usable]
+        if unusable and len(unusable) == len(want.subnets):
+            msg = f"{nic}: Subnet {unusable[0]} cannot be used"
+            raise AddressError(msg, "its status says why")
+        self._ipam.acquire(nic, want)
+        self._note(nic, before)
+
+    def release(self, nic: str) -> None:
+        """It has nothing any more."""
+        before = self._ipam.lease(nic)
+        self._ipam.release(nic)
+        self._note(nic, before)
+
+    def _note(self, nic: str, before: Lease | None) -> None:
+        after = self._ipam.lease(nic)
+        if before == after:
+            return
+        self.touched.add(nic)
+        if before is not None:
+            self._users[before.subnet] -= 1
+            self.freed.add(before.subnet)
+            self._stale_usage.add(before.subnet)
+        if after is not None:
+            self._users[after.subnet] = self._users.get(after.subnet, 0) + 1
+            self._stale_usage.add(after.subnet)
+
+
+def _subnets(view: View) -> Mapping[str, Subnet]:
+    found = ((name, view.get(SUBNETS, name)) for name in view.all(SUBNETS))
+    return {name: subnet for name, subnet in found if subnet is not None}

@@ -1,0 +1,234 @@
+"""What a pod's interfaces are, and what each asks for. Pure.
+
+The first interface is the provider `ovn`'s. Further ones are named by Multus's annotation, each by
+a NetworkAttachmentDefinition whose provider says which annotations, and which subnet, are its own.
+Sources: Kube-OVN's annotations; the Network Plumbing Working Group's specification of
+`k8s.v1.cni.cncf.io/networks`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+from typing import Any
+
+from controller.ipam.errors import AddressError
+from controller.ipam.want import PRIMARY, Want, want_of
+from controller.kinds.addresses import POOLS
+from controller.kinds.attachments import ATTACHMENTS
+from controller.kinds.subnet import OVN, SUBNETS, Subnet
+from controller.kinds.vpc import VPCS
+from controller.kube.resources import Key
+from controller.network.facts import NAMESPACES, NetPod
+from controller.network.settings import settings
+from controller.network.view import Derived, View
+from controller.translate.ovn import Problem
+from dataplane.model.addr import Mac
+
+NETWORKS = "k8s.v1.cni.cncf.io/networks"
+_ORDINAL = re.compile(r"-(\d+)\Z")
+_DEFAULT_NETWORK_INTERFACES = ("", "eth0")
+
+
+@dataclass(frozen=True, slots=True)
+class Nic:
+    """One interface.
+
+    Attributes:
+        port: the logical switch port's name; the lease's key, too, where there is no such port.
+        logical: OVN has a port for it; otherwise another plugin only takes its address.
+    """
+
+    port: str
+    provider: str
+    want: Want
+    logical: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Nics:
+    """All of a pod's, and what is wrong with others that it asks for."""
+
+    found: tuple[Nic, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Where a namespace's pods get their addresses, in this order; and its pool, if it has one."""
+
+    subnets: tuple[str, ...] = ()
+    pool: str = ""
+
+
+def annotation(provider: str, name: str) -> str:
+    """The key of an annotation of an interface."""
+    return f"{provider}.kubernetes.io/{name}"
+
+
+def port_name(pod: NetPod, provider: str) -> str:
+    """The logical switch port of an interface; a machine's own has the machine's name."""
+    further = "" if provider == PRIMARY else f".{provider}"
+    return f"{pod.vm or pod.name}.{pod.namespace}{further}"
+
+
+def needs_network(pod: NetPod) -> bool:
+    """Whether a pod has interfaces of ours."""
+    return not pod.host_network and not pod.over
+
+
+def ordinal_of(pod: str) -> int | None:
+    """The number at the end of a StatefulSet's pod's name."""
+    found = _ORDINAL.search(pod)
+    return int(found[1]) if found else None
+
+
+def _choice(view: View, namespace: str) -> Choice:
+    there = view.get(NAMESPACES, namespace)
+    said = there.annotations if there else {}
+    pool = said.get(annotation(PRIMARY, "ip_pool"), "")
+    if not pool:
+        pool = next(iter(view.by(POOLS, "namespace", namespace)), "")
+    named = tuple(
+        part.strip()
+        for part in said.get(annotation(PRIMARY, "logical_switch"), "").split(",")
+        if part.strip()
+    )
+    if pool and (found := view.get(POOLS, pool)) is not None:
+        return Choice((found.subnet,), pool)
+    if named:
+        return Choice(named)
+    listed = list(view.by(SUBNETS, "namespace", namespace))
+    labels = there.labels if there else {}
+    for name in view.by(SUBNETS, "selects", True):
+        subnet = view.get(SUBNETS, name)
+        if subnet and name not in listed and any(s.matches(labels) for s in subnet.selectors):
+            listed.append(name)
+    usable = tuple(name for name in listed if _first_interfaces(view.get(SUBNETS, name)))
+    if usable:
+        return Choice(usable)
+    for name in view.by(VPCS, "namespace", namespace):
+        vpc = view.get(VPCS, name)
+        if vpc and vpc.default_subnet:
+            return Choice((vpc.default_subnet,))
+    marked = [name for name in view.by(SUBNETS, "default", True) if not _made(view, name)]
+    return Choice((marked[0] if marked else settings(view).default_subnet,))
+
+
+def _first_interfaces(subnet: Subnet | None) -> bool:
+    return subnet is not None and subnet.provider == OVN and not subnet.ending
+
+
+def _made(view: View, name: str) -> bool:
+    subnet = view.get(SUBNETS, name)
+    return subnet is None or subnet.made
+
+
+CHOICES: Derived[Choice] = Derived("choices", _choice)
+"""Asked for by a namespace's name."""
+
+
+def nics_of(view: View, pod: NetPod) -> Nics:
+    """A pod's interfaces; none if it needs no network."""
+    if not needs_network(pod):
+        return Nics()
+    ordinal = ordinal_of(pod.name) if pod.owner[0] == "StatefulSet" else None
+    found: list[Nic] = []
+    problems: list[Problem] = []
+    who = f"pod {pod.namespace}/{pod.name}"
+    try:
+        found.append(_first(view, pod, ordinal))
+    except AddressError as error:
+        problems.append(Problem(who, error.cause, error.next_step))
+    text = pod.annotations.get(NETWORKS, "")
+    try:
+        asked = _selections(text, pod.namespace) if text else []
+    except ValueError as error:
+        return Nics(
+            tuple(found),
+            (*problems, Problem(who, f"{NETWORKS}: {error}", "write names, or a JSON list")),
+        )
+    for element in asked:
+        try:
+            nic = _further(view, pod, element, ordinal)
+        except AddressError as error:
+            problems.append(Problem(who, error.cause, error.next_step))
+            continue
+        if nic is None:
+            continue
+        if any(nic.port == other.port for other in found):
+            cause = f"two of its interfaces are of the network {nic.provider}"
+            problems.append(Problem(who, cause, "write a second definition for the second one"))
+            continue
+        found.append(nic)
+    return Nics(tuple(found), tuple(problems))
+
+
+def _first(view: View, pod: NetPod, ordinal: int | None) -> Nic:
+    choice = view.ask(CHOICES, pod.namespace)
+    said = pod.annotations
+    pool_key, switch_key = annotation(PRIMARY, "ip_pool"), annotation(PRIMARY, "logical_switch")
+    own_pool = view.get(POOLS, said.get(pool_key, "").strip())
+    subnets = (own_pool.subnet,) if own_pool else choice.subnets
+    want = want_of(said, subnets, PRIMARY, ordinal)
+    # A namespace's pool is for those who name no addresses, pool or subnet of their own.
+    if choice.pool and not said.get(pool_key) and not said.get(switch_key) and not want.choices:
+        want = replace(want, pool=choice.pool)
+    return Nic(port_name(pod, PRIMARY), PRIMARY, want)
+
+
+def _further(
+    view: View, pod: NetPod, element: Mapping[str, Any], ordinal: int | None
+) -> Nic | None:
+    key = Key(element["namespace"], element["name"])
+    definition = view.get(ATTACHMENTS, key)
+    if definition is None:
+        cause = f"it asks for the network {key}, and there is no such definition"
+        raise AddressError(cause, "make the NetworkAttachmentDefinition, or correct the name")
+    if not definition.provider or definition.provider == PRIMARY:
+        return None
+    provider = definition.provider
+    own_pool = view.get(POOLS, pod.annotations.get(annotation(provider, "ip_pool"), "").strip())
+    subnets = (own_pool.subnet,) if own_pool else view.by(SUBNETS, "provider", provider)
+    want = want_of(pod.annotations, tuple(subnets), provider, ordinal)
+    if not want.subnets:
+        cause = f"no Subnet has the provider {provider} of the network {key}"
+        raise AddressError(cause, f"write spec.provider: {provider} in one")
+    ips, mac = element.get("ips"), element.get("mac")
+    try:
+        if ips and not want.choices:
+            addresses = [ip_address(str(ip).partition("/")[0]) for ip in ips]
+            want = replace(want, choices=(tuple(sorted(addresses, key=lambda a: a.version)),))
+        if mac and want.mac is None:
+            want = replace(want, mac=Mac(str(mac)))
+    except ValueError as error:
+        msg = f"{NETWORKS}: {key}: {error}"
+        raise AddressError(msg, "correct it") from error
+    return Nic(port_name(pod, provider), provider, want, definition.logical)
+
+
+def _selections(text: str, namespace: str) -> list[dict[str, Any]]:
+    """The elements of the annotation, in either of its two forms.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if text.lstrip().startswith("["):
+        elements = json.loads(text)
+        found = []
+        for element in elements:
+            named = isinstance(element, dict) and isinstance(element.get("name"), str)
+            if not named or not isinstance(element.get("ips") or [], list):
+                msg = "an element has no name, or its ips are no list"
+                raise ValueError(msg)
+            found.append({**element, "namespace": element.get("namespace") or namespace})
+        return found
+    found = []
+    for word in filter(None, (part.strip() for part in text.split(","))):
+        name = word.partition("@")[0]
+        space, slash, rest = name.partition("/")
+        found.append({"namespace": space if slash else namespace, "name": rest or space})
+    return found

@@ -1,0 +1,321 @@
+"""The stage that gives addresses out: who gets what, what is kept, what is refused and why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+
+from controller.kinds.addresses import IPS, POOLS, VIPS, IpObject, IpPool, Vip
+from controller.kinds.attachments import ATTACHMENTS, NetworkAttachment
+from controller.kinds.subnet import SUBNETS, Accepted, Subnet
+from controller.kinds.vpc import VPCS, Vpc
+from controller.kinds.workloads import INSTANCES, MACHINES, SETS, Machine, OrdinalSet
+from controller.kube.resources import Key
+from controller.network.facts import (
+    LEASES,
+    NAMESPACES,
+    NODES,
+    PODS,
+    NetNamespace,
+    NetNode,
+)
+from controller.network.nets import USAGE
+from controller.policy.model import Expression, Operator, Selector
+from dataplane.model.addr import Mac
+from tests.labs.allocation import world
+
+O = "ovn.kubernetes.io/"  # noqa: E741
+
+
+def test_a_pod_gets_the_first_address_behind_the_gateway_and_gives_it_back() -> None:
+    w = world().start()
+    w.pod("a")
+    assert w.ip("a.ns") == "10.16.0.2"
+    assert w.net("ovn-default").gateway == "10.16.0.1"
+    assert w.facts[USAGE]["ovn-default", ""].using == {4: 1}
+    w.have(PODS, Key("ns", "a"), None)
+    assert w.lease("a.ns") is None
+    w.pod("b")
+    assert w.ip("b.ns") == "10.16.0.3", "what was released comes again as late as possible"
+
+
+def test_pods_on_the_hosts_network_and_ended_ones_get_nothing() -> None:
+    w = world().start()
+    w.pod("a", host_network=True)
+    w.pod("b")
+    w.pod("b", over=True)
+    assert LEASES not in w.facts or not w.facts[LEASES]
+
+
+def test_a_namespaces_subnets_come_before_the_default() -> None:
+    w = world(
+        Subnet("ovn-default", default=True, cidr="10.16.0.0/24"),
+        Subnet("listed", namespaces=("ns",), cidr="10.17.0.0/24"),
+        Subnet("other", cidr="10.18.0.0/24"),
+        Subnet(
+            "selected",
+            selectors=(Selector((Expression("team", Operator.IN, ("b",)),)),),
+            cidr="10.19.0.0/24",
+        ),
+    ).start()
+    w.pod("a")
+    w.pod("b", annotations={O + "logical_switch": "other"})
+    assert (w.ip("a.ns"), w.ip("b.ns")) == ("10.17.0.2", "10.18.0.2")
+    w.have(SUBNETS, "listed", Subnet("listed", cidr="10.17.0.0/24"))
+    w.have(NAMESPACES, "ns", NetNamespace("ns", {"team": "b"}))
+    w.pod("c")
+    assert w.ip("c.ns") == "10.19.0.2"
+    assert w.ip("a.ns") == "10.17.0.2", "a pod's network is for life"
+    w.have(NAMESPACES, "ns", NetNamespace("ns", {}, {O + "logical_switch": "other"}))
+    w.pod("d")
+    assert w.ip("d.ns") == "10.18.0.3"
+    w.have(NAMESPACES, "ns", NetNamespace("ns"))
+    w.have(VPCS, "v", Vpc("v", namespaces=("ns",), default_subnet="other"))
+    w.pod("e")
+    assert w.ip("e.ns") == "10.18.0.4"
+
+
+def test_a_fixed_address_and_mac_and_the_older_annotations() -> None:
+    w = world().start()
+    w.pod("a", annotations={O + "ip_address": "10.16.0.77", O + "mac_address": "00:00:00:53:6B:B6"})
+    w.pod("b", annotations={"kube-ovn/ipv4": "10.16.0.78", "kube-ovn/mac": "02:00:00:00:00:78"})
+    w.pod("c", annotations={O + "ip_address": "10.16.0.77"})
+    lease = w.lease("a.ns")
+    assert lease and (w.ip("a.ns"), str(lease.mac)) == ("10.16.0.77", "00:00:00:53:6b:b6")
+    assert w.ip("b.ns") == "10.16.0.78"
+    assert w.lease("c.ns") is None
+    assert "10.16.0.77 of subnet ovn-default is taken by a.ns" in w.why("pods", "ns", "c")
+    w.have(PODS, Key("ns", "a"), None)
+    assert w.ip("c.ns") == "10.16.0.77", "who waits is given it as soon as it is free"
+    assert not w.why("pods", "ns", "c")
+
+
+def test_a_pool_is_for_those_who_name_it_and_for_its_namespaces() -> None:
+    w = world().start()
+    w.have(POOLS, "p", IpPool("p", "ovn-default", addresses=("10.16.0.50..10.16.0.51",)))
+    w.pod("a")
+    w.pod("b", annotations={O + "ip_pool": "p"})
+    assert (w.ip("a.ns"), w.ip("b.ns")) == ("10.16.0.2", "10.16.0.50")
+    w.have(POOLS, "p", IpPool("p", "ovn-default", ("ns",), ("10.16.0.50..10.16.0.51",)))
+    w.pod("c")
+    w.pod("d")
+    assert w.ip("c.ns") == "10.16.0.51"
+    assert "pool p has no IPv4 address left" in w.why("pods", "ns", "d")
+    w.have(POOLS, "p", IpPool("p", "ovn-default", ("ns",), ("10.16.0.50..10.16.0.52",)))
+    assert w.ip("d.ns") == "10.16.0.52"
+
+
+def test_a_list_of_addresses_is_a_statefulsets_by_number() -> None:
+    w = world().start()
+    said = {O + "ip_pool": "10.16.0.20,10.16.0.21"}
+    w.have(SETS, Key("ns", "web"), OrdinalSet(0, 2))
+    w.pod("web-1", owner=("StatefulSet", "web"), annotations=said)
+    w.pod("web-0", owner=("StatefulSet", "web"), annotations=said)
+    assert (w.ip("web-0.ns"), w.ip("web-1.ns")) == ("10.16.0.20", "10.16.0.21")
+
+
+def test_a_statefulsets_addresses_stay_until_it_shrinks() -> None:
+    w = world().start()
+    w.have(SETS, Key("ns", "web"), OrdinalSet(0, 2))
+    for number in (0, 1):
+        w.pod(f"web-{number}", owner=("StatefulSet", "web"))
+        w.have(PODS, Key("ns", f"web-{number}"), None)
+    assert (w.ip("web-0.ns"), w.ip("web-1.ns")) == ("10.16.0.2", "10.16.0.3")
+    w.pod("other")
+    w.pod("web-1", owner=("StatefulSet", "web"))
+    assert (w.ip("other.ns"), w.ip("web-1.ns")) == ("10.16.0.4", "10.16.0.3")
+    w.have(SETS, Key("ns", "web"), OrdinalSet(0, 1))
+    assert w.ip("web-1.ns") == "10.16.0.3", "its pod is there yet"
+    w.have(PODS, Key("ns", "web-1"), None)
+    assert w.lease("web-1.ns") is None
+    w.have(SETS, Key("ns", "web"), None)
+    assert w.lease("web-0.ns") is None
+
+
+def test_a_machines_address_is_its_own_through_a_migration() -> None:
+    w = world().start()
+    w.have(MACHINES, Key("ns", "vm"), Machine())
+    w.have(INSTANCES, Key("ns", "vm"), Machine("n1"))
+    w.pod("virt-launcher-vm-bbbbb", vm="vm", node="n1")
+    w.annotate("virt-launcher-vm-bbbbb")
+    w.pod("virt-launcher-vm-aaaaa", vm="vm", node="n2")
+    lease = w.lease("vm.ns")
+    assert lease and lease.pod.name == "virt-launcher-vm-bbbbb", "there it runs"
+    w.have(INSTANCES, Key("ns", "vm"), Machine("n2"))
+    assert (lease := w.lease("vm.ns")) and lease.pod.name == "virt-launcher-vm-aaaaa"
+    w.have(PODS, Key("ns", "virt-launcher-vm-bbbbb"), None)
+    w.have(PODS, Key("ns", "virt-launcher-vm-aaaaa"), None)
+    w.have(INSTANCES, Key("ns", "vm"), None)
+    assert w.ip("vm.ns") == "10.16.0.2"
+    w.have(MACHINES, Key("ns", "vm"), None)
+    assert w.lease("vm.ns") is None
+
+
+def test_a_new_controller_gives_everybody_the_same() -> None:
+    w = world().start()
+    w.have(SETS, Key("ns", "web"), OrdinalSet(0, 1))
+    for name in ("c", "b", "a", "web-0"):
+        w.pod(name, owner=("StatefulSet", "web") if name == "web-0" else ("", ""))
+    w.annotate("a")
+    w.have(PODS, Key("ns", "web-0"), None)
+    before = dict(w.facts[LEASES])
+    # b and c were never told; only OVN's database has what they were given, and web-0's.
+    again = w.again(w.held())
+    assert {p: (one.addresses, one.mac) for p, one in again.facts[LEASES].items()} == {
+        p: (one.addresses, one.mac) for p, one in before.items()
+    }
+    again.pod("0")
+    assert again.ip("0.ns") == "10.16.0.6"
+
+
+def test_who_claims_what_somebody_else_has_is_told_whose_it_is() -> None:
+    w = world()
+    told = {
+        O + "allocated": "true",
+        O + "ip_address": "10.16.0.9",
+        O + "mac_address": "02:00:00:00:00:09",
+        O + "logical_switch": "ovn-default",
+    }
+    for name in ("a", "b"):
+        w.pod(name, annotations=told)
+    w.start()
+    assert (w.ip("a.ns"), w.ip("b.ns")) == ("10.16.0.9", "none")
+    assert "taken by a.ns" in w.why("pods", "ns", "b")
+
+
+def test_an_ip_object_reserves_and_a_vip_has_one_too() -> None:
+    w = world().start()
+    w.have(
+        IPS, "a.ns", IpObject("a.ns", "a", "ns", "ovn-default", ("10.16.0.2",), "02:00:00:00:00:02")
+    )
+    w.have(VIPS, "v", Vip("v", "ns", "ovn-default"))
+    w.pod("b")
+    w.pod("a")
+    assert (w.ip("vip/v"), w.ip("b.ns"), w.ip("a.ns")) == ("10.16.0.3", "10.16.0.4", "10.16.0.2")
+    w.have(PODS, Key("ns", "a"), None)
+    assert w.ip("a.ns") == "10.16.0.2"
+    w.have(IPS, "a.ns", None)
+    assert w.lease("a.ns") is None
+
+
+def test_nodes_have_addresses_of_the_join_subnet() -> None:
+    w = world(Subnet("join", cidr="100.64.0.0/16"))
+    w.have(NODES, "n2", NetNode("n2", annotations={
+        O + "allocated": "true", O + "ip_address": "100.64.0.9",
+        O + "mac_address": "02:00:00:00:00:09", O + "logical_switch": "join",
+    }))  # fmt: skip
+    w.have(NODES, "n1", NetNode("n1"))
+    w.start()
+    assert (w.ip("node-n1"), w.ip("node-n2")) == ("100.64.0.2", "100.64.0.9")
+
+
+def test_further_interfaces_are_of_their_providers_subnets() -> None:
+    w = world(
+        Subnet("ovn-default", default=True, cidr="10.16.0.0/24"),
+        Subnet("second", provider="net1.ns.ovn", cidr="10.20.0.0/24"),
+        Subnet("mac", provider="mac.ns", cidr="10.21.0.0/24"),
+    ).start()
+    w.pod("early", annotations={"k8s.v1.cni.cncf.io/networks": "net1"})
+    assert "no such definition" in w.why("pods", "ns", "early")
+    assert w.ip("early.ns") == "10.16.0.2"
+    w.have(ATTACHMENTS, Key("ns", "net1"), NetworkAttachment("net1.ns.ovn", logical=True))
+    w.have(ATTACHMENTS, Key("ns", "mac"), NetworkAttachment("mac.ns"))
+    w.have(ATTACHMENTS, Key("ns", "foreign"), NetworkAttachment())
+    assert w.ip("early.ns.net1.ns.ovn") == "10.20.0.2"
+    w.pod(
+        "a",
+        annotations={
+            "k8s.v1.cni.cncf.io/networks": "ns/net1@eth5, mac,foreign",
+            "net1.ns.ovn.kubernetes.io/ip_address": "10.20.0.40",
+        },
+    )
+    assert (w.ip("a.ns.net1.ns.ovn"), w.ip("a.ns.mac.ns")) == ("10.20.0.40", "10.21.0.2")
+    w.pod(
+        "b",
+        annotations={
+            "k8s.v1.cni.cncf.io/networks": '[{"name": "net1", "ips": ["10.20.0.50/24"],'
+            ' "mac": "02:00:00:00:00:50"}, {"name": "net1"}]'
+        },
+    )
+    lease = w.lease("b.ns.net1.ns.ovn")
+    assert lease and (lease.addresses, lease.mac) == (
+        (ip_address("10.20.0.50"),),
+        Mac("02:00:00:00:00:50"),
+    )
+    assert "two of its interfaces" in w.why("pods", "ns", "b")
+    assert not w.why("pods", "ns", "a")
+
+
+def test_overlapping_subnets_of_a_vpc_the_older_keeps_and_both_are_named() -> None:
+    w = world(
+        Subnet("new", "2026-01-02", cidr="10.16.0.128/25"),
+        Subnet("old", "2026-01-01", cidr="10.16.0.0/24"),
+        Subnet("elsewhere", "2026-01-03", vpc="other", cidr="10.16.0.0/24"),
+    ).start()
+    assert w.net("old").usable
+    assert w.net("elsewhere").usable
+    assert not w.net("new").usable
+    assert "10.16.0.128/25 overlaps 10.16.0.0/24 of Subnet old" in w.why(
+        "subnets.kubeovn.io", "", "new"
+    )
+    w.pod("a", annotations={O + "logical_switch": "new"})
+    assert "Subnet new cannot be used" in w.why("pods", "ns", "a")
+    w.have(SUBNETS, "old", None)
+    assert w.ip("a.ns") == "10.16.0.130"
+
+
+def test_gateways_are_checked_and_chosen() -> None:
+    w = world(
+        Subnet("dual", cidr="10.1.0.0/24,fd00:1::/64", gateway="10.1.0.254"),
+        Subnet("outside", cidr="10.2.0.0/24", gateway="10.3.0.1"),
+        Subnet("hostbits", cidr="10.4.0.7/24", excluded=("10.4.0.1..10.4.0.9",)),
+        Subnet("mac", vlan="v"),
+        Subnet("nothing"),
+        Subnet("broken", cidr="10.0.0/33"),
+    ).start()
+    assert w.net("dual").gateway == "10.1.0.254,fd00:1::1"
+    assert "10.3.0.1 is not in the cidrBlock" in w.why("subnets.kubeovn.io", "", "outside")
+    assert w.net("hostbits").cidr == "10.4.0.0/24"
+    assert w.net("mac").usable
+    for name in ("nothing", "broken"):
+        assert not w.net(name).usable
+        assert w.why("subnets.kubeovn.io", "", name)
+    for name, subnet in (("a", "hostbits"), ("b", "mac"), ("c", "dual")):
+        w.pod(name, annotations={O + "logical_switch": subnet})
+    assert (w.ip("a.ns"), w.ip("b.ns")) == ("10.4.0.10", "")
+    assert w.ip("c.ns") == "10.1.0.1,fd00:1::2"
+
+
+def test_a_network_changes_only_if_everybody_can_keep_their_address() -> None:
+    w = world().start()
+    w.pod("a")
+    narrow = Subnet("ovn-default", default=True, cidr="10.17.0.0/24")
+    w.have(SUBNETS, "ovn-default", narrow)
+    assert w.net("ovn-default").cidr == "10.16.0.0/24"
+    assert "10.16.0.2 of a.ns is not in its networks" in w.why(
+        "subnets.kubeovn.io", "", "ovn-default"
+    )
+    w.have(SUBNETS, "ovn-default", replace(narrow, cidr="10.16.0.0/16"))
+    assert w.net("ovn-default").cidr == "10.16.0.0/16"
+    w.have(SUBNETS, "ovn-default", replace(narrow, cidr="10.16.0.0/16", vpc="other"))
+    assert w.net("ovn-default").vpc == "ovn-cluster"
+    w.have(SUBNETS, "ovn-default", replace(narrow, cidr="10.16.0.0/16", gateway="10.16.0.2"))
+    assert w.net("ovn-default").gateway == "10.16.0.1"
+    assert "is the address of a.ns" in w.why("subnets.kubeovn.io", "", "ovn-default")
+
+
+def test_what_was_in_force_is_so_for_a_new_controller_too() -> None:
+    was = Accepted("ovn-cluster", "10.16.0.0/24", "10.16.0.1")
+    w = world(Subnet("ovn-default", default=True, cidr="10.99.0.0/24", accepted=was))
+    w.pod("a", annotations={
+        O + "allocated": "true", O + "ip_address": "10.16.0.5",
+        O + "mac_address": "02:00:00:00:00:05", O + "logical_switch": "ovn-default",
+    })  # fmt: skip
+    w.start()
+    assert w.ip("a.ns") == "10.16.0.5"
+    assert w.net("ovn-default").cidr == "10.16.0.0/24"
+    assert "10.16.0.5 of a.ns" in w.why("subnets.kubeovn.io", "", "ovn-default")
+    empty = world(Subnet("ovn-default", default=True, cidr="10.99.0.0/24", accepted=was)).start()
+    assert empty.net("ovn-default").cidr == "10.99.0.0/24"
+    broken = world(Subnet("ovn-default", cidr="nonsense", accepted=was)).start()
+    assert broken.net("ovn-default").cidr == "10.16.0.0/24"
