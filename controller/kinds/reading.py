@@ -126,40 +126,36 @@ class Reading:
         there = self.below(name)
         return {key: there.text(key) for key in there.fields}
 
-    def selector(self, name: str) -> Selector | None:
+    def selector(self, name: str) -> LabelSelector | None:
         """A label selector; None if it is left out."""
         self._read.add(name)
-        if not self.has(name):
-            return None
-        return self._selector(self.fields[name], name)
+        return self._selector(self.fields[name], name) if self.has(name) else None
 
-    def selectors(self, name: str) -> tuple[Selector, ...]:
-        """A list of label selectors."""
+    def matcher(self, name: str) -> Selector | None:
+        """The same, for asking whether it matches."""
+        found = self.selector(name)
+        return matcher_of(found) if found is not None else None
+
+    def matchers(self, name: str) -> tuple[Selector, ...]:
+        """A list of them."""
         values = self._typed(name, list) or ()
-        return tuple(self._selector(value, f"{name}[{at}]") for at, value in enumerate(values))
+        found = (self._selector(value, f"{name}[{at}]") for at, value in enumerate(values))
+        return tuple(matcher_of(one) for one in found)
 
-    def _selector(self, value: object, name: str) -> Selector:
+    def _selector(self, value: object, name: str) -> LabelSelector:
         try:
             found = msgspec.convert(value, LabelSelector)
         except msgspec.ValidationError as error:
             self.fail(name, str(error), "write matchLabels or matchExpressions below it")
         for at, one in enumerate(found.match_expressions):
             where = f"{name}.matchExpressions[{at}]"
-            if one.operator not in ("In", "NotIn", "Exists", "DoesNotExist"):
-                allowed = "In, NotIn, Exists, DoesNotExist"
-                self.fail(
-                    where, f"the operator {one.operator!r} is none", f"write one of {allowed}"
-                )
+            if one.operator not in _OPERATORS:
+                self.fail(where, f"there is no operator {one.operator!r}", f"write {_LISTED}")
             if one.operator in ("In", "NotIn") and not one.values:
                 self.fail(where, f"{one.operator} has no values", "name one at least")
             if one.operator in ("Exists", "DoesNotExist") and one.values:
                 self.fail(where, f"{one.operator} takes no values", "take them away")
-        equal = [Expression(k, Operator.IN, (v,)) for k, v in sorted(found.match_labels.items())]
-        listed = [
-            Expression(one.key, Operator(one.operator), tuple(sorted(one.values)))
-            for one in found.match_expressions
-        ]
-        return Selector((*equal, *listed))
+        return found
 
     def ignore(self, *names: str) -> None:
         """Fields that are known and have no effect here for a reason that the docs give."""
@@ -184,6 +180,16 @@ class Reading:
         ):
             self.fail(name, f"{value!r} is not {_WORDS[kind]}", f"write {_WORDS[kind]}")
         return value
+
+
+def matcher_of(found: LabelSelector) -> Selector:
+    """A label selector as policies have it; equal ones come out equal."""
+    equal = {Expression(key, Operator.IN, (value,)) for key, value in found.match_labels.items()}
+    listed = {
+        Expression(one.key, Operator(one.operator), tuple(sorted({*one.values})))
+        for one in found.match_expressions
+    }
+    return Selector(tuple(sorted(equal | listed)))
 
 
 Read = Callable[[Meta, Reading, Reading], T]

@@ -51,7 +51,7 @@ def _provider(meta: Meta, spec: Reading, _: Reading) -> ProviderNetwork:
         meta.name,
         spec.text("defaultInterface"),
         tuple((one.text("interface"), one.texts("nodes")) for one in spec.each("customInterfaces")),
-        spec.selector("nodeSelector"),
+        spec.matcher("nodeSelector"),
         spec.texts("excludeNodes"),
         meta.deletion_timestamp is not None,
     )

@@ -70,7 +70,7 @@ class Vpc:
 
 def _read(meta: Meta, spec: Reading, _: Reading) -> Vpc:
     bfd = spec.below("bfdPort")
-    port, nodes = bfd.text("ip"), bfd.selector("nodeSelector")
+    port, nodes = bfd.text("ip"), bfd.matcher("nodeSelector")
     dynamic = spec.below("dynamicRouting")
     dynamic.ignore("redistribute", "localOnly", "maintainVrf", "vrfName", "vrfId")
     return Vpc(
