@@ -6,9 +6,7 @@ executable: standard library only, and nothing slow (so classes are written out 
 
 from __future__ import annotations
 
-import json
-
-from cni import asked, spec, wire
+from cni import asked, quickjson, spec, wire
 
 DEFAULT_SOCKET = "/run/millrace/cni.sock"
 MODES = ("veth", "vhost-user")
@@ -116,7 +114,7 @@ def parse_config(data: bytes) -> spec.Json:
         msg = f"the network configuration has more than {MAX_CONFIG_SIZE} bytes"
         raise spec.CniError(spec.DECODE_FAILURE, msg)
     try:
-        obj = json.loads(data.decode("utf-8"), parse_constant=wire.no_constant)
+        obj = quickjson.loads(data.decode("utf-8"), parse_constant=wire.no_constant)
     except (ValueError, RecursionError) as error:
         msg = f"the network configuration on stdin is not JSON: {error}"
         raise spec.CniError(spec.DECODE_FAILURE, msg) from error
@@ -236,7 +234,7 @@ def _mode(obj: spec.Json) -> str:
     if "mode" not in obj and (obj.get("vhost_user_socket_volume_name") or consumer == "kubevirt"):
         return "vhost-user"
     mode = obj.get("mode", "veth")
-    return mode if isinstance(mode, str) else json.dumps(mode)
+    return mode if isinstance(mode, str) else quickjson.dumps(mode)
 
 
 def _provider(obj: spec.Json) -> str:
@@ -291,7 +289,7 @@ def _refuse_unsupported(obj: spec.Json) -> None:
         reason = f"our own keys are {', '.join(sorted(_OURS))}"
         if key == "ipam":
             reason = "addresses come from OVN's logical switch port; leave ipam out"
-        text = json.dumps(value)
+        text = quickjson.dumps(value)
         shown = text if len(text) <= 200 else text[:200] + "..."
         msg = f"unsupported field in the network configuration: {key!r}: {shown}"
         raise spec.CniError(spec.UNSUPPORTED_FIELD, msg, reason)

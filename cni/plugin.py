@@ -4,17 +4,16 @@ It checks what it was given, asks the node daemon over its socket, and prints th
 form of the CNI version that the network configuration names. All work on the node is the
 daemon's, so that a killed plugin leaves nothing half done.
 
-A runtime starts it for every pod, so it imports json, os, sys, socket and `cni` only; the figure
-is kept by `python -m perf.cni_start`.
+A runtime starts it for every pod, so it imports os, sys, the C parts of json and socket, and `cni`
+only; the figure is kept by `python -m perf.cni_start`.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 
-from cni import asked, config, spec, wire
+from cni import asked, config, quickjson, spec, wire
 
 TIMEOUTS_S = {"ADD": 60.0, "DEL": 30.0, "CHECK": 20.0, "STATUS": 5.0, "GC": 60.0}
 """How long the daemon gets, in seconds. Its own waits are shorter, so it answers first."""
@@ -34,7 +33,7 @@ def main() -> int:
     status, obj = answer(os.environ, lambda: sys.stdin.buffer.read(config.MAX_CONFIG_SIZE + 1))
     try:
         if obj is not None:
-            sys.stdout.write(json.dumps(obj, indent=2) + "\n")
+            sys.stdout.write(quickjson.dumps(obj) + "\n")
         sys.stdout.flush()
     except OSError:
         # Nobody reads: keep the interpreter from failing once more at exit.

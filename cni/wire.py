@@ -23,9 +23,10 @@ Errors::
 
 from __future__ import annotations
 
-import json
-import socket
+import _socket
 import time
+
+from cni import quickjson
 
 VERSION = 1
 HEADER_SIZE = 4
@@ -75,7 +76,7 @@ def encode(obj: dict[str, object]) -> bytes:
         WireError: the object is not JSON, or longer than MAX_SIZE.
     """
     try:
-        payload = json.dumps(obj, allow_nan=False, separators=(",", ":")).encode("ascii")
+        payload = quickjson.dumps(obj, allow_nan=False).encode("ascii")
     except (TypeError, ValueError, RecursionError) as error:
         msg = f"the message cannot be written as JSON: {error}"
         raise WireError(msg) from error
@@ -108,7 +109,7 @@ def decode(payload: bytes) -> dict[str, object]:
         WireError: not UTF-8, not JSON, not an object, or of another protocol version.
     """
     try:
-        obj = json.loads(payload.decode("utf-8"), parse_constant=no_constant)
+        obj = quickjson.loads(payload.decode("utf-8"), parse_constant=no_constant)
     except (ValueError, RecursionError) as error:
         msg = f"the peer's message is not JSON: {error}"
         raise WireError(msg) from error
@@ -183,7 +184,7 @@ def parse_answer(obj: dict[str, object]) -> dict[str, object]:
     raise WireError(msg)
 
 
-def _receive(conn: socket.socket, size: int, deadline: float) -> bytes:
+def _receive(conn: _socket.socket, size: int, deadline: float) -> bytes:
     """Up to `size` bytes; fewer only if the peer closed."""
     chunks: list[bytes] = []
     missing = size
@@ -197,7 +198,7 @@ def _receive(conn: socket.socket, size: int, deadline: float) -> bytes:
     return b"".join(chunks)
 
 
-def _limit(conn: socket.socket, deadline: float) -> None:
+def _limit(conn: _socket.socket, deadline: float) -> None:
     """Let the next system call last no longer than the whole exchange may."""
     left = deadline - time.monotonic()
     if left <= 0:
@@ -225,7 +226,9 @@ def call(path: str, op: str, args: dict[str, object], timeout: float) -> dict[st
     message = encode(request(op, args))
     deadline = time.monotonic() + timeout
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as conn:
+        # The C part of `socket`, which would load `selectors` and `enum` for what is not asked for.
+        conn = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        try:
             _limit(conn, deadline)
             conn.connect(path)
             try:
@@ -237,6 +240,8 @@ def call(path: str, op: str, args: dict[str, object], timeout: float) -> dict[st
             header = _receive(conn, HEADER_SIZE, deadline)
             expected = payload_size(header) if header else 0
             payload = _receive(conn, expected, deadline)
+        finally:
+            conn.close()
     except TimeoutError as error:
         msg = f"no answer to {op!r} from {path} within {timeout:g} s; see the daemon's log"
         raise UnreachableError(msg) from error

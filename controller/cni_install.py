@@ -31,15 +31,15 @@ from dataplane.drivers import durable
 from dataplane.ports import DataplaneError
 
 PLUGIN = "millrace-cni"
-MODULES = ("__init__", "asked", "config", "plugin", "spec", "wire")
+MODULES = ("__init__", "asked", "config", "plugin", "quickjson", "spec", "wire")
 """Of the package `cni`; the KubeVirt sidecar is a program of its own."""
 
 _SCRIPT = """\
 #!{python} -IS
-import sys
+import os, sys
 sys.path.insert(0, {library!r})
 from cni.plugin import main
-sys.exit(main())
+os._exit(main())
 """
 _LIBRARY_PREFIX = f".{PLUGIN}-"
 _BYPASSED = ("portmap", "bandwidth")

@@ -1,0 +1,45 @@
+"""The plugin's JSON is `json`'s: what is read, what is written, what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cni import quickjson, wire
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20
+)
+# Mostly broken: what is cut off, doubled, or has something else beside it.
+TEXTS = st.text(alphabet='{}[]",:0123456789eE+-. \t\nul\\ntrfasNaIiy', max_size=30)
+
+
+@given(VALUES)
+def test_what_is_written_is_the_same_text(value: object) -> None:
+    text = quickjson.dumps(value)
+    assert text == json.dumps(value, separators=(",", ":"))
+    assert quickjson.loads(f" {text}\n") == json.loads(text)
+
+
+@given(TEXTS | VALUES.map(json.dumps).flatmap(lambda text: st.sampled_from([text, text[:-1]])))
+def test_what_is_read_or_refused_is_the_same(text: str) -> None:
+    def outcome(loads: object) -> object:
+        assert callable(loads)
+        try:
+            return repr(loads(text, parse_constant=wire.no_constant))
+        except ValueError as error:
+            return str(error)
+
+    assert outcome(quickjson.loads) == outcome(json.loads)
+
+
+@pytest.mark.parametrize("value", [{"a": object()}, [float("nan")], {1, 2}])
+def test_what_is_no_json_is_refused_in_jsons_words(value: object) -> None:
+    with pytest.raises((TypeError, ValueError)) as theirs:
+        json.dumps(value, allow_nan=False)
+    with pytest.raises(theirs.type, match=str(theirs.value).replace("(", r"\(")[:20]):
+        quickjson.dumps(value, allow_nan=False)
