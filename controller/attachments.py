@@ -84,17 +84,19 @@ class AttachmentStore:
         path = self._path(attachment.device)
         durable.put(path, json.dumps(encode(attachment), indent=1).encode("ascii"))
 
-    def delete(self, device: str) -> None:
-        """Remove one record; a missing one is success.
+    def delete(self, *devices: str) -> None:
+        """Remove these records; a missing one is success.
 
         Raises:
-            OSError: the disk refused.
+            OSError: what was removed may be back after a power failure; call again.
         """
-        try:
-            self._path(device).unlink()
-        except FileNotFoundError:
-            return
-        durable.sync(self.directory)
+        gone = False
+        for device in devices:
+            with contextlib.suppress(FileNotFoundError):
+                self._path(device).unlink()
+                gone = True
+        if gone:
+            durable.sync(self.directory)
 
     def _path(self, device: str) -> Path:
         if not device or "/" in device or device.startswith("."):

@@ -14,115 +14,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Protocol
 from weakref import WeakValueDictionary
 
 from cni import spec
 from cni.wire import RemoteError
 from controller import cni_asked, cni_request, device_info, vm_ports
+from controller.cni_host import DEFAULT_PATIENCE, AttachError, Host, Patience
 from controller.cni_request import InterfaceRequest
 from controller.completion import finish, in_thread
 from controller.server import Handler
 from controller.vhost_dirs import VhostDirs
 from dataplane.drivers import netns, podlink
-from dataplane.model.addr import IPAddress
 from dataplane.model.devices import device_name
-from dataplane.model.state import Attachment, LogicalPort, PortKind
+from dataplane.model.state import Attachment, PortKind
 from dataplane.ports import DataplaneError
 
 log = logging.getLogger(__name__)
 
 Args = dict[str, object]
 
-
-class AttachError(Exception):
-    """OVS did not take a port; `reason` is its own words, as `millrace status` shows them."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class Host(Protocol):
-    """What the CNI calls need of the node daemon (`controller.node`)."""
-
-    def logical_port(self, name: str) -> LogicalPort | None:
-        """The port as OVN's databases have it now."""
-        ...
-
-    async def wait_logical_port(self, name: str, timeout: float) -> LogicalPort | None:
-        """The port, as soon as OVN has it; None after `timeout` seconds."""
-        ...
-
-    async def placed(self, attachment: Attachment) -> Attachment:
-        """The attachment with its place on the node's trunk, if it is to be there.
-
-        The place is its own until `detach`.
-
-        Raises:
-            AttachError: the trunk is still being made.
-        """
-        ...
-
-    async def attach(self, attachment: Attachment) -> None:
-        """Record it durably, and return when its OVS port is written. Again is success.
-
-        May be cancelled at any await; `detach` follows then.
-
-        Raises:
-            AttachError: OVS rejected the port; it is in quarantine.
-        """
-        ...
-
-    async def detach(self, container_id: str, ifname: str) -> None:
-        """Take the OVS port away, then the record; nothing there is success.
-
-        It is out of the desired state whatever is raised, so the reconciler goes on with it.
-        """
-        ...
-
-    async def wait_installed(self, device: str, timeout: float) -> bool:
-        """Whether ovn-controller says `ovn-installed` of the interface within `timeout` seconds."""
-        ...
-
-    def attachment(self, container_id: str, ifname: str) -> Attachment | None:
-        """The recorded attachment."""
-        ...
-
-    def attachments(self) -> Sequence[Attachment]:
-        """All recorded attachments."""
-        ...
-
-    def unfit(self, name: str, ips: Sequence[IPAddress]) -> str | None:
-        """Why a logical port can never have one of these addresses, in words; None: it can."""
-        ...
-
-    def limited(self) -> bool:
-        """Whether what is attached may be cut off now, too (`ready` says why)."""
-        ...
-
-    def ready(self) -> str | None:
-        """None, or why no port can be attached now, in words."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long each wait of a call may last, in seconds; together less than the plugin's own."""
-
-    logical_port: float = 5.0
-    """The cluster controller may be behind the kubelet."""
-
-    attach: float = 15.0
-    installed: float = 20.0
-    check: float = 2.0
-
-
-DEFAULT_PATIENCE = Patience()
+LISTED_LOOK_S = 0.001
+"""Between two looks whether a link that is being removed is out of sight [s]."""
 
 
 class CniServer:
@@ -140,6 +56,7 @@ class CniServer:
         self._dirs = dirs or VhostDirs(rundir)
         self.default_mtu = default_mtu
         self._patience = patience
+        self._ending: set[asyncio.Future[None]] = set()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def handlers(self) -> Mapping[str, Handler]:
@@ -375,7 +292,7 @@ class CniServer:
             errors.append(error)
         try:
             if attachment.kind is PortKind.VETH:
-                await in_thread(podlink.remove, attachment.device)
+                await self._unlink(attachment.device)
             else:
                 directory = _directory(attachment)
                 others = any(
@@ -397,12 +314,32 @@ class CniServer:
             msg = f"port {attachment.device} of {attachment.iface_id} is not all gone: {errors[0]}"
             raise RemoteError(spec.TRY_AGAIN_LATER, msg) from errors[0]
 
+    async def _unlink(self, device: str) -> None:
+        """Remove a pod's link; return when both ends are out of sight.
+
+        The kernel takes the link off its lists at once, and then holds the caller until the last
+        of its readers is done, some 20 ms: that much goes on without the runtime.
+        """
+        removing = asyncio.ensure_future(in_thread(podlink.remove, device))
+        while not removing.done() and podlink.is_listed(device):
+            await asyncio.wait({removing}, timeout=LISTED_LOOK_S)
+        if removing.done():
+            await removing
+            return
+        self._ending.add(removing)
+        removing.add_done_callback(self._ended)
+
+    def _ended(self, removing: asyncio.Future[None]) -> None:
+        self._ending.discard(removing)
+        if not removing.cancelled() and (error := removing.exception()) is not None:
+            log.warning("link_removal_failed error=%s", error)
+
     async def _delete_unrecorded(self, request: InterfaceRequest) -> None:
         """Remove what a lost record may have left: names follow from container and interface."""
         device = device_name(PortKind.VETH, request.container_id, request.ifname)
         try:
             await self._host.detach(request.container_id, request.ifname)
-            await in_thread(podlink.remove, device)
+            await self._unlink(device)
             # The directory is the pod's: its next sandbox may be in it by now.
             if all(_directory(one) != request.directory for one in self._host.attachments()):
                 await in_thread(self._dirs.remove, request.directory, request.ifname, last=False)

@@ -13,7 +13,9 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from controller.ovn.sb import Place, when_claimed
 from dataplane.drivers import flowprobe
+from dataplane.drivers.idl import DatabaseTimeoutError
 from dataplane.drivers.ovsinterfaces import InterfaceState
 from dataplane.model.config import Attach
 from dataplane.model.names import INTEGRATION_BRIDGE, TRUNK_KEY, TRUNK_LINK, TRUNK_PORT
@@ -23,7 +25,6 @@ from dataplane.reconcile.status import State
 
 if TYPE_CHECKING:
     from controller.node import NodeDaemon
-    from controller.translate.ovn import PortBinding
 
 log = logging.getLogger(__name__)
 
@@ -138,13 +139,14 @@ class Containers:
 
     async def installed(self, attachment: Attachment, timeout: float) -> bool:
         """Whether OVN has claimed a nested port, and its flows are in OVS, within `timeout` s."""
+        daemon = self._daemon
+        place = Place(trunk_name(daemon.config.name), attachment.tag, daemon.config.name)
         try:
             async with asyncio.timeout(timeout):
-                binding = await self._claimed(attachment)
-                number = self._number(binding)
-                async with flowprobe.probe(
-                    self._daemon.config.ovs_rundir, INTEGRATION_BRIDGE
-                ) as probe:
+                binding, number = await asyncio.wrap_future(
+                    when_claimed(daemon.sb, attachment.iface_id, place, timeout)
+                )
+                async with flowprobe.probe(daemon.config.ovs_rundir, INTEGRATION_BRIDGE) as probe:
                     cookie = flowprobe.cookie_of(binding.ref)
                     # A switch that is new here brings its whole pipeline along, in its own time.
                     while True:
@@ -152,29 +154,11 @@ class Containers:
                         if there and (number is None or await probe.has_datapath(number)):
                             return True
                         await asyncio.sleep(POLL_S)
-        except TimeoutError:
+        except (TimeoutError, DatabaseTimeoutError):
             return False
         except flowprobe.ProbeError as error:
             log.warning("flows_not_asked port=%s error=%s", attachment.iface_id, error)
             return False
-
-    async def _claimed(self, attachment: Attachment) -> PortBinding:
-        """The port's binding, as soon as this chassis has it by the attachment's tag."""
-        daemon = self._daemon
-        parent = trunk_name(daemon.config.name)
-        while True:
-            changed = daemon.sources_changed()
-            sb = daemon.sources.sb
-            row = sb.port_bindings.get(attachment.iface_id) if sb else None
-            if sb and row and row.up and (row.parent, row.tag) == (parent, attachment.tag):
-                chassis = sb.chassis.get(row.chassis or "")
-                if chassis is not None and chassis.name == daemon.config.name:
-                    return row
-            await changed.wait()
-
-    def _number(self, binding: PortBinding) -> int | None:
-        sb = self._daemon.sources.sb
-        return sb.datapaths.get(binding.datapath or "") if sb else None
 
     # -- what is said of it -------------------------------------------------------------------
 

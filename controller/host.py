@@ -1,4 +1,4 @@
-"""The node daemon as the CNI calls see it (`controller.cni_server.Host`)."""
+"""The node daemon as the CNI calls see it (`controller.cni_host.Host`)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from controller.cni_server import AttachError
+from controller.cni_host import AttachError
 from controller.completion import in_thread
 from controller.translate.hostports import balancers
 from controller.translate.node import logical_port, unfit_addresses
+from controller.upset import ATTACHED
 from dataplane.drivers.idl import DatabaseTimeoutError
 from dataplane.model.addr import IPAddress
 from dataplane.model.devices import device_name
@@ -75,9 +76,7 @@ class NodeHost:
             return
         # An earlier refusal of a port of this name says nothing about this one.
         daemon.reconciler.retry("ports", attachment.device)
-        daemon.loop.invalidate("ports")
-        daemon.loop.hurry()
-        await daemon.loop.applied()
+        await self._apply(attachment)
         status = daemon.reconciler.statuses().get(("ports", attachment.device))
         if status is not None and status.quarantined:
             raise AttachError(status.reason)
@@ -96,11 +95,17 @@ class NodeHost:
         daemon.nested.take(attachment.iface_id)
         daemon.reconciler.retry("nested", attachment.iface_id)
         daemon.reconciler.retry("trunk", attachment.device)
-        daemon.loop.invalidate("trunk", "nested")
-        daemon.loop.hurry()
-        await daemon.loop.applied()
+        await self._apply(attachment)
         if reason := daemon.containers.problem(attachment):
             raise AttachError(reason)
+
+    async def _apply(self, attachment: Attachment) -> None:
+        """Return when a round has written, or removed, this attachment's rows."""
+        daemon = self._daemon
+        daemon.rounds.touch(attachment)
+        daemon.loop.invalidate(ATTACHED)
+        daemon.loop.hurry()
+        await daemon.loop.applied()
 
     async def placed(self, attachment: Attachment) -> Attachment:
         """The attachment with its place, which is its own until `detach`.
@@ -121,12 +126,11 @@ class NodeHost:
         if attachment is not None and attachment.host_ports:
             self._serve_host_ports()
         if attachment is not None:
-            daemon.loop.invalidate(*(("trunk", "nested") if attachment.tag else ("ports",)))
-            daemon.loop.hurry()
-            await daemon.loop.applied()
+            await self._apply(attachment)
         # Also without an attachment in memory: an earlier call may have failed on the disk.
-        for kind in PortKind:
-            await in_thread(daemon.store.delete, device_name(kind, container_id, ifname))
+        await in_thread(
+            daemon.store.delete, *(device_name(kind, container_id, ifname) for kind in PortKind)
+        )
         daemon.containers.release(container_id, ifname)
 
     def _serve_host_ports(self) -> None:

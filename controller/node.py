@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 from controller import config as config_files
@@ -35,99 +34,66 @@ from controller.draining import Draining
 from controller.followup import FollowUp
 from controller.health_ports import HealthPorts
 from controller.host import NodeHost
-from controller.loop import ApplyLoop, RoundFailed, Scope
+from controller.loop import ApplyLoop
 from controller.metrics import serve_metrics
 from controller.node_metrics import NodeMetrics
+from controller.node_tables import tables_of
 from controller.ovn import nb as nb_database
 from controller.ovn import sb as sb_database
 from controller.ovn.nested import NestedTable
 from controller.rebalancer import Rebalancer
+from controller.rounds import Rounds, nics_of
 from controller.server import serve
 from controller.serving import Serving
-from controller.sources import EARLY_TABLES, Sources
+from controller.sources import Sources
 from controller.translate.hostports import balancers
 from controller.translate.ovn import NbSnapshot
 from controller.tuning import settle
+from controller.upset import ATTACHED, LINK_TABLES, PLAN, upset_by
 from controller.vhost_dirs import VhostDirs
 from controller.vswitchd import (
     Vswitchd,
     control_socket,
-    recovered,
     running_pid,
     seen,
     uid_of,
     version_of,
 )
 from dataplane.drivers import migration, ovsjson
-from dataplane.drivers.addresses import AddressesTable
 from dataplane.drivers.affinity import AffinityTable
 from dataplane.drivers.announce import AnnouncementsTable
-from dataplane.drivers.bpfmaps import (
-    BackendTable,
-    KnownAddressTable,
-    SourceRangeTable,
-    VipTable,
-)
 from dataplane.drivers.bpfstate import BpfState
-from dataplane.drivers.hugepages import HugepagesTable
-from dataplane.drivers.links import LinksTable
 from dataplane.drivers.machinefacts import machine_facts
-from dataplane.drivers.mirrors import MirrorsTable
-from dataplane.drivers.nics import LinkMonitor, read_nics
-from dataplane.drivers.nicsettings import NicsTable
-from dataplane.drivers.nodemap import NodeTable
-from dataplane.drivers.offloads import OffloadsTable
-from dataplane.drivers.openflow import FlowsTable
-from dataplane.drivers.ovsbonds import BondsTable
-from dataplane.drivers.ovsdb import Ovs, OvsState
-from dataplane.drivers.ovsports import PortsTable
-from dataplane.drivers.ovsqos import QosTable
-from dataplane.drivers.ovstables import BridgesTable, SettingsTable
-from dataplane.drivers.podbuckets import BucketTable
-from dataplane.drivers.programs import ProgramTable
-from dataplane.drivers.routes import RoutesTable, RulesTable
-from dataplane.drivers.setsmap import SetTable
+from dataplane.drivers.nics import LinkMonitor
+from dataplane.drivers.ovsdb import Ovs, OvsState, PortState
+from dataplane.drivers.ovstables import SettingsTable
 from dataplane.drivers.sockprograms import SocketTable
 from dataplane.drivers.trunk import TrunkTable
 from dataplane.drivers.unixctl import UnixctlClient
 from dataplane.model.config import NodeConfig
 from dataplane.model.devices import is_pod_link
-from dataplane.model.rows import Hugepages
-from dataplane.model.state import Attachment, HeldIds, Nic
+from dataplane.model.names import INTEGRATION_BRIDGE
+from dataplane.model.state import Attachment
 from dataplane.plan.capacity import map_sizes
-from dataplane.plan.ids import OutOfIds
-from dataplane.plan.node import NodePlan, plan
+from dataplane.plan.node import NodePlan
 from dataplane.plan.trunk import trunk_name
 from dataplane.ports import DataplaneError
 from dataplane.reconcile.backoff import Backoff
 from dataplane.reconcile.reconciler import Reconciler
-from dataplane.reconcile.report import Report
-from dataplane.reconcile.status import State
 
 log = logging.getLogger(__name__)
 
 WATCH_S = 0.2
 """How often vswitchd's process is looked at [s]."""
 
-PLAN = "plan"
-"""Invalidates no table as such: those whose desired rows come out different are applied."""
+STALE_LOOK_S = 0.2
+"""From a pod's link going to the look whether it left something behind [s]: they go in numbers."""
 
-LINK_TABLES = (
-    PLAN, "links", "nics", "addresses", "routes", "rules", "known_addresses", "node", "offloads",
-    "programs", "trunk",
-)  # fmt: skip
-"""What a change of a link, an address or an attached program may have upset."""
+CALL_THREADS = 32
 
-SERVICE_TABLES = ("backends", "sets", "source_ranges", "vips")
-"""Tables that hold ids of service ports and backends."""
-
-OVS_TABLES = (
-    "ports", "bonds", "qos", "mirrors", "affinity", "bridges", "addresses", "flows", "programs",
-)  # fmt: skip
-"""What vswitchd may have upset by adding or removing a port."""
-
-RETRY_S = 1.0
-"""After a round that could not read one of its surfaces."""
+SWITCH_S = 0.001
+"""How long a thread may compute while another waits for its turn [s]; Python's own 5 ms would be
+paid at each hand-over between databases, rounds and calls."""
 
 AGENT_MODE = 0o600
 CNI_MODE = 0o600
@@ -141,15 +107,15 @@ class NodeDaemon:
         self.config = config
         self.started_at = time.time()
         self.sources = Sources()
-        self.applied = Applied()
-        self.planned: NodePlan | None = None
         self.vswitchd = Vswitchd()
         self.ovs_version = ""
         self.store = AttachmentStore(Path(config.statedir) / "attachments")
         self.attachments: dict[tuple[str, str], Attachment] = {
             (a.container_id, a.ifname): a for a in self.store.load_all()
         }
-        self.loop = ApplyLoop(self._apply, urgent=frozenset({PLAN, "trunk", "nested"}))
+        self.loop = ApplyLoop(
+            lambda scope: self.rounds.apply(scope), urgent=frozenset({PLAN, ATTACHED})
+        )
         self.bpf = BpfState(config.bpf_root, sizes=map_sizes(config.services))
         if taken := migration.take_links_over(config.bpf_root):
             log.info("links_taken_over names=%s", ",".join(taken))
@@ -172,9 +138,9 @@ class NodeDaemon:
         self.conditions = Conditions()
         self.links = LinkMonitor(
             lambda: self._from_thread(lambda: self.loop.invalidate(*LINK_TABLES)),
-            ignored=is_pod_link,
-            # What a pod that went with its namespace leaves in the trunk's maps.
-            on_ignored_gone=lambda: self._from_thread(lambda: self.loop.invalidate("trunk")),
+            # br-int's own link has no row of ours, and takes the MTU of whatever port comes.
+            ignored=lambda name: is_pod_link(name) or name == INTEGRATION_BRIDGE,
+            on_ignored_gone=lambda: self._from_thread(self._pod_link_gone),
         )
         self.trunk = TrunkTable(config.bpf_root)
         self.nested = NestedTable(self.nb, config.name)
@@ -183,38 +149,8 @@ class NodeDaemon:
         self.serving = Serving(self.sources, self.bpf)
         self.sockets = SocketTable(self.bpf)
         self.announcements = AnnouncementsTable()
-        self.reconciler = Reconciler(
-            (
-                HugepagesTable(lambda: self._wanted_pages),
-                self.settings,
-                LinksTable(),
-                NicsTable(Path(config.rundir) / "nic-settings.json"),
-                BridgesTable(self.ovs),
-                PortsTable(self.ovs),
-                BondsTable(self.ovs),
-                QosTable(self.ovs),
-                BucketTable(),
-                self.trunk,
-                self.nested,
-                MirrorsTable(self.ovs),
-                self.rebalancer.table,
-                AddressesTable(),
-                RoutesTable(),
-                RulesTable(),
-                FlowsTable(config.ovs_rundir, self.ovs.openflow_ports),
-                NodeTable(self.bpf),
-                KnownAddressTable(self.bpf),
-                BackendTable(self.bpf),
-                SetTable(self.bpf),
-                SourceRangeTable(self.bpf),
-                VipTable(self.bpf),
-                OffloadsTable(Path(config.rundir) / "offloads.json"),
-                ProgramTable(self.bpf),
-                self.sockets,
-                self.announcements,
-            ),
-            Backoff(),
-        )
+        self.reconciler = Reconciler(tables_of(self), Backoff())
+        self.rounds = Rounds(self)
         self.health_ports = HealthPorts(
             self.sources.with_health_port,
             self.converged,
@@ -222,26 +158,28 @@ class NodeDaemon:
         )
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
-        self._ofports: dict[str, tuple[str, int | None]] = {}
+        self._ports: Mapping[str, PortState] = {}
+        self._stale_look: asyncio.TimerHandle | None = None
         self._nested: Mapping[str, int | None] = {}
-        self._whole = False
         self.cni: CniServer | None = None
         self._vhost_dirs: VhostDirs | None = None
-        self._wanted_pages: Mapping[int, Hugepages] = {}
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="apply")
 
     # -- life ---------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Work until SIGTERM or SIGINT."""
         self._event_loop = asyncio.get_running_loop()
+        # Calls wait there for the kernel and the disk; 5 threads would keep a full node waiting.
+        self._event_loop.set_default_executor(
+            ThreadPoolExecutor(CALL_THREADS, thread_name_prefix="call")
+        )
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._event_loop.add_signal_handler(number, stop.set)
         host = NodeHost(self)
         metrics = NodeMetrics(self)
         self.sources.host_ports = balancers(self.attachments.values())
-        self.sources.saw_nics(await asyncio.to_thread(_nics_of, self.config))
+        self.sources.saw_nics(await asyncio.to_thread(nics_of, self.config))
         for source in (self.ovs, self.nb, self.sb, self.links):
             source.start()
         try:
@@ -280,7 +218,7 @@ class NodeDaemon:
         # First the clients: a round under way waits for them, and fails at once without.
         for source in (self.links, self.ovs, self.nb, self.sb):
             source.stop()
-        self._worker.shutdown(wait=True)
+        self.rounds.stop()
         self.announcements.close()
         self.sockets.close()
         self.trunk.close()
@@ -309,7 +247,8 @@ class NodeDaemon:
         before = self.sources.nb
         if before is not None and before.switch_ports is nb.switch_ports:
             return False
-        parent = trunk_name(self.config.name)
+        parent, planned = trunk_name(self.config.name), self.planned
+        ours = {name: row.tag for name, row in planned.nested.items()} if planned else {}
         held, self._nested = (
             self._nested,
             {
@@ -318,17 +257,27 @@ class NodeDaemon:
                 if port.parent_name == parent
             },
         )
-        return held != self._nested
+        return self._nested not in (held, ours)
 
     def sources_changed(self) -> asyncio.Event:
         """Set at the next word from OVN."""
         return self._changed
 
     def _saw_ovs(self, state: OvsState) -> None:
-        numbers = {name: (port.bridge, port.ofport) for name, port in state.ports.items()}
-        before, self._ofports = self._ofports, numbers
-        # A rejected port costs vswitchd thousands of tries a second: `ports` looks for those first.
-        self.loop.invalidate(*(("ports", "bonds") if numbers == before else OVS_TABLES))
+        before, self._ports = self._ports, state.ports
+        if upset := upset_by(before, state.ports):
+            self.loop.invalidate(*upset)
+
+    def _pod_link_gone(self) -> None:
+        if self._stale_look is None:
+            assert self._event_loop is not None
+            self._stale_look = self._event_loop.call_later(STALE_LOOK_S, self._look_for_stale)
+
+    def _look_for_stale(self) -> None:
+        """What a pod that went with its namespace leaves in the trunk's maps."""
+        self._stale_look = None
+        if self.trunk.has_stale():
+            self.loop.invalidate("trunk")
 
     async def _watch_vswitchd(self) -> None:
         pidfile = Path(self.config.ovs_rundir) / "ovs-vswitchd.pid"
@@ -364,115 +313,21 @@ class NodeDaemon:
         pid = self.vswitchd.pid
         return uid_of(pid) if pid is not None else None
 
-    # -- one round ----------------------------------------------------------------------------
+    # -- what the rounds made of it ------------------------------------------------------------
 
-    async def _apply(self, scope: Scope) -> float | None:
-        """Compute the plan and make the node equal to it; seconds until the next retry."""
-        in_sync = self.sources.in_sync
-        assert self._event_loop is not None
-        try:
-            return await self._event_loop.run_in_executor(
-                self._worker,
-                self._round,
-                self.config,
-                tuple(self.attachments[key] for key in sorted(self.attachments)),
-                scope,
-                in_sync,
-            )
-        except (DataplaneError, OutOfIds) as error:
-            log.warning("round_failed error=%s", error)
-            self.applied = replace(self.applied, problem=str(error))
-        except Exception as error:
-            # The boundary: what somebody else wrote into a database must not end the daemon.
-            log.exception("round_failed")
-            self.applied = replace(self.applied, problem=repr(error))
-        raise RoundFailed(RETRY_S)
+    @property
+    def planned(self) -> NodePlan | None:
+        """The plan of the last round."""
+        return self.rounds.planned
 
-    def _round(
-        self,
-        config: NodeConfig,
-        attachments: tuple[Attachment, ...],
-        scope: Scope,
-        in_sync: bool,
-    ) -> float | None:
-        """In the worker thread."""
-        started = time.monotonic()
-        if not self._whole:
-            scope = None if in_sync else EARLY_TABLES
-        if scope is None or "links" in scope:
-            self.sources.saw_nics(_nics_of(config))
-        changes = self.serving.update(config)
-        quick = Report({}, None)
-        short = bool(changes) and self.planned is not None and self._whole
-        if changes and short:
-            # The short way: nothing but the changed rows, before anything else is looked at.
-            quick = self.reconciler.apply_keys(changes, started)
-        known = self.serving.served()
-        if short and known is not None and self.planned is not None:
-            self.planned = self.planned.serving(known)
-            self.follow_up.follow(self.planned, changes)
-        state = self.sources.state(config, attachments, HeldIds())
-        if config.computed is not None:
-            # Without the database nothing is written to it either; the rest must go on.
-            with contextlib.suppress(DataplaneError):
-                pinned_by_hand = frozenset(self.rebalancer.table.foreign())
-                theirs = self.settings.foreign()[0]
-                state = replace(state, theirs=theirs, pinned_by_hand=pinned_by_hand)
-        planned = plan(replace(state, pins=self.rebalancer.pins(config)), known)
-        if scope is not None and in_sync:
-            scope |= planned.differences(self.planned)
-        self._wanted_pages = planned.hugepages
-        report = self.reconciler.apply(planned.tables(), started, only=scope, prune=in_sync)
-        if in_sync:
-            self.follow_up.follow(planned)
-        if scope is None and not any(
-            (table := report.tables[name]).failed or table.held or table.error
-            for name in SERVICE_TABLES
-        ):
-            self.serving.settle()
-        report = quick.then(report)
-        self.planned = planned
-        ms = (time.monotonic() - started) * 1000
-        self.applied = self.applied.add(report, time.time(), ms, whole=scope is None)
-        if report.writes:
-            written = {
-                name: table.upserts + table.deletes
-                for name, table in report.tables.items()
-                if table.upserts + table.deletes
-            }
-            log.info(
-                "applied writes=%d failed=%d ms=%.1f tables=%s",
-                report.writes, report.failed, ms, written,
-            )  # fmt: skip
-        if scope is None:
-            if not self._whole:
-                # What is there now mostly stays. The collector need not walk it time and again,
-                # which at 10,000 services would hold up every thread for a tenth of a second.
-                gc.collect()
-                gc.freeze()
-            self._whole = True
-            if self.converged():
-                self.vswitchd = recovered(self.vswitchd, time.monotonic())
-                # Today's programs are everywhere, so nothing works on other versions' maps.
-                if gone := migration.remove_older(config.bpf_root):
-                    log.info("old_pins_removed versions=%s", gone)
-        if report.next_retry_at is None:
-            return None
-        return max(report.next_retry_at - time.monotonic(), 0.0)
+    @property
+    def applied(self) -> Applied:
+        """What the rounds have done so far."""
+        return self.rounds.applied
 
     def converged(self) -> bool:
         """Every planned row is as planned, quarantined ones aside, and nothing is out of sight."""
-        return (
-            self._whole
-            and not self.applied.problem
-            and not self.reconciler.unobserved
-            and self.ovs.connected
-            and self.vswitchd.pid is not None
-            and all(
-                status.state is State.DONE or status.quarantined
-                for status in self.reconciler.statuses().values()
-            )
-        )
+        return self.rounds.converged()
 
     # -- the operator's orders ----------------------------------------------------------------
 
@@ -486,10 +341,6 @@ class NodeDaemon:
         self.loop.invalidate()
 
 
-def _nics_of(config: NodeConfig) -> Mapping[str, Nic]:
-    return read_nics(sorted({uplink.device for uplink in config.nics}))
-
-
 def main(config_path: Path) -> int:
     """Run the node daemon in the foreground; the exit code.
 
@@ -500,6 +351,7 @@ def main(config_path: Path) -> int:
         DataplaneError: the kernel or the BPF objects cannot do what is needed.
     """
     ovsjson.install()
+    sys.setswitchinterval(SWITCH_S)
     source = config_files.load_node(config_path)
     problems = check_machine(source, machine_facts())
     if problems:

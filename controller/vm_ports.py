@@ -36,7 +36,7 @@ def port_names(kind: PortKind, pod: str, namespace: str, provider: str = "") -> 
 
 
 class Ports(Protocol):
-    """Where logical ports are looked up (`controller.cni_server.Host`)."""
+    """Where logical ports are looked up (`controller.cni_host.Host`)."""
 
     def logical_port(self, name: str) -> LogicalPort | None:
         """The port as OVN's databases have it now."""

@@ -6,6 +6,9 @@ Logical flows, by far the largest table, and learned MAC bindings are not replic
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from uuid import UUID
 
 from controller.ovn.rows import refs, text_or_none
 from controller.translate.ovn import Chassis, PortBinding, SbSnapshot, ServiceMonitor
@@ -64,6 +67,44 @@ def snapshot(replica: Replica) -> SbSnapshot:
         service_monitors=monitors,
         datapaths=datapaths,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a nested port is to be: in which trunk, under which tag, on which chassis."""
+
+    parent: str
+    tag: int
+    chassis: str
+
+
+def when_claimed(
+    client: DatabaseClient[SbSnapshot], port: str, place: Place, timeout: float
+) -> Future[tuple[PortBinding, int | None]]:
+    """Done when the chassis has claimed the nested port: its binding, its datapath's number.
+
+    Asked of the replica: snapshots wait for the rest of their burst. `DatabaseTimeoutError` after
+    `timeout` seconds.
+    """
+
+    def answer(replica: Replica) -> tuple[PortBinding, int | None] | None:
+        row = replica.find("Port_Binding", "logical_port", port)
+        if row is None:
+            return None
+        _, found = _port_binding(row)
+        if not found.up or (found.parent, found.tag) != (place.parent, place.tag):
+            return None
+        chassis = _row(replica, "Chassis", found.chassis)
+        if chassis is None or read(chassis, "name") != place.chassis:
+            return None
+        datapath = _row(replica, "Datapath_Binding", found.datapath)
+        return found, _datapath(datapath)[1] if datapath is not None else None
+
+    return client.submit_wait(answer, timeout)
+
+
+def _row(replica: Replica, table: str, ref: str | None) -> Row | None:
+    return replica.tables[table].rows.get(UUID(ref)) if ref else None
 
 
 def _encap(row: Row) -> tuple[str, str]:

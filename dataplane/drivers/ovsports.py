@@ -100,8 +100,9 @@ class PortsTable:
         for name in absent:
             failures.setdefault(name, Failure(f"device {name} is not there yet", waiting=True))
         present = [row for row in batch if row[0] not in failures]
-        if present:
+        if devices:
             self._forget(devices)
+        if present:
             put = partial(_put_port, devices)
             failures.update(batched(self._ovs, present, _name_of, put))
         names = [name for name, _ in present if name not in failures]

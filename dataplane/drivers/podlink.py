@@ -152,6 +152,15 @@ def remove(device: str) -> None:
             _delete(ipr, link)
 
 
+def is_listed(device: str) -> bool:
+    """Whether the kernel still shows a link of this name; asked without its lock for links."""
+    try:
+        socket.if_nametoindex(device)
+    except OSError:
+        return False
+    return True
+
+
 def orphans(known: Collection[str]) -> list[str]:
     """Host ends of pod links of ours that are not in `known`, by name.
 

@@ -82,6 +82,18 @@ class TrunkTable:
             self._open = TrunkMaps(self._root, self._objects)
         return self._open
 
+    def has_stale(self) -> bool:
+        """Whether a device went and left its entry; the cheap half of `observe`.
+
+        Raises:
+            LibbpfError: the kernel refused.
+        """
+        maps = self._open
+        if maps is None:
+            return False
+        present = {index for index, _ in socket.if_nameindex()}
+        return not present.issuperset(maps.ports())
+
     def observe(self) -> Mapping[str, TrunkEnd]:
         """Devices with a program of ours, and entries of devices that are gone."""
         if self._open is None and not directory(self._root).is_dir():

@@ -67,9 +67,7 @@ class Reconciler:
             if table.name in desired and (only is None or table.name in only)
         }
         chosen = [table for table in self._tables if table.name in counts]
-        while self._retries:
-            name, key = self._retries.pop()
-            self._troubles[name].pop(key, None)
+        self._forget_asked()
         for table in chosen:
             self._note_rejected(table, desired[table.name], now)
         removals: list[tuple[AnyTable, Sequence[Key]]] = []
@@ -88,6 +86,7 @@ class Reconciler:
         the change is, not what the tables are. Rows that a back-off holds are left to `apply`,
         which has to be called with the whole at times.
         """
+        self._forget_asked()
         counts: dict[str, TableReport] = {}
         removals: list[tuple[AnyTable, Sequence[Key]]] = []
         for table in self._tables:
@@ -153,6 +152,11 @@ class Reconciler:
             # Not taken out here: another thread may be in the middle of a round.
             self._retries.add((table, key))
         return known
+
+    def _forget_asked(self) -> None:
+        while self._retries:
+            name, key = self._retries.pop()
+            self._troubles[name].pop(key, None)
 
     # -- one table --------------------------------------------------------------------------
 

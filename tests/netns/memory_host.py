@@ -1,4 +1,4 @@
-"""The daemon's other half, in memory: what `controller.cni_server.Host` says, without OVS and OVN.
+"""The daemon's other half, in memory: what `controller.cni_host.Host` says, without OVS and OVN.
 
 It stands in for `controller.node` at this one seam only, so that the CNI calls can be tested with
 real links, a real socket and the real plugin, and with failures made to order. The system tests
@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 from controller.attachments import AttachmentStore
-from controller.cni_server import AttachError
+from controller.cni_host import AttachError
 from dataplane.model.addr import IPAddress, Mac, mac_of_address
 from dataplane.model.state import Attachment, LogicalPort
 

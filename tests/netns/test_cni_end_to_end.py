@@ -25,7 +25,8 @@ from pyroute2 import IPRoute
 
 from cni import spec
 from controller import server
-from controller.cni_server import CniServer, Patience
+from controller.cni_host import Patience
+from controller.cni_server import CniServer
 from dataplane.drivers import netns, podlink
 from dataplane.model.state import Attachment
 from tests.netns.memory_host import OTHER_MAC, MemoryHost, logical_port

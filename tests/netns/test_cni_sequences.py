@@ -23,7 +23,8 @@ from pyroute2 import IPRoute
 
 from cni import wire
 from controller import server
-from controller.cni_server import CniServer, Patience
+from controller.cni_host import Patience
+from controller.cni_server import CniServer
 from dataplane.model.devices import device_name
 from dataplane.model.state import PortKind
 from tests.labs.cniverbs import Runtime, Sandbox, devices_of
