@@ -18,10 +18,11 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 import ovs.db.idl
 
+from dataplane.drivers.operations import Transaction
 from dataplane.drivers.ovsdb_session import (
     Job,
     Poller,
@@ -56,9 +57,6 @@ SNAPSHOT_RETRY_S = 1.0
 
 S = TypeVar("S")
 T = TypeVar("T")
-
-Transaction = Any
-"""An `ovs.db.idl.Transaction`; the library has no types."""
 
 
 class TransactionError(DataplaneError):
@@ -319,7 +317,7 @@ class DatabaseClient(Generic[S]):
         deadline: float,
     ) -> bool:
         """One try of a transaction; False: try again later."""
-        txn = ovs.db.idl.Transaction(replica)
+        txn = Transaction(replica)
         try:
             value = fn(replica, txn)
         except BaseException:

@@ -102,12 +102,17 @@ class _Keyed:
 
 
 class Replica(ovs.db.idl.Idl):  # type: ignore[misc]  # the library has no types
-    """An `Idl` with hash indices and cached parsed rows."""
+    """An `Idl` with hash indices and cached parsed rows.
+
+    `listeners` are told table and UUID of each row that comes, goes or changes; a reconnection
+    may replace a whole table (`tables[name].rows` is another object then) without telling.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._indices: dict[str, dict[str, _Index]] = {}
         self._parsed: dict[tuple[str, Callable[[Row], Any]], dict[UUID, Any]] = {}
         self._keyed: dict[tuple[str, Callable[[Row], Any]], _Keyed] = {}
+        self.listeners: list[Callable[[str, UUID], None]] = []
         super().__init__(*args, **kwargs)
         # The library waits 1-8 s between tries; a local server is back within a fraction of it.
         self._session.reconnect.set_backoff(RECONNECT_MIN_MS, RECONNECT_MAX_MS)
@@ -116,6 +121,8 @@ class Replica(ovs.db.idl.Idl):  # type: ignore[misc]  # the library has no types
         """Keep the indices and parsed rows up with one change (called by the library)."""
         del updates
         name = row._table.name  # noqa: SLF001  # the library offers no public way
+        for listener in self.listeners:
+            listener(name, row.uuid)
         for (table, _), cache in self._parsed.items():
             if table == name:
                 cache.pop(row.uuid, None)

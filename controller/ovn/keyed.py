@@ -1,0 +1,260 @@
+"""Makes the northbound database have the rows that the book wants, by key, and keeps it so.
+
+Nothing is remembered that the database does not say: which rows are ours, and what they are, is
+read from the replica, so the writer may be killed at any moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from controller.network.rows import Row, RowKey
+from controller.ovn.differ import Deed
+from controller.ovn.ours import COLUMNS
+from controller.ovn.turns import Failure, NotOurs, Turn, Turns
+from dataplane.drivers.idl import DatabaseClient, Replica, Tls, Transaction, TransactionError
+from dataplane.ports import DataplaneError
+
+log = logging.getLogger(__name__)
+
+DATABASE = "OVN_Northbound"
+BATCH = 2000
+"""Rows of one transaction; ovsdb-server's time for one grows faster than its rows."""
+TIMEOUT_S = 60.0
+FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
+"""How long a refused row is left alone: at first, and at most [s]."""
+IDLE_S = 3600.0
+
+
+@dataclass(slots=True)
+class Written:
+    """What was written since the start."""
+
+    transactions: int = 0
+    inserts: int = 0
+    updates: int = 0
+    deletes: int = 0
+    refused: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows that were changed."""
+        return self.inserts + self.updates + self.deletes
+
+
+class Writer:
+    """Northbound rows of ours, kept as wanted. Use `start`, `want`, `begin`, `lead`, `run`, `stop`.
+
+    Attributes:
+        changed: is called in the event loop with the keys whose failure came, changed or went.
+        on_written: is called in the event loop with the keys of each committed transaction.
+        failures: rows that are refused, why, and when they are tried again.
+    """
+
+    def __init__(
+        self,
+        remote: str,
+        tls: Tls | None = None,
+        changed: Callable[[frozenset[RowKey]], None] = lambda _: None,
+        batch: int = BATCH,
+    ) -> None:
+        self.changed = changed
+        self.on_written: Callable[[tuple[RowKey, ...]], None] = lambda _: None
+        self.written = Written()
+        self.failures: dict[RowKey, Failure] = {}
+        self._random = random.Random()  # noqa: S311  # jitter, no secret
+        self._leads = self._asked = False
+        self._sweep = False
+        self._wake = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._turns = Turns(
+            self.failures,
+            lambda key, reason: self._from_thread(partial(self._blame, key, reason)),
+            lambda keys: self._from_thread(partial(self._forgive, keys)),
+            batch,
+        )
+        self._client = DatabaseClient(
+            remote=remote,
+            database=DATABASE,
+            tables=COLUMNS,
+            snapshot=self._turns.notice,
+            on_change=lambda dirty: self._from_thread(self._nudge) if dirty else None,
+            on_connection=lambda _: self._from_thread(self._nudge),
+            leader_only=True,
+            tls=tls,
+            coalesce_s=0.005,
+        )
+
+    def start(self) -> None:
+        """Connect; nothing is written before `lead`, nothing removed before `begin`."""
+        self._loop = asyncio.get_running_loop()
+        self._client.start()
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        await asyncio.to_thread(self._client.stop)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the database is there and in sync."""
+        return self._client.connected
+
+    @property
+    def active(self) -> bool:
+        """Whether we hold the lock."""
+        return self._turns.locked
+
+    def want(self, rows: Mapping[RowKey, Row | None]) -> None:
+        """Want these rows so, or not at all (None). The mapping must not change afterwards."""
+        if rows:
+            self._turns.inbox.append(rows)
+            self._nudge()
+
+    def begin(self, *, sweep: bool = True) -> None:
+        """All that is wanted has been said: rows of ours that nobody wants may go.
+
+        Args:
+            sweep: False: they stay nevertheless, since some unit cannot say what it wants.
+        """
+        if sweep != self._sweep:
+            self._sweep = sweep
+            self._nudge()
+
+    def lead(self, leads: bool) -> None:
+        """Whether we may write: the holder of the Lease only."""
+        if leads != self._leads:
+            self._leads = leads
+            self._nudge()
+
+    async def settled(self) -> None:
+        """Return when everything that was wanted before is written, refused, or waits."""
+        await self._settled.wait()
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        while True:
+            self._wake.clear()
+            pause = FIRST_RETRY_S
+            try:
+                if self._asked != self._leads:
+                    await self._ask()
+                if await self._attempt(None):
+                    continue
+                if not self._wake.is_set():
+                    self._settled.set()
+                retries = [one.retry_at for one in self.failures.values()]
+                pause = min(retries) - time.monotonic() if retries else IDLE_S
+            except NotOurs:
+                pass
+            except DataplaneError as error:
+                log.warning("writing_failed error=%s", error)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), max(0.01, pause))
+
+    async def _ask(self) -> None:
+        """Have the database's lock exactly while we lead."""
+        leads = self._leads
+        step = partial(self._turns.lead, leads=leads)
+        await asyncio.wrap_future(self._client.submit_wait(step, TIMEOUT_S))
+        self._asked = leads
+
+    async def difference(self) -> tuple[list[Deed], dict[RowKey, str]]:
+        """What would be done now, and what is refused beforehand; nothing is written.
+
+        Raises:
+            DataplaneError: the database is away.
+        """
+        waiting = self._client.submit_wait(self._turns.difference, TIMEOUT_S)
+        return await asyncio.wrap_future(waiting)
+
+    async def _attempt(self, asked: tuple[RowKey, ...] | None) -> bool:
+        """One transaction; if it is refused, several. Whether anything was done.
+
+        Raises:
+            NotOurs: another process writes, or we may not.
+            DataplaneError: the database is away.
+        """
+        turn, refusal = await self._transact(asked)
+        if not refusal:
+            return bool(turn.deeds)
+        if asked is None:
+            asked = turn.keys
+        elif turn.needed:
+            # What it needs first, so that each is judged by itself; all of that is done or
+            # refused by then, and needed no more.
+            await self._attempt(turn.needed)
+            return await self._attempt(asked)
+        if len(asked) == 1:
+            self._blame(asked[0], refusal)
+            return True
+        # Find the rows that are to blame, and do all others.
+        middle = (len(asked) + 1) // 2
+        await self._attempt(asked[:middle])
+        await self._attempt(asked[middle:])
+        return True
+
+    async def _transact(self, asked: tuple[RowKey, ...] | None) -> tuple[Turn, str]:
+        """One transaction, and OVSDB's reason if it is refused."""
+        last: list[Turn] = []
+
+        def step(replica: Replica, txn: Transaction) -> None:
+            turn = self._turns.turn(replica, txn, asked, sweep=self._sweep)
+            last[:] = [turn]
+
+        try:
+            await asyncio.wrap_future(self._client.submit_transaction(step, TIMEOUT_S))
+        except TransactionError as error:
+            if "not locked" in str(error):
+                raise NotOurs from error
+            return last[0], str(error)
+        turn = last[0]
+        if turn.deeds:
+            self._count(turn)
+            self._forgive(turn.keys)
+            self.on_written(turn.keys)
+        return turn, ""
+
+    def _count(self, turn: Turn) -> None:
+        self.written.transactions += 1
+        for deed in turn.deeds:
+            if deed.action == "insert":
+                self.written.inserts += 1
+            elif deed.action == "update":
+                self.written.updates += 1
+            else:
+                self.written.deletes += 1
+        log.debug("written %s", turn.deeds)
+
+    def _blame(self, key: RowKey, reason: str) -> None:
+        before = self.failures.get(key)
+        attempts = before.attempts + 1 if before is not None else 1
+        bound = min(LAST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(attempts - 1, 16))
+        wait = self._random.uniform(bound / 2, bound)
+        self.failures[key] = Failure(reason, attempts, time.monotonic() + wait)
+        self.written.refused += 1
+        log.warning("row_refused row=%s attempts=%d reason=%s", key, attempts, reason)
+        if before is None or before.reason != reason:
+            self.changed(frozenset((key,)))
+
+    def _forgive(self, keys: Iterable[RowKey]) -> None:
+        done = frozenset(key for key in keys if self.failures.pop(key, None) is not None)
+        if done:
+            self.changed(done)
+
+    def _nudge(self) -> None:
+        self._settled.clear()
+        self._wake.set()
+
+    def _from_thread(self, call: Callable[[], None]) -> None:
+        if self._loop is not None:
+            # The loop may be closed already while the client's thread still ends.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(call)
