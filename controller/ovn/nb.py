@@ -48,7 +48,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "Logical_Router_Policy": (
         "priority", "match", "action", "nexthop", "nexthops", "external_ids",
     ),
-    "NAT": ("type", "external_ip", "logical_ip"),
+    "NAT": ("type", "external_ip", "logical_ip", "external_ids"),
     "Static_MAC_Binding": ("logical_port", "ip", "mac", "override_dynamic_mac"),
 }  # fmt: skip
 
@@ -191,7 +191,12 @@ def _policy(row: Row) -> tuple[str, RouterPolicy]:
 
 
 def _nat(row: Row) -> tuple[str, Nat]:
-    return str(row.uuid), Nat(read(row, "type"), read(row, "external_ip"), read(row, "logical_ip"))
+    return str(row.uuid), Nat(
+        read(row, "type"),
+        read(row, "external_ip"),
+        read(row, "logical_ip"),
+        read(row, "external_ids"),
+    )
 
 
 def _static_mac_binding(row: Row) -> tuple[str, StaticMacBinding]:

@@ -16,6 +16,8 @@ from controller.translate.nbrows import (
     ROUTER_KEYS,
     MacKey,
     MacRow,
+    NatKey,
+    NatRow,
     PolicyKey,
     PolicyRow,
     RouteKey,
@@ -31,7 +33,7 @@ from dataplane.model.names import OWNER, OWNER_KEY
 _SWITCH, _SWITCH_PORT = "Logical_Switch", "Logical_Switch_Port"
 _ROUTER, _ROUTER_PORT = "Logical_Router", "Logical_Router_Port"
 _ROUTE, _POLICY = "Logical_Router_Static_Route", "Logical_Router_Policy"
-_MAC = "Static_MAC_Binding"
+_MAC, _NAT = "Static_MAC_Binding", "NAT"
 
 Below = dict[Hashable, list[tuple[Row, Row]]]
 """Rows below a parent, by what tells them apart: the parent's row and the row."""
@@ -159,9 +161,14 @@ def _drop_named(batch: Batch, table: str, name: str) -> None:
 def put_router_port(batch: Batch, name: str, value: RouterPortRow) -> None:
     """Make a router port so, below its router."""
     parent = batch.parent(_ROUTER, value.router)
+    was_there = any(True for _ in batch.replica.find_all(_ROUTER_PORT, "name", name))
     row = batch.named(_ROUTER_PORT, name)
     write(row, "mac", value.mac)
     write(row, "networks", list(value.networks))
+    if value.table:
+        row.setkey("options", "route_table", value.table)
+    elif was_there and "route_table" in committed(row, "options"):
+        row.delkey("options", "route_table")
     batch.adopt(row, _ROUTER, parent)
 
 
@@ -243,15 +250,23 @@ def _put_below(
 
 def _routes(batch: Batch, key: RouteKey) -> list[tuple[Row, Row]]:
     rows = batch.below(
-        key.router, _ROUTE, "static_routes", lambda row: str(committed(row, "ip_prefix"))
+        key.router,
+        _ROUTE,
+        "static_routes",
+        lambda row: (committed(row, "ip_prefix"), committed(row, "route_table")),
     )
-    return rows.get(key.prefix, [])
+    return rows.get((key.prefix, key.table), [])
 
 
 def put_route(batch: Batch, key: RouteKey, value: RouteRow) -> None:
     """Make a static route so."""
     output_port = [value.output_port] if value.output_port else []
-    values = {"ip_prefix": key.prefix, "nexthop": value.nexthop, "output_port": output_port}
+    values = {
+        "ip_prefix": key.prefix,
+        "nexthop": value.nexthop,
+        "output_port": output_port,
+        "route_table": key.table,
+    }
     _put_below(batch, key.router, (_ROUTE, "static_routes"), _routes(batch, key), values)
 
 
@@ -286,3 +301,20 @@ def drop_policy(batch: Batch, key: PolicyKey) -> None:
     """Remove a router policy of ours."""
     for parent, row in _policies(batch, key):
         parent.delvalue("policies", row.uuid)
+
+
+def _nats(batch: Batch, key: NatKey) -> list[tuple[Row, Row]]:
+    rows = batch.below(key.router, _NAT, "nat", lambda row: committed(row, "logical_ip"))
+    return rows.get(key.inside, [])
+
+
+def put_nat(batch: Batch, key: NatKey, value: NatRow) -> None:
+    """Make a translation of source addresses so."""
+    values = {"type": "snat", "external_ip": value.outside, "logical_ip": key.inside}
+    _put_below(batch, key.router, (_NAT, "nat"), _nats(batch, key), values)
+
+
+def drop_nat(batch: Batch, key: NatKey) -> None:
+    """Remove a translation of ours."""
+    for parent, row in _nats(batch, key):
+        parent.delvalue("nat", row.uuid)

@@ -19,6 +19,7 @@ from controller.translate.addresses import allocate, overlap, within
 from controller.translate.families import Family, families, interfaces, is_default
 from controller.translate.gatewayrows import GatewayRows, column
 from controller.translate.hosts import add_hosts
+from controller.translate.inout import centralized, routes_in, translated
 from controller.translate.inside import inside_rows
 from controller.translate.nbrows import (
     HOSTS_SWITCH,
@@ -103,7 +104,18 @@ class _Draft:
             service = column(services, chassis)
             self.rows.gateway(gateway, service, to_svc0, down=chassis not in self.alive)
             for family in self.families:
-                self._routes_of_gateway(family, gateway, {n: vpcs[n] for n in mine}, join[family])
+                self.problems += routes_in(
+                    self.rows,
+                    family,
+                    gateway,
+                    {
+                        name: (vpcs[name], join[family][name])
+                        for name in mine
+                        if name in join[family]
+                    },
+                    self._inner,
+                    one_way=self.cluster.one_way_in,
+                )
             at = column(join, gateway_router(chassis))
             for name in mine:
                 self.rows.neighbours(gateway_router(chassis), at, name, column(join, name))
@@ -115,6 +127,7 @@ class _Draft:
                 if name in join[family]:
                     ways = [g for g in gateways if name in g.routers]
                     self._way_out(family, router, ways, join[family])
+        self.rows.nats = translated(self.cluster, gateways, vpcs)
         self._trunks()
         if self.cluster.hosts is not None and self._name_is_free(HOSTS_SWITCH, "switch"):
             self.problems += add_hosts(
@@ -322,30 +335,6 @@ class _Draft:
 
     # -- routes and policies -----------------------------------------------------------------
 
-    def _routes_of_gateway(
-        self,
-        family: Family,
-        gateway: GatewayConfig,
-        vpcs: dict[str, LogicalRouter],
-        join: dict[str, IPAddress],
-    ) -> None:
-        """A route to each network of each VPC, the file's order of routers deciding a clash."""
-        router, owners = gateway_router(gateway.chassis), dict[IPNetwork, str]()
-        outside = family.of_gateway(gateway)[0] or gateway.address
-        for name, vpc in vpcs.items():
-            for network in self._inner(vpc, outside.network):
-                if network.version != family.version or name not in join:
-                    continue
-                first = owners.setdefault(network, name)
-                if first != name:
-                    self._problem(
-                        f"router {router}",
-                        f"{network} is in {first} and in {name}; only {first}'s can be reached",
-                        "give the two VPCs different gateways, or different networks",
-                    )
-                    continue
-                self.rows.routes[RouteKey(router, str(network))] = RouteRow(str(join[name]))
-
     def _way_out(
         self,
         family: Family,
@@ -386,7 +375,10 @@ class _Draft:
         # Told apart by priority, not by "!=", which would cost a flow for every bit of the masks.
         named = " || ".join(f"{family.ip}.dst == {n}" for n in (family.join, family.pool))
         match = f'outport == "{port}" && ({named})'
-        self.rows.policies[PolicyKey(vpc.name, MAIN_PRIORITY + 1, match)] = PolicyRow("allow")
+        central = centralized(self.cluster, family, vpc.name, join, self.alive)
+        above = 2 if central else 1
+        self.rows.policies[PolicyKey(vpc.name, MAIN_PRIORITY + above, match)] = PolicyRow("allow")
+        self.rows.policies |= central
         for gateway in gateways:
             match = (
                 f'outport == "{port}" && {family.ip} && '

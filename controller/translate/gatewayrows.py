@@ -12,6 +12,8 @@ from controller.translate.nbrows import (
     MAIN_PRIORITY,
     MacKey,
     MacRow,
+    NatKey,
+    NatRow,
     NbPlan,
     PolicyKey,
     PolicyRow,
@@ -48,6 +50,7 @@ class GatewayRows:
         self.static_macs: dict[MacKey, MacRow] = {}
         self.routes: dict[RouteKey, RouteRow] = {}
         self.policies: dict[PolicyKey, PolicyRow] = {}
+        self.nats: dict[NatKey, NatRow] = {}
         self.inside = InsideRows()
 
     def plan(self, problems: tuple[Problem, ...]) -> NbPlan:
@@ -60,6 +63,7 @@ class GatewayRows:
             static_macs=self.static_macs,
             routes=self.routes,
             policies=self.policies,
+            nats=self.nats,
             balancer_groups=self.inside.groups,
             grouped_switches=self.inside.switches,
             problems=problems,

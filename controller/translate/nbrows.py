@@ -4,7 +4,7 @@
 |---|---|---|
 | routers, switches | name | external_ids:owner=millrace |
 | router_ports, switch_ports | name | external_ids:owner=millrace |
-| routes, policies | router, and what tells two of them apart | external_ids:owner=millrace |
+| routes, policies, nats | router, and what tells two of them apart | external_ids:owner=millrace |
 | static_macs | logical port and address | the port's name begins with one of PORT_PREFIXES |
 | balancer_groups | name | it is GROUP |
 | grouped_switches | name | it refers to that group |
@@ -39,6 +39,9 @@ ROUTER_KEYS = frozenset({SERVICE_ADDRESS_KEY, SERVICE_ADDRESS6_KEY, DOWN_KEY})
 
 GROUP = "millrace-east-west"
 """Name of the load balancer group of the switches whose workloads OVN serves."""
+
+IN_TABLE = "millrace-in"
+"""Table of the routes of what comes in by a gateway router's external port, where it has one."""
 
 MAIN_PRIORITY = 20000
 """Priority of our router policies: one number to look for among a foreign router's own."""
@@ -99,11 +102,12 @@ class RouterRow:
 
 @dataclass(frozen=True, slots=True)
 class RouterPortRow:
-    """Logical_Router_Port by name."""
+    """Logical_Router_Port by name. `table`: that of the routes of what comes in by it."""
 
     router: str
     mac: str
     networks: tuple[str, ...]
+    table: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +139,11 @@ class MacRow:
 
 @dataclass(frozen=True, slots=True, order=True)
 class RouteKey:
-    """Logical_Router_Static_Route in the main table, by destination."""
+    """Logical_Router_Static_Route by destination; `table` "" is the main one."""
 
     router: str
     prefix: str
+    table: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +171,21 @@ class PolicyRow:
     nexthop: str | None = None
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class NatKey:
+    """NAT of the type snat: whose source address is another outside."""
+
+    router: str
+    inside: str
+
+
+@dataclass(frozen=True, slots=True)
+class NatRow:
+    """The address that those inside have outside."""
+
+    outside: str
+
+
 @dataclass(frozen=True, slots=True)
 class GroupRow:
     """Load_Balancer_Group by name: the UUIDs of its load balancers, sorted."""
@@ -189,6 +209,7 @@ class NbPlan:
     static_macs: Mapping[MacKey, MacRow] = field(default_factory=dict)
     routes: Mapping[RouteKey, RouteRow] = field(default_factory=dict)
     policies: Mapping[PolicyKey, PolicyRow] = field(default_factory=dict)
+    nats: Mapping[NatKey, NatRow] = field(default_factory=dict)
     balancer_groups: Mapping[str, GroupRow] = field(default_factory=dict)
     grouped_switches: Mapping[str, GroupedRow] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()

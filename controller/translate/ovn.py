@@ -149,6 +149,7 @@ class Nat:
     type: str
     external_ip: str
     logical_ip: str
+    external_ids: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

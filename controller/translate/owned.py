@@ -13,6 +13,8 @@ from controller.translate.nbrows import (
     GroupRow,
     MacKey,
     MacRow,
+    NatKey,
+    NatRow,
     NbPlan,
     PolicyKey,
     PolicyRow,
@@ -60,7 +62,9 @@ def owned(nb: NbSnapshot) -> NbPlan:
             if is_ours(router.external_ids)
         },
         router_ports={
-            port.name: RouterPortRow(router_of.get(ref, ""), port.mac, port.networks)
+            port.name: RouterPortRow(
+                router_of.get(ref, ""), port.mac, port.networks, port.options.get("route_table", "")
+            )
             for ref, port in nb.router_ports.items()
             if is_ours(port.external_ids)
         },
@@ -82,6 +86,7 @@ def owned(nb: NbSnapshot) -> NbPlan:
         },
         routes=_routes(nb),
         policies=_policies(nb),
+        nats=_nats(nb),
         balancer_groups={
             group.name: GroupRow(tuple(sorted(group.load_balancers))) for group in groups.values()
         },
@@ -98,7 +103,7 @@ def _routes(nb: NbSnapshot) -> Mapping[RouteKey, RouteRow]:
     for router, ref in _children(nb, "static_routes"):
         row = nb.static_routes.get(ref)
         if row is not None and is_ours(row.external_ids):
-            key = RouteKey(router.name, row.ip_prefix)
+            key = RouteKey(router.name, row.ip_prefix, row.route_table)
             twice = key in found
             found[key] = RouteRow("twice" if twice else row.nexthop, row.output_port)
     return found
@@ -114,6 +119,17 @@ def _policies(nb: NbSnapshot) -> Mapping[PolicyKey, PolicyRow]:
             found[key] = PolicyRow(
                 "twice" if twice else row.action, ", ".join(row.nexthops) or None
             )
+    return found
+
+
+def _nats(nb: NbSnapshot) -> Mapping[NatKey, NatRow]:
+    found: dict[NatKey, NatRow] = {}
+    for router, ref in _children(nb, "nat"):
+        row = nb.nat.get(ref)
+        if row is not None and is_ours(row.external_ids):
+            key = NatKey(router.name, row.logical_ip)
+            is_plain = key not in found and row.type == "snat"
+            found[key] = NatRow(row.external_ip if is_plain else "another")
     return found
 
 

@@ -294,6 +294,20 @@ class HostsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Outgoing:
+    """Networks behind one VPC router that leave in a way of their own.
+
+    `translated`: with the gateway's external address. `chassis`: by the first of these that is
+    alive, wherever the workload is; none: by the workload's own chassis.
+    """
+
+    router: str
+    networks: tuple[IPNetwork, ...]
+    translated: bool = False
+    chassis: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterConfig:
     """What the cluster controller is told: address ranges and gateways.
 
@@ -302,6 +316,7 @@ class ClusterConfig:
     `east_west`: whether gateway routers lead them to svc0, whose program serves workloads behind
     OVN, too, or OVN's load balancers on their switches do. `trunks`: every chassis gets a logical
     port for its containers. `hosts` None: nodes' kernels have no way of their own to workloads.
+    `one_way_in`: what comes in by a gateway has a route to its first VPC, not one to each network.
     """
 
     nb_remote: str
@@ -316,3 +331,5 @@ class ClusterConfig:
     east_west: EastWest = EastWest.SVC0
     trunks: bool = False
     hosts: HostsConfig | None = None
+    one_way_in: bool = False
+    outgoing: tuple[Outgoing, ...] = ()

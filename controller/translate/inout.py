@@ -1,0 +1,134 @@
+"""What comes in by a gateway router and what leaves by it, beside what every chassis's own does.
+
+In: a route to each network of each VPC; or, `one_way_in`, for whatever comes in by the external
+port one route to the first VPC (a table of its own, for the main one's default route leads out).
+The number of routes is then that of gateways, and not of gateways times networks.
+
+Out: networks whose source address becomes the gateway's, and networks that leave by the same
+gateway wherever their workloads are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses
+
+from controller.translate.families import Family
+from controller.translate.gatewayrows import GatewayRows
+from controller.translate.nbrows import (
+    IN_TABLE,
+    MAIN_PRIORITY,
+    NatKey,
+    NatRow,
+    PolicyKey,
+    PolicyRow,
+    RouteKey,
+    RouteRow,
+    external_port,
+    gateway_router,
+    join_port,
+)
+from controller.translate.ovn import LogicalRouter, Problem
+from dataplane.model.addr import IPAddress, IPNetwork
+from dataplane.model.config import ClusterConfig, GatewayConfig
+
+
+def routes_in(
+    rows: GatewayRows,
+    family: Family,
+    gateway: GatewayConfig,
+    vpcs: Mapping[str, tuple[LogicalRouter, IPAddress]],
+    inner: Callable[[LogicalRouter, IPNetwork], Iterable[IPNetwork]],
+    *,
+    one_way: bool,
+) -> list[Problem]:
+    """The routes of a gateway router to VPCs; the order of `vpcs` decides a clash.
+
+    `vpcs`: each with its address on the join network. `inner`: a VPC's networks that are not the
+    provider network's.
+    """
+    router, owners = gateway_router(gateway.chassis), dict[IPNetwork, str]()
+    outside = family.of_gateway(gateway)[0] or gateway.address
+    problems = []
+    table = IN_TABLE if one_way else ""
+    for place, (name, (vpc, at)) in enumerate(vpcs.items()):
+        first_way = one_way and place == 0
+        if first_way:
+            port = external_port(gateway.chassis)
+            rows.router_ports[port] = replace(rows.router_ports[port], table=IN_TABLE)
+            rows.routes[RouteKey(router, family.default_route, IN_TABLE)] = RouteRow(str(at))
+        for network in inner(vpc, outside.network):
+            if network.version != family.version:
+                continue
+            first = owners.setdefault(network, name)
+            if first != name:
+                problems.append(
+                    Problem(
+                        f"router {router}",
+                        f"{network} is in {first} and in {name}; only {first}'s can be reached",
+                        "give the two VPCs different gateways, or different networks",
+                    )
+                )
+            elif not first_way:
+                rows.routes[RouteKey(router, str(network), table)] = RouteRow(str(at))
+    return problems
+
+
+def centralized(
+    cluster: ClusterConfig,
+    family: Family,
+    vpc: str,
+    join: Mapping[str, IPAddress],
+    alive: Collection[str],
+) -> dict[PolicyKey, PolicyRow]:
+    """A VPC router's policies for networks that leave by one gateway: the first that is alive.
+
+    One for all networks that have the same gateways. They go before the workload's own gateway.
+    """
+    together: dict[tuple[str, ...], list[IPNetwork]] = {}
+    for one in cluster.outgoing:
+        if one.router == vpc and one.chassis:
+            mine = [network for network in one.networks if network.version == family.version]
+            together.setdefault(one.chassis, []).extend(mine)
+    found = {}
+    for chassis, networks in together.items():
+        known = [name for name in chassis if gateway_router(name) in join]
+        live = [name for name in known if name in alive] or known
+        if not networks or not live:
+            continue
+        sources = ", ".join(map(str, collapsed(networks)))
+        match = f'outport == "{join_port(vpc)}" && {family.ip}.src == {{{sources}}}'
+        hop = str(join[gateway_router(live[0])])
+        found[PolicyKey(vpc, MAIN_PRIORITY + 1, match)] = PolicyRow("reroute", hop)
+    return found
+
+
+def translated(
+    cluster: ClusterConfig, gateways: Sequence[GatewayConfig], vpcs: Collection[str]
+) -> dict[NatKey, NatRow]:
+    """What every gateway router translates: networks next to each other are one row."""
+    found: dict[NatKey, NatRow] = {}
+    for gateway in gateways:
+        networks = [
+            network
+            for one in cluster.outgoing
+            if one.translated and one.router in vpcs and one.router in gateway.routers
+            for network in one.networks
+        ]
+        outside = {4: gateway.address, 6: gateway.address6}
+        for network in collapsed(networks):
+            address = outside[network.version]
+            if address is not None:
+                key = NatKey(gateway_router(gateway.chassis), str(network))
+                found[key] = NatRow(str(address.ip))
+    return found
+
+
+def collapsed(networks: Iterable[IPNetwork]) -> list[IPNetwork]:
+    """The fewest networks that have exactly the same addresses."""
+    found = list(networks)
+    return [
+        *collapse_addresses(one for one in found if isinstance(one, IPv4Network)),
+        *collapse_addresses(one for one in found if isinstance(one, IPv6Network)),
+    ]
