@@ -28,6 +28,9 @@ MACS = ("0a:58:c6:12:00:01", "0a:58:c6:12:00:02")
 BURST = 128
 """Packets in flight for each direction; a vring holds 256."""
 
+FIRST, LAST = -20, 19
+"""Priorities: the best short of real-time, which would stop the harness itself; and the least."""
+
 SETTLE_S = 0.5
 """From a port's link to its queues, which vswitchd's main thread maps a little later."""
 
@@ -270,6 +273,15 @@ class VhostLab:
         """Ask vswitchd."""
         control = self.instance.control("ovs-vswitchd")
         return processes.run(["ovs-appctl", "--timeout=30", "-t", str(control), *words])
+
+    def pmd_threads(self) -> list[int]:
+        """The kernel's numbers of vswitchd's PMD threads."""
+        vswitchd = processes.running_pid(self.instance.daemon("ovs-vswitchd"))
+        return [
+            int(comm.parent.name)
+            for comm in Path(f"/proc/{vswitchd}/task").glob("*/comm")
+            if comm.read_text(encoding="ascii").startswith("pmd")
+        ]
 
     def _socket(self, port: str) -> Path:
         return self.rundir / f"{port}.sock"

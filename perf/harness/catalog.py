@@ -3,93 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import replace
 
 from perf.harness.generator import IMIX, HarnessError, Traffic
-from perf.harness.latency import LOADS_PERCENT
+from perf.harness.rated import RATED, SELFTEST
 from perf.harness.results import Metric
+from perf.harness.scenario import (
+    CARRIES,
+    CYCLES,
+    GBITS,
+    KRPS,
+    MAP_MS,
+    MPPS,
+    NORTHD_MS,
+    NS,
+    PASSES,
+    RTT,
+    Carrier,
+    Scenario,
+)
 from perf.harness.verdict import Better
-
-
-class Carrier(StrEnum):
-    """What kind of port the frames of a path go through."""
-
-    VHOST = "vhost-user"
-    LARGE = "vhost-user, MTU 9000"
-    TUNNEL = "vhost-user through a tunnel"
-    AF_XDP = "af_xdp"
-    VETH = "veth"
-    PROGRAM = "XDP test run"
-    CONTROL = "no packets"
-
-
-CARRIES: Mapping[Carrier, int] = {
-    Carrier.VHOST: 1518,
-    Carrier.LARGE: 9018,
-    Carrier.TUNNEL: 1468,
-    Carrier.AF_XDP: 3518,
-    Carrier.VETH: 3518,
-    Carrier.PROGRAM: 3518,
-    Carrier.CONTROL: 9018,
-}
-"""The largest frame [octets with FCS].
-
-XDP of OVS 3.1 and DPDK 22.11 takes single buffers; the vhost-user ports of most labs have an MTU of
-1500, and tunnels take 50 octets of it.
-"""
-
-CYCLES = Metric("cycles/packet", Better.LOWER, "cycles of the PMD for a packet")
-PASSES = Metric("passes/packet", Better.LOWER, "passes through the datapath for a packet")
-MPPS = Metric("Mpps", Better.HIGHER, "packets forwarded")
-KRPS = Metric("1000/s", Better.HIGHER, "round trips in a closed loop")
-GBITS = Metric("Gbit/s", Better.HIGHER, "one TCP stream")
-NS = Metric("ns/packet", Better.LOWER, "processor time for a packet")
-RTT = Metric("ms", Better.LOWER, "round trip, mean")
-MAP_MS = Metric("ms", Better.LOWER, "change of a service, from the transaction to the BPF map")
-NORTHD_MS = Metric("ms", Better.LOWER, "the same change, until ovn-northd is done")
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """One path with one traffic. `way`: what its lab calls it; `quick`: part of `--quick`.
-
-    `loads`: in percent of PDR, at which latency is measured.
-    """
-
-    name: str
-    title: str
-    lab: str
-    way: str
-    carrier: Carrier
-    topology: str
-    primary: str
-    metrics: Mapping[str, Metric]
-    traffic: Traffic = field(default_factory=Traffic)
-    quick: bool = True
-    loads: tuple[int, ...] = ()
-
-    def checked(self, size: int | None = None) -> Scenario:
-        """The same with frames of another size.
-
-        Raises:
-            HarnessError: the path does not carry these frames, or its lab sends one size only.
-        """
-        if size is None:
-            return self
-        traffic = replace(self.traffic, sizes=((size, 1),))
-        most = CARRIES[self.carrier]
-        if size > most:
-            msg = (
-                f"{self.name}: frames of {size} octets over {self.carrier.value}, which carries "
-                f"{most} at most"
-            )
-            raise HarnessError(msg)
-        if self.lab not in ("vhost", "paced") and traffic.sizes != self.traffic.sizes:
-            msg = f"{self.name}: its sender has frames of {self.traffic.sizes[0][0]} octets only"
-            raise HarnessError(msg)
-        return replace(self, traffic=traffic)
-
 
 _DATAPATH = {"cycles": CYCLES, "passes": PASSES, "mpps": MPPS}
 _LOOP = "guest (testpmd, virtio-user) - {} - guest; one PMD; 128 packets in flight each way"
@@ -117,82 +50,6 @@ def _vhosts() -> tuple[Scenario, ...]:
     found.append(replace(big, traffic=Traffic(sizes=((1518, 1),))))
     return tuple(found)
 
-
-PDR = Metric("Mpps", Better.HIGHER, "PDR: rate with at most 0.5 % loss")
-_LOADED = {
-    f"us{percent}_{load}": Metric(
-        "us", Better.LOWER, f"latency, {percent}th percentile, at {load} % of PDR"
-    )
-    for load in LOADS_PERCENT
-    for percent in (50, 99)
-}
-_RATED = {"pdr": PDR, "cycles": CYCLES, "passes": PASSES}
-PACED_FLOWS = 256
-
-
-def _rate(
-    name: str,
-    title: str,
-    way: str,
-    middle: str,
-    traffic: Traffic | None = None,
-    carrier: Carrier = Carrier.LARGE,
-    *,
-    quick: bool = True,
-) -> Scenario:
-    topology = f"pktgen (virtio-user) - {middle} - pktgen; one PMD"
-    return Scenario(
-        name, title, "paced", way, carrier, topology, "pdr", {**_RATED, **_LOADED},
-        traffic or Traffic(flows=PACED_FLOWS), quick, LOADS_PERCENT,
-    )  # fmt: skip
-
-
-_GUEST = "guest (a forwarder of the generator's own)"
-_TURN = "{} - wire that turns round - {}"
-
-
-def _rates() -> tuple[Scenario, ...]:
-    def sized(*sizes: tuple[int, int], flows: int = PACED_FLOWS) -> Traffic:
-        return Traffic(sizes=sizes or ((64, 1),), flows=flows)
-
-    found = [
-        _rate("p2p", "port to port", "p2p", "br0"),
-        _rate("p2p-imix", "port to port, IMIX", "p2p", "br0", sized(*IMIX)),
-        _rate("p2p-1518", "port to port, 1518 octets", "p2p", "br0", sized((1518, 1)), quick=False),
-        _rate("p2p-9018", "port to port, 9018 octets", "p2p", "br0", sized((9018, 1)), quick=False),
-        _rate("pvp", "port to VM to port", "pvp", f"br0 - {_GUEST} - br0"),
-        _rate("pvvp", "port to VM to VM to port", "pvvp", f"br0 - {_GUEST} - br0, twice"),
-    ]
-    for flows, quick in ((1, False), (PACED_FLOWS, True), (1_000_000, True)):
-        few = "one flow" if flows == 1 else f"{flows:,} flows"
-        found.append(
-            _rate(f"vm-vm-rate-{flows}", f"VM to VM, OVN switch, {few}", "ovn", "br-int, OVN",
-                  sized(flows=flows), Carrier.VHOST, quick=quick)
-        )  # fmt: skip
-    for verb, name in (("allow-stateless", "stateless"), ("allow-related", "stateful")):
-        found.append(
-            _rate(f"vm-vm-rate-{name}", f"VM to VM, OVN switch, 100 {name} ACLs",
-                  f"ovn/{verb}:100", "br-int, OVN, 100 ACLs", None, Carrier.VHOST, quick=False)
-        )  # fmt: skip
-    for kind in ("geneve", "vxlan"):
-        title = f"VM to VM of another node over {kind}"
-        found.append(_rate(f"two-nodes-{kind}", title, kind, _TURN.format(kind, kind),
-                           None, Carrier.TUNNEL))  # fmt: skip
-    return tuple(found)
-
-
-SELFTEST_EXTRA = 7
-"""Of 64 flows, how many take an extra pass in "selftest-slower"."""
-
-
-def _selftest(name: str, extra: int) -> Scenario:
-    title = f"port to port, {extra} of 64 flows by an extra pass"
-    made = _rate(name, title, f"shared/{extra}", "br0", Traffic(flows=64), quick=False)
-    return replace(made, metrics=_RATED, loads=(90,))
-
-
-SELFTEST = ("selftest-a1", "selftest-a2", "selftest-slower")
-"""Twice the same, and once ten percent slower: what `millrace perf selftest` judges."""
 
 _PATH = {
     "cycles": Metric("cycles/round trip", Better.LOWER, "cycles of the PMD for a round trip"),
@@ -269,11 +126,7 @@ def _box(way: str, title: str) -> Scenario:
 
 SCENARIOS: tuple[Scenario, ...] = (
     *_vhosts(),
-    *_rates(),
-    *(
-        _selftest(name, extra)
-        for name, extra in zip(SELFTEST, (0, 0, SELFTEST_EXTRA), strict=True)
-    ),
+    *RATED,
     _path("out-vm", "outside to VM, no service", "no service"),
     _path("out-svc-vm-xdp", "outside to service to VM, by XDP", "Millrace"),
     _path("out-svc-vm-ovn", "outside to service to VM, by OVN's load balancer", "OVN"),
@@ -293,18 +146,18 @@ SCENARIOS: tuple[Scenario, ...] = (
     ),
 )  # fmt: skip
 
-LABS = ("xdp", "peers", "vhost", "paced", "path", "eastwest", "containers", "control")
+LABS = ("xdp", "peers", "vhost", "paced", "served", "path", "eastwest", "containers", "control")
 """In the order in which they are built: those that need no OVS first."""
 
 SETUP_S: Mapping[str, float] = {
-    "xdp": 8, "peers": 8, "vhost": 8, "paced": 10, "path": 20, "eastwest": 20, "containers": 25,
-    "control": 20,
+    "xdp": 8, "peers": 8, "vhost": 8, "paced": 10, "served": 15, "path": 20, "eastwest": 20,
+    "containers": 25, "control": 20,
 }  # fmt: skip
 """About what building a lab takes, for the time left; nothing else depends on it."""
 
 TRIAL_S: Mapping[str, tuple[float, float]] = {
-    "xdp": (0.3, 0), "peers": (0.3, 0), "vhost": (0.6, 1), "paced": (2.0, 6), "path": (2.5, 2),
-    "eastwest": (0.8, 1), "containers": (1.5, 1), "control": (0.4, 0),
+    "xdp": (0.3, 0), "peers": (0.3, 0), "vhost": (0.6, 1), "paced": (1.0, 3), "served": (1.5, 5),
+    "path": (2.5, 2), "eastwest": (0.8, 1), "containers": (1.5, 1), "control": (0.4, 0),
 }  # fmt: skip
 """Of one trial: a constant and so many times the asked-for seconds."""
 
@@ -335,4 +188,7 @@ def estimate_s(lab: str, trials: int, seconds: float) -> float:
     return trials * (constant + times * seconds)
 
 
-__all__ = ["IMIX", "LABS", "SCENARIOS", "Carrier", "Scenario", "chosen", "estimate_s"]
+__all__ = [
+    "CARRIES", "IMIX", "LABS", "SCENARIOS", "SELFTEST", "Carrier", "Scenario", "chosen",
+    "estimate_s",
+]  # fmt: skip

@@ -244,6 +244,12 @@ def _paced(core: int, progress: Progress) -> Any:
     return pacedbench.built(_dpdk(), core, progress)
 
 
+def _served(core: int, progress: Progress) -> Any:
+    from perf.harness import servedbench
+
+    return servedbench.built(_dpdk(), core, progress)
+
+
 @contextmanager
 def _xdp(core: int, progress: Progress) -> Iterator[Bench]:
     del core, progress
@@ -298,6 +304,7 @@ BUILDERS: dict[str, Callable[[int, Progress], Any]] = {
     "peers": _peers,
     "vhost": _vhost,
     "paced": _paced,
+    "served": _served,
     "control": _control_lab,
     "path": _node_lab("path"),
     "eastwest": _node_lab("eastwest"),
@@ -314,6 +321,9 @@ def sweep(name: str) -> None:
     """
     if name in ("vhost", "paced"):
         VhostLab(_dpdk(), 0).sweep()
+    elif name == "served":
+        VhostLab(_dpdk(), 0).sweep()
+        peerlab.sweep()
     elif name == "peers":
         peerlab.sweep()
     elif name == "control":

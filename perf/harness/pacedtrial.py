@@ -8,11 +8,15 @@ from dataclasses import dataclass, replace
 from perf.harness import latency, search
 from perf.harness.generator import Counts, Generator, HarnessError, Traffic
 
-LEAST_PPS = 10_000.0
+LEAST_PPS = 1_000.0
 ONE_BY_ONE_PPS = 1_000.0
 """Of the latency at a load of nothing: a frame is there alone."""
 
 WIDTH = 0.02
+EXCEED = 0.75
+"""One of four trials at a load has to pass. On processors that others share, too, the others may
+have met somebody else's work, and a path that does not carry a rate passes none."""
+
 HEADROOM = 1.25
 """The generator's own limit, measured first, is the search's upper end with so much to spare."""
 
@@ -46,7 +50,7 @@ class Found:
 
 
 def rate(generator: Generator, traffic: Traffic, seconds: float) -> search.Found:
-    """The PDR: trials of a fifth of `seconds`, and three of them at a load that passes.
+    """The PDR: trials of a fifth of `seconds`, and up to four of them at a load.
 
     Raises:
         DataplaneError: nothing comes through, or the generator ended.
@@ -57,7 +61,7 @@ def rate(generator: Generator, traffic: Traffic, seconds: float) -> search.Found
         msg = f"{generator.name}: none of {unpaced.tx} frames came through"
         raise HarnessError(msg)
     most = max(unpaced.tx / unpaced.seconds * HEADROOM, 2 * LEAST_PPS)
-    goal = replace(search.PDR, width=WIDTH, trial_s=short, sum_s=3 * short)
+    goal = replace(search.PDR, width=WIDTH, trial_s=short, sum_s=4 * short, exceed=EXCEED)
     (found,) = search.search(generator, traffic, LEAST_PPS, most, (goal,))
     return found
 

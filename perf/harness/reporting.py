@@ -17,6 +17,7 @@ BEGIN, END = "<!-- millrace perf: begin -->", "<!-- millrace perf: end -->"
 TITLES = {
     "vhost": "Virtual machine to virtual machine",
     "paced": "Rates and latency under load, by the paced generator",
+    "served": "A service in four ways: XDP, OVN, nftables, iptables",
     "path": "Outside to a service, the whole path",
     "peers": "Outside to a service: XDP, nftables, iptables",
     "xdp": "The XDP programs alone",

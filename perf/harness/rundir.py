@@ -180,5 +180,5 @@ def _measured(scenario: Scenario, record: Record) -> Measured:
         dict(scenario.metrics),
         tuple(trials),
         record.configurations.get(scenario.name, {}),
-        "" if trials else record.problems.get(scenario.lab, ""),
+        "" if trials else record.problems.get(scenario.name, record.problems.get(scenario.lab, "")),
     )

@@ -17,13 +17,17 @@ from perf.harness.generator import Generator, HarnessError, Traffic
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A loss that is allowed (a share), how narrow the answer, how long trials are [s]."""
+    """A loss that is allowed (a share), how narrow the answer, how long trials are [s].
+
+    `exceed`: so great a share of the trials at a load may lose more, as MLRsearch has it.
+    """
 
     name: str
     loss_ratio: float
     width: float = 0.005
     trial_s: float = 1.0
     sum_s: float = 21.0
+    exceed: float = 0.5
 
 
 NDR = Goal("NDR", 0.0)
@@ -105,6 +109,7 @@ def search(
             initial_trial_duration=goal.trial_s,
             final_trial_duration=goal.trial_s,
             duration_sum=goal.sum_s,
+            exceed_ratio=goal.exceed,
             fail_fast=False,
         )
         for goal in goals

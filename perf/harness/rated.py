@@ -1,0 +1,128 @@
+"""The scenarios whose rate is searched by the paced generator: labs "paced" and "served". Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from perf.harness.generator import IMIX, Traffic
+from perf.harness.latency import LOADS_PERCENT
+from perf.harness.results import Metric
+from perf.harness.scenario import CYCLES, NS, PASSES, Carrier, Scenario
+from perf.harness.verdict import Better
+
+PDR = Metric("Mpps", Better.HIGHER, "PDR: rate with at most 0.5 % loss")
+_LOADED = {
+    f"us{percent}_{load}": Metric(
+        "us", Better.LOWER, f"latency, {percent}th percentile, at {load} % of PDR"
+    )
+    for load in LOADS_PERCENT
+    for percent in (50, 99)
+}
+_RATED = {"pdr": PDR, "cycles": CYCLES, "passes": PASSES}
+PACED_FLOWS = 256
+
+
+def _rate(
+    name: str,
+    title: str,
+    way: str,
+    middle: str,
+    traffic: Traffic | None = None,
+    carrier: Carrier = Carrier.LARGE,
+    *,
+    quick: bool = True,
+) -> Scenario:
+    topology = f"pktgen (virtio-user) - {middle} - pktgen; one PMD"
+    return Scenario(
+        name, title, "paced", way, carrier, topology, "pdr", {**_RATED, **_LOADED},
+        traffic or Traffic(flows=PACED_FLOWS), quick, LOADS_PERCENT,
+    )  # fmt: skip
+
+
+_GUEST = "guest (a forwarder of the generator's own)"
+_TURN = "{} - wire that turns round - {}"
+
+
+def _rates() -> tuple[Scenario, ...]:
+    def sized(*sizes: tuple[int, int], flows: int = PACED_FLOWS) -> Traffic:
+        return Traffic(sizes=sizes or ((64, 1),), flows=flows)
+
+    found = [
+        _rate("p2p", "port to port", "p2p", "br0"),
+        _rate("p2p-imix", "port to port, IMIX", "p2p", "br0", sized(*IMIX)),
+        _rate("p2p-1518", "port to port, 1518 octets", "p2p", "br0", sized((1518, 1)), quick=False),
+        _rate("p2p-9018", "port to port, 9018 octets", "p2p", "br0", sized((9018, 1)), quick=False),
+        _rate("pvp", "port to VM to port", "pvp", f"br0 - {_GUEST} - br0"),
+        _rate("pvvp", "port to VM to VM to port", "pvvp", f"br0 - {_GUEST} - br0, twice"),
+    ]
+    for flows, quick in ((1, False), (PACED_FLOWS, False), (1_000_000, True)):
+        few = "one flow" if flows == 1 else f"{flows:,} flows"
+        found.append(
+            _rate(f"vm-vm-rate-{flows}", f"VM to VM, OVN switch, {few}", "ovn", "br-int, OVN",
+                  sized(flows=flows), Carrier.VHOST, quick=quick)
+        )  # fmt: skip
+    for verb, name in (("allow-stateless", "stateless"), ("allow-related", "stateful")):
+        found.append(
+            _rate(f"vm-vm-rate-{name}", f"VM to VM, OVN switch, 100 {name} ACLs",
+                  f"ovn/{verb}:100", "br-int, OVN, 100 ACLs", None, Carrier.VHOST, quick=False)
+        )  # fmt: skip
+    for kind in ("geneve", "vxlan"):
+        title = f"VM to VM of another node over {kind}"
+        found.append(_rate(f"two-nodes-{kind}", title, kind, _TURN.format(kind, kind),
+                           None, Carrier.TUNNEL))  # fmt: skip
+    return tuple(found)
+
+
+SELFTEST_EXTRA = 10
+"""Of 64 flows, how many take an extra pass in "selftest-slower"."""
+
+
+def _selftest(name: str, extra: int) -> Scenario:
+    title = f"port to port, {extra} of 64 flows by an extra pass"
+    made = _rate(name, title, f"shared/{extra}", "br0", Traffic(flows=64), quick=False)
+    return replace(made, metrics=_RATED, loads=(90,))
+
+
+SELFTEST = ("selftest-a1", "selftest-a2", "selftest-slower")
+"""Twice the same, and once ten percent slower: what `millrace perf selftest` judges."""
+
+
+SERVED_NAMES = (
+    ("xdp", "Millrace's XDP program"),
+    ("ovn", "OVN's load balancer"),
+    ("nftables", "nftables"),
+    ("iptables", "iptables"),
+)
+MOST_NEW = 1_000_000
+_KCPS = Metric("1000/s", Better.HIGHER, "new connections, at most 0.5 % lost")
+
+
+def _served() -> tuple[Scenario, ...]:
+    topology = "pktgen (AF_PACKET) - veth - router on one CPU, 1,000 services; {} - veth - pktgen"
+    found = []
+    for short, name in SERVED_NAMES:
+        found.append(
+            Scenario(
+                f"svc-{short}", f"service by {name}, {PACED_FLOWS} connections", "served",
+                f"{short}/established", Carrier.VETH, topology.format(name), "ns",
+                {"ns": NS, "pdr": PDR, **_LOADED}, Traffic(flows=PACED_FLOWS),
+                loads=LOADS_PERCENT,
+            )
+        )  # fmt: skip
+        metrics = {"ns": NS, "kcps": _KCPS}
+        metrics |= {name: metric for name, metric in _LOADED.items() if name.endswith("_50")}
+        found.append(
+            Scenario(
+                f"svc-{short}-new", f"service by {name}, each packet a connection", "served",
+                f"{short}/new", Carrier.VETH, topology.format(name), "ns", metrics,
+                Traffic(flows=MOST_NEW), loads=(50,),
+            )
+        )  # fmt: skip
+    return tuple(found)
+
+
+RATED: tuple[Scenario, ...] = (
+    *_rates(),
+    *(_selftest(name, extra) for name, extra in zip(SELFTEST, (0, 0, SELFTEST_EXTRA), strict=True)),
+    *_served(),
+)

@@ -1,0 +1,90 @@
+"""What a scenario is, as data: a path, its traffic, and what is measured of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from perf.harness.generator import HarnessError, Traffic
+from perf.harness.results import Metric
+from perf.harness.verdict import Better
+
+
+class Carrier(StrEnum):
+    """What kind of port the frames of a path go through."""
+
+    VHOST = "vhost-user"
+    LARGE = "vhost-user, MTU 9000"
+    TUNNEL = "vhost-user through a tunnel"
+    AF_XDP = "af_xdp"
+    VETH = "veth"
+    PROGRAM = "XDP test run"
+    CONTROL = "no packets"
+
+
+CARRIES: Mapping[Carrier, int] = {
+    Carrier.VHOST: 1518,
+    Carrier.LARGE: 9018,
+    Carrier.TUNNEL: 1468,
+    Carrier.AF_XDP: 3518,
+    Carrier.VETH: 3518,
+    Carrier.PROGRAM: 3518,
+    Carrier.CONTROL: 9018,
+}
+"""The largest frame [octets with FCS].
+
+XDP of OVS 3.1 and DPDK 22.11 takes single buffers; the vhost-user ports of most labs have an MTU of
+1500, and tunnels take 50 octets of it.
+"""
+
+CYCLES = Metric("cycles/packet", Better.LOWER, "cycles of the PMD for a packet")
+PASSES = Metric("passes/packet", Better.LOWER, "passes through the datapath for a packet")
+MPPS = Metric("Mpps", Better.HIGHER, "packets forwarded")
+KRPS = Metric("1000/s", Better.HIGHER, "round trips in a closed loop")
+GBITS = Metric("Gbit/s", Better.HIGHER, "one TCP stream")
+NS = Metric("ns/packet", Better.LOWER, "processor time for a packet")
+RTT = Metric("ms", Better.LOWER, "round trip, mean")
+MAP_MS = Metric("ms", Better.LOWER, "change of a service, from the transaction to the BPF map")
+NORTHD_MS = Metric("ms", Better.LOWER, "the same change, until ovn-northd is done")
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One path with one traffic. `way`: what its lab calls it; `quick`: part of `--quick`.
+
+    `loads`: in percent of PDR, at which latency is measured.
+    """
+
+    name: str
+    title: str
+    lab: str
+    way: str
+    carrier: Carrier
+    topology: str
+    primary: str
+    metrics: Mapping[str, Metric]
+    traffic: Traffic = field(default_factory=Traffic)
+    quick: bool = True
+    loads: tuple[int, ...] = ()
+
+    def checked(self, size: int | None = None) -> Scenario:
+        """The same with frames of another size.
+
+        Raises:
+            HarnessError: the path does not carry these frames, or its lab sends one size only.
+        """
+        if size is None:
+            return self
+        traffic = replace(self.traffic, sizes=((size, 1),))
+        most = CARRIES[self.carrier]
+        if size > most:
+            msg = (
+                f"{self.name}: frames of {size} octets over {self.carrier.value}, which carries "
+                f"{most} at most"
+            )
+            raise HarnessError(msg)
+        if self.lab not in ("vhost", "paced") and traffic.sizes != self.traffic.sizes:
+            msg = f"{self.name}: its sender has frames of {self.traffic.sizes[0][0]} octets only"
+            raise HarnessError(msg)
+        return replace(self, traffic=traffic)

@@ -1,0 +1,133 @@
+"""The lab of perf.servedlab as the harness has it: one service by XDP, OVN, nftables, iptables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from dataplane.model.config import DpdkConfig
+from perf import peerlab
+from perf.harness import ovscount, pacedtrial
+from perf.harness.catalog import Scenario
+from perf.harness.generator import Counts, Traffic
+from perf.harness.generators import Paced
+from perf.harness.labs import Bench, Progress, Sample
+from perf.servedlab import CLIENT_MAC, SERVICES, Served, ServedLab
+from perf.vhostlab import VhostLab
+
+DRAIN_MS = 50
+FIRST_CLIENT = "198.51.100.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """A paced generator whose every frame opens a connection: all are forgotten before each run."""
+
+    of: Paced
+    forget: Callable[[], None]
+
+    @property
+    def name(self) -> str:
+        """For results and messages."""
+        return f"{self.of.name}, each frame a connection"
+
+    @property
+    def paced(self) -> bool:
+        """As the other."""
+        return self.of.paced
+
+    def start(self, traffic: Traffic, duration_s: float) -> Counts:
+        """One trial.
+
+        Raises:
+            DataplaneError: as the other.
+        """
+        self.forget()
+        return self.of.start(traffic, duration_s)
+
+
+class ServedBench:
+    """One generator, four routers."""
+
+    def __init__(self, made: ServedLab) -> None:
+        self._made = made
+
+    def sample(self, scenario: Scenario, number: int, seconds: float) -> Sample:
+        """The PDR, latency under load, and what a packet cost the router's processor."""
+        del number
+        name, _, kind = scenario.way.partition("/")
+        way = self._made.arrange(name)
+        paced = Paced(
+            self._made.generator, way.ports, (CLIENT_MAC, way.router_mac),
+            target=(str(peerlab.vip(SERVICES - 1)), peerlab.PORT), source=FIRST_CLIENT,
+            drain_ms=DRAIN_MS,
+        )  # fmt: skip
+        way.forget()
+        generator = Fresh(paced, way.forget) if kind == "new" else paced
+        before, spent_ns = self._drops(way), 0.0
+
+        def around(run: Callable[[], None]) -> None:
+            nonlocal spent_ns
+            measured = self._spent_ns(way)
+            run()
+            spent_ns = measured()
+
+        found = pacedtrial.measure(
+            generator, scenario.traffic, seconds, loads=scenario.loads, around=around
+        )
+        values = {**found.values(), "ns": spent_ns / max(found.loaded.rx, 1)}
+        values["kcps"] = values["pdr"] * 1e3
+        values = {name: value for name, value in values.items() if name in scenario.metrics}
+        counters = {
+            "search_trials": float(found.trials),
+            "lost_at_greatest_load": float(found.loaded.lost),
+        }
+        drops = {
+            place: count - before.get(place, 0)
+            for place, count in self._drops(way).items()
+            if count > before.get(place, 0)
+        }
+        encoded = {load: each.encoded for load, each in found.latency.items()}
+        return Sample(values, counters, drops, encoded)
+
+    def configuration(self, scenario: Scenario) -> dict[str, Any]:
+        """OVS for OVN's way; the program for ours; the others have only their rules."""
+        if not scenario.way.startswith("ovn/"):
+            return {"services": SERVICES, **self._made.described(scenario.way.partition("/")[0])}
+        lab = self._made.lab
+        return ovscount.configuration(lab.vsctl, lab.flows_of, lab.appctl, ("br-int",))
+
+    def _drops(self, way: Served) -> Mapping[str, int]:
+        if way.busy_ns is None:
+            lab = self._made.lab
+            return {**way.drops(), **ovscount.counted(lab.appctl, lab.vsctl).drops}
+        return way.drops()
+
+    def _spent_ns(self, way: Served) -> Callable[[], float]:
+        """What the router's processor spends from now on until the result is called."""
+        busy = way.busy_ns
+        if busy is not None:
+            first = busy()
+            return lambda: float(busy() - first)
+        lab = self._made.lab
+        before, began = ovscount.counted(lab.appctl, lab.vsctl), time.monotonic_ns()
+
+        def until() -> float:
+            took = time.monotonic_ns() - began
+            return ovscount.counted(lab.appctl, lab.vsctl).since(before).busy_share * took
+
+        return until
+
+
+@contextmanager
+def built(dpdk: DpdkConfig, core: int, progress: Progress) -> Iterator[Bench]:
+    """The lab with everything in it, removed at the end whatever happened."""
+    made = ServedLab(VhostLab(dpdk, core), dpdk.pmd[0], progress)
+    try:
+        made.build()
+        yield ServedBench(made)
+    finally:
+        made.remove()
