@@ -1,7 +1,7 @@
 """A node and the pods on it reach each other whatever policies say: Kubernetes has it so. Pure.
 
-Kubelet's probes need it. The ACLs are above all others, on a port group for each node, and only
-where there are policies.
+Kubelet's probes need it. The ACLs are on a port group for each node, and only where there are
+policies.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from controller.kube.resources import Key
 from controller.network.aclrows import acl_rows, group_row
+from controller.network.adminpolicies import ANPS, BANPS, CNPS
 from controller.network.facts import LEASES, NODES, PODS
 from controller.network.members import ENDS, LABELS
 from controller.network.policies import NETWORK_POLICIES
@@ -20,10 +21,10 @@ from controller.network.units import Said, Unit
 from controller.network.view import Derived, Kind, View
 from controller.policy.compiler import name_of
 from controller.policy.model import Block, Direction
-from controller.policy.rows import NODE_PRIORITY, Acl, Match
+from controller.policy.rows import NODE_PRIORITY, TO_NODE_PRIORITY, Acl, Match
 from dataplane.model.addr import IPAddress
 
-KINDS: tuple[Kind[Any], ...] = (NETWORK_POLICIES,)
+KINDS: tuple[Kind[Any], ...] = (NETWORK_POLICIES, ANPS, BANPS, CNPS)
 """What isolates."""
 
 
@@ -77,7 +78,9 @@ def _acls(group: str, addresses: Iterable[IPAddress]) -> Iterable[Acl]:
             own = tuple(Block(ip_network(one)) for one in addresses if one.version == version)
             if own:
                 match = Match(group, direction, version, blocks=own)
-                yield Acl(match, NODE_PRIORITY, "allow-related")
+                ingress = direction is Direction.INGRESS
+                priority = NODE_PRIORITY if ingress else TO_NODE_PRIORITY
+                yield Acl(match, priority, "allow-related")
 
 
 UNITS: tuple[Unit, ...] = (Unit("policy-nodes", NODES, _node),)

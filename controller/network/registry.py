@@ -17,9 +17,13 @@ from controller.kube.resources import NAMESPACES as NAMESPACE_OBJECTS
 from controller.kube.resources import NODES as NODE_OBJECTS
 from controller.kube.resources import PODS as POD_OBJECTS
 from controller.kube.resources import SERVICES as SERVICE_OBJECTS
+from controller.network.adminpolicies import FORMS as ADMIN_FORMS
+from controller.network.adminpolicies import UNITS as ADMIN_UNITS
 from controller.network.external import UNITS as EXTERNAL_UNITS
 from controller.network.facts import NAMESPACES, NODES, PODS
 from controller.network.nat import UNITS as NAT_UNITS
+from controller.network.nodes import UNITS as NODE_UNITS
+from controller.network.objects import OBJECTS
 from controller.network.policies import (
     NETWORK_POLICIES,
     NETWORK_POLICY_OBJECTS,
@@ -28,11 +32,15 @@ from controller.network.policies import (
 )
 from controller.network.policies import UNITS as POLICY_UNITS
 from controller.network.policynodes import UNITS as POLICY_NODE_UNITS
+from controller.network.ports import UNITS as PORT_UNITS
 from controller.network.reading import namespace_fact, node_fact, pod_fact
 from controller.network.servicefacts import SERVICES, SLICES, service_fact, slice_fact
 from controller.network.services import UNITS as SERVICE_UNITS
+from controller.network.subnet import UNITS as SUBNET_UNITS
+from controller.network.underlay import UNITS as UNDERLAY_UNITS
 from controller.network.units import Unit
 from controller.network.view import Kind
+from controller.network.vpc import UNITS as VPC_UNITS
 from controller.translate.ovn import Problem
 
 
@@ -53,6 +61,8 @@ class Watched:
         warn: what is wrong with an object that is understood all the same, unknown fields for
             instance.
         writes: what of these objects is written: of "annotations", "status", "finalizers".
+        optional: the API may not know the resource at all (another project's); then there are
+            none of its objects, and nobody waits for a list of them.
     """
 
     resource: Resource[Any]
@@ -60,6 +70,7 @@ class Watched:
     decode: Callable[[Any], Any]
     warn: Callable[[Any], tuple[Problem, ...]] = _nothing
     writes: frozenset[str] = frozenset()
+    optional: bool = False
 
     def fact_key(self, key: Key) -> Hashable:
         """The fact's key: (namespace, name), or the name alone of what has no namespace."""
@@ -70,9 +81,17 @@ WATCHED: tuple[Watched, ...] = (
     Watched(POD_OBJECTS, PODS, pod_fact, writes=frozenset({"annotations"})),
     Watched(NAMESPACE_OBJECTS, NAMESPACES, namespace_fact, writes=frozenset({"annotations"})),
     Watched(NODE_OBJECTS, NODES, node_fact, writes=frozenset({"annotations"})),
+    *(
+        Watched(one.resource, one.kind, one.form.decode, one.form.warn, one.writes, one.optional)
+        for one in OBJECTS
+    ),
     Watched(SERVICE_OBJECTS, SERVICES, service_fact, writes=frozenset({"status"})),
     Watched(ENDPOINT_SLICES, SLICES, slice_fact),
     Watched(NETWORK_POLICY_OBJECTS, NETWORK_POLICIES, policy_fact, policy_problems),
+    *(
+        Watched(resource, kind, form.decode, form.warn, frozenset({"status"}))
+        for resource, kind, form in ADMIN_FORMS
+    ),
     Watched(
         vpc_kind.RESOURCE,
         nat_kinds.VPC_PORTS,
@@ -86,9 +105,15 @@ WATCHED: tuple[Watched, ...] = (
 )
 
 UNITS: tuple[Unit, ...] = (
+    *VPC_UNITS,
+    *SUBNET_UNITS,
+    *UNDERLAY_UNITS,
+    *PORT_UNITS,
+    *NODE_UNITS,
     *SERVICE_UNITS,
     *POLICY_UNITS,
     *POLICY_NODE_UNITS,
+    *ADMIN_UNITS,
     *EXTERNAL_UNITS,
     *NAT_UNITS,
 )

@@ -13,7 +13,10 @@ from dataplane.model.addr import Protocol
 DENY_PRIORITY = 1999
 ALLOW_PRIORITY = 2001
 NODE_PRIORITY = 32000
-"""A node and its own pods reach each other whatever policies say, and neighbours are found."""
+"""A node reaches its own pods whatever policies say (kubelet probes), and neighbours are found."""
+
+TO_NODE_PRIORITY = 3000
+"""And pods their node, unless an administrator's policy says otherwise."""
 
 NEIGHBOURS = "(nd || nd_rs || nd_ra || mldv1 || mldv2)"
 """OVN's "ip" matches these too: dropped, a pod has no IPv6 at all."""
@@ -27,9 +30,12 @@ _OF_LPORT = {Direction.INGRESS: "to-lport", Direction.EGRESS: "from-lport"}
 
 @dataclass(frozen=True, slots=True, order=True)
 class PortRange:
-    """Destination ports of one protocol; None: all of them. `source`: the only source port."""
+    """Destination ports of one protocol; None: all of them. `source`: the only source port.
 
-    protocol: Protocol
+    `protocol` None: any other than those that have ports.
+    """
+
+    protocol: Protocol | None
     first: int | None = None
     last: int | None = None
     source: int | None = None
@@ -134,6 +140,10 @@ def _block(block: Block, end: str) -> str:
 
 
 def _port(one: PortRange) -> list[str]:
+    if one.protocol is None:
+        # OVN tests this field for equality only.
+        others = (number for number in range(256) if number not in set(Protocol))
+        return [f"ip.proto == {{{', '.join(map(str, others))}}}"]
     name = one.protocol.name.lower()
     if one.source is not None:
         return [f"{name}.src == {one.source} && {name}.dst == {one.first}"]

@@ -86,8 +86,12 @@ class PacketLab:
         )
 
     def sync(self) -> None:
-        """Wait until the chassis forwards by what the northbound database holds."""
+        """Wait until the chassis forwards by what the northbound database holds.
+
+        Flows that the datapath has cached are looked at anew some time after OpenFlow has changed.
+        """
         self.box.nbctl("--timeout=60", "--wait=hv", "sync")
+        self._client().call("revalidator/wait")
 
     def forget(self) -> None:
         """Empty connection tracking."""

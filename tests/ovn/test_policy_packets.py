@@ -13,21 +13,15 @@ from typing import Any
 
 import pytest
 
-from controller.network.facts import NODES, NetNode
-from controller.network.policies import UNITS
-from controller.network.policynodes import UNITS as NODE_UNITS
-from controller.policy.parse import network_policy
-from tests.labs.factview import whole
-from tests.policies.evaluate import World, allowed
-from tests.policies.facts import facts_of
+from tests.policies.evaluate import World
+from tests.policies.evaluate_admin import Tiers, allowed
 from tests.policies.packets import (
-    NAMESPACES,
-    PODS,
     SPACES,
     STATIONS,
     Probe,
     Trial,
     end,
+    rows_of_tiers,
     running,
     write,
 )
@@ -41,6 +35,69 @@ def policy(namespace: str, name: str, **spec: Any) -> dict[str, Any]:
     return {"metadata": {"name": name, "namespace": namespace}, "spec": spec}
 
 
+def admin(kind: str, name: str, **spec: Any) -> dict[str, Any]:
+    return {"kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+EVERYONE: dict[str, Any] = {"namespaces": {}}
+BLUE = {"namespaces": {"matchLabels": {"team": "one"}}}
+TWOS = {"namespaces": TEAM_TWO}
+TIERS = {
+    "an administrator denies, allows and passes; a NetworkPolicy has what is passed": (
+        [
+            admin(
+                "AdminNetworkPolicy", "first", priority=10, subject=EVERYONE,
+                ingress=[
+                    {"action": "Allow", "from": [BLUE],
+                     "ports": [{"portNumber": {"port": 80, "protocol": "TCP"}}]},
+                    {"action": "Pass", "from": [TWOS],
+                     "ports": [{"portRange": {"start": 8000, "end": 8080, "protocol": "TCP"}}]},
+                    {"action": "Deny", "from": [TWOS]},
+                ],
+            ),
+            admin(
+                "AdminNetworkPolicy", "second", priority=20, subject=BLUE,
+                egress=[
+                    {"action": "Pass", "to": [{"networks": ["10.2.0.0/28", "fd00:1::/64"]}]},
+                    {"action": "Deny", "to": [{"networks": ["10.0.0.0/8", "fd00::/16"]}],
+                     "ports": [{"portNumber": {"port": 53, "protocol": "UDP"}},
+                               {"portNumber": {"port": 80, "protocol": "SCTP"}}]},
+                ],
+            ),
+        ],
+        [policy("red", "p", podSelector={}, ingress=[{"from": [{"podSelector": {}}]}])],
+    ),
+    "a baseline that a NetworkPolicy overrides": (
+        [
+            admin(
+                "BaselineAdminNetworkPolicy", "default", subject=EVERYONE,
+                ingress=[{"action": "Allow", "from": [BLUE], "ports": [{"namedPort": "web"}]},
+                         {"action": "Deny", "from": [EVERYONE]}],
+            ),
+        ],
+        [policy("green", "p", podSelector={}, ingress=[{}])],
+    ),
+    "cluster policies of both tiers": (
+        [
+            admin(
+                "ClusterNetworkPolicy", "a", tier="Admin", priority=0, subject=TWOS,
+                egress=[
+                    {"action": "Accept", "to": [{"pods": {"podSelector": BACK}}],
+                     "protocols": [{"tcp": {"destinationPort": {"range": {"start": 80,
+                      "end": 8080}}}}, {"destinationNamedPort": "dns"}]},
+                    {"action": "Deny", "to": [BLUE]},
+                ],
+            ),
+            admin(
+                "ClusterNetworkPolicy", "b", tier="Baseline", priority=1000, subject=BLUE,
+                ingress=[{"action": "Deny", "from": [EVERYONE], "protocols": [{"udp": {}}]}],
+                egress=[{"action": "Pass", "to": [{"pods": {"podSelector": FRONT}}]},
+                        {"action": "Deny", "to": [{"networks": ["0.0.0.0/0"]}]}],
+            ),
+        ],
+        [],
+    ),
+}  # fmt: skip
 CLUSTERS = {
     "nothing in and nothing out of one namespace": [
         policy("blue", "p", podSelector={}, policyTypes=["Ingress", "Egress"]),
@@ -123,17 +180,23 @@ def probes(shift: int) -> list[Probe]:
 
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_every_packet_fares_as_the_policies_say(trial: Trial, name: str) -> None:
-    objects = CLUSTERS[name]
-    facts = facts_of(map(network_policy, objects), PODS, NAMESPACES)
-    facts[NODES] = {"n0": NetNode("n0"), "n1": NetNode("n1")}
-    said = whole((*UNITS, *NODE_UNITS), facts)
-    assert said.disputed == set()
-    write(trial.lab.box, said.rows)
+    judge(trial, Tiers(World(CLUSTERS[name], SPACES), []), list(CLUSTERS).index(name))
+
+
+@pytest.mark.parametrize("name", TIERS)
+def test_every_packet_fares_as_the_tiers_say(trial: Trial, name: str) -> None:
+    admins, policies = TIERS[name]
+    judge(trial, Tiers(World(policies, SPACES), admins), list(TIERS).index(name))
+
+
+def judge(trial: Trial, tiers: Tiers, shift: int) -> None:
+    write(trial.lab.box, rows_of_tiers(tiers))
     trial.lab.sync()
-    tried = probes(list(CLUSTERS).index(name))
-    world = World(objects, SPACES)
+    said = (trial.lab.box.directory / "controller.log").read_text()
+    assert "error parsing match" not in said
+    tried = probes(shift)
     wanted = [
-        allowed(world, end(one.source, one.version), end(one.target, one.version), one.protocol,
+        allowed(tiers, end(one.source, one.version), end(one.target, one.version), one.protocol,
                 one.port)
         for one in tried
     ]  # fmt: skip

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 from controller.policy.model import Direction
 from controller.policy.rows import Match
+from dataplane.model.addr import Protocol
 from tests.policies.whole import PolicyRows
 
 
@@ -52,7 +53,11 @@ def _matches(rows: PolicyRows, match: Match, peer: str, protocol: str, number: i
     if match.version is not None and host.version != match.version:
         return False
     if match.sets or match.blocks:
-        named = any(peer in rows.address_sets[name] for name in match.sets)
+        named = any(
+            peer in rows.address_sets[name]
+            or any("/" in text and host in ip_network(text) for text in rows.address_sets[name])
+            for name in match.sets
+        )
         blocked = any(
             host in block.network and not any(host in part for part in block.excepts)
             for block in match.blocks
@@ -61,8 +66,10 @@ def _matches(rows: PolicyRows, match: Match, peer: str, protocol: str, number: i
             return False
     if not match.ports:
         return True
+    if protocol not in Protocol.__members__:
+        return any(one.protocol is None for one in match.ports)
     return any(
-        one.protocol.name == protocol
+        one.protocol is Protocol[protocol]
         and (one.first is None or one.first <= number <= (one.last or one.first))
         for one in match.ports
     )

@@ -11,12 +11,21 @@ from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
 
+from controller.network.adminpolicies import UNITS as ADMIN_UNITS
+from controller.network.facts import NODES, NetNode
+from controller.network.policies import UNITS
+from controller.network.policynodes import UNITS as NODE_UNITS
 from controller.network.rows import Row, RowKey
+from controller.policy.parse import network_policy
 from dataplane.model.addr import Protocol
+from tests.labs.factview import whole
 from tests.labs.ovnsandbox import OvnSandbox
 from tests.labs.packetlab import PacketLab, Station
 from tests.labs.packets import Packet
+from tests.policies.adminfacts import facts_of_admins
 from tests.policies.evaluate import End
+from tests.policies.evaluate_admin import Tiers
+from tests.policies.facts import facts_of
 from tests.policies.whole import Namespace, Pod
 
 GATEWAYS = {
@@ -129,6 +138,17 @@ class Trial:
     def _next(self) -> int:
         self._number += 1
         return self._number
+
+
+def rows_of_tiers(tiers: Tiers) -> Mapping[RowKey, Row]:
+    """What the controller's units say of these policies and the cast."""
+    facts = facts_of(map(network_policy, tiers.world.policies), PODS, NAMESPACES)
+    facts.update(facts_of_admins(list(tiers.admin)))
+    facts[NODES] = {name: NetNode(name) for name in ("n0", "n1")}
+    said = whole((*UNITS, *NODE_UNITS, *ADMIN_UNITS), facts)
+    assert said.disputed == set()
+    assert said.problems == {}
+    return said.rows
 
 
 def write(ovn: OvnSandbox, rows: Mapping[RowKey, Row]) -> None:
