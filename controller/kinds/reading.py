@@ -203,10 +203,12 @@ class Form(Generic[T]):
     Attributes:
         kind: as in `Subnet`.
         read: asks for every field of the specification that is known; raises KindError.
+        whole: it does so; otherwise nothing is told of fields that it does not ask for.
     """
 
     kind: str
     read: Read[T]
+    whole: bool = True
 
     def decode(self, obj: Custom) -> T:
         """The fact.
@@ -218,6 +220,8 @@ class Form(Generic[T]):
 
     def warn(self, obj: Custom) -> tuple[Problem, ...]:
         """Fields of the specification that are unknown here."""
+        if not self.whole:
+            return ()
         try:
             spec, status = _parts(obj)
             self.read(obj.metadata, spec, status)

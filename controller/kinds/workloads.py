@@ -43,7 +43,8 @@ def _machine(_: Meta, __: Reading, status: Reading) -> Machine:
     return Machine(status.text("nodeName"))
 
 
-SET, MACHINE = Form("StatefulSet", _set), Form("VirtualMachine", _machine)
+SET = Form("StatefulSet", _set, whole=False)
+MACHINE = Form("VirtualMachine", _machine, whole=False)
 
 SETS: Kind[OrdinalSet] = Kind("statefulsets")
 """Keys are `Key(namespace, name)`, as of the two below."""

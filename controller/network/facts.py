@@ -94,15 +94,39 @@ def _pods_labels(key: Key, fact: NetPod) -> tuple[tuple[str, str, str], ...]:
     return tuple((key.namespace, name, value) for name, value in fact.labels.items())
 
 
+def _vips(_: Key, fact: NetPod) -> tuple[str, ...]:
+    listed = fact.annotations.get("ovn.kubernetes.io/aaps", "")
+    return tuple(name for part in listed.split(",") if (name := part.strip()))
+
+
+def security_groups(pod: NetPod) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """By provider, the SecurityGroups that a pod names for that interface."""
+    found = []
+    for key, value in pod.annotations.items():
+        provider, domain, _ = key.partition(".kubernetes.io/security_groups")
+        names = tuple(name for part in value.split(",") if (name := part.strip()))
+        if domain and names and (provider == "ovn" or provider.endswith(".ovn")):
+            found.append((provider, names))
+    return tuple(sorted(found))
+
+
+def _groups(_: Key, fact: NetPod) -> tuple[str, ...]:
+    return tuple(name for _, names in security_groups(fact) for name in names)
+
+
 PODS: Kind[NetPod] = Kind(
     "pods",
     {
         "namespace": _namespace,
         "label": _pods_labels,
         "node": lambda _, pod: (pod.node,) if pod.node else (),
+        "vm": lambda key, pod: (Key(key.namespace, pod.vm),) if pod.vm else (),
+        "aaps": _vips,
+        "security_group": _groups,
     },
 )
-"""Keys are `Key(namespace, name)`. `label` is found by (namespace, label, value)."""
+"""Keys are `Key(namespace, name)`. `label` is found by (namespace, label, value), `aaps` by the
+name of a Vip that the pod may have, `security_group` by the name of one that it names."""
 
 NAMESPACES: Kind[NetNamespace] = Kind("namespaces", {"label": _labels, "label_key": _label_keys})
 """Keys are names."""

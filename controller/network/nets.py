@@ -7,6 +7,7 @@ that starts anew decides the same.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
@@ -19,7 +20,7 @@ from controller.kinds.subnet import Subnet
 from controller.network.view import Kind
 from controller.translate.addresses import overlap
 from controller.translate.ovn import Problem
-from dataplane.model.addr import IPAddress, IPNetwork
+from dataplane.model.addr import IPAddress, IPNetwork, Mac
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,13 @@ USAGE: Kind[Usage] = Kind("usage")
 
 REFUSALS: Kind[tuple[Problem, ...]] = Kind("refusals")
 """Why something got no address: keys are (resource, namespace, name)."""
+
+
+def router_mac(port: str) -> Mac:
+    """The MAC of a router's port: by its name, so that it is the same after every start."""
+    octets = bytearray(hashlib.blake2b(port.encode(), digest_size=6).digest())
+    octets[0] = octets[0] & 0xFC | 0x02
+    return Mac(octets.hex(":"))
 
 
 def is_routed(subnet: Subnet) -> bool:

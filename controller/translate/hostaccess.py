@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import ip_address, ip_interface
 
 from controller.translate.families import IPInterface, interfaces
@@ -9,6 +10,7 @@ from controller.translate.index import Index, address_words
 from controller.translate.nbrows import HOSTS_SWITCH, host_port
 from controller.translate.ovn import LogicalRouterPort, is_ours
 from dataplane.model.addr import IPAddress, IPNetwork, Mac
+from dataplane.model.names import KUBERNETES_OWNER, OWNER, OWNER_KEY
 from dataplane.model.state import HostAccess
 
 
@@ -16,13 +18,14 @@ def host_access(index: Index, chassis: str) -> HostAccess | None:
     """This chassis's port on the hosts' switch, and what is reached by it; None: it has none.
 
     Only rows of ours count: a switch of that name that somebody else made is not known to hold
-    what the kernel's routes rely on. Of two VPC routers with one network the first by name has it.
+    what the kernel's routes rely on. What is made of Kubernetes' objects is on a switch of any name
+    (Kube-OVN's `join`). Of two VPC routers with one network the first by name has it.
     """
     port = index.port_by_name.get(host_port(chassis))
     switch = index.switch_of_port.get(host_port(chassis))
-    if port is None or switch is None or switch.name != HOSTS_SWITCH:
+    if port is None or switch is None or not _made_here(port.external_ids):
         return None
-    if not is_ours(port.external_ids):
+    if is_ours(port.external_ids) and switch.name != HOSTS_SWITCH:
         return None
     peers = index.router_ports_on(switch)
     on_link = [interface for peer in peers for interface in interfaces(peer.networks)]
@@ -36,6 +39,10 @@ def host_access(index: Index, chassis: str) -> HostAccess | None:
         )
         return HostAccess(port.name, mac, own, _routes(index, peers))
     return None
+
+
+def _made_here(external_ids: Mapping[str, str]) -> bool:
+    return external_ids.get(OWNER_KEY) in (OWNER, KUBERNETES_OWNER)
 
 
 def _with_length(address: IPAddress, on_link: list[IPInterface]) -> IPInterface:
@@ -55,11 +62,13 @@ def _routes(
     for peer in sorted(peers, key=lambda one: one.name):
         router = by_name.get(peer.name)
         via = {one.version: one.ip for one in interfaces(peer.networks)}
-        if router is None or not is_ours(peer.external_ids):
+        if router is None or not _made_here(peer.external_ids):
             continue
         for ref in router.ports:
             port = index.nb.router_ports.get(ref)
             if port is None or is_ours(port.external_ids) or _on_a_wire(index, port):
+                continue
+            if port in peers:
                 continue
             for network in _networks(port):
                 if network.version in via:

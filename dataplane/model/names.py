@@ -4,6 +4,9 @@ OWNER = "millrace"
 """Value of external_ids:owner on every OVSDB and OVN row of ours."""
 
 OWNER_KEY = "owner"
+KUBERNETES_OWNER = "millrace-kubernetes"
+"""Its value on rows that are made of Kubernetes' objects (`controller.ovn.ours`)."""
+
 FLOW_COOKIE = 0x6D72_0000_0000_0001
 """Cookie of every OpenFlow rule of ours ("mr", and the pipeline's version)."""
 

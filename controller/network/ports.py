@@ -1,0 +1,251 @@
+"""Workloads' ports on their switches, and what their pods say of it; Vips."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from ipaddress import ip_address
+
+from controller.kinds.addresses import VIP_RESOURCE, VIPS, Vip
+from controller.kinds.subnet import OVN, SUBNETS
+from controller.kinds.underlay import VLANS
+from controller.kinds.workloads import INSTANCES
+from controller.kube.resources import PODS as POD_OBJECTS
+from controller.kube.resources import Key
+from controller.network import dhcp
+from controller.network.asks import VIP_LEASE
+from controller.network.facts import LEASES, PODS, NetPod, NicLease
+from controller.network.nets import NETS
+from controller.network.nics import annotation, nics_of
+from controller.network.rows import Row, RowKey, pairs
+from controller.network.settings import settings
+from controller.network.subnet import switch
+from controller.network.units import ObjectRef, Said, Unit, Wanted
+from controller.network.view import View
+from controller.translate.ovn import Problem
+
+_UNSERVED = ("vip", "routes", "default_route", "north_gateway")
+"""Annotations of Kube-OVN's that have no effect here (docs/kubernetes-kinds.md)."""
+
+
+def is_logical(provider: str) -> bool:
+    """Whether interfaces of a provider are ports of OVN."""
+    return provider == OVN or provider.endswith(f".{OVN}")
+
+
+def port(name: str) -> RowKey:
+    """The row of a port."""
+    return RowKey("Logical_Switch_Port", name)
+
+
+def compute(view: View, key: Hashable) -> Said:
+    """The row of one interface; parent_name and tag are the node daemon's."""
+    lease = view.get(LEASES, key)
+    if lease is None or not is_logical(lease.provider):
+        return Said()
+    pod = view.get(PODS, lease.pod)
+    said = pod.annotations if pod is not None else {}
+    addresses = " ".join((str(lease.mac), *map(str, lease.addresses)))
+    # Frames to a MAC that no port has go to such a port, too (a bridge within the pod).
+    forwards = said.get(annotation(lease.provider, "layer2_forward")) == "true"
+    problems: list[Problem] = []
+    rows: dict[RowKey, Row] = {}
+    refs = _dhcp(view, lease, said, rows, problems)
+    rows[port(lease.port)] = Row(
+        {
+            "name": lease.port,
+            "type": "",
+            "addresses": frozenset({addresses, "unknown"} if forwards else {addresses}),
+            "port_security": frozenset(_security(view, lease, said, addresses)),
+            "options": pairs(_placement(view, pod)),
+            "external_ids": pairs({"ls": lease.subnet, "pod": str(lease.pod)}),
+        },
+        refs,
+        (switch(lease.subnet), "ports"),
+    )
+    ref = ObjectRef(str(POD_OBJECTS), *lease.pod)
+    return Said(rows, {}, {ref: tuple(problems)} if problems else {})
+
+
+def _security(
+    view: View, lease: NicLease, said: Mapping[str, str], addresses: str
+) -> Iterable[str]:
+    asked = said.get(annotation(lease.provider, "port_security"), "").lower()
+    secure = asked == "true" or (not asked and settings(view).port_security)
+    if not secure or not lease.addresses:
+        return
+    more = [one.strip() for one in said.get(annotation(lease.provider, "port_vips"), "").split(",")]
+    for name in _listed(said, lease.provider):
+        vip = view.get(LEASES, VIP_LEASE + name)
+        more += map(str, vip.addresses if vip else ())
+    yield " ".join((addresses, *filter(_is_address, more)))
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _listed(said: Mapping[str, str], provider: str) -> list[str]:
+    """The Vips that a pod may have, by name."""
+    text = said.get(annotation(provider, "aaps"), "")
+    return [name for part in text.split(",") if (name := part.strip())]
+
+
+def _placement(view: View, pod: NetPod | None) -> dict[str, str]:
+    """A machine's port is bound where it runs; while it migrates, where it goes to as well."""
+    if pod is None or not pod.vm:
+        return {}
+    runs = view.get(INSTANCES, Key(pod.namespace, pod.vm))
+    nodes: list[str] = []
+    for key in view.by(PODS, "vm", Key(pod.namespace, pod.vm)):
+        one = view.get(PODS, key)
+        if one is not None and one.node and not one.over and one.node not in nodes:
+            nodes.append(one.node)
+    nodes.sort(key=lambda node: (runs is None or node != runs.node, node))
+    if not nodes:
+        return {}
+    options = {"requested-chassis": ",".join(nodes)}
+    if len(nodes) > 1:
+        # Nothing leaves the target before the machine is there: it says so by a RARP.
+        options["activation-strategy"] = "rarp"
+    return options
+
+
+def _dhcp(
+    view: View,
+    lease: NicLease,
+    said: Mapping[str, str],
+    rows: dict[RowKey, Row],
+    problems: list[Problem],
+) -> dict[str, frozenset[RowKey]]:
+    """What answers to this port's DHCP requests: its own options, or its subnet's."""
+    found: dict[str, frozenset[RowKey]] = {f"dhcpv{v}_options": frozenset() for v in (4, 6)}
+    subnet, net = view.get(SUBNETS, lease.subnet), view.get(NETS, lease.subnet)
+    if subnet is None or net is None:
+        return found
+    mtu = subnet.mtu or settings(view).mtu
+    for version, text in ((4, subnet.dhcp4), (6, subnet.dhcp6)):
+        if not any(address.version == version for address in lease.addresses):
+            continue
+        own = said.get(annotation(lease.provider, f"dhcp-v{version}-options"), "")
+        if own:
+            try:
+                row = dhcp.options_row(subnet, net, version, mtu, text, own)
+            except ValueError as error:
+                who = f"pod {lease.pod}"
+                problems.append(dhcp.fault(who, f"dhcp-v{version}-options", error))
+                continue
+            if row is not None:
+                rows[dhcp.port_options(lease.port, version)] = row
+                found[f"dhcpv{version}_options"] = frozenset(
+                    {dhcp.port_options(lease.port, version)}
+                )
+        elif subnet.dhcp:
+            found[f"dhcpv{version}_options"] = frozenset({dhcp.switch_options(net.name, version)})
+    return found
+
+
+def tell(view: View, key: Hashable) -> Said:
+    """What a pod's annotations say of its interfaces."""
+    pod = view.get(PODS, key)
+    if pod is None:
+        return Said()
+    told: dict[str, str | None] = {}
+    for nic in nics_of(view, pod).found:
+        lease = view.get(LEASES, nic.port)
+        net = view.get(NETS, lease.subnet) if lease is not None else None
+        if lease is None or net is None:
+            continue
+        mine: dict[str, str] = {
+            "allocated": "true",
+            "ip_address": ",".join(map(str, lease.addresses)),
+            "mac_address": str(lease.mac),
+            "cidr": net.cidr,
+            "gateway": net.gateway,
+            "logical_switch": lease.subnet,
+        }
+        if nic.logical:
+            mine |= {"routed": "true", "pod_nic_type": "veth-pair"}
+            if net.routed:
+                mine["logical_router"] = net.vpc
+            mine |= _wire(view, lease.subnet)
+            if pod.vm:
+                mine["virtualmachine"] = pod.vm
+        told |= {annotation(nic.provider, name): value for name, value in mine.items()}
+    ref = ObjectRef(str(POD_OBJECTS), pod.namespace, pod.name)
+    problems = tuple(
+        Problem(f"pod {pod.namespace}/{pod.name}", f"{name} has no effect here", "take it away")
+        for name in (annotation(OVN, one) for one in _UNSERVED)
+        if name in pod.annotations
+    )
+    writes = {ref: Wanted(annotations=told)} if told else {}
+    return Said({}, writes, {ref: problems} if problems else {})
+
+
+def _wire(view: View, name: str) -> dict[str, str]:
+    subnet = view.get(SUBNETS, name)
+    vlan = view.get(VLANS, subnet.vlan) if subnet is not None and subnet.vlan else None
+    if vlan is None:
+        return {}
+    return {"vlan_id": str(vlan.tag), "provider_network": vlan.provider}
+
+
+def vips(view: View, key: Hashable) -> Said:
+    """A Vip's status, and its port where pods share it."""
+    vip = view.get(VIPS, key)
+    if vip is None:
+        return Said()
+    ref = ObjectRef(str(VIP_RESOURCE), "", vip.name)
+    lease = view.get(LEASES, VIP_LEASE + vip.name)
+    if lease is None:
+        return Said(writes={ref: Wanted(status={"ready": False}, finalizer=False)})
+    by_family = {address.version: str(address) for address in lease.addresses}
+    told = {
+        "ready": True,
+        "type": vip.use,
+        "v4ip": by_family.get(4, ""),
+        "v6ip": by_family.get(6, ""),
+        "mac": str(lease.mac),
+    }
+    writes = {ref: Wanted(status=told)}
+    parents = _parents(view, vip, lease)
+    if vip.use or not parents:
+        return Said(writes=writes)
+    # OVN knows one address of a virtual port: the first family has it.
+    row = Row(
+        {
+            "name": vip.name,
+            "type": "virtual",
+            "addresses": frozenset({" ".join((str(lease.mac), *by_family.values()))}),
+            "options": pairs(
+                {"virtual-ip": str(lease.addresses[0]), "virtual-parents": ",".join(parents)}
+            ),
+        },
+        parent=(switch(lease.subnet), "ports"),
+    )
+    return Said({port(vip.name): row}, writes)
+
+
+def _parents(view: View, vip: Vip, lease: NicLease) -> list[str]:
+    """The ports on the Vip's switch of those who may have it."""
+    keys: set[Key] = set(view.by(PODS, "aaps", vip.name))
+    for word in vip.selector:
+        label, _, value = word.partition(":")
+        keys.update(view.by(PODS, "label", (vip.namespace, label.strip(), value.strip())))
+    found = []
+    for key in keys:
+        for name in view.by(LEASES, "pod", key):
+            one = view.get(LEASES, name)
+            if one is not None and one.subnet == lease.subnet and is_logical(one.provider):
+                found.append(one.port)
+    return sorted(found)
+
+
+UNITS: tuple[Unit, ...] = (
+    Unit("ports", LEASES, compute),
+    Unit("annotations of pods", PODS, tell),
+    Unit("vips", VIPS, vips),
+)
