@@ -212,10 +212,14 @@ class Central:
             log.error("cluster_file_refused path=%s problems=%s", self.path, self.config_problem)
             return
         self.config_problem = ""
-        if cluster.heartbeat_s != self.cluster.heartbeat_s:
-            self._heartbeat_changed.set()
-        self.cluster = cluster
+        self.take(cluster)
         log.info("cluster_file_taken path=%s gateways=%d", self.path, len(cluster.gateways))
+
+    def take(self, cluster: ClusterConfig) -> None:
+        """Go by other decisions from now on; the databases stay those of the first ones."""
+        before, self.cluster = self.cluster, cluster
+        if cluster.heartbeat_s != before.heartbeat_s:
+            self._heartbeat_changed.set()
         self._apply_loop.invalidate()
 
     @property

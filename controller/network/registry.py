@@ -21,6 +21,7 @@ from controller.network.adminpolicies import FORMS as ADMIN_FORMS
 from controller.network.adminpolicies import UNITS as ADMIN_UNITS
 from controller.network.external import UNITS as EXTERNAL_UNITS
 from controller.network.facts import NAMESPACES, NODES, PODS
+from controller.network.gateways import UNITS as GATEWAY_UNITS
 from controller.network.nat import UNITS as NAT_UNITS
 from controller.network.nodes import UNITS as NODE_UNITS
 from controller.network.objects import OBJECTS
@@ -116,4 +117,5 @@ UNITS: tuple[Unit, ...] = (
     *ADMIN_UNITS,
     *EXTERNAL_UNITS,
     *NAT_UNITS,
+    *GATEWAY_UNITS,
 )

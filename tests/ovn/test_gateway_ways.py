@@ -1,0 +1,106 @@
+"""Ways out of whole networks in a real OVN: translated, and by one gateway; and their removal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_network
+
+from controller.ovn import nb as nb_database
+from controller.ovn.tables import tables
+from controller.translate.central import northbound
+from controller.translate.ovn import SbSnapshot
+from dataplane.model.config import ClusterConfig, Outgoing
+from dataplane.reconcile.backoff import Backoff
+from dataplane.reconcile.reconciler import Reconciler
+from tests.labs.ovnrows import Lab, cluster_config, gateway_config
+from tests.labs.ovnsandbox import OvnSandbox
+
+TABLES = (
+    "switches", "routers", "router_ports", "switch_ports", "static_macs", "routes", "policies",
+    "nats",
+)  # fmt: skip
+BOTH = cluster_config(gateway_config("n1", 111), gateway_config("n2", 112))
+INSIDE = (ip_network("10.1.0.0/24"),)
+CLIENT, CLIENT_MAC = "172.18.0.50", "0a:00:00:00:00:50"
+
+
+def apply(ovn: OvnSandbox, cluster: ClusterConfig) -> int:
+    """Make the rows so; the number of writes."""
+    sb: SbSnapshot = Lab().chassis("n1").chassis("n2").sb
+    with nb_database.client(ovn.nb) as client:
+        client.wait_synced(60)
+        plan = northbound(cluster, client.read(nb_database.snapshot, 60), sb)
+        assert plan.problems == ()
+        report = Reconciler(tables(client), Backoff()).apply(
+            {name: getattr(plan, name) for name in TABLES}, 0.0
+        )
+        assert report.failed == 0
+    ovn.sync()
+    return report.writes
+
+
+def learned(ovn: OvnSandbox, chassis: str) -> None:
+    """What ovn-trace believes of neighbours: nothing but what was learned, static rows unseen."""
+    bindings = {(f"millrace-ext-{chassis}", CLIENT): CLIENT_MAC}
+    columns = "--columns=logical_port,ip,mac"
+    static = ovn.sbctl("--bare", columns, "list", "Static_MAC_Binding").split()
+    bindings |= {(p, ip): mac for p, ip, mac in zip(*[iter(static)] * 3, strict=True)}
+    for (port, ip), mac in bindings.items():
+        datapath = ovn.sbctl(
+            "--bare", "--columns=datapath", "find", "Port_Binding", f"logical_port={port}"
+        ).strip()
+        ovn.sbctl("create", "MAC_Binding", f"logical_port={port}", f"ip={ip}", f'mac="{mac}"',
+                  f"datapath={datapath}")  # fmt: skip
+
+
+def outbound(ovn: OvnSandbox, *tracking: str) -> str:
+    options = [f"--ct={state}" for state in tracking]
+    return ovn.trace(
+        "sw0",
+        'inport == "vm2.ns" && eth.src == 0a:00:00:00:00:12 && eth.dst == 0a:00:00:00:00:01 && '
+        f"ip4.src == 10.1.0.12 && ip4.dst == {CLIENT} && ip.ttl == 64 && tcp && tcp.dst == 80",
+        *options,
+    )
+
+
+def test_a_new_connection_is_translated_and_an_answer_is_not(ovn: OvnSandbox) -> None:
+    ways = (Outgoing("vpc0", INSIDE, translated=True),)
+    one = cluster_config(gateway_config("n1", 111))
+    apply(ovn, replace(one, one_way_in=True, outgoing=ways))
+    learned(ovn, "n1")
+    new = outbound(ovn, "new", "new")
+    assert "(ip4.src=172.18.0.111)" in new
+    assert 'output to "ext_n1-localnet"' in new
+    # A service's client that comes in, its address kept: tracked, so that the answer is known.
+    said = ovn.trace(
+        "ext_n1",
+        f'inport == "ext_n1-localnet" && eth.src == {CLIENT_MAC} && '
+        f"eth.dst == 0a:58:ac:12:00:6f && ip4.src == {CLIENT} && ip4.dst == 10.1.0.12 && "
+        "ip.ttl == 64 && tcp && tcp.dst == 80",
+        "--ct=new", "--ct=new",
+    )  # fmt: skip
+    assert "ct_commit" in said
+    assert 'output to "vm2.ns"' in said
+    answer = outbound(ovn, "est,rpl", "est,rpl")
+    assert "ip4.src=172.18.0.111" not in answer
+    assert 'output to "ext_n1-localnet"' in answer
+
+
+def test_a_network_leaves_by_its_gateway_wherever_it_is(ovn: OvnSandbox) -> None:
+    for here, there in (("n1", "n2"), ("n2", "n1")):
+        apply(ovn, replace(BOTH, outgoing=(Outgoing("vpc0", INSIDE, chassis=(here,)),)))
+        said = outbound(ovn)
+        assert f'dp="GR_{here}"' in said
+        assert f'dp="GR_{there}"' not in said
+
+
+def test_what_is_asked_for_no_more_goes(ovn: OvnSandbox) -> None:
+    before = replace(BOTH, one_way_in=True, outgoing=(Outgoing("vpc0", INSIDE, translated=True),))
+    apply(ovn, before)
+    assert apply(ovn, before) == 0
+    assert "10.1.0.0/24" in ovn.nbctl("lr-nat-list", "GR_n1")
+    assert "millrace-in" in ovn.nbctl("lr-route-list", "GR_n1")
+    apply(ovn, BOTH)
+    assert ovn.nbctl("lr-nat-list", "GR_n1").strip() == ""
+    assert "millrace-in" not in ovn.nbctl("lr-route-list", "GR_n1")
+    assert apply(ovn, BOTH) == 0
