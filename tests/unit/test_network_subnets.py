@@ -256,8 +256,8 @@ def test_further_interfaces_have_ports_unless_only_their_address_is_ours() -> No
     config = {"cniVersion": "0.3.0", "type": "kube-ovn", "provider": "net1.ns.ovn"}
     definition = ATTACHMENT.decode(custom("net1", {"config": json.dumps(config)}, "ns"))
     assert definition == NetworkAttachment("net1.ns.ovn", logical=True)
-    config = {"type": "macvlan", "ipam": {"type": "kube-ovn", "provider": "mac.ns"}}
-    only = ATTACHMENT.decode(custom("mac", {"config": json.dumps(config)}, "ns"))
+    plugin = {"type": "macvlan", "ipam": {"type": "kube-ovn", "provider": "mac.ns"}}
+    only = ATTACHMENT.decode(custom("mac", {"config": json.dumps(plugin)}, "ns"))
     w.facts[ATTACHMENTS] = {Key("ns", "net1"): definition, Key("ns", "mac"): only}
     w.start()
     w.pod("a", annotations={"k8s.v1.cni.cncf.io/networks": "net1,mac"})
