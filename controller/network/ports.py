@@ -16,6 +16,7 @@ from controller.network.asks import VIP_LEASE
 from controller.network.facts import LEASES, PODS, NetPod, NicLease
 from controller.network.nets import NETS
 from controller.network.nics import annotation, nics_of
+from controller.network.qos import port_limits
 from controller.network.rows import Row, RowKey, pairs
 from controller.network.settings import settings
 from controller.network.subnet import switch
@@ -50,14 +51,18 @@ def compute(view: View, key: Hashable) -> Said:
     problems: list[Problem] = []
     rows: dict[RowKey, Row] = {}
     refs = _dhcp(view, lease, said, rows, problems)
+    limits = port_limits(f"pod {lease.pod}", lease.provider, said)
+    problems += limits.problems
     rows[port(lease.port)] = Row(
         {
             "name": lease.port,
             "type": "",
             "addresses": frozenset({addresses, "unknown"} if forwards else {addresses}),
             "port_security": frozenset(_security(view, lease, said, addresses)),
-            "options": pairs(_placement(view, pod)),
-            "external_ids": pairs({"ls": lease.subnet, "pod": str(lease.pod)}),
+            "options": pairs({**_placement(view, pod), **limits.options}),
+            "external_ids": pairs(
+                {"ls": lease.subnet, "pod": str(lease.pod), **limits.external_ids}
+            ),
         },
         refs,
         (switch(lease.subnet), "ports"),
