@@ -143,7 +143,11 @@ def _pmds(
             cpu=thread.cpu,
             numa=thread.numa,
             seconds=now - then,
-            busy=_busy(figures.cycles.get(place), old.cycles.get(place)),
+            busy=_busy(
+                figures.cycles.get(place),
+                old.cycles.get(place),
+                done["Sleep time (us)"] / 1e6 / (now - then) if now > then else 0.0,
+            ),
             queues=len(thread.rxqs),
             packets=done["Rx packets"],
             emc_hits=done["EMC hits"],
@@ -156,7 +160,7 @@ def _pmds(
         )
 
 
-_WORDS = ("Rx packets", "EMC hits", "SMC hits", "Megaflow hits", "Lost upcalls")
+_WORDS = ("Rx packets", "EMC hits", "SMC hits", "Megaflow hits", "Lost upcalls", "Sleep time (us)")
 """OVS's own (dpif-netdev-perf.c)."""
 
 
@@ -164,12 +168,20 @@ def _since(thread: PmdThread, before: PmdThread) -> dict[str, int]:
     return {word: thread.counters.get(word, 0) - before.counters.get(word, 0) for word in _WORDS}
 
 
-def _busy(cycles: tuple[int, int] | None, before: tuple[int, int] | None) -> float | None:
-    """Busy share of the cycles between two polls [%]."""
+def _busy(
+    cycles: tuple[int, int] | None, before: tuple[int, int] | None, slept: float
+) -> float | None:
+    """Share of the time between two polls in which a thread had packets [%].
+
+    Cycles are counted while it is awake only: of a thread that sleeps until packets come nearly all
+    are busy. `slept`: the share of the time that it was not.
+    """
     if cycles is None or before is None:
         return None
     idle, busy = cycles[0] - before[0], cycles[1] - before[1]
-    return 100 * busy / (idle + busy) if idle >= 0 and busy >= 0 and idle + busy else None
+    if idle < 0 or busy < 0 or not idle + busy:
+        return None
+    return 100 * busy / (idle + busy) * (1 - min(slept, 1))
 
 
 def _forced(switches: Mapping[int, Switches], cpu: int) -> int:

@@ -49,6 +49,22 @@ def test_rates_are_those_between_two_polls() -> None:
     assert _kinds(watch, 30, None, **there) == set()
 
 
+def test_a_thread_that_sleeps_is_as_busy_as_it_is_awake() -> None:
+    """OVS counts no cycles while it sleeps: nearly all of those that are left have packets."""
+
+    def busy(slept_us: int) -> list[str]:
+        watch = Conditions(lambda _: True)
+        for now, busy, slept in ((0, 0, 0), (10, 970, slept_us)):
+            thread = PmdThread(0, 3, counters={"Sleep time (us)": slept})
+            figures = OvsFigures(pmds=(thread,), cycles={(0, 3): (3 * now, busy)})
+            found = watch.take(now, figures, {}, {}, [], {})
+        return [one.cause for one in found if one.kind == "pmd-overload"]
+
+    assert busy(9_000_000) == []
+    (cause,) = busy(100_000)
+    assert "busy 96 %" in cause
+
+
 def test_a_guest_is_gone_once_its_socket_waits_for_it() -> None:
     sockets = {VM.socket}
     watch = Conditions(lambda path: path in sockets)
