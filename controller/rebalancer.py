@@ -147,9 +147,15 @@ class Rebalancer:
 
 def isolates(config: NodeConfig) -> bool:
     """Whether a pin takes its thread away from queues without one: OVS's default."""
-    if config.computed is not None and "rxq_isolate" not in config.tuning:
-        return config.computed.tuning.rxq_isolate is not False
-    return config.tuning.get("rxq_isolate") is not False
+    return _intended(config, "rxq_isolate") is not False
+
+
+def _intended(config: NodeConfig, key: str) -> object:
+    """What the file fixes, or the plan chose; None: OVS's default."""
+    if key in config.tuning or config.computed is None:
+        return config.tuning.get(key)
+    chosen: object = getattr(config.computed.tuning, key)
+    return chosen
 
 
 def self_pinned(config: NodeConfig) -> frozenset[str]:
@@ -159,10 +165,11 @@ def self_pinned(config: NodeConfig) -> frozenset[str]:
 
 def auto_lb_advice(found: Rebalance, config: NodeConfig) -> str:
     """When OVS's own load balancing is the better tool; empty where it is not."""
-    if config.tuning.get("auto_lb") is True:
+    if _intended(config, "auto_lb") is True:
         return "pmd-auto-lb is on: it leaves pinned queues and their threads alone"
-    threshold = config.tuning.get("auto_lb_load_percent", AUTO_LB_PERCENT)
-    if found.moves and isinstance(threshold, int) and highest(found.present) >= threshold:
+    threshold = _intended(config, "auto_lb_load_percent")
+    threshold = threshold if isinstance(threshold, int) else AUTO_LB_PERCENT
+    if found.moves and highest(found.present) >= threshold:
         return (
             f"a thread is at {highest(found.present):.0f} %: OVS's own pmd-auto-lb acts on that, "
             "too, and follows loads that change from minute to minute; write [tuning] "

@@ -11,6 +11,7 @@ from controller.rebalancer import POLLS, Rebalancer
 from dataplane.drivers.affinity import AffinityTable
 from dataplane.drivers.ovstext import PmdThread, Rxq
 from dataplane.model.rows import Affinity
+from dataplane.model.tuning import Computed, Tuning
 from dataplane.plan.rebalance import pairs
 from tests.labs.planned import CONFIG
 
@@ -48,6 +49,19 @@ def _threads(*first: int, second: tuple[int, ...] = ()) -> tuple[PmdThread, ...]
 
 
 SKEWED = _threads(40, 35, 5)
+
+
+def test_the_plans_own_choice_of_auto_lb_counts() -> None:
+    one = _one()
+    for _ in range(POLLS):
+        one.take(SKEWED, PORTS, ADVISE)
+    assert "would do nothing below 95 %" in str(one.view(ADVISE)["advice"])
+    chosen = Tuning(frozenset({0}), frozenset({1, 2}), {}, auto_lb=True)
+    planned = replace(ADVISE, computed=Computed(chosen))
+    assert "pmd-auto-lb is on" in str(one.view(planned)["advice"])
+    lower = replace(chosen, auto_lb=None, auto_lb_load_percent=70)
+    planned = replace(ADVISE, computed=Computed(lower))
+    assert "OVS's own pmd-auto-lb acts on that" in str(one.view(planned)["advice"])
 
 
 def test_advice_is_shown_and_not_done() -> None:
