@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from functools import cached_property
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 
@@ -46,6 +47,11 @@ class Limit(IntEnum):
     MAX_CONNECTED = 262144
     PICK_SEED = 0x6D72F10E
     PERF_HEAD = 80
+    HOST_SOURCE4_HIGH = 0xA9FE
+    HOST_SOURCE4_LOW = 0x6D73
+    HOST_SOURCE6_FIRST = 0xFD6D
+    HOST_SOURCE6_SECOND = 0x7273
+    HOST_SOURCE6_LAST = 3
 
 
 class VipFlag(IntFlag):
@@ -59,6 +65,7 @@ class VipFlag(IntFlag):
     VIP_AFFINITY = 32
     VIP_DSR = 64
     VIP_INNER_SNAT = 128
+    VIP_HOSTS = 256
 
 
 class Place(IntEnum):
@@ -68,6 +75,7 @@ class Place(IntEnum):
     PLACE_LOCAL = 1
     PLACE_REMOTE = 2
     PLACE_HOST = 3
+    PLACE_OTHER_HOST = 4
 
 
 class SetMode(IntEnum):
@@ -114,6 +122,7 @@ class FlowFlag(IntFlag):
     FLOW_BACKEND_FIN = 8
     FLOW_NO_SNAT = 16
     FLOW_HANDED = 32
+    FLOW_HOST = 64
 
 
 class SweepSide(IntEnum):
@@ -226,6 +235,23 @@ class Reason(IntEnum):
     DROP_SOCK_NO_LOCAL = 60
     DROP_ANSWER_LIMIT = 61
     DROP_TOO_BIG = 62
+    HOST_REPLY = 63
+    HOST_FRAGMENT = 64
+    HOST_ICMP_ERROR = 65
+
+
+HOST_SOURCE4 = IPv4Address(Limit.HOST_SOURCE4_HIGH << 16 | Limit.HOST_SOURCE4_LOW)
+HOST_SOURCE6 = IPv6Address(
+    (Limit.HOST_SOURCE6_FIRST << 16 | Limit.HOST_SOURCE6_SECOND) << 96 | Limit.HOST_SOURCE6_LAST
+)
+"""Clients behind OVN, as this node's own kernel sees them."""
+
+
+class Event(IntEnum):
+    """`enum event`: what is counted beside the packets' fates; an index of `counters`, too."""
+
+    EVENT_EVICTED = 126
+    EVENT_EVICTED_REPLY = 127
 
 
 class Fields(dict[str, Any]):

@@ -25,7 +25,7 @@ from ipaddress import ip_address
 from controller.translate.claims import owner_of
 from controller.translate.ovn import Problem
 from dataplane.model.addr import IPNetwork
-from dataplane.model.service import EndpointState, Place, Service
+from dataplane.model.service import HERE, EndpointState, Service
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def healths(services: Iterable[Service]) -> dict[int, Health]:
         local.update(
             backend.port_name or backend.target.address
             for backend in service.backends
-            if backend.place is Place.LOCAL and backend.state is EndpointState.READY
+            if backend.place in HERE and backend.state is EndpointState.READY
         )
     return {port: Health(name, len(local)) for port, (name, local) in found.items()}
 

@@ -12,6 +12,7 @@ from dataplane.drivers.bpfmaps import (
     SourceRangeTable,
     VipTable,
 )
+from dataplane.drivers.hostreplies import HostRepliesTable
 from dataplane.drivers.hugepages import HugepagesTable
 from dataplane.drivers.links import LinksTable
 from dataplane.drivers.mirrors import MirrorsTable
@@ -60,6 +61,7 @@ def tables_of(daemon: NodeDaemon) -> tuple[Table[Any, Any], ...]:
         SetTable(bpf),
         SourceRangeTable(bpf),
         VipTable(bpf),
+        HostRepliesTable(bpf),
         OffloadsTable(Path(config.rundir) / "offloads.json"),
         ProgramTable(bpf),
         daemon.sockets,

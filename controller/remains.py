@@ -9,6 +9,7 @@ from pathlib import Path
 from controller import node_dirs
 from dataplane.drivers import (
     bpfstate,
+    hostreplies,
     netns,
     nicsettings,
     offloads,
@@ -95,13 +96,15 @@ def _restore_nics(rundir: Path) -> list[str]:
 
 
 def _take_programs_off(devices: Collection[str], counters: Collection[int]) -> list[str]:
-    """XDP programs on uplinks, ours and OVS's; what was left alone, in words."""
+    """Programs on uplinks' hooks, ours and OVS's; what was left alone, in words."""
     said = []
     for device in devices:
         try:
+            # What another has at that place of the egress hook is none of a node's.
+            hostreplies.take_off(device, counters)
             left = programs.take_off(device, counters)
         except DataplaneError as error:
-            said.append(f"left what is on the XDP hook of {device}: {error}")
+            said.append(f"left what is on the hooks of {device}: {error}")
             continue
         if left is not None:
             said.append(

@@ -12,11 +12,10 @@ from controller.translate.claims import Claims
 from controller.translate.hostaccess import host_access
 from controller.translate.index import Index
 from controller.translate.limits import limits_of
-from controller.translate.node import announcers, gateway, gateway_macs
+from controller.translate.node import announcers, gateway, gateways_on
 from controller.translate.ovn import LoadBalancer, NbSnapshot, Problem, SbSnapshot
 from controller.translate.served import Means, in_order, means, row_as_served
 from controller.translate.services import Vantage, claims, services_of_row
-from dataplane.model.addr import Mac
 from dataplane.model.config import NodeConfig
 from dataplane.model.service import Service
 from dataplane.model.state import Attachment, Gateway, HeldIds, HostAccess, Nic, NodeState
@@ -54,7 +53,7 @@ class OvnView:
     means: Means
     gateway: Gateway | None
     announcers: frozenset[str]
-    routers: Mapping[str, Mac]
+    routers: Mapping[str, Gateway]
     host: HostAccess | None
 
     @cached_property
@@ -177,7 +176,7 @@ class Sources:
         peers = frozenset[str]()
         if found is not None and config.services.announce:
             peers = announcers(index.nb, found.physnet, index)
-        routers = gateway_macs(index.nb, found.physnet, index) if found is not None else {}
+        routers = gateways_on(index.nb, found.physnet, index) if found is not None else {}
         host = host_access(index, config.name)
         return OvnView(index, all_claims, rows, node, found, peers, routers, host)
 
@@ -200,7 +199,8 @@ class Sources:
             nics=self.nics or {},
             held=held,
             announcers=view.announcers if view else frozenset(),
-            routers=view.routers if view else {},
+            routers={name: one.mac for name, one in view.routers.items()} if view else {},
+            peers=view.routers if view else {},
             limits=limits,
             has_trunk=trunk_name(config.name) in by_name,
             host=view.host if view else None,

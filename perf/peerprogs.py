@@ -166,7 +166,7 @@ class Ours(Closing):
         for key, value in self.maps["counters"].items():
             number = struct.unpack("=I", key)[0]
             packets = int(np.frombuffer(value, np.uint64)[0::2].sum())
-            if packets:
+            if packets and number < len(abi.Reason):
                 found[abi.Reason(number)] = packets
         return found
 

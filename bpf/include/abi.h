@@ -39,6 +39,15 @@ enum limit {
 	MAX_CONNECTED = 262144,	/* UDP sockets that one walk can find */
 	PICK_SEED = 0x6d72f10e,	/* one for all nodes */
 	PERF_HEAD = 80,		/* bytes that the perf wrapper puts back before each run */
+	/*
+	 * What stands for a client behind OVN, to a backend in this node's own network: 169.254.109.115
+	 * and fd6d:7273::3, which svc0's other address makes neighbours of this node's kernel.
+	 */
+	HOST_SOURCE4_HIGH = 0xa9fe,
+	HOST_SOURCE4_LOW = 0x6d73,
+	HOST_SOURCE6_FIRST = 0xfd6d,
+	HOST_SOURCE6_SECOND = 0x7273,
+	HOST_SOURCE6_LAST = 3,
 };
 
 enum vip_flag {
@@ -50,13 +59,15 @@ enum vip_flag {
 	VIP_AFFINITY = 32,	/* affinity_ticks counts */
 	VIP_DSR = 64,		/* remote backends: handed to their node as it is */
 	VIP_INNER_SNAT = 128,	/* clients inside: SNAT too (hairpin and host clients need none) */
+	VIP_HOSTS = 256,	/* some backends are hosts': containers' sockets leave it to svc0 */
 };
 
 enum place {
 	PLACE_UNKNOWN = 0,
 	PLACE_LOCAL = 1,
 	PLACE_REMOTE = 2,
-	PLACE_HOST = 3,
+	PLACE_HOST = 3,		/* in this node's own network: its kernel has the address */
+	PLACE_OTHER_HOST = 4,	/* in another node's: as PLACE_UNKNOWN to the programs */
 };
 
 /* How the members of a set are kept (struct set). */
@@ -97,6 +108,7 @@ enum flow_flag {
 	FLOW_BACKEND_FIN = 8,
 	FLOW_NO_SNAT = 16,
 	FLOW_HANDED = 32,	/* handed over by another node: replies keep the MACs that OVN gave */
+	FLOW_HOST = 64,		/* to this node's kernel, whose replies host.bpf.c reverses */
 };
 
 enum node_flag {
@@ -180,7 +192,17 @@ enum reason {
 	DROP_SOCK_NO_LOCAL = 60,
 	DROP_ANSWER_LIMIT = 61,	/* an answer was due, but this CPU has given enough of them */
 	DROP_TOO_BIG = 62,	/* for the backend's path, and no packet to answer */
+	/* the host program, which counts nothing else: packets of this node's kernel */
+	HOST_REPLY = 63,
+	HOST_FRAGMENT = 64,	/* a later one, as its first one was */
+	HOST_ICMP_ERROR = 65,
 	REASON_END		/* not a reason */
+};
+
+/* What happens beside the packets' fates; in `counters` too (packets alone), from its end. */
+enum event {
+	EVENT_EVICTED = 126,	/* a weak flow ended for a new one, which found its bucket full */
+	EVENT_EVICTED_REPLY = 127,	/* likewise, the bucket of its reply tuple */
 };
 
 /* vips: key. IPv4 as ::ffff:a.b.c.d, here and in every `addr[16]`. */

@@ -231,8 +231,10 @@ static __always_inline __u32 CT(word_for)(const struct reply_bucket *bucket, con
 			weak = i;
 		}
 	}
-	if (weak != NO_WORD && CT(end_weak)(victim))
+	if (weak != NO_WORD && CT(end_weak)(victim)) {
+		count_event(EVENT_EVICTED_REPLY);
 		return weak;
+	}
 	return NO_WORD + DROP_CT_FULL;
 }
 
@@ -459,6 +461,8 @@ __noinline __u32 CT(settle)(FLOW *made, __u32 tick)
 		goto out_replies;
 	if ((life & 1) && __sync_val_compare_and_swap(&flow->life, life, life + 1) != life)
 		goto out_replies;
+	if (!work->is_free)
+		count_event(EVENT_EVICTED);
 	replies->words[word] = (__u64)tag_of(hash) << 32 | work->id;
 	CT(give_birth)(flow, made, work, tick);
 	reason = 0;
@@ -483,7 +487,8 @@ static __always_inline __u32 CT(add)(FLOW *made, __u32 tick)
 }
 
 /* The flow that CT(add) made or found there, a moment ago. */
-static __noinline FLOW *CT(find_added)(const struct node *node, const TUPLE *tuple)
+static __noinline __attribute__((unused)) FLOW *CT(find_added)(const struct node *node,
+							       const TUPLE *tuple)
 {
 	struct place2 place;
 	__u32 zero = 0, life;

@@ -195,11 +195,14 @@ static __always_inline __u8 first_state(const struct opening *o)
 	return (o->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN ? CT_SYN : CT_MIDDLE;
 }
 
-/* Whether the backend has to see svc0's address in place of the client's. */
+/* Whether the backend has to see an address of ours in place of the client's. */
 static __always_inline bool wants_snat(const struct opening *o)
 {
 	if (o->handed_over)
 		return false;
+	/* The kernel knows its way to clients outside, and none to those behind OVN. */
+	if (o->backend.place == PLACE_HOST)
+		return o->inner;
 	if (same16(o->client, o->backend.addr))
 		return true;
 	if ((o->flags & VIP_DSR) && !o->inner && o->backend.place == PLACE_LOCAL)
@@ -212,6 +215,17 @@ static __always_inline bool wants_dsr(const struct opening *o)
 	return (o->flags & VIP_DSR) && !o->inner && !o->handed_over &&
 	       o->backend.place == PLACE_REMOTE &&
 	       (*(const __u32 *)o->backend.mac | *(const __u16 *)(o->backend.mac + 4));
+}
+
+/* By what address of ours this node's own kernel knows a client behind OVN. */
+#define HOST_SOURCE4 bpf_htonl((__u32)HOST_SOURCE4_HIGH << 16 | HOST_SOURCE4_LOW)
+
+static __always_inline void host_source6(__u8 *to)
+{
+	*(__be32 *)to = bpf_htonl((__u32)HOST_SOURCE6_FIRST << 16 | HOST_SOURCE6_SECOND);
+	*(__be32 *)(to + 4) = 0;
+	*(__be32 *)(to + 8) = 0;
+	*(__be32 *)(to + 12) = bpf_htonl(HOST_SOURCE6_LAST);
 }
 
 /* The next source port to try; in network order. */
@@ -229,6 +243,7 @@ static __always_inline __be16 port_to_try(__u32 hash, __u32 turn)
 		(flow).state = first_state(o);					\
 		(flow).flags = ((o)->inner ? FLOW_INNER : 0) |			\
 			       ((o)->handed_over ? FLOW_HANDED : 0) |		\
+			       ((o)->backend.place == PLACE_HOST ? FLOW_HOST : 0) | \
 			       (wants_dsr(o) ? FLOW_DSR : 0);			\
 		(flow).backend_port = (o)->backend.port;			\
 		(flow).source_port = (o)->client_port;				\
@@ -287,7 +302,7 @@ __noinline __u32 open4(struct xdp_md *ctx)
 		deltas4(flow);
 		return opened(o, ct4_add(flow, o->tick));
 	}
-	flow->source = self->service_addr4;
+	flow->source = o->backend.place == PLACE_HOST ? HOST_SOURCE4 : self->service_addr4;
 	failed = DROP_NO_PORT;
 	for (turn = 0; turn <= SNAT_TRIES; turn++) {
 		if (turn)
@@ -329,7 +344,10 @@ __noinline __u32 open6(struct xdp_md *ctx)
 		deltas6(flow);
 		return opened(o, ct6_add(flow, o->tick));
 	}
-	copy16(flow->source, self->service_addr6);
+	if (o->backend.place == PLACE_HOST)
+		host_source6(flow->source);
+	else
+		copy16(flow->source, self->service_addr6);
 	failed = DROP_NO_PORT;
 	for (turn = 0; turn <= SNAT_TRIES; turn++) {
 		if (turn)

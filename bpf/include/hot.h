@@ -45,6 +45,18 @@ static __always_inline int to_backend(struct xdp_md *ctx, bool inner, __u32 reas
 	return verdict(ctx, TO_OVS(ctx), reason);
 }
 
+/*
+ * A translated packet of a backend in this node's own network is the kernel's. It is sent to this
+ * device's MAC already, unless another node handed it over: then to the gateway router's.
+ */
+static __always_inline int to_host(struct xdp_md *ctx, struct ethhdr *eth, const struct node *self,
+				   __u8 flags, __u32 reason)
+{
+	if (flags & FLOW_HANDED)
+		copy_mac(eth->h_dest, self->uplink_mac);
+	return verdict(ctx, XDP_PASS, reason);
+}
+
 /* Where a reversed packet goes. */
 static __always_inline int to_client(struct xdp_md *ctx, __u32 ifindex, __u8 flags, __u32 reason)
 {
@@ -190,7 +202,9 @@ static __always_inline int forward4(struct xdp_md *ctx, struct ethhdr *eth, stru
 		flow->flags = flags;
 	}
 	count_forward(ctx, service_id);
-	if (unlikely(flags & FLOW_DSR)) {
+	if (unlikely(flags & (FLOW_DSR | FLOW_HOST))) {
+		if (flags & FLOW_HOST)
+			return to_host(ctx, eth, self, flags, reason);
 		copy_mac(eth->h_dest, flow->vip_mac);
 		copy_mac(eth->h_source, self->uplink_mac);
 		return verdict(ctx, XDP_TX, VIP_DIRECT);
@@ -305,7 +319,9 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *eth, stru
 		flow->flags = flags;
 	}
 	count_forward(ctx, service_id);
-	if (unlikely(flags & FLOW_DSR)) {
+	if (unlikely(flags & (FLOW_DSR | FLOW_HOST))) {
+		if (flags & FLOW_HOST)
+			return to_host(ctx, eth, self, flags, reason);
 		copy_mac(eth->h_dest, flow->vip_mac);
 		copy_mac(eth->h_source, self->uplink_mac);
 		return verdict(ctx, XDP_TX, VIP_DIRECT);

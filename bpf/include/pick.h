@@ -225,7 +225,8 @@ __noinline __u32 is_member(__u32 set_index, __u32 backend_id)
 	*(__u64 *)&set = *(volatile __u64 *)found;
 	if (set.mode == SET_TABLE) {
 		backend = bpf_map_lookup_elem(&backends, &backend_id);
-		return backend && (!(set_index & 1) || backend->place == PLACE_LOCAL);
+		return backend && (!(set_index & 1) || backend->place == PLACE_LOCAL ||
+				   backend->place == PLACE_HOST);
 	}
 	if (set.mode == SET_EMPTY)
 		return 0;

@@ -96,9 +96,17 @@ static __always_inline bool is_in_filter(const struct vip_key *key)
 			  key->proto);
 }
 
+static __always_inline bool is_of_node(struct bpf_sock_addr *ctx)
+{
+	return bpf_get_netns_cookie(ctx) == (node_netns ? : bpf_get_netns_cookie(NULL));
+}
+
 /*
  * A node port is in vips by the node's addresses that serve it, and by the unspecified address for
  * loopback, which is the node's own only in the node's network namespace.
+ *
+ * A host's address is reached from the node's own namespace, but hardly from a container's: what
+ * has such backends is left to svc0 there, which the packets meet on their way.
  */
 static __always_inline struct vip *find_vip(struct bpf_sock_addr *ctx, const struct call *call)
 {
@@ -108,7 +116,7 @@ static __always_inline struct vip *find_vip(struct bpf_sock_addr *ctx, const str
 	if (!is_unspecified(key.addr) && is_in_filter(&key)) {
 		vip = bpf_map_lookup_elem(&vips, &key);
 		if (vip)
-			return vip;
+			return vip->flags & VIP_HOSTS && !is_of_node(ctx) ? NULL : vip;
 	}
 	if (!is_loopback(key.addr))
 		return NULL;
@@ -118,7 +126,7 @@ static __always_inline struct vip *find_vip(struct bpf_sock_addr *ctx, const str
 		((half *)key.addr)[1] = 0;
 	if (!is_in_filter(&key))
 		return NULL;
-	if (bpf_get_netns_cookie(ctx) != (node_netns ? : bpf_get_netns_cookie(NULL)))
+	if (!is_of_node(ctx))
 		return NULL;
 	return bpf_map_lookup_elem(&vips, &key);
 }

@@ -414,6 +414,13 @@ __noinline int leave(struct xdp_md *ctx, const struct frame *frame, const struct
 		put(ctx, 0, &macs, sizeof(macs));
 		return verdict(ctx, XDP_TX, reason);
 	}
+	if (!turn->reply && turn->flags & FLOW_HOST) {
+		if (turn->flags & FLOW_HANDED)
+			copy_mac(macs.dest, self->uplink_mac);
+		if (retag(ctx, &macs, frame->tags, no_tags))
+			return verdict(ctx, XDP_DROP, DROP_NO_TX_PORT);
+		return verdict(ctx, XDP_PASS, reason);
+	}
 	if (!turn->reply || turn->flags & FLOW_INNER) {
 		/* Into OVN. The source stays, so that br-ex learns nothing wrong, but at svc0. */
 		copy_mac(macs.dest, self->gateway_mac);

@@ -33,7 +33,7 @@ _SOURCES = {
 }
 """The northbound tables that each look-up is made of."""
 
-_SB_SOURCES = {"hosts": ("chassis",), "offline": ("service_monitors",)}
+_SB_SOURCES = {"nodes": ("chassis",), "hosts": ("chassis",), "offline": ("service_monitors",)}
 """The same of the southbound database."""
 
 
@@ -133,15 +133,21 @@ class Index:
         return found
 
     @cached_property
+    def nodes(self) -> dict[IPAddress, str]:
+        """The chassis of each encapsulation address."""
+        found: dict[IPAddress, str] = {}
+        for chassis in self.sb.chassis.values():
+            for text in chassis.encap_ips:
+                try:
+                    found[ip_address(text)] = chassis.name
+                except ValueError:  # ovn-controller's to complain about
+                    continue
+        return found
+
+    @cached_property
     def hosts(self) -> frozenset[IPAddress]:
         """Encapsulation addresses of all chassis: addresses of hosts, not of workloads."""
-        found: set[IPAddress] = set()
-        for text in {ip for chassis in self.sb.chassis.values() for ip in chassis.encap_ips}:
-            try:
-                found.add(ip_address(text))
-            except ValueError:  # ovn-controller's to complain about
-                continue
-        return frozenset(found)
+        return frozenset(self.nodes)
 
     @cached_property
     def offline(self) -> frozenset[L4Addr]:

@@ -102,8 +102,8 @@ def _gateway(index: Index, router: LogicalRouter) -> Gateway | None:
     return None
 
 
-def gateway_macs(nb: NbSnapshot, physnet: str, index: Index | None = None) -> dict[str, Mac]:
-    """The MAC of each chassis's gateway router on a provider network, by chassis."""
+def gateways_on(nb: NbSnapshot, physnet: str, index: Index | None = None) -> dict[str, Gateway]:
+    """Each chassis's gateway router on a provider network, by chassis."""
     index = index or Index(nb, SbSnapshot())
     chassis = {
         router.options.get("chassis", "")
@@ -111,7 +111,7 @@ def gateway_macs(nb: NbSnapshot, physnet: str, index: Index | None = None) -> di
         if SERVICE_ADDRESS_KEY in router.external_ids
     }
     return {
-        name: found.mac
+        name: found
         for name in sorted(chassis - {""})
         if (found := gateway(nb, name, index)) is not None and found.physnet == physnet
     }

@@ -8,9 +8,10 @@ from enum import StrEnum
 
 from controller.translate.rowservices import RowServices
 from controller.translate.vips import rank
-from dataplane.model.addr import IPAddress
+from dataplane.model.addr import IPAddress, Protocol
 from dataplane.model.config import NodeConfig
 from dataplane.model.service import (
+    HERE,
     Backend,
     EndpointState,
     Forwarding,
@@ -176,11 +177,12 @@ def _fates(service: Service) -> Iterator[str]:
     """What becomes of packets that find no backend here, and of promises that mean nothing."""
     candidates = [b for b in service.backends if _can_serve(b)]
     if service.policy is TrafficPolicy.LOCAL:
-        if candidates and not any(b.place is Place.LOCAL for b in candidates):
+        if candidates and not any(b.place in HERE for b in candidates):
             yield "no backend on this node: packets to it are dropped"
         if service.forwarding is Forwarding.DSR:
             yield "dsr means nothing under the policy local"
 
 
 def _can_serve(backend: Backend) -> bool:
-    return backend.place is not Place.HOST and backend.state is not EndpointState.UNREADY
+    sctp_here = backend.place is Place.HOST and backend.target.protocol is Protocol.SCTP
+    return not sctp_here and backend.state is not EndpointState.UNREADY

@@ -17,9 +17,10 @@ from controller.translate.index import Index
 from controller.translate.ovn import LoadBalancer, NbSnapshot, Problem, SbSnapshot
 from controller.translate.rowservices import RowServices
 from controller.translate.terms import Terms
-from dataplane.model.addr import IPAddress, L4Addr
+from dataplane.model.addr import IPAddress, L4Addr, Protocol
 from dataplane.model.names import FAST_PATH_KEY
 from dataplane.model.service import (
+    HOSTS,
     Backend,
     EndpointState,
     Place,
@@ -146,7 +147,12 @@ def _place(vantage: Vantage, target: L4Addr) -> tuple[Place, str | None, str | N
             return place, port.name, chassis
     if ports:
         return Place.UNKNOWN, ports[0].name, None
-    return (Place.HOST if target.address in vantage.hosts else Place.UNKNOWN), None, None
+    if target.address in vantage.own:
+        return Place.HOST, None, vantage.chassis
+    if target.address in vantage.hosts:
+        chassis = index.nodes[target.address]
+        return (Place.HOST if chassis == vantage.chassis else Place.OTHER_HOST), None, chassis
+    return Place.UNKNOWN, None, None
 
 
 def _verdict(
@@ -173,27 +179,24 @@ def _verdict(
         return ServedBy.NOBODY, f"refused: {refusal.cause}"
     if elsewhere := _elsewhere(row.terms, vip, backends, vantage):
         return ServedBy.NOBODY, elsewhere
-    hosts = sum(backend.place is Place.HOST for backend in backends)
-    if hosts and hosts == len(backends):
-        if attached:
-            return (
-                ServedBy.OVN,
-                f"all backends are in hosts' networks; served by OVN, because {cost}",
-            )
-        return ServedBy.NOBODY, "all backends are in hosts' networks, which XDP does not serve yet"
+    hosts = sum(backend.place in HOSTS for backend in backends)
+    dark = [b for b in backends if b.place is Place.HOST and b.target.protocol is Protocol.SCTP]
     words = ["served by XDP, because marked for the fast path"]
     if attached:
         words.append(f"warning: also {cost}; detach it, unless east_west asks for it")
     if hosts:
         words.append(
-            f"{hosts} of {len(backends)} backends left out: in a host's network, "
-            f"which XDP does not serve yet"
+            f"{hosts} of {len(backends)} backends in hosts' networks: sockets of containers leave "
+            "it to svc0"
+        )
+    if dark:
+        words.append(
+            f"{len(dark)} of {len(backends)} backends left out: in this host's network, whose SCTP "
+            "nothing reverses"
         )
     if vip.left_out:
         words.append(f"{vip.left_out} of its backends left out: `millrace status` says why")
-    if not any(
-        b.place is not Place.HOST and b.state is not EndpointState.UNREADY for b in backends
-    ):
+    if not any(b not in dark and b.state is not EndpointState.UNREADY for b in backends):
         fate = "refused" if row.terms.reject else "dropped"
         words.append(f"no backend to be had: packets to it are {fate}")
     return ServedBy.XDP, "; ".join(words)

@@ -47,6 +47,7 @@ _PLACES = {
     Place.LOCAL: abi.Place.PLACE_LOCAL,
     Place.REMOTE: abi.Place.PLACE_REMOTE,
     Place.HOST: abi.Place.PLACE_HOST,
+    Place.OTHER_HOST: abi.Place.PLACE_OTHER_HOST,
 }
 _PLACE_OF = {number: place for place, number in _PLACES.items()}
 _MAPPED = bytes(10) + b"\xff\xff"

@@ -22,7 +22,11 @@ from dataplane.model.rows import ProgramKind
 from dataplane.ports import AbiMismatch, CapabilityMissing
 
 XSKS_MAP, TX_PORTS = "xsks_map", "tx_ports"
-FUNCTIONS = {ProgramKind.UPLINK: "millrace_uplink", ProgramKind.SERVICE: "millrace_svc"}
+FUNCTIONS = {
+    ProgramKind.UPLINK: "millrace_uplink",
+    ProgramKind.SERVICE: "millrace_svc",
+    ProgramKind.HOST: "millrace_host",
+}
 """The function of each program, which is also its name in the kernel (15 characters at most)."""
 
 

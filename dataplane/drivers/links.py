@@ -16,7 +16,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Interface, IPv6Interface
+from ipaddress import IPv4Interface, IPv6Interface, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from dataplane.drivers.ethtool import (
     tx_checksum,
 )
 from dataplane.drivers.rtnl import LinkState, find_link, links, route_socket
-from dataplane.model.addr import Mac
+from dataplane.model.addr import IPAddress, Mac
 from dataplane.model.names import LINK_ALIAS_PREFIX
 from dataplane.model.rows import Link
 from dataplane.ports import DataplaneError, Failure
@@ -41,6 +41,9 @@ NOT_READY = 0
 
 
 Interface = IPv4Interface | IPv6Interface
+
+_PERMANENT = 0x80
+"""NUD_PERMANENT (linux/neighbour.h)."""
 
 _QUIET = {
     # No link-local address (IN6_ADDR_GEN_MODE_NONE), and no question that needs one.
@@ -108,6 +111,7 @@ def _value(ipr: Any, link: LinkState, peer: LinkState | None) -> Link:
         mtu=link.mtu,
         queues=link.queues if ready else NOT_READY,
         addresses=_addresses(ipr, link.index),
+        neighbours=_neighbours(ipr, link),
         tags_in_frames=in_frames,
     )
 
@@ -122,6 +126,24 @@ def _addresses(ipr: Any, index: int) -> tuple[Interface, ...]:
         for message in ipr.get_addr(family=socket.AF_INET6, index=index)
     }
     return (*sorted(four), *sorted(address for address in six if not address.is_link_local))
+
+
+def _neighbours(ipr: Any, link: LinkState) -> tuple[IPAddress, ...]:
+    """What was said to be behind the link for good, at its own MAC; IPv4 first."""
+    found = (
+        ip_address(message.get_attr("NDA_DST"))
+        for family in (socket.AF_INET, socket.AF_INET6)
+        for message in ipr.get_neighbours(family=family, ifindex=link.index)
+        if message["state"] & _PERMANENT and message.get_attr("NDA_LLADDR") == link.mac
+    )
+    return tuple(sorted(found, key=lambda address: (address.version, address.packed)))
+
+
+def _make_neighbour(ipr: Any, link: LinkState, address: IPAddress, mac: Mac) -> None:
+    ipr.neigh(
+        "replace", dst=str(address), lladdr=str(mac), ifindex=link.index, state="permanent",
+        family=socket.AF_INET if address.version == 4 else socket.AF_INET6,
+    )  # fmt: skip
 
 
 def _ensure(ipr: Any, name: str, wanted: Link) -> None:
@@ -188,6 +210,10 @@ def _configure(ipr: Any, link: LinkState, peer: LinkState, wanted: Link) -> None
         for address in addresses:
             length = address.network.prefixlen
             ipr.addr(change, index=link.index, address=str(address.ip), prefixlen=length)
+    known = _neighbours(ipr, link)
+    for neighbour in wanted.neighbours:
+        if neighbour not in known:
+            _make_neighbour(ipr, link, neighbour, wanted.mac)
 
 
 def _set_ipv6(name: str, *, on: bool) -> None:

@@ -1,4 +1,4 @@
-"""The tables `routes` and `rules`: the kernel's way to workloads' networks.
+"""The tables `routes` and `rules`: the kernel's way to workloads' networks and other nodes' svc0.
 
 How we recognise our own after a restart: by the protocol attribute that routes and rules have
 (rtnetlink(7), RTA protocol; FRA_PROTOCOL, kernel 4.17), and routes by our table's number too. A
@@ -18,7 +18,7 @@ from pyroute2 import NetlinkError
 from dataplane.drivers.routedump import routes_of
 from dataplane.drivers.rtnl import find_link, links, route_socket
 from dataplane.model.addr import IPAddress, IPNetwork
-from dataplane.model.hostrows import ROUTE_TABLE, KernelRoute, SourceRule
+from dataplane.model.hostrows import MAIN_TABLE, ROUTE_TABLE, KernelRoute, SourceRule
 from dataplane.ports import Failure, ObserveError
 
 PROTOCOL = 0x6D
@@ -28,6 +28,7 @@ FIND_SADDR = 0x0001_0000
 """FIB_RULE_FIND_SADDR (linux/fib_rules.h): a rule of IPv6 by source is for a socket without an
 address, too, if the route that it leads to would give it one that fits. IPv4 ignores it."""
 
+_TABLES = (ROUTE_TABLE, MAIN_TABLE)
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 _GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV})
@@ -47,8 +48,9 @@ class RoutesTable:
         with route_socket() as ipr:
             names = {link.index: link.name for link in links(ipr)}
         return {
-            route.network: KernelRoute(names.get(route.device, ""), route.via, route.source)
-            for route in routes_of(ROUTE_TABLE, PROTOCOL)
+            route.network: KernelRoute(names.get(route.device, ""), route.via, route.source, table)
+            for table in _TABLES
+            for route in routes_of(table, PROTOCOL)
             if route.via is not None and route.source is not None
         }
 
@@ -65,7 +67,7 @@ class RoutesTable:
                 try:
                     ipr.route(
                         "replace",
-                        **_route(network),
+                        **_route(network, wanted.table),
                         gateway=str(wanted.via),
                         prefsrc=str(wanted.source),
                         oif=link.index,
@@ -81,9 +83,9 @@ class RoutesTable:
         """Remove the routes; a missing one is success."""
         failures: dict[IPNetwork, Failure] = {}
         with route_socket() as ipr:
-            for network in keys:
+            for network, table in ((network, table) for network in keys for table in _TABLES):
                 try:
-                    ipr.route("del", **_route(network))
+                    ipr.route("del", **_route(network, table))
                 except NetlinkError as error:
                     if error.code not in _GONE:
                         failures[network] = Failure(str(error))
@@ -146,12 +148,12 @@ def _asked(question: Any, what: str) -> list[Any]:
         raise ObserveError(msg) from error
 
 
-def _route(network: IPNetwork) -> dict[str, Any]:
+def _route(network: IPNetwork, table: int) -> dict[str, Any]:
     return {
         "family": _FAMILIES[network.version],
         "dst": str(network.network_address),
         "dst_len": network.prefixlen,
-        "table": ROUTE_TABLE,
+        "table": table,
         "proto": PROTOCOL,
     }
 

@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from bpf import abi
-from bpf.abi import AddressFlag, FlowFlag, NodeFlag, Place, Reason, VipFlag
+from bpf.abi import (
+    HOST_SOURCE4,
+    HOST_SOURCE6,
+    AddressFlag,
+    FlowFlag,
+    NodeFlag,
+    Place,
+    Reason,
+    VipFlag,
+)
 from dataplane.drivers.conntrack import Flow
 from dataplane.drivers.libbpf import Map
 from dataplane.drivers.tracemaps import Members, NodeMaps, Question, unpacked
@@ -23,7 +32,8 @@ from dataplane.model.conntrack import Endpoint, FlowState
 _PLACES = {
     Place.PLACE_LOCAL: "on this node",
     Place.PLACE_REMOTE: "on another node",
-    Place.PLACE_HOST: "in a host's own network",
+    Place.PLACE_HOST: "in this node's own network",
+    Place.PLACE_OTHER_HOST: "in another node's own network",
     Place.PLACE_UNKNOWN: "at a place that OVN does not know",
 }
 _REOPENED = frozenset({FlowState.FIN, FlowState.TIME_WAIT, FlowState.RESET})
@@ -203,7 +213,7 @@ class Tracer:
         reason = Reason.SVC_FORWARD if asked.inside else Reason.VIP_FORWARD
         return way.end(
             reason, "translated as the flow is", backend=known.backend, source=known.source,
-            next_hop=f"OVS, gateway router {_mac(node['gateway_mac'])}",
+            next_hop=_next_hop(node, host=bool(known.flags & FlowFlag.FLOW_HOST)),
         )  # fmt: skip
 
     # -- first packets ------------------------------------------------------------------------
@@ -278,7 +288,8 @@ class Tracer:
                 next_hop=f"{_mac(backend['mac'])}, on the uplink",
             )  # fmt: skip
         hidden = _wants_snat(asked, flags, target, place)
-        source = self._source(asked, flags, target, way, node) if hidden else asked.client
+        ours = _ours(asked, node, place)
+        source = self._source(asked, flags, target, way, ours) if hidden else asked.client
         if not hidden:
             taken = self._port_in_use(asked.protocol, target, asked.client)
             way.step(
@@ -294,18 +305,13 @@ class Tracer:
         return way.end(
             Reason.SVC_NEW if asked.inside else Reason.VIP_NEW, "translated, and a new flow",
             new=True, backend=target, backend_id=backend_id, source=source,
-            next_hop=f"OVS, gateway router {_mac(node['gateway_mac'])}",
+            next_hop=_next_hop(node, host=place is Place.PLACE_HOST),
         )  # fmt: skip
 
     def _source(
-        self, asked: Question, flags: VipFlag, target: Endpoint, way: _Way, node: abi.Fields
+        self, asked: Question, flags: VipFlag, target: Endpoint, way: _Way, ours: IPAddress
     ) -> Endpoint | None:
-        """svc0's address and a port of its own; None: none is free."""
-        ours: IPAddress = (
-            IPv4Address(node["service_addr4"])
-            if asked.vip.address.version == 4
-            else IPv6Address(node["service_addr6"])
-        )
+        """The address that stands in for the client, and a port of its own; None: none is free."""
         affine = bool(flags & VipFlag.VIP_AFFINITY)
         hairpin = target.address == asked.client.address
         why = "the client is the backend itself" if hairpin else "so that replies come back here"
@@ -325,12 +331,26 @@ def _mac(octets: bytes) -> str:
     return ":".join(f"{octet:02x}" for octet in octets)
 
 
+def _next_hop(node: abi.Fields, *, host: bool) -> str:
+    return "kernel" if host else f"OVS, gateway router {_mac(node['gateway_mac'])}"
+
+
+def _ours(asked: Question, node: abi.Fields, place: Place) -> IPAddress:
+    """What a backend there sees in place of the client's address."""
+    four = asked.vip.address.version == 4
+    if place is Place.PLACE_HOST:
+        return HOST_SOURCE4 if four else HOST_SOURCE6
+    return IPv4Address(node["service_addr4"]) if four else IPv6Address(node["service_addr6"])
+
+
 def _valid(asked: Question) -> NodeFlag:
     return NodeFlag.NODE_VALID6 if asked.vip.address.version == 6 else NodeFlag.NODE_VALID4
 
 
 def _wants_snat(asked: Question, flags: VipFlag, target: Endpoint, place: Place) -> bool:
-    """Whether the backend has to see svc0's address (wants_snat of flows.h)."""
+    """Whether the backend has to see an address of ours (wants_snat of flows.h)."""
+    if place is Place.PLACE_HOST:
+        return asked.inside
     if target.address == asked.client.address:
         return True
     if flags & VipFlag.VIP_DSR and not asked.inside and place is Place.PLACE_LOCAL:

@@ -123,7 +123,7 @@ class NodeMaps:
         if members.table is None:
             return backend_id in {one.backend_id for one in members.listed}
         place = abi.BACKEND.unpack(self._at("backends", backend_id))["place"]
-        return not members.local or place == abi.Place.PLACE_LOCAL
+        return not members.local or place in (abi.Place.PLACE_LOCAL, abi.Place.PLACE_HOST)
 
     def slot_of(self, asked: Question, *, affine: bool) -> int:
         """The slot that a packet falls into; under affinity its client."""

@@ -11,9 +11,13 @@ ROUTE_TABLE = 0x6D72
 table's 32766, so that a route of ours is seen at all where the main one has a default route."""
 
 
+MAIN_TABLE = 254
+"""RT_TABLE_MAIN (linux/rtnetlink.h): what every packet of the node's is routed by."""
+
+
 @dataclass(frozen=True, slots=True)
 class KernelRoute:
-    """Table `routes`: key network, in our routing table.
+    """Table `routes`: key network, in our routing table or the main one.
 
     `source`: the address that sockets without one are given.
     """
@@ -21,6 +25,7 @@ class KernelRoute:
     device: str
     via: IPAddress
     source: IPAddress
+    table: int = ROUTE_TABLE
 
 
 @dataclass(frozen=True, slots=True)

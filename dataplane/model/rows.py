@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum, IntFlag, StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
-from dataplane.model.addr import L4Addr, Mac
+from dataplane.model.addr import IPAddress, L4Addr, Mac
 from dataplane.model.service import Place
 
 Pairs = tuple[tuple[str, str], ...]
@@ -187,6 +187,7 @@ class Link:
     Pods' links are not here: they live and die with one CNI call (`dataplane.drivers.podlink`).
     `addresses` are those of the kernel's end, IPv4 first, link-local ones left out.
     `tags_in_frames`: VLAN tags cross in the frame, not beside it, where XDP would not see them.
+    `neighbours`: what the kernel finds behind it without asking, at the link's own MAC.
     """
 
     peer_name: str
@@ -195,6 +196,7 @@ class Link:
     queues: int
     addresses: tuple[IPv4Interface | IPv6Interface, ...]
     tags_in_frames: bool = False
+    neighbours: tuple[IPAddress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +225,7 @@ class VipFlag(IntFlag):
     AFFINITY = 32
     DSR = 64
     INNER_SNAT = 128
+    HOSTS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,13 +323,14 @@ class NodeEntry:
 
 
 class ProgramKind(StrEnum):
-    """Which object of bpf/ runs on a device.
+    """Which object of bpf/ runs on a device. HOST is never at an XDP hook (`HostReplies`).
 
     OUTDATED is only ever observed: one of ours, but not as it would be attached now.
     """
 
     UPLINK = "uplink"
     SERVICE = "svc"
+    HOST = "host"
     OUTDATED = "outdated"
 
 
@@ -336,6 +340,16 @@ class Program:
 
     kind: ProgramKind
     swap: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HostReplies:
+    """Table `replies`: key device name. The kernel's replies are reversed there.
+
+    `outdated` is only ever observed: not as it would be attached now.
+    """
+
+    outdated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,23 @@ from dataplane.model.addr import IPNetwork, L4Addr
 
 
 class Place(StrEnum):
-    """Where a backend is, seen from this node."""
+    """Where a backend is, seen from this node: a workload, or in a host's own network.
+
+    HOST is this node's own (its kernel has the address), OTHER_HOST another node's.
+    """
 
     LOCAL = "local"
     REMOTE = "remote"
     HOST = "host"
+    OTHER_HOST = "other-host"
     UNKNOWN = "unknown"
+
+
+HOSTS = frozenset({Place.HOST, Place.OTHER_HOST})
+"""Where a backend is no workload but a process in a node's own network."""
+
+HERE = frozenset({Place.LOCAL, Place.HOST})
+"""What the policy Local calls this node's."""
 
 
 class TrafficPolicy(StrEnum):

@@ -160,7 +160,8 @@ class NodeState:
     """All inputs of `dataplane.plan.node.plan`, each in sync, at one moment.
 
     `announcers`: the chassis that may own VIPs of the gateway's provider network, this one too.
-    `routers`: the MAC of each chassis's gateway router on that network. `limits`: what OVN's rows
+    `routers`: the MAC of each chassis's gateway router on that network, `peers` those routers of
+    the others. `limits`: what OVN's rows
     hold a port to, by iface-id. `pins`: the PMD thread's CPU for a queue, by port and queue.
     `theirs`: what others set in Open_vSwitch.other_config; `pinned_by_hand`: the ports whose queues
     they pinned. `has_trunk`: OVN has a logical port for this chassis's containers. `host`: None:
@@ -181,3 +182,4 @@ class NodeState:
     pinned_by_hand: frozenset[str] = frozenset()
     has_trunk: bool = False
     host: HostAccess | None = None
+    peers: Mapping[str, Gateway] = field(default_factory=dict)

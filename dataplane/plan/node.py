@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface
 
 from bpf.abi import Limit
 from dataplane.model.addr import IPAddress, IPNetwork, L4Addr, Mac, mac_of_address
@@ -23,6 +23,7 @@ from dataplane.model.rows import (
     DeviceAddress,
     Flow,
     FlowKey,
+    HostReplies,
     Hugepages,
     KnownAddress,
     Link,
@@ -47,6 +48,7 @@ from dataplane.model.service import Place, Service
 from dataplane.model.state import Attachment, Gateway, NodeState, PortKind
 from dataplane.plan.flows import service_flows
 from dataplane.plan.host import host_rows, ovs_end
+from dataplane.plan.hostnet import host_replies, routes_to_nodes, svc_addresses, svc_neighbours
 from dataplane.plan.ovs import OvsKey, ovs_settings, port_keys
 from dataplane.plan.owners import announcements
 from dataplane.plan.ports import (
@@ -96,6 +98,7 @@ class NodePlan:
     sets: Mapping[tuple[int, SetScope], SetEntry]
     source_ranges: Mapping[tuple[int, IPNetwork], SourceRange]
     vips: Mapping[L4Addr, VipEntry]
+    replies: Mapping[str, HostReplies]
     offloads: Mapping[str, ReceiveOffloads]
     programs: Mapping[str, Program]
     sockets: Mapping[str, SocketPrograms]
@@ -279,6 +282,7 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
     links: dict[str, Link] = {**trunk.links, **host.links}
     flows: dict[FlowKey, Flow] = {}
     node: dict[int, NodeEntry] = {}
+    to_nodes: dict[IPNetwork, KernelRoute] = {}
     nic = state.nics.get(uplink.device) if uplink else None
     own = own_addresses(state)
     four = tuple(address for address in own if isinstance(address, IPv4Address))
@@ -286,16 +290,19 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
         svc_port = ovs_end(config.service_link)
         svc_mac = mac_of_address(gateway.service_address)
         queues = max(1, len(config.dpdk.pmd))
-        addresses: list[IPv4Interface | IPv6Interface] = [
-            IPv4Interface(f"{gateway.service_address}/32")
-        ]
-        if gateway.service_address6 is not None:
-            addresses.append(IPv6Interface(f"{gateway.service_address6}/128"))
-        links[config.service_link] = Link(svc_port, svc_mac, SERVICE_MTU, queues, tuple(addresses))
+        links[config.service_link] = Link(
+            svc_port,
+            svc_mac,
+            SERVICE_MTU,
+            queues,
+            svc_addresses(gateway),
+            neighbours=svc_neighbours(gateway),
+        )
         ports[svc_port] = service_port(uplink, queues)
         flows = service_flows(
             uplink.bridge, uplink_port_name(uplink), svc_port, gateway, known.replies
         )
+        to_nodes = routes_to_nodes(uplink, own, gateway, state.peers)
         if nic is not None:
             node[0] = NodeEntry(
                 gateway.service_address,
@@ -331,7 +338,7 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
         addresses={(config.tunnel.bridge, config.tunnel.address): DeviceAddress()}
         if config.tunnel
         else {},
-        routes=host.routes,
+        routes={**host.routes, **to_nodes},
         rules=host.rules,
         flows=flows,
         node=node,
@@ -340,6 +347,7 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
         sets=known.tables.sets,
         source_ranges=known.tables.source_ranges,
         vips=known.tables.vips,
+        replies=host_replies(config, with_service_link=gateway is not None),
         offloads={
             u.device: ReceiveOffloads()
             for u in config.uplinks

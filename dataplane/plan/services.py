@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from bpf.abi import Limit
 from bpf.pick import member_key
-from dataplane.model.addr import IPAddress, IPNetwork, L4Addr, Mac
+from dataplane.model.addr import IPAddress, IPNetwork, L4Addr, Mac, Protocol
 from dataplane.model.rows import (
     AddressFlag,
     BackendEntry,
@@ -24,6 +24,8 @@ from dataplane.model.rows import (
     VipFlag,
 )
 from dataplane.model.service import (
+    HERE,
+    HOSTS,
     Backend,
     EndpointState,
     Forwarding,
@@ -112,16 +114,17 @@ def _near(backends: tuple[Backend, ...], node: str, zone: str) -> tuple[Backend,
 def usable(service: Service) -> tuple[Backend, ...]:
     """The backends that the fast path can reach at all, sorted.
 
-    Never one in a host's own network: its replies would leave through the kernel, past the program
-    that has to reverse them.
+    Not SCTP's in this node's own network: the program that reverses the kernel's replies
+    (bpf/progs/host.bpf.c) knows no SCTP.
     """
-    return tuple(sorted(b for b in service.backends if b.place is not Place.HOST))
+    sctp = service.vip.protocol is Protocol.SCTP
+    return tuple(sorted(b for b in service.backends if not (sctp and b.place is Place.HOST)))
 
 
 def sets_of(service: Service, vantage: Vantage) -> dict[SetScope, tuple[Backend, ...]]:
     """The backends of both sets of a service port; each looks for its ready ones itself."""
     reachable = usable(service)
-    local = tuple(backend for backend in reachable if backend.place is Place.LOCAL)
+    local = tuple(backend for backend in reachable if backend.place in HERE)
     if service.kind is ServiceKind.HOST_PORT:
         reachable = local
     return {
@@ -134,7 +137,7 @@ def local_backends(service: Service, vantage: Vantage) -> tuple[Backend, ...]:
     """Backends on this node whose replies have to be led to svc0, though not sent to its address.
 
     Those of services that keep the client's address: policy Local, and DSR, by which another node
-    hands packets over.
+    hands packets over. What OVN has nothing to do with (Place.HOST) is not among them.
     """
     if not flags_of(service) & VipFlag.SNAT or service.forwarding is Forwarding.DSR:
         local = tuple(backend for backend in usable(service) if backend.place is Place.LOCAL)
@@ -176,6 +179,8 @@ def flags_of(service: Service) -> VipFlag:
         flags |= VipFlag.SOURCE_RANGES
     if service.affinity_s:
         flags |= VipFlag.AFFINITY
+    if any(backend.place in HOSTS for backend in service.backends):
+        flags |= VipFlag.HOSTS
     return flags
 
 

@@ -17,7 +17,9 @@ from dataplane.plan import services
 
 pytestmark = pytest.mark.abi
 
-PROGRAMS = {"uplink": ["millrace_uplink"], "svc": ["millrace_svc"]}
+PROGRAMS = {"uplink": ["millrace_uplink"], "svc": ["millrace_svc"], "host": ["millrace_host"]}
+SECTIONS = {"host": "tc"}
+"""Where a program's function is, if not in xdp."""
 OBJECTS = (*PROGRAMS, "sock", "sockpeers", "sweep", "perf_wrapper", "perf_peers")
 KERNEL_NAME_LENGTH = 15
 
@@ -50,6 +52,7 @@ ENUMS: dict[str, type[IntEnum | IntFlag]] = {
     "flow_flag": abi.FlowFlag,
     "node_flag": abi.NodeFlag,
     "reason": abi.Reason,
+    "event": abi.Event,
     "sock_flag": abi.SockFlag,
     "sock_side": abi.SockSide,
     "sweep_side": abi.SweepSide,
@@ -123,7 +126,8 @@ def test_an_enum_is_the_compilers(objects: dict[str, Path], name: str) -> None:
 
 def test_reasons_are_numbered_without_gaps_and_fit_their_map() -> None:
     assert [reason.value for reason in abi.Reason] == list(range(len(abi.Reason)))
-    assert len(abi.Reason) <= abi.Limit.MAX_REASONS
+    assert len(abi.Reason) <= min(abi.Event)
+    assert max(abi.Event) < abi.Limit.MAX_REASONS
 
 
 def test_the_model_has_the_same_numbers() -> None:
@@ -151,12 +155,13 @@ def test_a_program_is_in_its_section_under_a_name_the_kernel_keeps(
 ) -> None:
     with objects[program].open("rb") as file:
         elf = ELFFile(file)
-        sections = {section.name for section in elf.iter_sections()}
+        sections = {one.name for one in elf.iter_sections()}
         symbols = elf.get_section_by_name(".symtab")
-        xdp = elf.get_section_index("xdp")
-        functions = [symbol.name for symbol in symbols.iter_symbols() if symbol["st_shndx"] == xdp]
+        section = SECTIONS.get(program, "xdp")
+        place = elf.get_section_index(section)
+        functions = [one.name for one in symbols.iter_symbols() if one["st_shndx"] == place]
         licence = elf.get_section_by_name("license").data()
-    assert {"xdp", ".maps", "license", ".BTF", ".BTF.ext"} <= sections
+    assert {section, ".maps", "license", ".BTF", ".BTF.ext"} <= sections
     assert [name for name in functions if not name.startswith("LBB") and name] == PROGRAMS[program]
     assert all(len(name) <= KERNEL_NAME_LENGTH for name in PROGRAMS[program])
     assert licence == b"Apache-2.0\0"
@@ -171,6 +176,6 @@ def test_an_object_has_the_maps_that_the_codec_knows(
         index = elf.get_section_index(".maps")
         symbols = elf.get_section_by_name(".symtab").iter_symbols()
         found = {symbol.name for symbol in symbols if symbol["st_shndx"] == index and symbol.name}
-    private = {"scratch", "ct_work", "rare_room", "answering"}
+    private = {"scratch", "ct_work", "rare_room", "answering", "host_room"}
     own = {"xsks_map"} if program == "uplink" else set()
     assert found - private == set(abi.MAPS) | own

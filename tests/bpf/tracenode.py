@@ -243,7 +243,9 @@ def _fill_backends(made: Node) -> None:
                 port=8080,
                 # The services of either protocol may have it: programs do not compare.
                 proto=Protocol.TCP,
-                place=rng.choice([Place.PLACE_LOCAL, Place.PLACE_REMOTE, Place.PLACE_UNKNOWN]),
+                place=rng.choice(
+                    [Place.PLACE_LOCAL, Place.PLACE_REMOTE, Place.PLACE_HOST, Place.PLACE_UNKNOWN]
+                ),
                 mtu=rng.choice([0, 1400]),
                 mac=rng.choice([bytes(6), bytes([2, 0, 0, 0, 1, number])]),
             ),

@@ -33,6 +33,7 @@ from dataplane.model.rows import ProgramKind
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_REASONS = frozenset(Reason)
 XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = range(5)
 
 CLIENT_MAC, ROUTER_MAC = "02:00:00:00:00:c1", "02:00:00:00:00:01"
@@ -382,7 +383,7 @@ class World:
         for key, value in self.maps["counters"].items():
             words = struct.unpack(f"={len(value) // 8}Q", value)
             number = int.from_bytes(key, sys.byteorder)
-            if packets := sum(words[0::2]):
+            if number in _REASONS and (packets := sum(words[0::2])):
                 found[Reason(number)] = packets
         return found
 

@@ -15,7 +15,7 @@ Key = tuple[bytes, int, int]
 
 
 class Place(Enum):
-    """Where a backend is."""
+    """Where a backend is; HOST: this node's own network, whose packets are its kernel's."""
 
     LOCAL = "local"
     REMOTE = "remote"
@@ -115,6 +115,9 @@ class Node:
     uplink_mac: bytes
     service4: bytes
     service6: bytes
+    hidden4: bytes
+    hidden6: bytes
+    """What stands for clients inside, to this node's kernel."""
     ready4: bool = True
     ready6: bool = True
     known: dict[bytes, Known] = field(default_factory=dict)
@@ -143,6 +146,12 @@ class Node:
     def service_address(self, version: int) -> bytes:
         """The address by which backends know us."""
         return self.service4 if version == 4 else self.service6
+
+    def stand_in(self, version: int, backend: Backend) -> bytes:
+        """The address by which this backend knows the clients that it must not see."""
+        if backend.place is Place.HOST:
+            return self.hidden4 if version == 4 else self.hidden6
+        return self.service_address(version)
 
     def of(self, addr: bytes) -> Known:
         """What an address is to this node."""

@@ -6,6 +6,7 @@ packet that shows it; until then the flow has candidates. From then on it is bou
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.oracle.declared import Backend, Member, Place, Service
@@ -14,6 +15,9 @@ from tests.oracle.wire import Frame
 
 Tuple = tuple[bytes, int, bytes, int, int]
 """Source address and port, destination address and port, protocol."""
+
+StandIn = Callable[[Backend], bytes]
+"""By which address a backend knows the clients that it must not see."""
 
 FragmentKey = tuple[bytes, bytes, int, int]
 
@@ -79,6 +83,9 @@ class Flow:
         """
         if self.handed or self.is_direct(backend):
             return False
+        if backend.place is Place.HOST:
+            # This node's kernel knows its way to whoever is outside.
+            return self.inner
         if self.ends[0] == backend.addr:
             return True
         if self.service.dsr and not self.inner and backend.place is Place.LOCAL:
@@ -150,8 +157,8 @@ class Memory:
         flow = self.replies.get(key)
         return flow if flow is not None and self.lives(flow) else None
 
-    def find_hidden(self, key: Tuple, address: bytes) -> list[Flow]:
-        """Flows not bound yet whose reply this may be; `address` is what we NAT to."""
+    def find_hidden(self, key: Tuple, stand_in: StandIn) -> list[Flow]:
+        """Flows not bound yet whose reply this may be."""
         if not self.hidden:
             return []
         self.hidden = [f for f in self.hidden if not f.bound and self.lives(f)]
@@ -163,14 +170,14 @@ class Memory:
             and any(
                 (b.addr, b.port) == (src, sport)
                 and not flow.is_direct(b)
-                and (dst == address if flow.wants_nat(b) else (dst, dport) == flow.ends[:2])
+                and (dst == stand_in(b) if flow.wants_nat(b) else (dst, dport) == flow.ends[:2])
                 for b in flow.candidates
             )
         ]
 
-    def reply_tuple(self, flow: Flow, backend: Backend, port: int, address: bytes) -> Tuple:
+    def reply_tuple(self, flow: Flow, backend: Backend, port: int, stand_in: StandIn) -> Tuple:
         """The reply's tuple if the flow went to `backend` by `port`."""
-        source = address if flow.wants_nat(backend) else flow.ends[0]
+        source = stand_in(backend) if flow.wants_nat(backend) else flow.ends[0]
         return (backend.addr, backend.port, source, port, flow.ends[4])
 
     def add(self, flow: Flow) -> None:
@@ -182,14 +189,14 @@ class Memory:
         if not flow.bound:
             self.hidden.append(flow)
 
-    def bind(self, flow: Flow, backend: Backend, port: int, address: bytes) -> str | None:
+    def bind(self, flow: Flow, backend: Backend, port: int, stand_in: StandIn) -> str | None:
         """The flow turned out to go to `backend` by `port`; what is wrong with that, or None."""
         if flow.bound:
             return None
         flow.candidates, flow.source_port = (backend,), port
         if flow.is_direct(backend):
             return None
-        key = self.reply_tuple(flow, backend, port, address)
+        key = self.reply_tuple(flow, backend, port, stand_in)
         other = self.find_reply(key)
         if other is not None and other is not flow:
             # A flow may have pushed out the very one that had its reply tuple.

@@ -8,11 +8,12 @@ whose source is kept. From the RFCs: TTL, MTU, fragments, errors.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from tests.oracle import states
-from tests.oracle.declared import Backend, Node, Service
+from tests.oracle.declared import Backend, Node, Place, Service
 from tests.oracle.expected import carried, error_turned, link
-from tests.oracle.flows import Flow, Memory, Tuple, Way, way_of
+from tests.oracle.flows import Flow, Memory, StandIn, Tuple, Way, way_of
 from tests.oracle.saying import Saying
 from tests.oracle.verdicts import DROP, PASS, REDIRECT, TX, Seen, exactly, plain
 from tests.oracle.wire import SCTP, Frame, Inside
@@ -110,25 +111,34 @@ class Forwarding:
         port = flow.source_port
         if port is None:
             port = self._port_of(frame, seen, flow, backend)
-        source = self.node.service_address(frame.version)
+        source = self.node.stand_in(frame.version, backend)
         if not flow.wants_nat(backend):
             source = flow.ends[0]
-        head = link(
-            frame,
-            self.node.gateway_mac,
-            self.node.service_mac if inner else frame.src_mac,
-            (),
-        )
+        head, action = self._towards(frame, flow, backend, inner)
         forms = carried(frame, head, (source, port), (backend.addr, backend.port))
-        wrong = exactly(seen, forms, TX if inner else PASS, reason)
+        wrong = exactly(seen, forms, action, reason)
         return wrong or self._went(frame, flow, door, backend, port)
+
+    def _towards(
+        self, frame: Frame, flow: Flow, backend: Backend, inner: bool
+    ) -> tuple[bytes, str]:
+        """The link header and the action of a packet on its way to a backend."""
+        if backend.place is Place.HOST:
+            # The kernel takes what is sent to its device; what was handed over is not.
+            near = self.node.uplink_mac if flow.handed else frame.dst_mac
+            return link(frame, near, frame.src_mac, ()), PASS
+        source = self.node.service_mac if inner else frame.src_mac
+        return link(frame, self.node.gateway_mac, source, ()), TX if inner else PASS
+
+    def _stand_in(self, version: int) -> StandIn:
+        return partial(self.node.stand_in, version)
 
     def _port_of(self, frame: Frame, seen: Seen, flow: Flow, backend: Backend) -> int:
         """The source port that a new flow was given; its own where that is free."""
         own = flow.ends[1]
         if not flow.wants_nat(backend) or frame.frag_offset:
             return own
-        address = self.node.service_address(frame.version)
+        address = self._stand_in(frame.version)
         key = self.memory.reply_tuple(flow, backend, own, address)
         if self.memory.find_reply(key) is None and not self.memory.find_hidden(key, address):
             return own
@@ -140,7 +150,7 @@ class Forwarding:
         if not flow.bound:
             if port == 0 and flow.ends[1]:
                 return "the source port is 0"
-            address = self.node.service_address(frame.version)
+            address = self._stand_in(frame.version)
             if wrong := self.memory.bind(flow, backend, port, address):
                 return wrong
             self.memory.narrow(flow.service, flow.ends[0], backend)
@@ -230,7 +240,7 @@ class Forwarding:
         memory, port = self.memory, flow.ends[1]
         if seen.reason == "DROP_CT_FULL":
             return None if memory.crowded else "DROP_CT_FULL, but the table is far from full"
-        address = self.node.service_address(flow.version)
+        address = self._stand_in(flow.version)
         for backend in flow.candidates:
             if flow.is_direct(backend):
                 continue
@@ -310,7 +320,7 @@ class Forwarding:
             backend = next(
                 b for b in flow.candidates if (b.addr, b.port) == (frame.src, frame.sport)
             )
-            address = self.node.service_address(frame.version)
+            address = self._stand_in(frame.version)
             if wrong := self.memory.bind(flow, backend, frame.dport, address):
                 return wrong
             self.memory.narrow(flow.service, flow.ends[0], backend)
@@ -338,7 +348,7 @@ class Forwarding:
                 found.append((inside, flow, to_client))
                 if not self.memory.may_be_gone(flow):
                     return found
-        hidden = self.memory.find_hidden(back, self.node.service_address(frame.version))
+        hidden = self.memory.find_hidden(back, self._stand_in(frame.version))
         return [*found, *((inside, flow, True) for flow in hidden)]
 
     def error(
@@ -383,13 +393,12 @@ class Forwarding:
                 return error_turned(frame, inside, head, source, client, inner_ends)
 
             return self._sent_home(frame, seen, flow, door, inner, made, reason)
-        our = self.node.service_address(frame.version) if flow.wants_nat(backend) else client
+        our = self.node.stand_in(frame.version, backend) if flow.wants_nat(backend) else client
         our_port = flow.source_port
         if our_port is None:
             at = 14 + inside.l4 - frame.l3
             our_port = int.from_bytes(seen.octets[at + 2 : at + 4], "big")
-        source_mac = self.node.service_mac if inner else frame.src_mac
-        head = link(frame, self.node.gateway_mac, source_mac, ())
+        head, action = self._towards(frame, flow, backend, inner)
         ends = ((backend.addr, backend.port), (our, our_port))
         forms = error_turned(frame, inside, head, frame.src, backend.addr, ends)
-        return exactly(seen, forms, TX if inner else PASS, reason)
+        return exactly(seen, forms, action, reason)

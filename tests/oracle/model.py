@@ -6,6 +6,8 @@ what is wrong, or None, and then it has learned what the program was free to cho
 
 from __future__ import annotations
 
+from functools import partial
+
 from tests.oracle import answers
 from tests.oracle.declared import Node
 from tests.oracle.flows import Flow, Memory
@@ -84,8 +86,7 @@ class Model:
                 wrong = self.services.reply(frame, seen, flow, door, inner)
                 if wrong is None or not memory.may_be_gone(flow):
                     return wrong
-            address = node.service_address(frame.version)
-            hidden = memory.find_hidden(key, address)
+            hidden = memory.find_hidden(key, partial(node.stand_in, frame.version))
             # A flow's own port is tried before any other.
             for flow in sorted(hidden, key=lambda flow: flow.ends[1] != frame.dport):
                 if self.services.reply(frame, seen, flow, door, inner) is None:

@@ -295,7 +295,7 @@ class Traffic:
         backend = flow.candidates[0]
         ours = flow.ends[0]
         if flow.wants_nat(backend):
-            ours = self._model.node.service_address(flow.version)
+            ours = self._model.node.stand_in(flow.version, backend)
         assert flow.source_port is not None
         return flow, backend.addr, backend.port, ours, flow.source_port
 

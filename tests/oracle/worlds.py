@@ -32,6 +32,7 @@ GATEWAY_MAC, SERVICE_MAC, UPLINK_MAC = mac(0xA0), mac(0xA1), mac(0xA2)
 ROUTERS = (mac(0xC1), mac(0xC2))
 OTHER_NODE, OTHER_GATEWAYS = mac(0xB0), (mac(0xB1), mac(0xB2))
 SERVICE4, SERVICE6 = address("100.64.255.1"), address("fd00:ff::1")
+HIDDEN4, HIDDEN6 = address("169.254.109.115"), address("fd6d:7273::3")
 LOCALS = (address("172.18.0.11"), address("172.18.0.12"), address("fd00::11"), address("fd00::12"))
 VIPS = {
     4: tuple(address(f"192.0.2.{10 + i}") for i in range(5)),
@@ -52,6 +53,7 @@ RANGES = {
     6: tuple((address(a), n) for a, n in (("2001:db8:c::", 64), ("2001:db8:d::1", 128), ("::", 0))),
 }
 SERVICE_PORTS = (80, 53, 443, 30080)
+HERE = (Place.LOCAL, Place.HOST)
 MANY = 140
 """More members than a list of them takes."""
 
@@ -112,7 +114,7 @@ class Setting:
         """The node, empty."""
         return Node(
             (UPLINK, UPLINK_TWO), SVC, self.leaving, GATEWAY_MAC, SERVICE_MAC, UPLINK_MAC,
-            SERVICE4, SERVICE6, self.ready4, self.ready6,
+            SERVICE4, SERVICE6, HIDDEN4, HIDDEN6, self.ready4, self.ready6,
         )  # fmt: skip
 
 
@@ -138,6 +140,9 @@ class Worlds:
                 found.append(Backend(addr, port, proto, place, rng.choice(mtus), gateway))
                 if i < 2:
                     found.append(Backend(addr, port + 1, proto, place, 0, gateway))
+        for proto in (TCP, UDP, SCTP):
+            host = LOCALS[1] if version == 4 else LOCALS[3]
+            found += [Backend(host, port, proto, Place.HOST) for port in (6443, 53)]
         return found
 
     def setting(self) -> Setting:
@@ -203,7 +208,7 @@ class Worlds:
         return replace(
             service,
             members=members,
-            here=tuple(m for m in members if m.backend.place is Place.LOCAL),
+            here=tuple(m for m in members if m.backend.place in HERE),
             snat=self._chance(0.6),
             inner_snat=self._chance(0.3),
             local=self._chance(0.25),
@@ -240,5 +245,5 @@ class Worlds:
         return replace(
             service,
             members=kept,
-            here=tuple(m for m in kept if m.backend.place is Place.LOCAL),
+            here=tuple(m for m in kept if m.backend.place in HERE),
         )

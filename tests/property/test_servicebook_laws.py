@@ -34,7 +34,7 @@ OWN = (ip_address("172.18.0.11"), ip_address("fd18::11"))
 HERE = Vantage(
     "n1", "east", OWN, {Place.LOCAL: 1442, Place.REMOTE: 1400}, {"n2": Mac("0a:58:ac:12:00:70")}
 )
-PLACES = (Place.LOCAL, Place.REMOTE, Place.HOST)
+PLACES = (Place.LOCAL, Place.REMOTE, Place.HOST, Place.OTHER_HOST)
 ROWS = ("a", "b", "c", "d")
 
 

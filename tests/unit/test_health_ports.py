@@ -87,7 +87,8 @@ def made(*networks: IPNetwork) -> HealthPorts:
     [
         ((), 0),
         ((backend(1), backend(2)), 2),
-        ((backend(1, Place.REMOTE), backend(2, Place.UNKNOWN), backend(3, Place.HOST)), 0),
+        ((backend(1, Place.REMOTE), backend(2, Place.UNKNOWN), backend(3, Place.OTHER_HOST)), 0),
+        ((backend(1, Place.HOST),), 1),
         ((backend(1, state=EndpointState.TERMINATING),), 0),
         ((backend(1, state=EndpointState.UNREADY), backend(2)), 1),
     ],

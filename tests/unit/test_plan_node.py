@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Interface
-
-import pytest
+from ipaddress import IPv4Address, IPv4Interface, ip_interface
 
 from dataplane.model.config import UplinkMode
+from dataplane.model.hostrows import MAIN_TABLE
 from dataplane.model.rows import (
     AddressFlag,
     FlowKey,
+    HostReplies,
     KnownAddress,
     NodeEntry,
     Program,
@@ -18,8 +18,9 @@ from dataplane.model.rows import (
     SetScope,
     VipFlag,
 )
-from dataplane.model.service import Backend, Place, ServedBy, TrafficPolicy
+from dataplane.model.service import Place, ServedBy, TrafficPolicy
 from dataplane.model.state import HeldIds, PortKind
+from dataplane.plan.flows import PRIORITY_LOCAL_REPLY
 from dataplane.plan.node import TABLE_ORDER, bridge_mac, plan
 from tests.labs.planned import (
     CONFIG,
@@ -135,15 +136,41 @@ def test_local_policy_keeps_the_client_and_leads_replies_to_svc0() -> None:
     assert rows.flows[key].actions == 'output:"svc0-ovs"'
 
 
-@pytest.mark.parametrize(
-    "backends", [(), (backend("172.18.0.12:80", Place.HOST),)], ids=["none", "host-network"]
-)
-def test_a_vip_without_a_usable_backend_is_refused_not_forgotten(
-    backends: tuple[Backend, ...],
-) -> None:
-    rows = plan(state(service("10.96.0.10:80", *backends)))
+def test_a_vip_without_a_usable_backend_is_refused_not_forgotten() -> None:
+    rows = plan(state(service("10.96.0.10:80")))
     assert VipFlag.REJECT in rows.vips[l4("10.96.0.10:80")].flags
     assert not (rows.backends or rows.sets)
+
+
+def test_a_backend_in_this_nodes_network_is_a_member_that_ovs_has_nothing_to_do_with() -> None:
+    host = backend("172.18.0.11:6443", Place.HOST)
+    rows = plan(state(service("10.96.0.1:443", host, policy=TrafficPolicy.LOCAL)))
+    assert [entry.place for entry in rows.backends.values()] == [Place.HOST]
+    assert not [key for key in rows.flows if key.priority == PRIORITY_LOCAL_REPLY]
+
+
+def test_the_kernels_replies_are_reversed_at_the_uplink_and_at_svc0() -> None:
+    rows = plan(STATE)
+    assert rows.replies == dict.fromkeys(("up0", "svc0"), HostReplies())
+    svc0 = rows.links["svc0"]
+    for neighbour in svc0.neighbours:
+        assert any(neighbour in one.network and neighbour != one.ip for one in svc0.addresses)
+
+
+def test_another_nodes_svc0_is_behind_its_gateway_router() -> None:
+    other = replace(
+        GATEWAY,
+        router="GR_n2",
+        addresses=(ip_interface("172.18.0.102/16"),),
+        service_address=IPv4Address("100.64.255.2"),
+    )
+    rows = plan(replace(STATE, peers={"n1": GATEWAY, "n2": other}))
+    assert {str(network): str(route.via) for network, route in rows.routes.items()} == {
+        "100.64.255.2/32": "172.18.0.102"
+    }
+    assert all(route.table == MAIN_TABLE for route in rows.routes.values())
+    far = replace(other, addresses=(ip_interface("192.0.2.102/24"),))
+    assert not plan(replace(STATE, peers={"n2": far})).routes
 
 
 def test_what_ovn_serves_is_not_in_the_maps() -> None:

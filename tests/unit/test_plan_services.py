@@ -28,6 +28,7 @@ from dataplane.plan.services import (
     known_addresses,
     local_backends,
     service_tables,
+    usable,
 )
 
 HERE = Vantage(
@@ -76,9 +77,9 @@ def members(found: ServiceTables, scope: SetScope, vip: L4Addr = VIP) -> set[int
         ([pod(1, state=LEAVING), pod(2, Place.REMOTE)], {2}, {1}),
         ([pod(1, state=LEAVING), pod(2, state=UNREADY)], {1}, {1}),
         ([pod(1, state=UNREADY)], set(), set()),
-        ([pod(1, Place.HOST), pod(2)], {2}, {2}),
+        ([pod(1, Place.HOST), pod(2), pod(3, Place.OTHER_HOST)], {1, 2, 3}, {1, 2}),
     ],
-    ids=["ready", "leaving beside ready", "each set on its own", "only leaving", "none", "host"],
+    ids=["ready", "leaving beside ready", "each set on its own", "only leaving", "none", "hosts"],
 )
 def test_each_set_has_its_ready_backends_or_else_those_that_leave(
     backends: list[Backend], everyone: set[int], here: set[int]
@@ -86,6 +87,23 @@ def test_each_set_has_its_ready_backends_or_else_those_that_leave(
     found = tables(service(*backends))
     assert members(found, SetScope.CLUSTER) == everyone
     assert members(found, SetScope.LOCAL) == here
+
+
+def test_a_service_with_a_host_among_its_backends_says_so() -> None:
+    for place in (Place.HOST, Place.OTHER_HOST):
+        assert VipFlag.HOSTS in tables(service(pod(1, place), pod(2))).vips[VIP].flags
+    assert VipFlag.HOSTS not in tables(service(pod(1), pod(2, Place.REMOTE))).vips[VIP].flags
+
+
+def test_replies_of_this_nodes_kernel_are_not_led_to_svc0_by_ovs() -> None:
+    policy_local = service(pod(1, Place.HOST), pod(2), policy=TrafficPolicy.LOCAL)
+    assert {b.target for b in local_backends(policy_local, HERE)} == {pod(2).target}
+
+
+def test_nobody_reverses_what_the_kernel_says_in_sctp() -> None:
+    one = service(pod(1, Place.HOST), pod(2))
+    sctp = L4Addr(Protocol.SCTP, VIP.address, VIP.port)
+    assert {b.target for b in usable(replace(one, vip=sctp))} == {pod(2).target}
 
 
 @pytest.mark.parametrize(

@@ -158,19 +158,30 @@ def test_an_ipv6_backend_is_found_in_every_spelling() -> None:
     ]
 
 
-def test_backends_on_hosts_are_listed_and_said_to_be_left_out() -> None:
+def test_backends_on_hosts_are_served_and_left_to_svc0_by_containers_sockets() -> None:
     lab = vpc_lab().balancer("web", {VIP: "10.0.0.2:80,10.1.0.11:80,192.0.2.7:80"})
     service = only(lab, "n1", "192.0.2.7")
-    assert [b.place for b in service.backends] == [Place.HOST, Place.LOCAL, Place.HOST]
+    assert [(b.place, b.chassis) for b in service.backends] == [
+        (Place.OTHER_HOST, "n2"),
+        (Place.LOCAL, "n1"),
+        (Place.HOST, "n1"),
+    ]
     assert service.served_by is ServedBy.XDP
-    assert "2 of 3 backends left out" in service.reason
+    assert "2 of 3 backends in hosts' networks" in service.reason
 
 
-def test_a_vip_with_nothing_but_hosts_behind_it_is_not_taken_by_xdp() -> None:
+def test_a_vip_with_nothing_but_hosts_behind_it_is_taken_by_xdp() -> None:
     lab = vpc_lab().balancer("api", {VIP: "10.0.0.1:6443,10.0.0.2:6443"})
-    assert only(lab).served_by is ServedBy.NOBODY
-    lab.switch("sw9", load_balancers=("lb-api",))
-    assert only(lab).served_by is ServedBy.OVN
+    assert only(lab).served_by is ServedBy.XDP
+    assert {b.place for b in only(lab).backends} == {Place.HOST, Place.OTHER_HOST}
+
+
+def test_this_hosts_sctp_is_left_out_by_name() -> None:
+    lab = vpc_lab().balancer("s", {VIP: "192.0.2.7:80"}, protocol="sctp")
+    service = only(lab, "n1", "192.0.2.7")
+    assert service.vip == l4(VIP, Protocol.SCTP)
+    assert "1 of 1 backends left out: in this host's network" in service.reason
+    assert "no backend to be had" in service.reason
 
 
 @pytest.mark.parametrize(("reject", "fate"), [({}, "refused"), ({"reject": "false"}, "dropped")])

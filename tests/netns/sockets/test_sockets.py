@@ -28,6 +28,7 @@ from tests.netns.sockets.sockworld import (
     WEB6,
     Client,
     Refused,
+    Servers,
     SockWorld,
     endpoint,
     names,
@@ -314,3 +315,30 @@ def test_a_process_may_bind_a_node_ports_number(world: SockWorld, client: Client
     world.serve(endpoint("0.0.0.0:30080"), WEB)
     client("make", "s", V4, TCP)
     client("bind", "s", "127.0.0.1", 30080)
+
+
+@pytest.mark.parametrize(("kind", "backends"), [(TCP, WEB), (UDP, DNS)], ids=["tcp", "udp"])
+def test_a_container_leaves_a_service_with_hosts_to_svc0(
+    world: SockWorld,
+    client: Client,
+    servers: Servers,
+    start: Callable[..., Client],
+    pod: str,
+    kind: int,
+    backends: Sequence[L4Addr],
+) -> None:
+    """Whoever listens at the VIP itself stands for svc0, which the container's packets meet."""
+    subprocess.run(["ip", "address", "add", f"{VIP}/32", "dev", "lo"], check=True)
+    vip = endpoint(f"{VIP}:80") if kind == TCP else udp(f"{VIP}:80")
+    servers.listen(vip)
+    world.serve(vip, backends, flags=VipFlag.VIP_HOSTS)
+
+    def who(process: Client) -> set[str]:
+        if kind == TCP:
+            return set(process("ask_often", MANY, V4, VIP, 80))
+        process("make", "s", V4, UDP)
+        process("sendto", "s", "x", VIP, 80)
+        return {process("recvfrom", "s")[0].split()[0]}
+
+    assert who(client) <= names(backends)
+    assert who(start(pod)) == names([vip])
