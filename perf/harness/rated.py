@@ -11,6 +11,7 @@ from perf.harness.scenario import CYCLES, NS, PASSES, Carrier, Scenario
 from perf.harness.verdict import Better
 
 PDR = Metric("Mpps", Better.HIGHER, "PDR: rate with at most 0.5 % loss")
+PUSHED = Metric("Mpps", Better.HIGHER, "most of 8 windows with at most 0.5 % loss")
 _LOADED = {
     f"us{percent}_{load}": Metric(
         "us", Better.LOWER, f"latency, {percent}th percentile, at {load} % of PDR"
@@ -80,7 +81,8 @@ SELFTEST_EXTRA = 10
 def _selftest(name: str, extra: int) -> Scenario:
     title = f"port to port, {extra} of 64 flows by an extra pass"
     made = _rate(name, title, f"shared/{extra}", "br0", Traffic(flows=64), quick=False)
-    return replace(made, metrics=_RATED, loads=(90,))
+    metrics = {"pushed": PUSHED, "cycles": CYCLES, "passes": PASSES}
+    return replace(made, primary="pushed", metrics=metrics, loads=())
 
 
 SELFTEST = ("selftest-a1", "selftest-a2", "selftest-slower")

@@ -53,6 +53,37 @@ def compare(
     return found
 
 
+def twins(
+    baseline: Results, candidate: Results, name: str, other: str, *, all_metrics: bool = False
+) -> dict[tuple[str, str], Comparison]:
+    """Two scenarios: of one run as pairs, for they took turns; else as any two runs.
+
+    Raises:
+        HarnessError: a run has no such scenario, or both have no metric in common.
+    """
+    for run, wanted in ((baseline, name), (candidate, other)):
+        if wanted not in _paths(run):
+            msg = f"the run of {run.began} has no scenario {wanted!r}"
+            raise HarnessError(msg)
+    one, two = _paths(baseline)[name], _paths(candidate)[other]
+    found: dict[tuple[str, str], Comparison] = {}
+    for key, metric in one.metrics.items():
+        a, b = one.samples(key), two.samples(key)
+        if not a or not b or (key != one.primary and not all_metrics):
+            continue
+        same_run = baseline == candidate and one.family == two.family
+        size = min(len(a), len(b))
+        found[f"{name} - {other}", key] = (
+            verdict.paired(a[:size], b[:size], metric.better)
+            if same_run
+            else verdict.compare(a, b, metric.better)
+        )
+    if not found:
+        msg = f"{name} and {other} have no measured metric in common"
+        raise HarnessError(msg)
+    return found
+
+
 def exit_code(found: dict[tuple[str, str], Comparison]) -> int:
     """1: something is worse; 3: nothing is, but something could not be told; else 0."""
     words = {each.word for each in found.values()}
@@ -69,6 +100,13 @@ def compare_command(argv: Sequence[str]) -> int:
     parser.add_argument("baseline", type=Path)
     parser.add_argument("candidate", type=Path)
     parser.add_argument("--null", type=Path, help="a second run of the baseline (A-A)")
+    parser.add_argument(
+        "--as",
+        dest="twins",
+        nargs=2,
+        metavar=("SCENARIO", "OTHER"),
+        help="one scenario of the baseline with another of the candidate; of one run: as pairs",
+    )
     parser.add_argument("--all", action="store_true", help="every metric, not the primary alone")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write the verdicts for CI")
@@ -76,7 +114,10 @@ def compare_command(argv: Sequence[str]) -> int:
     try:
         baseline, candidate = results.read(options.baseline), results.read(options.candidate)
         null = results.read(options.null) if options.null else None
-        found = compare(baseline, candidate, null, all_metrics=options.all)
+        if options.twins:
+            found = twins(baseline, candidate, *options.twins, all_metrics=options.all)
+        else:
+            found = compare(baseline, candidate, null, all_metrics=options.all)
     except (HarnessError, ValueError) as error:
         print(f"millrace perf compare: {error}", file=sys.stderr)
         return USAGE

@@ -3,7 +3,7 @@
 A run of the scenarios "selftest-a1", "selftest-a2" and "selftest-slower" has the same path twice
 and a path that ten percent of the work was added to. Its trials, in the order in which they were
 made, are cut into runs of a few; each pair a1, a2 must be 'no difference', each pair a1, slower
-'worse'.
+'worse'. The trials took turns, so neighbours are compared (perf.harness.verdict.paired).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from perf.harness.results import Measured, Results
 from perf.harness.verdict import Comparison, Word
 from perf.verdicts import aligned
 
-TRIALS_OF_A_RUN = 6
+TRIALS_OF_A_RUN = 8
 MET, NOT_MET, USAGE = 0, 1, 2
 LEAST_SAME, MOST_NOISY, LEAST_FOUND = 15 / 20, 5 / 20, 9 / 10
 
@@ -85,8 +85,8 @@ def judge(run: Results, size: int = TRIALS_OF_A_RUN) -> list[Judged]:
         found.append(
             Judged(
                 metric,
-                tuple(verdict.compare(a, b, better) for a, b in pairs),
-                tuple(verdict.compare(a, b, better) for a, b in zip(first, worse, strict=False)),
+                tuple(verdict.paired(a, b, better) for a, b in pairs),
+                tuple(verdict.paired(a, b, better) for a, b in zip(first, worse, strict=False)),
             )
         )
     return found
@@ -116,7 +116,7 @@ def command(argv: Sequence[str]) -> int:
     )
     parser.add_argument("directory", type=Path)
     parser.add_argument(
-        "--of", type=int, default=TRIALS_OF_A_RUN, help="trials of a run (default 6)"
+        "--of", type=int, default=TRIALS_OF_A_RUN, help="trials of a run (default 8)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(argv)

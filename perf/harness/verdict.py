@@ -65,7 +65,6 @@ def compare(
     ranked = stats.mann_whitney(baseline, candidate)
     a, b = stats.median(baseline), stats.median(candidate)
     ratio = _ratio(b.median, a.median)
-    shift = abs(ratio - 1)
     noise = max(_noise(baseline), _noise(candidate))
     if null:
         noise = max(noise, abs(_ratio(statistics.median(null), a.median) - 1))
@@ -81,14 +80,49 @@ def compare(
         return told(
             Word.NOISY, f"{sizes[0]} and {sizes[1]} trials cannot have p below {least:.2g}: repeat"
         )
-    if ranked.p < ALPHA and shift > max(LEAST_EFFECT, noise):
+    return told(*_word(ratio, ranked.p, noise, better))
+
+
+def paired(baseline: Sequence[float], candidate: Sequence[float], better: Better) -> Comparison:
+    """The verdict on trials that took turns: what counts are the ratios of neighbours.
+
+    A machine that is fast now and slow then makes both slow. So this tells shifts apart that are
+    hidden in the spread of each side alone; it needs trials of one run, in pairs.
+
+    Raises:
+        ValueError: sides of different sizes, without samples, or with one that is no number.
+    """
+    if len(baseline) != len(candidate):
+        msg = f"pairs of {len(baseline)} and {len(candidate)} trials: no pairs"
+        raise ValueError(msg)
+    a, b = stats.median(baseline), stats.median(candidate)
+    if min(*baseline, *candidate) <= 0:
+        why = "a trial without anything has no ratio"
+        return Comparison(Word.NOISY, _ratio(b.median, a.median), 1.0, 0.0, math.inf, a, b, why)
+    ratios = [_ratio(y, x) for x, y in zip(baseline, candidate, strict=True)]
+    ratio, p = statistics.median(ratios), stats.wilcoxon(ratios)
+    noise = _noise(ratios)
+    delta = statistics.mean((each > 1) - (each < 1) for each in ratios)
+
+    def told(word: Word, reason: str) -> Comparison:
+        return Comparison(word, ratio, p, delta, noise, a, b, reason)
+
+    least = 2.0 ** (1 - len(ratios))
+    if least > ALPHA:
+        return told(Word.NOISY, f"{len(ratios)} pairs cannot have p below {least:.2g}: repeat")
+    return told(*_word(ratio, p, noise, better))
+
+
+def _word(ratio: float, p: float, noise: float, better: Better) -> tuple[Word, str]:
+    """The word, and why."""
+    if p < ALPHA and abs(ratio - 1) > max(LEAST_EFFECT, noise):
         good = (ratio < 1) == (better is Better.LOWER)
-        reason = f"{100 * (ratio - 1):+.1f} %, p {ranked.p:.2g}, noise {100 * noise:.1f} %"
-        return told(Word.BETTER if good else Word.WORSE, reason)
+        reason = f"{100 * (ratio - 1):+.1f} %, p {p:.2g}, noise {100 * noise:.1f} %"
+        return (Word.BETTER if good else Word.WORSE), reason
     if noise > TOLERATED_NOISE:
         limit = f"above {100 * TOLERATED_NOISE:g} %"
-        return told(Word.NOISY, f"the null comparison alone finds {100 * noise:.1f} %, {limit}")
-    return told(Word.SAME, f"{100 * (ratio - 1):+.1f} %, p {ranked.p:.2g}")
+        return Word.NOISY, f"the null comparison alone finds {100 * noise:.1f} %, {limit}"
+    return Word.SAME, f"{100 * (ratio - 1):+.1f} %, p {p:.2g}"
 
 
 def _ratio(value: float, base: float) -> float:

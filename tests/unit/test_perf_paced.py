@@ -42,6 +42,7 @@ def test_a_device_that_pushes_back_has_its_rate_found_and_its_delays() -> None:
         around=lambda run: (ran.append("greatest"), run())[1],  # type: ignore[func-returns-value]
     )
     true = KNOWN / 0.995
+    assert pacedtrial.pushed(Timed(KNOWN, 0.0, 1), Traffic(), 0.5) == pytest.approx(KNOWN, rel=0.01)
     assert found.pdr_pps == pytest.approx(true, rel=pacedtrial.WIDTH)
     assert found.upper_pps is not None
     assert ran == ["greatest"]
@@ -54,6 +55,7 @@ def test_a_device_that_pushes_back_has_its_rate_found_and_its_delays() -> None:
 def test_a_path_that_is_dead_or_loses_at_any_rate_has_no_rate() -> None:
     with pytest.raises(HarnessError, match="no PDR"):
         pacedtrial.measure(SimulatedDevice(KNOWN, 0, 1, floor=0.1), Traffic(), 0.5)
+    assert pacedtrial.pushed(SimulatedDevice(KNOWN, 0, 1, floor=0.1), Traffic(), 0.5) == 0
     dead = SimulatedDevice(KNOWN, 0, 1, floor=1.0)
     with pytest.raises(HarnessError, match=r"none of .* frames came through"):
         pacedtrial.measure(dead, Traffic(), 0.5)
@@ -95,16 +97,20 @@ def known(path: Path, slower: float, noise: float, trials: int = 60) -> Results:
     directory.create(Plan(catalog.SELFTEST, trials, 0.5), {})
     scale = dict(zip(catalog.SELFTEST, (1.0, 1.0, slower), strict=True))
     for name, number in directory.missing("paced"):
-        around = 1 + noise * random.standard_normal()
-        values = {"pdr": around / scale[name], "cycles": 900 * around * scale[name], "passes": 2.0}
+        around = max(0.05, 1 + noise * random.standard_normal())
+        values = {
+            "pushed": around / scale[name],
+            "cycles": 900 * around * scale[name],
+            "passes": 2.0,
+        }
         directory.append("trial", Trial(name, number, 1.0, 1.0, 0.1, values))
     return directory.finish("2026-01-01")
 
 
 def test_the_selftest_tells_the_same_from_the_slower(tmp_path: Path) -> None:
     found = selftest.judge(known(tmp_path, 1.1, 0.005))
-    assert [each.metric for each in found] == ["pdr", "cycles", "passes"]
-    assert len(found[0].same) == len(found[0].slower) == 10
+    assert [each.metric for each in found] == ["pushed", "cycles", "passes"]
+    assert len(found[0].same) == len(found[0].slower) == 7
     assert found[0].met
     assert found[1].slowdown == pytest.approx(1.1, rel=0.01)
     assert selftest.command([str(tmp_path)]) == selftest.MET
@@ -115,7 +121,7 @@ def test_a_slowdown_that_is_none_is_not_found_and_noise_is_no_verdict(
 ) -> None:
     known(tmp_path / "none", 1.0, 0.005)
     assert selftest.command([str(tmp_path / "none"), "--json"]) == selftest.NOT_MET
-    assert json.loads(capsys.readouterr().out)["pdr"]["met"] is False
+    assert json.loads(capsys.readouterr().out)["pushed"]["met"] is False
     known(tmp_path / "noise", 1.1, 0.5)
     assert selftest.command([str(tmp_path / "noise")]) == selftest.NOT_MET
 
@@ -125,7 +131,7 @@ def test_a_run_of_something_else_is_no_selftest(
 ) -> None:
     run = known(tmp_path, 1.1, 0.005, trials=3)
     assert selftest.command([str(tmp_path)]) == selftest.USAGE
-    assert "fewer than 6 trials" in capsys.readouterr().err
+    assert "fewer than 8 trials" in capsys.readouterr().err
     assert selftest.command([str(tmp_path), "--of", "0"]) == selftest.USAGE
     other: tuple[Measured, ...] = run.scenarios[:1]
     with pytest.raises(HarnessError, match="selftest-a2"):

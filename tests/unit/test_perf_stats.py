@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations
+from itertools import combinations, cycle
 
 import numpy as np
 import pytest
@@ -127,3 +127,30 @@ def test_latency_percentiles_and_histograms_that_add() -> None:
         latency.summary([])
     with pytest.raises(ValueError, match="not an HDR histogram"):
         latency.merged(["nonsense"])
+
+
+def test_pairs_tell_what_a_drift_hides() -> None:
+    drift = [1.0, 1.6, 1.1, 1.8, 0.9, 1.3, 2.0, 1.2]
+    slower = [value * ratio for value, ratio in zip(drift, cycle((1.09, 1.11)), strict=False)]
+    assert verdict.compare(drift, slower, Better.LOWER).word is Word.NOISY
+    told = verdict.paired(drift, slower, Better.LOWER)
+    assert (told.word, told.delta) == (Word.WORSE, 1.0)
+    assert told.ratio == pytest.approx(1.1, rel=0.01)
+    assert verdict.paired(drift, slower, Better.HIGHER).word is Word.BETTER
+    again = [value * ratio for value, ratio in zip(drift, cycle((0.99, 1.01)), strict=False)]
+    assert verdict.paired(drift, again, Better.LOWER).word is Word.SAME
+    assert verdict.paired(drift, drift[::-1], Better.LOWER).word is Word.NOISY
+    assert verdict.paired(drift[:4], slower[:4], Better.LOWER).word is Word.NOISY
+    assert verdict.paired([0.0, *drift[1:]], slower, Better.LOWER).word is Word.NOISY
+    with pytest.raises(ValueError, match="no pairs"):
+        verdict.paired(drift, slower[:3], Better.LOWER)
+
+
+def test_signed_ranks_are_as_tables_have_them() -> None:
+    # All of six on one side: 2 / 2**6. One of them, the least, on the other: 2 * 2 / 2**6.
+    assert stats.wilcoxon([1.1, 1.2, 1.3, 1.4, 1.5, 1.6]) == pytest.approx(2 / 64)
+    assert stats.wilcoxon([1 / 1.1, 1.2, 1.3, 1.4, 1.5, 1.6]) == pytest.approx(4 / 64)
+    assert stats.wilcoxon([1.0, 1.0]) == 1.0
+    for bad in ([], [0.0], [-1.0], [float("nan")]):
+        with pytest.raises(ValueError, match="ratios"):
+            stats.wilcoxon(bad)
