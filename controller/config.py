@@ -27,6 +27,7 @@ __all__ = [
     "load_node",
     "parse_cluster",
     "parse_node",
+    "read_document",
     "read_node",
     "rundir_of",
 ]
@@ -129,6 +130,15 @@ def load_cluster(path: FilePath) -> ClusterConfig:
         ConfigProblems: it cannot be read, or what it says is wrong.
     """
     return parse_cluster(_file_text(path), str(path))
+
+
+def read_document(path: FilePath, build: Callable[[TableReader], C]) -> C:
+    """What `build` makes of a file's root table.
+
+    Raises:
+        ConfigProblems: it cannot be read, or what it says is wrong.
+    """
+    return _read(_file_text(path), str(path), build).config
 
 
 def _file_text(path: FilePath) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 DEFAULT_CONFIG = "/etc/millrace/node.toml"
 DEFAULT_CLUSTER = "/etc/millrace/cluster.toml"
+DEFAULT_CONTROLLER = "/etc/millrace/controller.toml"
 
 EXIT_CODES = """\
 exit codes:
@@ -136,6 +137,31 @@ def _preflight(parser: Parser) -> None:
     _config(parser)
     parser.add_argument("encapsulation", choices=["vxlan"], help="what tunnels are to become")
     parser.add_argument("--json", action="store_true", help="print what was found as JSON")
+
+
+def _kubernetes(parser: Parser) -> None:
+    parser.add_argument(
+        "--config", metavar="FILE", default=DEFAULT_CONTROLLER,
+        help=f"the Kubernetes controller's file ({DEFAULT_CONTROLLER})",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
+
+
+def _controller(parser: Parser) -> None:
+    orders = parser.add_subparsers(dest="order", metavar="ORDER", required=True)
+    for name, claim in (
+        ("run", "run it in the foreground"),
+        ("diff", "print what it would change in OVN; change nothing"),
+        ("status", "what the running one says of itself"),
+    ):
+        _kubernetes(orders.add_parser(name, help=claim, description=claim))
+
+
+def _explain(parser: Parser) -> None:
+    _kubernetes(parser)
+    parser.add_argument(
+        "row", metavar="ROW", nargs="+", help="a row of OVN's: TABLE NAME, or its name alone"
+    )
 
 
 def _plan(parser: Parser) -> None:
@@ -261,6 +287,15 @@ COMMANDS = (
         "put the CNI plugin and its conflist in place",
         "controller.cli.cni:cni_install",
         _cni_install,
+    ),
+    Command(
+        "controller",
+        "Kubernetes to OVN: run, diff, status",
+        "controller.cli.kubernetes:controller",
+        _controller,
+    ),
+    Command(
+        "explain", "objects behind a row of OVN", "controller.cli.kubernetes:explain", _explain
     ),
     Command("cni-remove", "take both away again", "controller.cli.cni:cni_remove", _cni_remove),
     Command("perf", "run a benchmark", "controller.cli.bench:perf", _perf, has_help=False),

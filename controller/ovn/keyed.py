@@ -18,7 +18,7 @@ from functools import partial
 from controller.network.rows import Row, RowKey
 from controller.ovn.differ import Deed
 from controller.ovn.ours import COLUMNS
-from controller.ovn.turns import Failure, NotOurs, Turn, Turns
+from controller.ovn.turns import Failure, NotOurs, PortThere, Turn, Turns
 from dataplane.drivers.idl import DatabaseClient, Replica, Tls, Transaction, TransactionError
 from dataplane.ports import DataplaneError
 
@@ -31,6 +31,7 @@ TIMEOUT_S = 60.0
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
 """How long a refused row is left alone: at first, and at most [s]."""
 IDLE_S = 3600.0
+LOCK_LOOK_S = 0.02
 
 
 @dataclass(slots=True)
@@ -174,6 +175,22 @@ class Writer:
         """
         waiting = self._client.submit_wait(self._turns.difference, TIMEOUT_S)
         return await asyncio.wrap_future(waiting)
+
+    async def ports(self) -> list[PortThere]:
+        """Our logical switch ports as they are now.
+
+        Raises:
+            DataplaneError: the database is away.
+        """
+        return await asyncio.wrap_future(self._client.submit_wait(self._turns.ports, TIMEOUT_S))
+
+    async def gain(self) -> None:
+        """Return once we hold the lock: nobody before us writes any more.
+
+        Ask with `lead` first; `run` has to be running.
+        """
+        while not self.active:  # noqa: ASYNC110  # a flag of another thread
+            await asyncio.sleep(LOCK_LOOK_S)
 
     async def _attempt(self, asked: tuple[RowKey, ...] | None) -> bool:
         """One transaction; if it is refused, several. Whether anything was done.

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from controller.network.rows import Row, RowKey
 from controller.ovn.differ import Deed, Desired, Plan
 from controller.ovn.ours import Ours
+from controller.ovn.rows import committed
 from dataplane.drivers.idl import Replica, Transaction
 
 LOCK = "millrace_kubernetes"
@@ -61,6 +62,15 @@ class Turn:
     keys: tuple[RowKey, ...]
     deeds: tuple[Deed, ...]
     needed: tuple[RowKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PortThere:
+    """A logical switch port of ours: its key, its switch, and `addresses` as OVN spells them."""
+
+    name: str
+    switch: str
+    addresses: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -144,6 +154,24 @@ class Turns:
         for key in sorted(everything, key=lambda key: (self._rank(key), key)):
             plan.add(key)
         return list(plan.deeds.values()), plan.refused
+
+    def ports(self, replica: Replica) -> list[PortThere]:
+        """Our logical switch ports as they are there, with the name of the switch."""
+        self._intake(replica)
+        if not replica.has("Logical_Switch_Port"):
+            return []
+        rows = replica.tables["Logical_Switch_Port"].rows
+        switches = replica.tables["Logical_Switch"].rows
+        found: list[PortThere] = []
+        for key in tuple(self._ours.keys()):
+            if key.table != "Logical_Switch_Port":
+                continue
+            uuid = self._ours.find(key)[0]
+            switch = next((switches[one] for one in self._ours.holders(uuid)), None)
+            if switch is not None:
+                addresses = tuple(sorted(committed(rows[uuid], "addresses")))
+                found.append(PortThere(key.name, str(committed(switch, "name")), addresses))
+        return found
 
     def _needed(
         self, keys: Iterable[RowKey], asked: tuple[RowKey, ...] | None

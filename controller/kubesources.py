@@ -1,0 +1,207 @@
+"""All that is watched of the Kubernetes API, as facts: one reflector for each resource.
+
+A kind whose definition is not installed is no error: it has no objects, and is looked for again
+now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from controller.kinds.errors import KindError
+from controller.kube.cache import Cache
+from controller.kube.errors import ApiError, KubeError
+from controller.kube.http import Client
+from controller.kube.reflector import Reflector
+from controller.kube.resources import Key, Resource
+from controller.network.engine import Fact
+from controller.network.registry import Watched
+from controller.network.units import ObjectRef
+from controller.translate.ovn import Problem
+
+log = logging.getLogger(__name__)
+
+ABSENT_S = (20.0, 40.0)
+"""How long until a kind that the API does not serve is asked for again [s]; drawn anew."""
+RETRY_S = (1.0, 3.0)
+
+
+@dataclass(slots=True)
+class _Source:
+    """One resource: its cache, and what its objects are read as."""
+
+    resource: Resource[Any]
+    watched: list[Watched]
+    cache: Cache[Any]
+    reflector: Reflector[Any]
+    absent: asyncio.Event = field(default_factory=asyncio.Event)
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Taken:
+    """What changed in the API since the last time.
+
+    Attributes:
+        facts: as they are now.
+        problems: of objects that cannot be understood, or have something that nobody reads; an
+            empty tuple: nothing any more.
+        touched: objects that changed in whatever way.
+    """
+
+    facts: list[Fact] = field(default_factory=list)
+    problems: dict[ObjectRef, tuple[Problem, ...]] = field(default_factory=dict)
+    touched: set[ObjectRef] = field(default_factory=set)
+
+
+class Sources:
+    """Watches everything of a registry's list. `run` in a task; `take` what changed.
+
+    Attributes:
+        changed: is set when there is something to take.
+    """
+
+    def __init__(self, client: Client, watched: Iterable[Watched]) -> None:
+        self.changed = asyncio.Event()
+        self._waiting: dict[str, set[Key]] = {}
+        self._known: dict[ObjectRef, tuple[Problem, ...]] = {}
+        self._client = client
+        self._sources: dict[str, _Source] = {}
+        for one in watched:
+            name = str(one.resource)
+            if name not in self._sources:
+                cache: Cache[Any] = Cache(one.resource)
+                cache.subscribe(self._listener(name))
+                reflector = Reflector(client, cache)
+                self._sources[name] = _Source(one.resource, [], cache, reflector)
+            self._sources[name].watched.append(one)
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for source in self._sources.values():
+                tasks.create_task(self._follow(source))
+
+    async def synced(self) -> None:
+        """Return when every kind that the API serves has been listed."""
+        for source in self._sources.values():
+            waiting = [
+                asyncio.ensure_future(source.cache.synced.wait()),
+                asyncio.ensure_future(source.absent.wait()),
+            ]
+            try:
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for one in waiting:
+                    one.cancel()
+
+    def look_up(self, ref: ObjectRef) -> tuple[Resource[Any], Any] | None:
+        """An object as the cache has it, with its resource."""
+        source = self._sources.get(ref.resource)
+        if source is None:
+            return None
+        obj = source.cache.at(Key(ref.namespace, ref.name))
+        return (source.resource, obj) if obj is not None else None
+
+    def written(self, resource: str) -> frozenset[str]:
+        """What of a resource's objects is written: of "annotations", "status", "finalizers"."""
+        source = self._sources.get(resource)
+        found = (one.writes for one in source.watched) if source is not None else ()
+        return frozenset().union(*found)
+
+    def states(self) -> Iterator[tuple[str, dict[str, object]]]:
+        """For status: each resource, how many objects, and what is wrong."""
+        for name, source in self._sources.items():
+            error = source.error or source.reflector.progress.error
+            yield (
+                name,
+                {
+                    "objects": len(source.cache),
+                    "synced": source.cache.synced.is_set(),
+                    "absent": source.absent.is_set() and not source.cache.synced.is_set(),
+                    "unreadable": len(source.cache.invalid),
+                    "error": error,
+                },
+            )
+
+    def take(self) -> Taken:
+        """What changed since the last time; it is forgotten here."""
+        self.changed.clear()
+        waiting, self._waiting = self._waiting, {}
+        taken = Taken()
+        for name, keys in waiting.items():
+            source = self._sources[name]
+            for key in sorted(keys):
+                self._decode(source, key, taken)
+        return taken
+
+    def take_all(self) -> Taken:
+        """Everything that is there, for one who begins anew."""
+        self._waiting = {}
+        self._known = {}
+        for name, source in self._sources.items():
+            self._waiting[name] = {*source.cache.keys(), *source.cache.invalid}
+        return self.take()
+
+    def _decode(self, source: _Source, key: Key, taken: Taken) -> None:
+        obj = source.cache.at(key)
+        ref = ObjectRef(str(source.resource), key.namespace, key.name)
+        taken.touched.add(ref)
+        found: list[Problem] = []
+        for watched in source.watched:
+            fact = None
+            if obj is not None:
+                try:
+                    fact = watched.decode(obj)
+                    found += watched.warn(obj)
+                except KindError as error:
+                    found.append(Problem(error.path, error.cause, error.next_step))
+                except Exception as error:
+                    # A defect of ours must cost one object its network, and nobody else.
+                    log.exception("object_not_decoded object=%s", ref)
+                    found.append(Problem(str(ref), repr(error), "report this as a defect"))
+            taken.facts.append((watched.kind, watched.fact_key(key), fact))
+        if (told := source.cache.invalid.get(key)) is not None:
+            found.append(Problem(str(ref), told, "write it as its definition says"))
+        problems = tuple(dict.fromkeys(found))
+        if problems != self._known.get(ref, ()):
+            taken.problems[ref] = problems
+            if problems:
+                self._known[ref] = problems
+            else:
+                self._known.pop(ref, None)
+
+    def _listener(self, name: str) -> Callable[[frozenset[Key]], None]:
+        def note(keys: frozenset[Key]) -> None:
+            self._waiting.setdefault(name, set()).update(keys)
+            self.changed.set()
+
+        return note
+
+    async def _follow(self, source: _Source) -> None:
+        """Wait for the kind to be there, then watch it."""
+        while True:
+            try:
+                await self._client.request("GET", source.resource.collection(), {"limit": "1"})
+                break
+            except ApiError as problem:
+                source.error = str(problem)
+                absent = problem.code == 404
+                if absent:
+                    source.absent.set()
+            except KubeError as problem:
+                source.error, absent = str(problem), False
+            pause = ABSENT_S if absent else RETRY_S
+            await asyncio.sleep(random.uniform(*pause))  # noqa: S311  # jitter, no secret
+        source.error = ""
+        await source.reflector.run()
+
+
+def by_resource(watched: Iterable[Watched]) -> Mapping[str, Resource[Any]]:
+    """The resources of a list, each once."""
+    return {str(one.resource): one.resource for one in watched}

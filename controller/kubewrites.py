@@ -1,0 +1,267 @@
+"""What objects should say of themselves, written back: asynchronous, limited, never in the way.
+
+Only what differs from the object as it was last seen is sent. What fails is tried again, later and
+later; rows of OVN never wait for any of this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from controller.kube.errors import ApiError, KubeError
+from controller.kube.events import Recorder
+from controller.kube.http import Client
+from controller.kube.resources import Resource, key_of
+from controller.kube.status import Condition, Written, merged, set_finalizer, write_status
+from controller.kubesources import Sources
+from controller.network.units import ObjectRef, Wanted
+from controller.translate.ovn import Problem
+
+log = logging.getLogger(__name__)
+
+FINALIZER = "millrace.dev/network"
+PROBLEM = "Error"
+"""The condition that says what is wrong with an object; the kinds' own name for it."""
+WRITERS = 16
+"""Requests at once."""
+RATE = 400.0
+"""Requests a second, at most: the API server has others to serve."""
+FIRST_RETRY_S, LAST_RETRY_S = 0.5, 60.0
+STATUS = {True: "True", False: "False", None: "Unknown"}
+_NOTHING = Wanted()
+
+
+@dataclass(slots=True)
+class Sent:
+    """What was written back since the start."""
+
+    annotations: int = 0
+    statuses: int = 0
+    finalizers: int = 0
+    conflicts: int = 0
+    errors: int = 0
+    error: str = ""
+
+
+@dataclass(slots=True)
+class WriteBack:
+    """Keeps objects saying what is wanted of them. `run` it; tell it of everything that changed.
+
+    Attributes:
+        leads: whether we may write, asked before each request.
+        sent: counts.
+    """
+
+    client: Client
+    sources: Sources
+    recorder: Recorder
+    leads: Callable[[], bool]
+    rate: float = RATE
+    sent: Sent = field(default_factory=Sent)
+    _wanted: dict[ObjectRef, Wanted] = field(default_factory=dict)
+    _problems: dict[ObjectRef, dict[str, tuple[Problem, ...]]] = field(default_factory=dict)
+    _told: dict[ObjectRef, tuple[Problem, ...]] = field(default_factory=dict)
+    _queue: dict[ObjectRef, None] = field(default_factory=dict)
+    _busy: set[ObjectRef] = field(default_factory=set)
+    _tries: dict[ObjectRef, int] = field(default_factory=dict)
+    _work: asyncio.Event = field(default_factory=asyncio.Event)
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+    _next: float = 0.0
+
+    def want(self, writes: Mapping[ObjectRef, Wanted]) -> None:
+        """What objects should say from now on."""
+        for ref, wanted in writes.items():
+            if wanted == _NOTHING:
+                self._wanted.pop(ref, None)
+            else:
+                self._wanted[ref] = wanted
+                self._enqueue(ref)
+
+    def problems(self, source: str, problems: Mapping[ObjectRef, tuple[Problem, ...]]) -> None:
+        """What is wrong with objects, as one of several sources says.
+
+        It replaces what that source said of these objects before.
+        """
+        for ref, found in problems.items():
+            told = self._problems.setdefault(ref, {})
+            if found:
+                told[source] = found
+            else:
+                told.pop(source, None)
+                if not told:
+                    del self._problems[ref]
+            self._enqueue(ref)
+
+    def touched(self, refs: Iterable[ObjectRef]) -> None:
+        """These objects changed, perhaps away from what is wanted of them."""
+        for ref in refs:
+            if ref in self._wanted or ref in self._problems or ref in self._told:
+                self._enqueue(ref)
+
+    def all_problems(self) -> dict[ObjectRef, tuple[Problem, ...]]:
+        """What is wrong with which object."""
+        return {ref: self._of(ref) for ref in sorted(self._problems, key=str)}
+
+    @property
+    def waiting(self) -> int:
+        """How many objects are still to be written."""
+        return len(self._queue) + len(self._busy)
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(WRITERS):
+                tasks.create_task(self._worker())
+
+    def resume(self) -> None:
+        """We lead now: whatever is wanted may differ."""
+        for ref in {*self._wanted, *self._problems}:
+            self._enqueue(ref)
+
+    def _of(self, ref: ObjectRef) -> tuple[Problem, ...]:
+        told = self._problems.get(ref, {})
+        return tuple(dict.fromkeys(one for name in sorted(told) for one in told[name]))
+
+    def _enqueue(self, ref: ObjectRef) -> None:
+        self._queue[ref] = None
+        self._work.set()
+
+    async def _worker(self) -> None:
+        while True:
+            await self._work.wait()
+            ref = next((one for one in self._queue if one not in self._busy), None)
+            if ref is None:
+                self._work.clear()
+                continue
+            del self._queue[ref]
+            if not self.leads():
+                continue
+            self._busy.add(ref)
+            try:
+                await self._bring(ref)
+                self._tries.pop(ref, None)
+            except KubeError as problem:
+                self._later(ref, problem)
+            finally:
+                self._busy.discard(ref)
+                if ref in self._queue:
+                    self._work.set()
+
+    def _later(self, ref: ObjectRef, problem: KubeError) -> None:
+        self.sent.errors += 1
+        self.sent.error = str(problem)
+        if isinstance(problem, ApiError) and problem.code in (400, 403, 422):
+            log.warning("not_written object=%s problem=%s", ref, problem)
+        tries = self._tries[ref] = self._tries.get(ref, 0) + 1
+        bound = min(LAST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(tries - 1, 16))
+        pause = random.uniform(bound / 2, bound)  # noqa: S311  # jitter, no secret
+        asyncio.get_running_loop().call_later(pause, self._enqueue, ref)
+
+    async def _pace(self) -> None:
+        """Wait for our turn: requests are spread over time."""
+        now = asyncio.get_running_loop().time()
+        self._next = max(self._next, now) + 1.0 / self.rate
+        await asyncio.sleep(max(0.0, self._next - now - 1.0 / self.rate))
+
+    async def _bring(self, ref: ObjectRef) -> None:
+        """Make one object say what it should."""
+        found = self.sources.look_up(ref)
+        if found is None:
+            self._told.pop(ref, None)
+            return
+        resource, obj = found
+        wanted = self._wanted.get(ref, _NOTHING)
+        problems = self._of(ref)
+        self._tell(ref, resource, obj, problems)
+        may = self.sources.written(ref.resource)
+        outcome = Written.SAME
+        if wanted.finalizer is not None and "finalizers" in may:
+            await self._pace()
+            outcome = await set_finalizer(
+                self.client, resource, obj, FINALIZER, present=wanted.finalizer
+            )
+            self.sent.finalizers += outcome is Written.DONE
+        if outcome is Written.SAME and "annotations" in may:
+            await self._annotate(resource, obj, wanted)
+        if "status" in may and outcome is not Written.GONE:
+            outcome = await self._status(resource, obj, wanted, problems)
+        if outcome is Written.CONFLICT:
+            self.sent.conflicts += 1  # the cache will have what was newer, and touches it
+
+    async def _annotate(self, resource: Resource[Any], obj: Any, wanted: Wanted) -> None:
+        has = obj.metadata.annotations
+        patch = {name: text for name, text in wanted.annotations.items() if has.get(name) != text}
+        if not patch:
+            return
+        await self._pace()
+        body = {"metadata": {"uid": obj.metadata.uid, "annotations": patch}}
+        try:
+            await self.client.merge(resource, key_of(obj.metadata), body)
+        except ApiError as problem:
+            # It is gone, or another one of the same name.
+            if problem.code not in (404, 409):
+                raise
+        else:
+            self.sent.annotations += 1
+
+    async def _status(
+        self, resource: Resource[Any], obj: Any, wanted: Wanted, problems: tuple[Problem, ...]
+    ) -> Written:
+        raw = getattr(obj, "status", None)
+        has = msgspec.json.decode(raw) if isinstance(raw, msgspec.Raw) else _plain(raw)
+        has = has if isinstance(has, dict) else {}
+        fields = dict(wanted.status)
+        if isinstance(raw, msgspec.Raw):
+            old = [one for one in has.get("conditions") or () if isinstance(one, dict)]
+            conditions = merged(old, _conditions(wanted, problems, old), obj.metadata.generation)
+            if conditions != old:
+                fields["conditions"] = conditions
+        if not fields:
+            return Written.SAME
+        await self._pace()
+        outcome = await write_status(self.client, resource, obj.metadata, has, fields)
+        self.sent.statuses += outcome is Written.DONE
+        return outcome
+
+    def _tell(
+        self, ref: ObjectRef, resource: Resource[Any], obj: Any, problems: tuple[Problem, ...]
+    ) -> None:
+        before = self._told.get(ref, ())
+        for problem in problems:
+            if problem not in before:
+                self.recorder.tell(resource, obj.metadata, "Warning", "Refused", str(problem))
+        if before and not problems:
+            self.recorder.tell(resource, obj.metadata, "Normal", "Accepted", "it is as written now")
+        if problems:
+            self._told[ref] = problems
+        else:
+            self._told.pop(ref, None)
+
+
+def _conditions(
+    wanted: Wanted, problems: tuple[Problem, ...], old: list[dict[str, Any]]
+) -> list[Condition]:
+    said = {"True": True, "False": False}
+    found = [
+        Condition(kind, said.get(status), reason, message)
+        for kind, (status, reason, message) in wanted.conditions.items()
+        if kind != PROBLEM or not problems
+    ]
+    if problems:
+        text = "; ".join(map(str, problems))
+        found.append(Condition(PROBLEM, True, "Refused", text[:32_000]))
+    elif PROBLEM not in wanted.conditions and any(one.get("type") == PROBLEM for one in old):
+        found.append(Condition(PROBLEM, False, "None"))
+    return found
+
+
+def _plain(status: Any) -> Any:
+    """A built-in kind's status as JSON, of the fields that are read."""
+    return msgspec.to_builtins(status) if status is not None else {}

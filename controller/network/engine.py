@@ -1,0 +1,125 @@
+"""All that is pure between objects and rows: facts, addresses, units. No I/O.
+
+What comes in are facts as the API has them; what comes out is what became otherwise. The order is
+always the same: facts, then the allocator, whose leases are facts, then the book.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from controller.kube.resources import Key
+from controller.network.allocator import READS, Allocator, HeldPort
+from controller.network.book import Book
+from controller.network.facts import LEASES
+from controller.network.merging import Changes
+from controller.network.registry import UNITS, WATCHED
+from controller.network.settings import SETTINGS, NetSettings
+from controller.network.standins import stand_ins
+from controller.network.store import Store
+from controller.network.units import ObjectRef, Unit
+from controller.network.view import Derived, Kind
+
+T = TypeVar("T")
+Fact = tuple[Kind[Any], Hashable, Any]
+"""A fact as it is from now on; None: there is none."""
+
+_RESOURCES = {watched.kind: watched.resource for watched in reversed(WATCHED)}
+_READS = frozenset(READS)
+
+
+class StoreView:
+    """The facts at this moment, without notes of who reads them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def get(self, kind: Kind[T], key: Hashable) -> T | None:
+        """The fact of this key, if there is one."""
+        return self._store.get(kind, key)
+
+    def by(self, kind: Kind[T], index: str, value: Hashable) -> tuple[Any, ...]:
+        """The keys found by an index, sorted."""
+        return self._store.by(kind, index, value)
+
+    def all(self, kind: Kind[T]) -> tuple[Any, ...]:
+        """Every key, sorted."""
+        return self._store.all(kind)
+
+    def ask(self, kind: Derived[T], key: Hashable) -> T:
+        """A derived fact, computed each time."""
+        return kind.compute(self, key)
+
+
+class Engine:
+    """Put facts in, `start` once all kinds have been listed, then `update` after each batch.
+
+    Attributes:
+        started: whether `start` was called: before, nothing is computed.
+    """
+
+    def __init__(self, settings: NetSettings, units: tuple[Unit, ...] = UNITS) -> None:
+        self.book = Book(units, self._object_of)
+        self.started = False
+        self._allocator = Allocator(StoreView(self.book.store))
+        self._stand_ins = {(kind, key): fact for kind, key, fact in stand_ins(settings)}
+        self._changed: dict[Kind[Any], set[Hashable]] = {}
+        self.put(((SETTINGS, "", settings),))
+        self.put(tuple((kind, key, None) for kind, key in self._stand_ins))
+
+    def put(self, facts: Iterable[Fact]) -> None:
+        """Have these facts from now on; what follows from them comes with the next update."""
+        for kind, key, fact in facts:
+            if fact is None:
+                fact = self._stand_ins.get((kind, key))
+            if self.book.put(kind, key, fact) and kind in _READS:
+                self._changed.setdefault(kind, set()).add(key)
+
+    def start(self, ports: Iterable[HeldPort] = ()) -> Changes:
+        """Give addresses, those first that were given before, and compute everything.
+
+        Args:
+            ports: logical switch ports of ours as the northbound database has them.
+        """
+        self._changed.clear()
+        self._put_given(self._allocator.start(ports))
+        self.started = True
+        return self.book.update()
+
+    def update(self) -> Changes:
+        """What became otherwise by all facts that were put since the last time."""
+        changed, self._changed = self._changed, {}
+        if changed:
+            self._put_given(self._allocator.changed(changed))
+        return self.book.update()
+
+    @property
+    def pending(self) -> int:
+        """How much is to be computed, roughly: keys whose facts are others, units in doubt."""
+        return self.book.pending + sum(map(len, self._changed.values()))
+
+    def _put_given(self, given: Iterable[Fact]) -> None:
+        for kind, key, fact in given:
+            self.book.put(kind, key, fact)
+
+    def _object_of(self, kind: Kind[Any], key: Hashable) -> ObjectRef:
+        if kind is LEASES:
+            lease = self.book.store.get(LEASES, key)
+            if lease is not None and lease.pod.namespace:
+                return ObjectRef("pods", lease.pod.namespace, lease.pod.name)
+        resource = _RESOURCES.get(kind)
+        where = str(resource) if resource is not None else kind.name
+        if isinstance(key, Key):
+            return ObjectRef(where, key.namespace, key.name)
+        name = key if isinstance(key, str) else "/".join(map(str, _parts(key)))
+        return ObjectRef(where, "", name)
+
+
+def _parts(key: Hashable) -> tuple[Any, ...]:
+    return key if isinstance(key, tuple) else (key,)
+
+
+def grouped(facts: Mapping[Kind[Any], Mapping[Any, Any]]) -> tuple[Fact, ...]:
+    """Facts by kind and key, one by one."""
+    return tuple((kind, key, fact) for kind, found in facts.items() for key, fact in found.items())

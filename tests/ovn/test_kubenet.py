@@ -1,0 +1,188 @@
+"""The Kubernetes controller whole: objects in the API's stand-in, rows in a real database."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from controller.config_kubernetes import KubernetesConfig
+from controller.kube.auth import Access
+from controller.kube.http import Client
+from controller.kubenet import Controller
+from tests.apistandin.server import StandIn
+from tests.labs import kubecluster as objects
+from tests.labs.ovnsandbox import PATIENCE_S, SCHEMAS, OvnSandbox, run
+
+
+@pytest.fixture
+def nb() -> Iterator[OvnSandbox]:
+    """An empty northbound database."""
+    with tempfile.TemporaryDirectory(prefix="mrv-kn-") as directory:
+        box = OvnSandbox(Path(directory))
+        try:
+            schema = str(SCHEMAS / "ovn-nb.ovsschema")
+            run("ovsdb-tool", "create", str(box.directory / "nb.db"), schema)
+            box.start_database("nb")
+            box.nbctl("init")
+            yield box
+        finally:
+            box.stop()
+
+
+@asynccontextmanager
+async def controlling(
+    api: StandIn, nb: OvnSandbox, identity: str = "a"
+) -> AsyncIterator[Controller]:
+    config = KubernetesConfig(nb.nb, namespace="kube-system", identity=identity)
+    async with Client(Access(api.url)) as client:
+        controller = Controller(config, client)
+        working = asyncio.create_task(controller.run())
+        try:
+            yield controller
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+
+
+async def until(what: str, condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110  # what is waited for is in another process
+            await asyncio.sleep(0.02)
+    assert condition(), what
+
+
+async def ready(controller: Controller) -> None:
+    await until("it is settled", lambda: bool(controller.counts.settled_at))
+
+
+def ports(nb: OvnSandbox) -> set[str]:
+    return set(nb.nbctl("--bare", "--columns=name", "list", "Logical_Switch_Port").split())
+
+
+def cluster(api: StandIn) -> None:
+    objects.define(api)
+    objects.put(api, objects.node("n1", "192.0.2.1"))
+    objects.put(api, objects.namespace("shop"))
+    objects.put(api, objects.subnet("shopnet", "10.30.0.0/16", "shop"))
+    for number in range(5):
+        objects.put(api, objects.pod("shop", f"web{number}"))
+
+
+def annotation(api: StandIn, name: str, key: str = "ovn.kubernetes.io/ip_address") -> str:
+    found = objects.look(api, "pods", name, "shop")
+    return str((found or {}).get("metadata", {}).get("annotations", {}).get(key, ""))
+
+
+def test_pods_become_ports_with_addresses_that_they_are_told(nb: OvnSandbox) -> None:
+    async def story() -> None:
+        async with StandIn() as api:
+            cluster(api)
+            async with controlling(api, nb) as controller:
+                await ready(controller)
+                assert {f"web{number}.shop" for number in range(5)} <= ports(nb)
+                await until(
+                    "they are told", lambda: all(annotation(api, f"web{n}") for n in range(5))
+                )
+                address = annotation(api, "web3")
+                assert address.startswith("10.30.")
+                assert address in nb.nbctl("lsp-get-addresses", "web3.shop")
+                objects.put(api, objects.pod("shop", "late"))
+                await until("one more", lambda: "late.shop" in ports(nb))
+                objects.drop(api, "pods", "web3", "shop")
+                await until("one less", lambda: "web3.shop" not in ports(nb))
+                status = await controller.sight.status({})
+                assert status["leads"] and not status["refused"] and not status["failed_units"]
+                explained = await controller.sight.explain({"row": "web1.shop"})
+                [row] = cast("list[dict[str, list[str]]]", explained["rows"])
+                assert "pods shop/web1" in row["behind"]
+                assert "subnets.kubeovn.io shopnet" in row["behind"]
+
+    asyncio.run(story())
+
+
+def test_a_controller_that_begins_anew_writes_nothing_and_gives_nobody_another_address(
+    nb: OvnSandbox,
+) -> None:
+    async def story() -> None:
+        async with StandIn() as api:
+            cluster(api)
+            async with controlling(api, nb) as first:
+                await ready(first)
+                before = {name: nb.nbctl("lsp-get-addresses", name) for name in ports(nb)}
+            async with controlling(api, nb, "b") as second:
+                await ready(second)
+                assert second.writer.written.rows == 0
+                await until("all is told", lambda: not second.back.waiting)
+                after = {name: nb.nbctl("lsp-get-addresses", name) for name in ports(nb)}
+                assert before == after
+
+    asyncio.run(story())
+
+
+def test_one_of_two_controllers_works_and_the_other_takes_over(nb: OvnSandbox) -> None:
+    async def story() -> None:
+        async with StandIn() as api:
+            cluster(api)
+            async with controlling(api, nb, "b") as second:
+                async with controlling(api, nb, "a") as first:
+                    await until("one leads", lambda: first.election.leads or second.election.leads)
+                    leader, other = (first, second) if first.election.leads else (second, first)
+                    await ready(leader)
+                    assert other.writer.written.rows == 0 and not other.writer.active
+                    if leader is second:
+                        return
+                await ready(second)
+                objects.put(api, objects.pod("shop", "late"))
+                await until("it works", lambda: "late.shop" in ports(nb))
+
+    asyncio.run(story())
+
+
+def test_kinds_that_the_api_does_not_know_are_waited_for_by_nobody(nb: OvnSandbox) -> None:
+    async def story() -> None:
+        async with StandIn() as api:
+            objects.put(api, objects.node("n1", "192.0.2.1"))
+            objects.put(api, objects.pod("default", "web"))
+            async with controlling(api, nb) as controller:
+                await ready(controller)
+                # The default subnet is there without any object.
+                assert "web.default" in ports(nb)
+                absent = [name for name, one in controller.sources.states() if one["absent"]]
+                assert "subnets.kubeovn.io" in absent and "pods" not in absent
+
+    asyncio.run(story())
+
+
+def test_a_bad_object_says_so_and_harms_nobody(nb: OvnSandbox) -> None:
+    async def story() -> None:
+        async with StandIn() as api:
+            cluster(api)
+            objects.put(api, objects.subnet("bad", "10.30.0.0/999", "shop"))
+            taken = {"ovn.kubernetes.io/ip_address": "10.30.255.254"}
+            objects.put(api, objects.pod("shop", "fixed1", "n1", **taken))
+            async with controlling(api, nb) as controller:
+                await ready(controller)
+                assert "fixed1.shop" in ports(nb)
+                objects.put(api, objects.pod("shop", "fixed2", "n1", **taken))
+                events = api.cluster.store.of(("", "events"))
+
+                def told(word: str) -> bool:
+                    return any(word in str(one["message"]) for one in events.values())
+
+                await until("the pod is told", lambda: told("10.30.255.254"))
+                await until("the subnet too", lambda: told("cidrBlock"))
+                found = objects.look(api, "subnets.kubeovn.io", "bad")
+                assert found is not None
+                conditions = found["status"]["conditions"]
+                assert any(
+                    one["type"] == "Error" and "cidrBlock" in one["message"] for one in conditions
+                )
+                assert "fixed2.shop" not in ports(nb)
+
+    asyncio.run(story())
