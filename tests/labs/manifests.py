@@ -1,0 +1,74 @@
+"""Manifests as a user writes them: to facts as the controller reads them, and to a network."""
+
+from __future__ import annotations
+
+import msgspec
+import yaml
+
+from controller.kube.resources import Key
+from controller.network.engine import Engine
+from controller.network.registry import WATCHED
+from controller.network.rows import Row, RowKey
+from controller.network.settings import NetSettings
+from tests.labs.packetlab import Station
+
+
+def engine_of(text: str, settings: NetSettings) -> Engine:
+    """An engine that has been started with these objects."""
+    engine = Engine(settings)
+    put(engine, text)
+    engine.start()
+    return engine
+
+
+def put(engine: Engine, text: str) -> None:
+    """Put objects in, as if the API had told of them. Fields nobody knows are not accepted."""
+    for document in yaml.safe_load_all(text):
+        group, _, version = document["apiVersion"].rpartition("/")
+        found = [
+            one
+            for one in WATCHED
+            if (one.resource.group, one.resource.version, one.resource.kind)
+            == (group, version, document["kind"])
+        ]
+        assert found, f"nobody watches {document['kind']}"
+        for one in found:
+            obj = msgspec.json.decode(msgspec.json.encode(document), type=one.resource.struct)
+            assert one.warn(obj) == ()
+            meta = obj.metadata
+            key = one.fact_key(Key(meta.namespace, meta.name))
+            engine.put(((one.kind, key, one.decode(obj)),))
+
+
+def stations(rows: dict[RowKey, Row]) -> dict[str, Station]:
+    """The workloads' and nodes' ports of these rows, as stations of a packet lab."""
+    found: dict[str, Station] = {}
+    for key, row in rows.items():
+        if key.table != "Logical_Switch_Port" or row.columns.get("type") or row.parent is None:
+            continue
+        addresses = row.columns["addresses"]
+        assert isinstance(addresses, frozenset)
+        mac, *hosts = str(min(addresses)).split()
+        lengths = {"4": "24", "6": "64"}
+        found[key.name] = Station(
+            key.name,
+            row.parent[0].name,
+            mac,
+            tuple(f"{host}/{lengths['6' if ':' in host else '4']}" for host in hosts),
+        )
+    return found
+
+
+def gateways(rows: dict[RowKey, Row]) -> tuple[dict[str, str], dict[str, str]]:
+    """By switch: the router's IPv4 address there, and its MAC."""
+    hosts: dict[str, str] = {}
+    macs: dict[str, str] = {}
+    for key, row in rows.items():
+        if key.table != "Logical_Router_Port" or "peer" in row.columns or row.parent is None:
+            continue
+        switch = key.name.removeprefix(f"{row.parent[0].name}-")
+        networks = row.columns["networks"]
+        assert isinstance(networks, frozenset)
+        hosts[switch] = next(str(n).partition("/")[0] for n in networks if "." in str(n))
+        macs[switch] = str(row.columns["mac"])
+    return hosts, macs
