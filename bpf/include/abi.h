@@ -59,7 +59,7 @@ enum vip_flag {
 	VIP_AFFINITY = 32,	/* affinity_ticks counts */
 	VIP_DSR = 64,		/* remote backends: handed to their node as it is */
 	VIP_INNER_SNAT = 128,	/* clients inside: SNAT too (hairpin and host clients need none) */
-	VIP_HOSTS = 256,	/* some backends are hosts': containers' sockets leave it to svc0 */
+	VIP_HOSTS = 256,	/* some backends are no workloads: containers' sockets leave it to svc0 */
 };
 
 enum place {

@@ -20,7 +20,6 @@ from controller.translate.terms import Terms
 from dataplane.model.addr import IPAddress, L4Addr, Protocol
 from dataplane.model.names import FAST_PATH_KEY
 from dataplane.model.service import (
-    HOSTS,
     Backend,
     EndpointState,
     Place,
@@ -179,15 +178,15 @@ def _verdict(
         return ServedBy.NOBODY, f"refused: {refusal.cause}"
     if elsewhere := _elsewhere(row.terms, vip, backends, vantage):
         return ServedBy.NOBODY, elsewhere
-    hosts = sum(backend.place in HOSTS for backend in backends)
+    hosts = sum(not backend.is_workload for backend in backends)
     dark = [b for b in backends if b.place is Place.HOST and b.target.protocol is Protocol.SCTP]
     words = ["served by XDP, because marked for the fast path"]
     if attached:
         words.append(f"warning: also {cost}; detach it, unless east_west asks for it")
     if hosts:
         words.append(
-            f"{hosts} of {len(backends)} backends in hosts' networks: sockets of containers leave "
-            "it to svc0"
+            f"{hosts} of {len(backends)} backends in hosts' networks or further out: sockets of "
+            "containers leave it to svc0"
         )
     if dark:
         words.append(

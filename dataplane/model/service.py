@@ -21,9 +21,6 @@ class Place(StrEnum):
     UNKNOWN = "unknown"
 
 
-HOSTS = frozenset({Place.HOST, Place.OTHER_HOST})
-"""Where a backend is no workload but a process in a node's own network."""
-
 HERE = frozenset({Place.LOCAL, Place.HOST})
 """What the policy Local calls this node's."""
 
@@ -88,6 +85,11 @@ class Backend:
     chassis: str | None = None
     for_zones: tuple[str, ...] = ()
     for_nodes: tuple[str, ...] = ()
+
+    @property
+    def is_workload(self) -> bool:
+        """Whether it is at a logical port, and no process in a host's network or further out."""
+        return self.port_name is not None
 
     def __lt__(self, other: Backend) -> bool:
         return self.target < other.target

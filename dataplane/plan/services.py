@@ -25,7 +25,6 @@ from dataplane.model.rows import (
 )
 from dataplane.model.service import (
     HERE,
-    HOSTS,
     Backend,
     EndpointState,
     Forwarding,
@@ -179,7 +178,7 @@ def flags_of(service: Service) -> VipFlag:
         flags |= VipFlag.SOURCE_RANGES
     if service.affinity_s:
         flags |= VipFlag.AFFINITY
-    if any(backend.place in HOSTS for backend in service.backends):
+    if not all(backend.is_workload for backend in service.backends):
         flags |= VipFlag.HOSTS
     return flags
 

@@ -220,6 +220,21 @@ class ServiceLab(Built):
         pod.run("ip", "-6", "route", "replace", "default", "via", "fd01::1", "dev", "eth0")
         self.servers[name].start()
 
+    @contextmanager
+    def processes_of_nodes(self, port: int) -> Iterator[None]:
+        """A server in each node's own network, node1 and node2 by name, while the block runs."""
+        found = [
+            Server(f"node{at + 1}", node.namespace, port, self.dir)
+            for at, node in enumerate(self.nodes)
+        ]
+        try:
+            for server in found:
+                server.start()
+            yield
+        finally:
+            for server in found:
+                server.stop()
+
     # -- services ------------------------------------------------------------------------------
 
     def declare(

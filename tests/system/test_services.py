@@ -275,6 +275,29 @@ def test_internal_policy_local_behind_ovn_is_this_nodes(lab: ServiceLab) -> None
 EAST_ROWS = {f"{EAST}:80": backends4("c2", "c3"), f"[{EAST6}]:80": backends6("c2", "c3")}
 
 
+def test_backends_in_nodes_own_networks_serve_everybody(lab: ServiceLab) -> None:
+    """As default/kubernetes: the API servers of both nodes."""
+    vip, vip6 = ROUTED.format(27), ROUTED6.format("27")
+    rows = {
+        f"{vip}:443": ",".join(f"{node}:6443" for node in NODES),
+        f"[{vip6}]:443": ",".join(f"[{node}]:6443" for node in NODES6),
+    }
+    kept = {"0.0.0.0:30084": f"{NODES[0]}:6443,{NODES[1]}:6443"}
+    with (
+        lab.processes_of_nodes(6443),
+        lab.serving("kubernetes", rows, kind="clusterip"),
+        lab.serving("ingress", kept, kind="nodeport", traffic_policy="local"),
+    ):
+        for where in (lab.client, lab.pods["c1"], lab.pods["c3"]):
+            for address in (vip, vip6):
+                found = traffic.http(where, address, 443, 30)
+                assert found.all_ok, (where.name, address, found.failures)
+                assert set(found.names) == {"node1", "node2"}
+        for at, node in enumerate(NODES):
+            found = served(lab, node, 30084, 5, source=CLIENT)
+            assert (found.names, found.peers) == ({f"node{at + 1}": 5}, {CLIENT: 5})
+
+
 def test_pods_reach_cluster_ips_by_svc0_in_both_families(lab: ServiceLab) -> None:
     with lab.serving("east-west", EAST_ROWS, kind="clusterip"):
         for address in (EAST, EAST6):

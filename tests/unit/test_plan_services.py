@@ -90,9 +90,11 @@ def test_each_set_has_its_ready_backends_or_else_those_that_leave(
 
 
 def test_a_service_with_a_host_among_its_backends_says_so() -> None:
-    for place in (Place.HOST, Place.OTHER_HOST):
-        assert VipFlag.HOSTS in tables(service(pod(1, place), pod(2))).vips[VIP].flags
-    assert VipFlag.HOSTS not in tables(service(pod(1), pod(2, Place.REMOTE))).vips[VIP].flags
+    for place in (Place.HOST, Place.OTHER_HOST, Place.UNKNOWN):
+        host = replace(pod(1, place), port_name=None)
+        assert VipFlag.HOSTS in tables(service(host, pod(2))).vips[VIP].flags
+    nowhere = pod(3, Place.UNKNOWN)
+    assert VipFlag.HOSTS not in tables(service(pod(1), nowhere)).vips[VIP].flags
 
 
 def test_replies_of_this_nodes_kernel_are_not_led_to_svc0_by_ovs() -> None:
