@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterable
 from ipaddress import ip_network
 from typing import Any
 
+from controller.kinds.securitygroup import SECURITY_GROUPS
 from controller.kube.resources import Key
 from controller.network.aclrows import acl_rows, group_row
 from controller.network.adminpolicies import ANPS, BANPS, CNPS
@@ -24,7 +25,7 @@ from controller.policy.model import Block, Direction
 from controller.policy.rows import NODE_PRIORITY, TO_NODE_PRIORITY, Acl, Match
 from dataplane.model.addr import IPAddress
 
-KINDS: tuple[Kind[Any], ...] = (NETWORK_POLICIES, ANPS, BANPS, CNPS)
+KINDS: tuple[Kind[Any], ...] = (NETWORK_POLICIES, ANPS, BANPS, CNPS, SECURITY_GROUPS)
 """What isolates."""
 
 

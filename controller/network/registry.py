@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from controller.kinds import nat as nat_kinds
+from controller.kinds import securitygroup, switchlbrule
 from controller.kinds import vpc as vpc_kind
 from controller.kube.resources import ENDPOINT_SLICES, Key, Resource
 from controller.kube.resources import NAMESPACES as NAMESPACE_OBJECTS
@@ -35,11 +36,15 @@ from controller.network.policies import UNITS as POLICY_UNITS
 from controller.network.policynodes import UNITS as POLICY_NODE_UNITS
 from controller.network.ports import UNITS as PORT_UNITS
 from controller.network.reading import namespace_fact, node_fact, pod_fact
+from controller.network.security_groups import UNITS as SECURITY_GROUP_UNITS
 from controller.network.servicefacts import SERVICES, SLICES, service_fact, slice_fact
 from controller.network.services import UNITS as SERVICE_UNITS
 from controller.network.subnet import UNITS as SUBNET_UNITS
+from controller.network.switch_lb import UNITS as SWITCH_LB_UNITS
 from controller.network.underlay import UNITS as UNDERLAY_UNITS
 from controller.network.units import Unit
+from controller.network.unsupported import UNITS as UNSERVED_UNITS
+from controller.network.unsupported import UNSERVED
 from controller.network.view import Kind
 from controller.network.vpc import UNITS as VPC_UNITS
 from controller.translate.ovn import Problem
@@ -86,12 +91,23 @@ WATCHED: tuple[Watched, ...] = (
         Watched(one.resource, one.kind, one.form.decode, one.form.warn, one.writes, one.optional)
         for one in OBJECTS
     ),
+    *(
+        Watched(one.resource, one.kind, one.decode, writes=frozenset({"status"}))
+        for one in UNSERVED
+    ),
     Watched(SERVICE_OBJECTS, SERVICES, service_fact, writes=frozenset({"status"})),
     Watched(ENDPOINT_SLICES, SLICES, slice_fact),
     Watched(NETWORK_POLICY_OBJECTS, NETWORK_POLICIES, policy_fact, policy_problems),
     *(
-        Watched(resource, kind, form.decode, form.warn, frozenset({"status"}))
+        Watched(resource, kind, form.decode, form.warn, frozenset({"status"}), optional=True)
         for resource, kind, form in ADMIN_FORMS
+    ),
+    Watched(
+        securitygroup.RESOURCE,
+        securitygroup.SECURITY_GROUPS,
+        securitygroup.SECURITY_GROUP.decode,
+        securitygroup.SECURITY_GROUP.warn,
+        frozenset({"status"}),
     ),
     Watched(
         vpc_kind.RESOURCE,
@@ -99,9 +115,13 @@ WATCHED: tuple[Watched, ...] = (
         nat_kinds.vpc_ports,
         writes=frozenset({"annotations", "status"}),
     ),
+    Watched(POD_OBJECTS, switchlbrule.READY, switchlbrule.readiness),
     *(
         Watched(resource, kind, form.decode, form.warn, frozenset({"status"}))
-        for resource, kind, form in nat_kinds.WATCHED
+        for resource, kind, form in (
+            *nat_kinds.WATCHED,
+            (switchlbrule.RESOURCE, switchlbrule.RULES, switchlbrule.RULE),
+        )
     ),
 )
 
@@ -111,11 +131,14 @@ UNITS: tuple[Unit, ...] = (
     *UNDERLAY_UNITS,
     *PORT_UNITS,
     *NODE_UNITS,
+    *UNSERVED_UNITS,
     *SERVICE_UNITS,
     *POLICY_UNITS,
     *POLICY_NODE_UNITS,
     *ADMIN_UNITS,
+    *SECURITY_GROUP_UNITS,
     *EXTERNAL_UNITS,
     *NAT_UNITS,
     *GATEWAY_UNITS,
+    *SWITCH_LB_UNITS,
 )

@@ -15,12 +15,14 @@ import pytest
 
 from tests.policies.evaluate import World
 from tests.policies.evaluate_admin import Tiers, allowed
+from tests.policies.evaluate_groups import allowed as groups_allow
 from tests.policies.packets import (
     SPACES,
     STATIONS,
     Probe,
     Trial,
     end,
+    rows_of_groups,
     rows_of_tiers,
     running,
     write,
@@ -189,17 +191,66 @@ def test_every_packet_fares_as_the_tiers_say(trial: Trial, name: str) -> None:
     judge(trial, Tiers(World(policies, SPACES), admins), list(TIERS).index(name))
 
 
+def rule(priority: int, policy: str, protocol: str, version: int, **more: Any) -> dict[str, Any]:
+    return {"priority": priority, "policy": policy, "protocol": protocol,
+            "ipVersion": f"ipv{version}", **more}  # fmt: skip
+
+
+def test_every_packet_fares_as_security_groups_say(trial: Trial) -> None:
+    of = {"remoteType": "securityGroup", "remoteSecurityGroup": "clients"}
+    groups = {
+        "web-sg": {
+            "ingressRules": [
+                rule(10, "allow", "tcp", 4, portRangeMin=8080, portRangeMax=8081, **of),
+                rule(10, "drop", "tcp", 4, portRangeMin=8081, portRangeMax=8081),
+                rule(20, "allow", "udp", 6, remoteAddress="fd00:1::/64"),
+                rule(300, "allow", "icmp", 4, remoteAddress="10.0.0.0/8"),
+                rule(301, "allow", "icmp", 6),
+            ],
+            "egressRules": [rule(1, "allow", "all", 4), rule(2, "allow", "all", 6)],
+        },
+        "clients": {
+            "tier": 1,
+            "allowSameGroupTraffic": True,
+            "egressRules": [
+                rule(5, "allow", "all", 4), rule(6, "allow", "tcp", 6, portRangeMin=80,
+                                                 portRangeMax=80),
+            ],
+            "ingressRules": [rule(7, "allow", "icmp", 4, localAddress="10.1.0.11/32")],
+        },
+    }  # fmt: skip
+    members = {
+        "blue/front": ["clients"], "blue/plain": ["clients"], "blue/back": ["web-sg"],
+        "red/back": ["web-sg"],
+    }  # fmt: skip
+    write(trial.lab.box, rows_of_groups(groups, members))
+    trial.lab.sync()
+    for shift in range(3):
+        tried = probes(shift)
+        wanted = [
+            groups_allow(groups, members,
+                         (end(one.source, one.version), end(one.target, one.version)),
+                         one.protocol, one.port)
+            for one in tried
+        ]  # fmt: skip
+        compare(trial, tried, wanted)
+
+
 def judge(trial: Trial, tiers: Tiers, shift: int) -> None:
     write(trial.lab.box, rows_of_tiers(tiers))
     trial.lab.sync()
-    said = (trial.lab.box.directory / "controller.log").read_text()
-    assert "error parsing match" not in said
     tried = probes(shift)
     wanted = [
         allowed(tiers, end(one.source, one.version), end(one.target, one.version), one.protocol,
                 one.port)
         for one in tried
     ]  # fmt: skip
+    compare(trial, tried, wanted)
+
+
+def compare(trial: Trial, tried: list[Probe], wanted: list[bool]) -> None:
+    said = (trial.lab.box.directory / "controller.log").read_text()
+    assert "error parsing match" not in said
     assert set(wanted) == {True, False}, "the case asks for nothing"
     # What is let through is answered, whatever the policies of the one that answers.
     expected = [(want, want) for want in wanted]

@@ -6,16 +6,22 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from controller.kinds.securitygroup import SECURITY_GROUP, SECURITY_GROUPS
+from controller.kube.structs import Custom, Meta
 from controller.network.adminpolicies import UNITS as ADMIN_UNITS
 from controller.network.facts import NODES, NetNode
+from controller.network.facts import PODS as PODS_KIND
 from controller.network.policies import UNITS
 from controller.network.policynodes import UNITS as NODE_UNITS
 from controller.network.rows import Row, RowKey
+from controller.network.security_groups import UNITS as GROUP_UNITS
 from controller.policy.parse import network_policy
 from dataplane.model.addr import Protocol
 from tests.labs.factview import whole
@@ -148,6 +154,26 @@ def rows_of_tiers(tiers: Tiers) -> Mapping[RowKey, Row]:
     said = whole((*UNITS, *NODE_UNITS, *ADMIN_UNITS), facts)
     assert said.disputed == set()
     assert said.problems == {}
+    return said.rows
+
+
+def rows_of_groups(
+    groups: Mapping[str, Any], members: Mapping[str, Sequence[str]]
+) -> Mapping[RowKey, Row]:
+    """What the units say of SecurityGroups, by name, and of pods of the cast that name them."""
+    facts = facts_of((), PODS, NAMESPACES)
+    for key, pod in facts[PODS_KIND].items():
+        names = ",".join(members.get(str(key), ()))
+        facts[PODS_KIND][key] = replace(
+            pod, annotations={"ovn.kubernetes.io/security_groups": names}
+        )
+    facts[SECURITY_GROUPS] = {
+        name: SECURITY_GROUP.decode(Custom(Meta(name=name), msgspec.Raw(msgspec.json.encode(spec))))
+        for name, spec in groups.items()
+    }
+    facts[NODES] = {name: NetNode(name) for name in ("n0", "n1")}
+    said = whole((*GROUP_UNITS, *NODE_UNITS), facts)
+    assert (said.disputed, said.problems) == (set(), {})
     return said.rows
 
 

@@ -1,0 +1,156 @@
+"""SecurityGroups: how they are read, refused, placed among priorities, and become rows."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Any
+
+import msgspec
+import pytest
+
+from controller.kinds.errors import KindError
+from controller.kinds.securitygroup import SECURITY_GROUP, SECURITY_GROUPS, SecurityGroup
+from controller.kube.resources import Key
+from controller.kube.structs import Custom, Meta
+from controller.network.facts import LEASES, PODS, NetPod, NicLease
+from controller.network.rows import RowKey
+from controller.network.security_groups import BASE, TOP, UNITS, WIDTH, places
+from controller.network.units import ObjectRef
+from dataplane.model.addr import Mac
+from tests.labs.factview import Whole, whole
+
+RULE = {"ipVersion": "ipv4", "protocol": "tcp", "priority": 1, "policy": "allow"}
+
+
+def read(**spec: Any) -> SecurityGroup:
+    return SECURITY_GROUP.decode(
+        Custom(Meta(name="web-sg"), msgspec.Raw(msgspec.json.encode(spec)))
+    )
+
+
+def said(*groups: SecurityGroup, **annotations: str) -> Whole:
+    """Of two pods: a, whose first interface names what is given, and b, which names nothing."""
+    notes = {f"ovn.kubernetes.io/{key}": value for key, value in annotations.items()}
+    a, b = Key("ns", "a"), Key("ns", "b")
+    leases = [
+        NicLease("a.ns", a, "ovn", "sn", (ip_address("10.0.0.1"),), Mac("0a:00:00:00:00:01")),
+        NicLease("a.ns.net1.ns.ovn", a, "net1.ns.ovn", "sn", (ip_address("10.9.0.1"),),
+                 Mac("0a:00:00:00:00:02")),
+        NicLease("b.ns", b, "ovn", "sn", (ip_address("10.0.0.2"),), Mac("0a:00:00:00:00:03")),
+    ]  # fmt: skip
+    return whole(
+        UNITS,
+        {
+            SECURITY_GROUPS: {group.name: group for group in groups},
+            PODS: {a: NetPod("ns", "a", annotations=notes), b: NetPod("ns", "b")},
+            LEASES: {lease.port: lease for lease in leases},
+        },
+    )
+
+
+def acls(found: Whole) -> set[tuple[Any, ...]]:
+    return {
+        (row.columns["direction"], row.columns["priority"], row.columns["action"],
+         str(row.columns["match"]).partition(" && ")[2])
+        for key, row in found.rows.items()
+        if key.table == "ACL"
+    }  # fmt: skip
+
+
+def test_a_group_holds_the_interfaces_that_name_it_and_is_named_as_kube_ovn_does() -> None:
+    found = said(read(), security_groups="web-sg")
+    group = found.rows[RowKey("Port_Group", "ovn.sg.web.sg")]
+    assert group.refs["ports"] == {RowKey("Logical_Switch_Port", "a.ns")}
+    four = found.rows[RowKey("Address_Set", "ovn.sg.web.sg.associated.v4")]
+    assert four.columns["addresses"] == frozenset({"10.0.0.1"})
+    (wrote,) = found.writes[ObjectRef("security-groups.kubeovn.io", "", "web-sg")]
+    assert wrote.status == {"portGroup": "ovn.sg.web.sg"}
+
+
+def test_rules_stand_by_priority_and_all_else_is_dropped() -> None:
+    rules = [
+        {**RULE, "priority": 10, "remoteAddress": "10.0.0.0/8", "portRangeMin": 80,
+         "portRangeMax": 90, "sourcePortRangeMin": 1024, "sourcePortRangeMax": 65535},
+        {**RULE, "priority": 20, "policy": "drop", "protocol": "all", "localAddress": "10.0.0.1"},
+        {**RULE, "priority": 20, "protocol": "icmp", "remoteType": "securityGroup",
+         "remoteSecurityGroup": "other"},
+    ]  # fmt: skip
+    found = said(read(ingressRules=rules, allowSameGroupTraffic=True, tier=1))
+    assert {
+        ("to-lport", TOP[1] - 19, "allow-related",
+         "ip4 && ip4.src == 10.0.0.0/8 && tcp && tcp.dst >= 80 && tcp.dst <= 90"
+         " && tcp.src >= 1024 && tcp.src <= 65535"),
+        ("to-lport", TOP[1] - 38, "drop", "ip4 && ip4.dst == 10.0.0.1/32"),
+        ("to-lport", TOP[1] - 39, "allow-related",
+         "ip4 && ip4.src == {$ovn.sg.other.associated.v4} && icmp4"),
+        ("to-lport", BASE[1], "drop", "ip"),
+        ("from-lport", BASE[1], "drop", "ip"),
+        ("from-lport", BASE[1] + 2, "allow-related",
+         "ip4 && ip4.dst == {$ovn.sg.web.sg.associated.v4}"),
+    } <= acls(found)  # fmt: skip
+    assert RowKey("Address_Set", "ovn.sg.other.associated.v4") in found.rows
+
+
+def test_an_interface_that_names_no_group_that_is_there_is_shut() -> None:
+    found = said(security_groups="web-sg, gone")
+    for name in ("web.sg", "gone"):
+        row = found.rows[RowKey("Port_Group", f"ovn.sg.{name}")]
+        assert row.refs["ports"] == {RowKey("Logical_Switch_Port", "a.ns")}
+    assert ("to-lport", BASE[0], "drop", "ip") in acls(found)
+    problems = found.problems[ObjectRef("pods", "ns", "a")]
+    assert len(problems) == 2
+    assert "no SecurityGroup" in str(min(problems, key=str))
+
+
+@pytest.mark.parametrize("tier", [0, 1])
+def test_places_keep_the_order_of_priorities(tier: int) -> None:
+    used = [1, 2, 200, 201, 202, 5000, 5001, 16384]
+    found = places(used, tier)
+    assert list(found) == used
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert all(TOP[tier] - WIDTH < at < TOP[tier] for at in found.values())
+    assert places([1, 200], tier) == {key: found[key] for key in (1, 200)}
+
+
+def test_more_priorities_than_there_are_places_are_told() -> None:
+    used = [{**RULE, "priority": 16000 + at} for at in range(300)]
+    found = said(read(ingressRules=used), security_groups="web-sg")
+    problems = found.problems[ObjectRef("security-groups.kubeovn.io", "", "web-sg")]
+    assert all("has no place" in str(one) for one in problems)
+    assert problems
+
+
+@pytest.mark.parametrize(
+    ("spec", "path"),
+    [
+        ({"tier": 3}, "spec.tier: 3 is none"),
+        (
+            {"ingressRules": [{**RULE, "portRangeMin": 90, "portRangeMax": 80}]},
+            r"spec.ingressRules\[0\].portRangeMax: 80 is below portRangeMin, 90; turn them round",
+        ),
+        (
+            {"egressRules": [{**RULE, "sourcePortRangeMin": 2, "sourcePortRangeMax": 1}]},
+            r"egressRules\[0\].sourcePortRangeMax: 1 is below",
+        ),
+        ({"ingressRules": [{**RULE, "portRangeMin": 90}]}, "portRangeMax: 0 is no port"),
+        ({"ingressRules": [{**RULE, "priority": 0}]}, "priority: 0 is none"),
+        ({"ingressRules": [{**RULE, "policy": "pass"}]}, "policy: pass needs an OVN with tiers"),
+        ({"ingressRules": [{**RULE, "remoteAddress": "10.0.0"}]}, "'10.0.0' is neither"),
+        ({"ingressRules": [{**RULE, "remoteAddress": "fd00::/8"}]}, "not of ipv4"),
+        (
+            {"ingressRules": [{**RULE, "remoteType": "securityGroup"}]},
+            "remoteSecurityGroup: is missing",
+        ),
+        ({"ingressRules": [{**RULE, "protocol": "sctp"}]}, "'sctp' is none of"),
+    ],
+)
+def test_what_cannot_be_read_is_named_by_its_path(spec: dict[str, Any], path: str) -> None:
+    with pytest.raises(KindError, match=path):
+        read(**spec)
+
+
+def test_unknown_fields_are_told() -> None:
+    (problem,) = SECURITY_GROUP.warn(
+        Custom(Meta(name="a"), msgspec.Raw(msgspec.json.encode({"rules": []})))
+    )
+    assert "spec.rules" in str(problem)
