@@ -116,6 +116,13 @@ class PodIP(_Read, frozen=True):
     ip: str
 
 
+class PodCondition(_Read, frozen=True):
+    """A condition of a pod."""
+
+    type: str = ""
+    status: str = ""
+
+
 class PodStatus(_Read, frozen=True):
     """v1 PodStatus."""
 
@@ -124,6 +131,7 @@ class PodStatus(_Read, frozen=True):
     pod_ips: tuple[PodIP, ...] = field(default=(), name="podIPs")
     host_ip: str = field(default="", name="hostIP")
     host_ips: tuple[PodIP, ...] = field(default=(), name="hostIPs")
+    conditions: tuple[PodCondition, ...] = ()
 
 
 class Pod(_Read, frozen=True):

@@ -16,6 +16,7 @@ from controller.kinds.addresses import VIPS
 from controller.kinds.nat import DNATS, EIPS, FIPS, SNATS, Eip, EipType, Rule, Use
 from controller.kinds.subnet import SUBNETS
 from controller.kinds.vpc import VPCS
+from controller.network.backends import spelt
 from controller.network.external import GIVEN, externals_of, mac_for, networks_of
 from controller.network.facts import LEASES, PODS
 from controller.network.giving import Given
@@ -291,17 +292,16 @@ def _dnat(rule: Rule, ends: _Ends) -> dict[RowKey, Row]:
         _refuse(f"{field}: {text!r} is no port", "write a number from 1 to 65535")
     if rule.protocol not in PROTOCOLS:
         _refuse(f"protocol: {rule.protocol!r} is none", "write tcp, udp or sctp")
-    vips = {_at(outside, outer): _at(inside, inner) for outside, inside in ends.pairs()}
+    vips = {
+        spelt(outside, outer): spelt(inside, inner)
+        for outside, inside in ends.pairs()
+        if isinstance(inside, IPAddress)
+    }
     columns: dict[str, Value] = {
         "name": f"dnat/{rule.name}", "protocol": rule.protocol, "vips": pairs(vips),
     }  # fmt: skip
     row = Row(columns, parent=(RowKey("Logical_Router", ends.vpc), "load_balancer"))
     return {RowKey("Load_Balancer", f"dnat/{rule.name}"): row}
-
-
-def _at(address: object, port: int) -> str:
-    text = str(address)
-    return f"[{text}]:{port}" if ":" in text else f"{text}:{port}"
 
 
 def _status(rule: Rule, ends: _Ends) -> dict[str, object]:

@@ -9,24 +9,25 @@ rows of cluster IPs are in a group for each VPC, which its switches have.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from controller.kube.resources import Key
+from controller.network.backends import Targets, by_address, facts_of, listed, spelt, usable
 from controller.network.pools import GIVEN
-from controller.network.rows import Row, RowKey, pairs
+from controller.network.rows import Row, RowKey, Value, pairs
 from controller.network.servicefacts import (
     FORWARDING_ANNOTATION,
     SERVICES,
     SLICES,
+    SWITCH_VIP_ANNOTATION,
     WEIGHTS_ANNOTATION,
-    NetEndpoint,
     NetService,
     NetServicePort,
 )
 from controller.network.settings import settings
+from controller.network.switch_lb import rules_of
 from controller.network.units import ObjectRef, Said, Unit, Wanted
 from controller.network.view import Derived, View
 from controller.translate import vips as texts
@@ -37,7 +38,7 @@ from controller.translate.vips import Fault
 from dataplane.model import names
 from dataplane.model.addr import IPAddress, L4Addr
 from dataplane.model.config import EastWest
-from dataplane.model.service import EndpointState, Forwarding, ServiceKind
+from dataplane.model.service import Forwarding, ServiceKind
 
 TABLE = "Load_Balancer"
 OVN_AFFINITY_S = 65535
@@ -92,7 +93,7 @@ def compute(view: View, key: Hashable) -> Said:
         vips = {kind: _vips(service, kind, given.addresses, doubts) for kind in _kinds(service)}
         slices = [view.get(SLICES, part) for part in view.by(SLICES, "service", key)]
         for port in service.ports:
-            targets = _targets(
+            targets = by_address(
                 (one, part.ports[port.name, port.protocol])
                 for part in slices
                 if part is not None and (port.name, port.protocol) in part.ports
@@ -102,6 +103,10 @@ def compute(view: View, key: Hashable) -> Said:
                 row = _row(terms, port, kind, addresses, targets, doubts)
                 if row is not None:
                     rows[_row_key(service, port, kind)] = row
+            if SWITCH_VIP_ANNOTATION in service.annotations:
+                row = _switch_row(terms, port, targets, doubts)
+                if row is not None:
+                    rows[_switch_key(service, port)] = row
     found = tuple(dict.fromkeys(doubts.found))
     return Said(rows, writes, {ref: found} if found else {})
 
@@ -191,56 +196,9 @@ def _at(protocol: str, address: IPAddress, port: int) -> L4Addr:
     return L4Addr(texts.PROTOCOLS[protocol], address, port)
 
 
-def _spelt(address: IPAddress, port: int) -> str:
-    return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
-
-
-# -- endpoints ------------------------------------------------------------------------------------
-
-_Targets = Mapping[tuple[IPAddress, int], NetEndpoint]
-_STATES = {EndpointState.READY: 0, EndpointState.TERMINATING: 1, EndpointState.UNREADY: 2}
-
-
-def _targets(found: Iterable[tuple[NetEndpoint, int]]) -> _Targets:
-    """Endpoints by address and port.
-
-    One in two slices, while it moves, is there once: the readier (Kubernetes, EndpointSlice).
-    """
-    targets: dict[tuple[IPAddress, int], NetEndpoint] = {}
-    for one, port in found:
-        known = targets.get((one.address, port))
-        if known is None or _STATES[one.state] < _STATES[known.state]:
-            targets[one.address, port] = one
-    return targets
-
-
-def _usable(terms: _Terms, targets: _Targets, version: int) -> list[tuple[IPAddress, int]]:
-    """The endpoints of one family that belong into a VIP's value, sorted.
-
-    The fast path takes terminating ones only when nothing else is left; OVN would take them too.
-    """
-    states = {EndpointState.READY, EndpointState.TERMINATING}
-    if terms.service.not_ready_too:
-        states.add(EndpointState.UNREADY)
-    mine = {at: one.state for at, one in targets.items() if at[0].version == version}
-    if terms.switch and EndpointState.READY in mine.values():
-        states.discard(EndpointState.TERMINATING)
-    return sorted(at for at, state in mine.items() if state in states)
-
-
-def _facts(terms: _Terms, targets: _Targets, at: tuple[IPAddress, int]) -> dict[str, object]:
-    one = targets[at]
-    facts: dict[str, object] = {}
-    if one.state is not EndpointState.READY:
-        facts["state"] = str(one.state)
-    weight = next((w for pattern, w in terms.weights if fnmatchcase(one.target, pattern)), 1)
-    if weight != 1:
-        facts["weight"] = weight
-    if one.zones:
-        facts["zones"] = list(one.zones)
-    if one.nodes:
-        facts["nodes"] = list(one.nodes)
-    return facts
+def _usable(terms: _Terms, targets: Targets, version: int) -> list[tuple[IPAddress, int]]:
+    not_ready_too = terms.service.not_ready_too
+    return usable(targets, version, not_ready_too=not_ready_too, by_ovn=terms.switch)
 
 
 # -- one row --------------------------------------------------------------------------------------
@@ -251,7 +209,7 @@ def _row(
     port: NetServicePort,
     kind: ServiceKind,
     addresses: Sequence[IPAddress],
-    targets: _Targets,
+    targets: Targets,
     doubts: _Doubts,
 ) -> Row | None:
     """None: there is no such address, or the port cannot be."""
@@ -274,10 +232,10 @@ def _row(
     facts: dict[str, dict[str, object]] = {}
     for address in addresses:
         mine = _usable(terms, targets, address.version)
-        values[_spelt(address, number)] = ",".join(_spelt(*at) for at in mine)
+        values[spelt(address, number)] = listed(mine)
         for at in mine:
-            if said := _facts(terms, targets, at):
-                facts[_spelt(*at)] = said
+            if said := facts_of(targets[at], terms.weights):
+                facts[spelt(*at)] = said
     ids: dict[str, object] = {
         names.FAST_PATH_KEY: "true",
         names.KIND_KEY: kind,
@@ -344,27 +302,65 @@ def _ranges(
 # -- what OVN serves ------------------------------------------------------------------------------
 
 
-def _inside(view: View, key: Hashable) -> tuple[RowKey, ...]:
-    """The rows of a service's cluster IPs; no endpoint has a part in which there are."""
+def _inside(view: View, key: Hashable) -> tuple[tuple[RowKey, bool], ...]:
+    """The rows of a service that a VPC's switches may have; no endpoint has a part in them.
+
+    True: whoever serves cluster IPs.
+    """
     service = view.get(SERVICES, key)
-    if service is None or service.headless or not service.cluster_ips:
+    if service is None or service.headless:
         return ()
-    return tuple(
-        _row_key(service, port, ServiceKind.CLUSTER_IP)
-        for port in service.ports
-        if port.protocol in texts.PROTOCOLS
-    )
+    found = []
+    for port in service.ports:
+        if port.protocol in texts.PROTOCOLS:
+            if service.cluster_ips:
+                found.append((_row_key(service, port, ServiceKind.CLUSTER_IP), False))
+            if service.annotations.get(SWITCH_VIP_ANNOTATION):
+                found.append((_switch_key(service, port), True))
+    return tuple(found)
 
 
-INSIDE_ROWS: Derived[tuple[RowKey, ...]] = Derived("rows of a service's cluster IPs", _inside)
+INSIDE_ROWS: Derived[tuple[tuple[RowKey, bool], ...]] = Derived(
+    "rows of a service for switches", _inside
+)
 
 
 def balancers_of(view: View, vpc: str) -> frozenset[RowKey]:
-    """The rows of services that OVN serves to a VPC's workloads."""
-    if settings(view).east_west is not EastWest.SWITCH:
-        return frozenset()
+    """The rows of services and of rules that OVN serves to a VPC's workloads."""
+    by_ovn = settings(view).east_west is EastWest.SWITCH
     services: tuple[Key, ...] = view.by(SERVICES, "vpc", vpc)
-    return frozenset(row for key in services for row in view.ask(INSIDE_ROWS, key))
+    return rules_of(view, vpc) | {
+        row for key in services for row, always in view.ask(INSIDE_ROWS, key) if by_ovn or always
+    }
+
+
+def _switch_key(service: NetService, port: NetServicePort) -> RowKey:
+    where = f"{service.namespace}/{service.name}/{port.label}/{port.protocol}/switch"
+    return RowKey(TABLE, f"service/{where}")
+
+
+def _switch_row(
+    terms: _Terms, port: NetServicePort, targets: Targets, doubts: _Doubts
+) -> Row | None:
+    """The service at an address of its VPC's own (`switch_lb_vip`), which OVN alone serves."""
+    wanted = texts.parts(terms.service.annotations.get(SWITCH_VIP_ANNOTATION, ""))
+    if port.protocol not in texts.PROTOCOLS or not 1 <= port.port <= 65535:
+        return None  # it is said of the cluster IP's row
+    found = _addresses(wanted, doubts, SWITCH_VIP_ANNOTATION)
+    terms = replace(terms, switch=True)
+    values = {spelt(vip, port.port): listed(_usable(terms, targets, vip.version)) for vip in found}
+    if not values:
+        return None
+    options: dict[str, object] = {names.REJECT_OPTION: "true"}
+    if terms.service.affinity_s:
+        options[names.AFFINITY_OPTION] = min(terms.service.affinity_s, OVN_AFFINITY_S)
+    columns: dict[str, Value] = {
+        "name": f"{terms.service.namespace}/{terms.service.name}:{port.label}/switch",
+        "protocol": port.protocol,
+        "vips": pairs(values),
+        "options": pairs(options),
+    }
+    return Row(columns)
 
 
 UNITS: tuple[Unit, ...] = (Unit("services", SERVICES, compute),)

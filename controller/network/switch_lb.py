@@ -1,0 +1,195 @@
+"""SwitchLBRules: load balancers that OVN serves on the switches of one VPC.
+
+Addresses of different VPCs may be the same, so the rows are not marked for the fast path, which
+knows no VPC; they are in the VPC's group. Behind a rule are pods found by labels, while they are
+ready, or the addresses that it lists. A switch with a load balancer has every packet tracked
+(docs/services.md), from the first rule of its VPC on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from ipaddress import ip_address
+
+from controller.kinds.subnet import SUBNETS
+from controller.kinds.switchlbrule import READY, RESOURCE, RULES, RulePort, SwitchLbRule
+from controller.kinds.vpc import VPCS
+from controller.network.backends import listed, spelt
+from controller.network.external import networks_of
+from controller.network.facts import LEASES, PODS
+from controller.network.rows import Row, RowKey, Value, pairs
+from controller.network.settings import DEFAULT_VPC
+from controller.network.units import ObjectRef, Said, Unit, Wanted
+from controller.network.view import Derived, View
+from controller.translate.ovn import Problem
+from controller.translate.vips import PROTOCOLS
+from dataplane.model.addr import IPAddress
+from dataplane.model.names import AFFINITY_OPTION, REJECT_OPTION
+
+AFFINITY_S = 10800
+"""Kubernetes' default, which Kube-OVN has for its rules as well [s]."""
+
+
+def _pods(view: View, rule: SwitchLbRule) -> tuple[Hashable, ...]:
+    """The pods that have all of its labels."""
+    found: set[Hashable] | None = None
+    for key, value in rule.selector:
+        mine = set(view.by(PODS, "label", (rule.namespace, key, value)))
+        found = mine if found is None else found & mine
+    return tuple(sorted(found or (), key=str))
+
+
+def _leases(view: View, rule: SwitchLbRule, *, ready: bool) -> list[tuple[str, IPAddress]]:
+    """Subnets and addresses of the pods behind a rule, of their first interfaces."""
+    found: list[tuple[str, IPAddress]] = []
+    for pod in _pods(view, rule):
+        if ready and not view.get(READY, pod):
+            continue
+        for name in view.by(LEASES, "pod", pod):
+            lease = view.get(LEASES, name)
+            if lease is not None and lease.provider == "ovn":
+                found += [(lease.subnet, address) for address in lease.addresses]
+    return found
+
+
+def _vpc(view: View, name: Hashable) -> str:
+    """The VPC that a rule is of; "": nothing tells it yet."""
+    rule = view.get(RULES, name)
+    if rule is None:
+        return ""
+    if rule.vpc:
+        return rule.vpc
+    if not rule.endpoints:
+        subnets = {subnet for subnet, _ in _leases(view, rule, ready=False)}
+        vpcs = sorted({_vpc_of(view, subnet) for subnet in subnets})
+        return vpcs[0] if vpcs else ""
+    inside = _addresses(rule.endpoints)
+    vpcs = sorted(
+        {
+            _vpc_of(view, key)
+            for key in view.all(SUBNETS)
+            if (subnet := view.get(SUBNETS, key)) is not None
+            and any(
+                one in network
+                for network in networks_of(subnet)
+                for one in inside
+                if one.version == network.version
+            )
+        },
+        key=lambda vpc: (vpc != DEFAULT_VPC, vpc),
+    )
+    return vpcs[0] if vpcs else ""
+
+
+VPC: Derived[str] = Derived("the VPC of a SwitchLBRule", _vpc)
+
+
+def _vpc_of(view: View, name: str) -> str:
+    subnet = view.get(SUBNETS, name)
+    return (subnet.vpc if subnet is not None else "") or DEFAULT_VPC
+
+
+def _addresses(found: tuple[str, ...]) -> list[IPAddress]:
+    addresses = []
+    for text in found:
+        try:
+            addresses.append(ip_address(text))
+        except ValueError:
+            continue
+    return addresses
+
+
+def _row_key(rule: SwitchLbRule, port: RulePort) -> RowKey:
+    return RowKey("Load_Balancer", f"switch-lb-rule/{rule.name}/{port.protocol}/{port.port}")
+
+
+def _wrong(port: RulePort) -> bool:
+    numbers = (port.port, port.target)
+    return port.protocol not in PROTOCOLS or not all(1 <= one <= 65535 for one in numbers)
+
+
+def _keys(view: View, name: Hashable) -> tuple[RowKey, ...]:
+    rule = view.get(RULES, name)
+    if rule is None or not _addresses(_vips(rule)):
+        return ()
+    return tuple(_row_key(rule, port) for port in rule.ports if not _wrong(port))
+
+
+KEYS: Derived[tuple[RowKey, ...]] = Derived("rows of a SwitchLBRule", _keys)
+
+
+def rules_of(view: View, vpc: str) -> frozenset[RowKey]:
+    """The rows of a VPC's rules."""
+    return frozenset(
+        key
+        for name in view.all(RULES)
+        if view.ask(VPC, name) == vpc
+        for key in view.ask(KEYS, name)
+    )
+
+
+def _vips(rule: SwitchLbRule) -> tuple[str, ...]:
+    return tuple(filter(None, (part.strip() for part in rule.vip.split(","))))
+
+
+def compute(view: View, key: Hashable) -> Said:
+    """The rows of one rule."""
+    rule = view.get(RULES, key)
+    if rule is None:
+        return Said()
+    problems: list[Problem] = []
+
+    def say(cause: str, step: str) -> None:
+        problems.append(Problem(f"SwitchLBRule {rule.name}", cause, step))
+
+    vips, listed = _addresses(_vips(rule)), _addresses(rule.endpoints)
+    if not vips or len(vips) != len(_vips(rule)):
+        say(f"vip: {rule.vip!r} is no address", "write it as 10.100.0.1")
+    if len(listed) != len(rule.endpoints):
+        say("endpoints: some are no addresses, and left out", "correct them")
+    if not rule.endpoints and not rule.selector:
+        say("it has neither selector nor endpoints", "name what is behind it")
+    if not rule.ports:
+        say("it has no ports", "name one at least")
+    behind = listed or [address for _, address in _leases(view, rule, ready=True)]
+    vpc = view.ask(VPC, key)
+    if not vpc:
+        say("no VPC has what is behind it", "correct it, or annotate it with the VPC's name")
+    elif view.get(VPCS, vpc) is None:
+        say(f"there is no Vpc {vpc}", "make it, or correct the annotation")
+    rows: dict[RowKey, Row] = {}
+    for port in rule.ports:
+        if _wrong(port):
+            say(
+                f"port {port.name or port.port}: {port.protocol} {port.port} to {port.target} "
+                "cannot be",
+                "use tcp, udp or sctp, and ports from 1 to 65535",
+            )
+        elif vips:
+            rows[_row_key(rule, port)] = _row(rule, port, vips, behind)
+    ref = ObjectRef(str(RESOURCE), "", rule.name)
+    ports = ",".join(f"{port.port}/{port.protocol.upper()}" for port in rule.ports)
+    writes = {ref: Wanted(status={"ports": ports})}
+    return Said(rows, writes, {ref: tuple(problems)} if problems else {})
+
+
+def _row(rule: SwitchLbRule, port: RulePort, vips: list[IPAddress], behind: list[IPAddress]) -> Row:
+    values = {
+        spelt(vip, port.port): listed(
+            (one, port.target) for one in behind if one.version == vip.version
+        )
+        for vip in vips
+    }
+    options: dict[str, object] = {REJECT_OPTION: "true"}
+    if rule.sticky:
+        options[AFFINITY_OPTION] = AFFINITY_S
+    columns: dict[str, Value] = {
+        "name": f"switch-lb-rule/{rule.name}:{port.port}/{port.protocol}",
+        "protocol": port.protocol,
+        "vips": pairs(values),
+        "options": pairs(options),
+    }
+    return Row(columns)
+
+
+UNITS: tuple[Unit, ...] = (Unit("switch-lb-rules", RULES, compute),)

@@ -1,0 +1,120 @@
+"""SwitchLBRules and services' addresses within a VPC: rows of the VPC's group."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from controller.kinds import switchlbrule
+from controller.kube.resources import Key
+from controller.kube.structs import Pod, PodCondition, PodStatus
+from controller.network import services, switch_lb
+from controller.network.facts import LEASES, PODS, NetPod, NicLease
+from controller.network.rows import RowKey
+from controller.network.units import ObjectRef
+from dataplane.model.addr import Mac
+from tests.labs.factview import FactView, Whole, whole
+from tests.labs.natobjects import FORMS, Facts, add, custom
+from tests.labs.serviceobjects import facts as service_facts
+from tests.labs.serviceobjects import service_json, slice_json
+
+FORMS["SwitchLBRule"] = (switchlbrule.RULES, switchlbrule.RULE)
+PORTS = [{"name": "dns", "port": 8888, "targetPort": 80, "protocol": "TCP"}]
+ROW = RowKey("Load_Balancer", "switch-lb-rule/slr/tcp/8888")
+
+
+def rule(**spec: Any) -> dict[str, Any]:
+    spec.setdefault("ports", PORTS)
+    return custom("SwitchLBRule", "slr", **{"vip": "1.1.1.1", "namespace": "ns", **spec})
+
+
+def world(*objects: dict[str, Any]) -> Facts:
+    """vpc1 with two ready pods of app=nginx, one that is not ready, and one of another app."""
+    facts: Facts = {PODS: {}, LEASES: {}, switchlbrule.READY: {}}
+    for at, (name, app, ready) in enumerate(
+        [("a", "nginx", True), ("b", "nginx", True), ("c", "nginx", False), ("d", "other", True)]
+    ):
+        key, port = Key("ns", name), f"{name}.ns"
+        facts[PODS][key] = NetPod("ns", name, labels={"app": app})
+        facts[switchlbrule.READY][key] = ready
+        facts[LEASES][port] = NicLease(
+            port, key, "ovn", "sub1", (ip_address(f"192.168.0.{at + 2}"),), Mac("0a:00:00:00:00:01")
+        )
+    base = (
+        custom("Vpc", "vpc1"),
+        custom("Vpc", "ovn-cluster"),
+        custom("Subnet", "sub1", vpc="vpc1", cidrBlock="192.168.0.0/24"),
+    )
+    return add(facts, *base, *objects)
+
+
+def made(*objects: dict[str, Any]) -> Whole:
+    return whole(switch_lb.UNITS, world(*objects))
+
+
+def test_pods_that_are_ready_are_behind_a_rule() -> None:
+    facts = world(rule(selector=["app:nginx"], sessionAffinity="ClientIP"))
+    said = whole(switch_lb.UNITS, facts)
+    assert said.rows[ROW].columns == {
+        "name": "switch-lb-rule/slr:8888/tcp",
+        "protocol": "tcp",
+        "vips": (("1.1.1.1:8888", "192.168.0.2:80,192.168.0.3:80"),),
+        "options": (("affinity_timeout", "10800"), ("reject", "true")),
+    }
+    assert services.balancers_of(FactView(facts), "vpc1") == {ROW}
+    assert services.balancers_of(FactView(facts), "ovn-cluster") == frozenset()
+    assert not said.problems
+
+
+def test_addresses_may_be_listed_and_go_before_labels() -> None:
+    facts = world(rule(endpoints=["192.168.0.101", "192.168.0.102"], selector=["app:nginx"]))
+    row = whole(switch_lb.UNITS, facts).rows[ROW]
+    assert row.columns["vips"] == (("1.1.1.1:8888", "192.168.0.101:80,192.168.0.102:80"),)
+    assert services.balancers_of(FactView(facts), "vpc1") == {ROW}
+
+
+def test_an_annotation_says_the_vpc() -> None:
+    here = {"ovn.kubernetes.io/logical_router": "ovn-cluster"}
+    facts = world(rule(endpoints=["192.168.0.101"], annotations=here))
+    assert services.balancers_of(FactView(facts), "ovn-cluster") == {ROW}
+
+
+@pytest.mark.parametrize(
+    ("spec", "word"),
+    [
+        ({"vip": "1.1.1"}, "1.1.1"),
+        ({"selector": []}, "neither"),
+        ({"selector": ["app:gone"]}, "no VPC"),
+        ({"ports": []}, "no ports"),
+        ({"ports": [{"port": 0}]}, "port 0"),
+        ({"ports": [{"port": 80, "protocol": "ICMP"}]}, "icmp"),
+        ({"endpoints": ["here", "192.168.0.9"]}, "endpoints"),
+    ],
+)
+def test_what_is_wrong_is_said(spec: dict[str, Any], word: str) -> None:
+    said = made(rule(**{"selector": ["app:nginx"], **spec}))
+    problems = said.problems[ObjectRef("switch-lb-rules.kubeovn.io", "", "slr")]
+    assert word in "; ".join(map(str, sorted(problems)))
+
+
+def test_readiness_is_the_condition() -> None:
+    def pod(*conditions: tuple[str, str]) -> Pod:
+        return Pod(status=PodStatus(conditions=tuple(PodCondition(*one) for one in conditions)))
+
+    assert switchlbrule.readiness(pod(("PodScheduled", "True"), ("Ready", "True"))) is True
+    assert switchlbrule.readiness(pod(("Ready", "False"))) is False
+    assert switchlbrule.readiness(pod()) is None
+
+
+def test_a_services_address_within_its_vpc_is_a_row_that_ovn_serves() -> None:
+    note = {"ovn.kubernetes.io/switch_lb_vip": "1.1.1.9", "ovn.kubernetes.io/vpc": "vpc1"}
+    facts = service_facts(
+        service_json("web", annotations=note), slice_json("web-1", "web", "192.168.0.2")
+    )
+    said = whole(services.UNITS, facts)
+    key = RowKey("Load_Balancer", "service/ns/web/http/tcp/switch")
+    assert said.rows[key].columns["vips"] == (("1.1.1.9:80", "192.168.0.2:8080"),)
+    assert "external_ids" not in said.rows[key].columns
+    assert services.balancers_of(FactView(facts), "vpc1") == {key}
