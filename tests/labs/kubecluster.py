@@ -83,7 +83,7 @@ def drop(api: StandIn, resource: str, name: str, namespace: str = "") -> None:
     kind = next(
         one for one in api.cluster.kinds.values() if (one.group, one.plural) == (group, plural)
     )
-    api.cluster.delete(kind, namespace, name, {}, Options("test"))
+    api.cluster.delete(kind, namespace, name, {"gracePeriodSeconds": 0}, Options("test"))
 
 
 def look(api: StandIn, resource: str, name: str, namespace: str = "") -> dict[str, Any] | None:

@@ -163,7 +163,7 @@ def test_a_bad_object_says_so_and_harms_nobody(nb: OvnSandbox) -> None:
     async def story() -> None:
         async with StandIn() as api:
             cluster(api)
-            objects.put(api, objects.subnet("bad", "10.30.0.0/999", "shop"))
+            objects.put(api, objects.subnet("bad", "10.30.0.0/999"))
             taken = {"ovn.kubernetes.io/ip_address": "10.30.255.254"}
             objects.put(api, objects.pod("shop", "fixed1", "n1", **taken))
             async with controlling(api, nb) as controller:
