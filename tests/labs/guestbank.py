@@ -20,12 +20,13 @@ HUGEPAGES = Path("/dev/hugepages")
 
 @dataclass(frozen=True, slots=True)
 class GuestBank:
-    """testpmd with a virtio-user device for each (socket, MAC); 30 at most."""
+    """testpmd with a virtio-user device for each (socket, MAC); 30 at most, `queues` each."""
 
     name: str
     guests: Sequence[tuple[Path, str]]
     rundir: Path
     core: int = 0
+    queues: int = 1
 
     @property
     def daemon(self) -> Daemon:
@@ -38,7 +39,8 @@ class GuestBank:
         devices = []
         for number, (socket, mac) in enumerate(self.guests):
             socket.unlink(missing_ok=True)
-            devices.append(f"--vdev=net_virtio_user{number},path={socket},server=1,mac={mac}")
+            device = f"--vdev=net_virtio_user{number},path={socket},server=1,mac={mac}"
+            devices.append(f"{device},queues={self.queues}")
         processes.spawn(
             [
                 "nice", "-n", "19", "dpdk-testpmd",
@@ -46,6 +48,7 @@ class GuestBank:
                 "--single-file-segments", self.daemon.marker,
                 "--socket-mem", str(HUGEPAGE_MIB), *devices,
                 "--", "--no-mlockall", "--total-num-mbufs=32768",
+                f"--rxq={self.queues}", f"--txq={self.queues}",
                 "--forward-mode=icmpecho", "--auto-start", "--stats-period=3600",
             ],
             log=self.rundir / f"{self.name}.log",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -83,6 +84,33 @@ def test_the_daemon_says_what_the_guests_ports_are(small_lab: Lab, bank: GuestBa
     assert shown["moves"] == []
     assert "one PMD thread" in shown["reasons"][0]["reason"]
     print(lab.node.ask("status")["conditions"])
+
+
+def test_a_guest_of_two_queues_has_both_polled(small_lab: Lab, bank: GuestBank) -> None:
+    lab = small_lab
+    assert bank.guests
+    name, address = "mq", "10.1.0.70"
+    logical.add_port(
+        lab.nb, PodPort(f"{name}.{POD_NAMESPACE}", "sw0", IPv4Interface(f"{address}/24"))
+    )
+    work = Workload(name, f"{lab.prefix}-{name}", lab.node.cni_socket, "vhost-user")
+    work.attach()
+    guest = GuestBank("pair", [(work.socket, work.mac)], lab.dir, queues=2)
+    guest.start()
+    try:
+        _answers(lab, address)
+
+        def row() -> dict[str, object]:
+            rows = lab.node.ask("ports")["ports"]
+            return next(one for one in rows if one["iface_id"] == f"{name}.{POD_NAMESPACE}")
+
+        wait_until(lambda: row()["vrings"] == 4, "two pairs of rings")
+        shown = lab.node.appctl("dpif-netdev/pmd-rxq-show")
+        polled = re.findall(rf"port: {row()['device']} +queue-id: +(\d) \(enabled\)", shown)
+        assert sorted(polled) == ["0", "1"], shown
+    finally:
+        guest.stop()
+        work.detach()
 
 
 def test_every_guest_reconnects_after_vswitchd_was_killed(small_lab: Lab, bank: GuestBank) -> None:
