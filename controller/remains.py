@@ -1,4 +1,4 @@
-"""What is left in the kernel of a node whose processes are gone: links, XDP programs, pins."""
+"""What is left in the kernel of a node whose processes are gone: links, mounts, programs, pins."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from controller import node_dirs
+from controller.vhost_pods import PodMounts
 from dataplane.drivers import (
     bpfstate,
     hostreplies,
@@ -25,6 +26,8 @@ from dataplane.ports import DataplaneError
 
 def remove(config: NodeConfig, namespace: str | None) -> Iterator[str]:
     """Remove it; what was done and what was left, in words."""
+    # A pod's volume would keep the directory alive that is removed below the run directory.
+    yield from PodMounts(Path(config.vhost.kubelet)).withdraw_all(Path(config.rundir) / "vhost")
     there = is_known = netns.is_there(namespace)
     if there:
         yield from _remove_links(namespace)

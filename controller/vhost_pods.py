@@ -69,6 +69,18 @@ class PodMounts:
             with contextlib.suppress(FileNotFoundError):
                 _call(_libc.umount2, os.fsencode(point), _MNT_DETACH | _UMOUNT_NOFOLLOW)
 
+    def withdraw_all(self, directories: Path) -> Iterator[str]:
+        """Take the mounts of every pod that has one of these directories away; what was done."""
+        names = sorted(path.name for path in directories.iterdir()) if directories.is_dir() else ()
+        for uid in names:
+            points = list(self._mounted(uid))
+            try:
+                self.withdraw(uid)
+            except OSError as error:
+                yield f"left the mount of pod {uid}'s sockets: {error.strerror}"
+                continue
+            yield from (f"unmounted {point}" for point in points)
+
     def problems(self, uid: str, directory: Path) -> list[str]:
         """What is wrong with a pod's mount, in words."""
         try:

@@ -144,3 +144,17 @@ def test_a_guest_that_is_not_root_passes_through(node: Node) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (node.directories.root / UID / "net1.sock").exists()
+
+
+def test_a_node_that_is_taken_down_leaves_no_mount_in_any_pod(node: Node) -> None:
+    node.add_pod(OTHER)
+    node.directories.make(UID)
+    node.directories.make(OTHER)
+    elsewhere = VhostDirs(node.kubelet.parent / "run2", pods=node.directories.pods)
+    third = "3" + UID[1:]
+    node.add_pod(third)
+    elsewhere.make(third)
+    said = list(node.directories.pods.withdraw_all(node.directories.root))
+    assert said == [f"unmounted {node.inside(uid)}" for uid in (UID, OTHER)]
+    assert mounts(node.kubelet) == [str(node.inside(third))]
+    assert list(node.directories.pods.withdraw_all(node.directories.root)) == []
