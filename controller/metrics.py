@@ -66,7 +66,8 @@ class MetricsSnapshot:
     while it is away; `switches`: context switches of PMD threads by core. `restart_pending`: how
     many settings wait for a restart of vswitchd; `cpu_seconds`: what all snapshots so far took.
     `xdp`: by name of the reason (abi.h); `trunk`: of the trunk's programs (trunk.bpf.c).
-    `conntrack`: by family, ipv4 and ipv6. `conditions`: how many hold, by kind.
+    `conntrack`: by family, ipv4 and ipv6; `evicted`: from it, by the table that was full.
+    `conditions`: how many hold, by kind.
     """
 
     at: float
@@ -87,6 +88,7 @@ class MetricsSnapshot:
     trunk: Mapping[str, Counted] = field(default_factory=dict)
     services: ServiceSeries = field(default_factory=ServiceSeries)
     conntrack: Mapping[str, ConntrackFigures] = field(default_factory=dict)
+    evicted: Mapping[str, int] = field(default_factory=dict)
     ovs: Mapping[str, str] = field(default_factory=dict)
     dpdk_initialized: bool | None = None
     conditions: Mapping[str, int] = field(default_factory=dict)
@@ -139,7 +141,7 @@ class NodeCollector(Collector):
         yield from _by_reason("xdp", "XDP's verdict", found.xdp)
         yield from _by_reason("trunk", "where containers' frames went", found.trunk)
         yield from service_families(found.services)
-        yield from conntrack_families(found.conntrack)
+        yield from conntrack_families(found.conntrack, found.evicted)
         yield from _ovs(found)
         if found.figures is not None:
             yield from ovs_families(found.figures, found.switches)

@@ -119,8 +119,18 @@ def service_families(series: ServiceSeries) -> Iterator[Metric]:
     )
 
 
-def conntrack_families(figures: Mapping[str, ConntrackFigures]) -> Iterator[Metric]:
-    """The families of conntrack; `figures` by family, ipv4 and ipv6."""
+def conntrack_families(
+    figures: Mapping[str, ConntrackFigures], evicted: Mapping[str, int]
+) -> Iterator[Metric]:
+    """The families of conntrack; `figures` by family, ipv4 and ipv6, `evicted` by table."""
+    pushed_out = CounterMetricFamily(
+        "millrace_conntrack_evicted",
+        "Weak flows that ended for new ones, by the table that was full.",
+        labels=["table"],
+    )
+    for table, count in sorted(evicted.items()):
+        pushed_out.add_metric([table], count)
+    yield pushed_out
     flows = GaugeMetricFamily(
         "millrace_conntrack_flows", "Flows there are.", labels=["family", "protocol", "state"]
     )

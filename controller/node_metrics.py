@@ -23,7 +23,7 @@ from controller.metrics_services import ConntrackFigures, ServiceSeries, TopServ
 from controller.restart_watch import SETTINGS_RECORD, RestartWatch
 from controller.sight_views import ids_of_services, names_of_ids
 from controller.vswitchd import control_socket
-from dataplane.drivers.counters import counters
+from dataplane.drivers.counters import counters, evictions
 from dataplane.drivers.ovsinterfaces import InterfaceState
 from dataplane.drivers.ovsscrape import OvsFigures, OvsPoll
 from dataplane.drivers.pmdtasks import Switches, switches_of_pmds
@@ -124,6 +124,7 @@ class NodeMetrics:
             },
             services=self._services(),
             conntrack=self._conntrack(),
+            evicted=evictions(daemon.bpf.maps["counters"]),
             ovs={
                 "ovs_version": daemon.ovs_version,
                 "dpdk_version": ovs.dpdk_version,

@@ -13,6 +13,7 @@ from controller.completion import in_thread
 from controller.server import Args, Handler
 from controller.views import problems_view
 from dataplane.drivers.conntrack import Conntrack
+from dataplane.drivers.counters import evictions
 from dataplane.drivers.servicestats import ServiceCounts, service_counts
 from dataplane.drivers.sweeps import tick_s
 from dataplane.drivers.trace import KnownFlow, Tracer
@@ -96,7 +97,8 @@ class SightApi:
         if args.get("flush"):
             return views.swept_view(await in_thread(conntrack.flush, wanted))
         if args.get("count"):
-            return await in_thread(_counted, conntrack, wanted)
+            evicted = await in_thread(evictions, self._daemon.bpf.maps["counters"])
+            return {**await in_thread(_counted, conntrack, wanted), "evicted": {**evicted}}
         return await in_thread(self._listed, wanted, max(0, min(limit or 0, FLOWS_SHOWN)))
 
     def _listed(self, wanted: FlowFilter, limit: int) -> Args:

@@ -111,6 +111,8 @@ def counted_text(answer: Json, *, would_end: bool) -> str:
         for family, fill in child(answer, "fill").items()
         if isinstance(fill, dict)
     ]
+    if any(child(answer, "evicted").values()):
+        lines.append(f"pushed out by new flows so far: {_counts(child(answer, 'evicted'))}")
     if would_end:
         lines.append("nothing was ended: say --yes to end the flows that match")
     return "\n".join(lines)

@@ -35,3 +35,16 @@ def counted(counters_map: Map) -> Mapping[abi.Reason, Count]:
     """The same, of a map of that layout."""
     sums = {integer(key): _sums(value, abi.COUNTER) for key, value in counters_map.items()}
     return {r: Count(*sums[r]) for r in abi.Reason if sums[r][0]}
+
+
+EVICTED_BY = {"flows": abi.Event.EVENT_EVICTED, "replies": abi.Event.EVENT_EVICTED_REPLY}
+"""Whose bucket was full when a weak flow ended for a new one: its own, or its reply's."""
+
+
+def evictions(counters_map: Map) -> Mapping[str, int]:
+    """Flows that new ones have pushed out of conntrack, by EVICTED_BY."""
+    found = {}
+    for table, event in EVICTED_BY.items():
+        octets = counters_map.lookup(struct.pack("=I", event)) or b""
+        found[table] = _sums(octets, abi.COUNTER)[0]
+    return found

@@ -12,7 +12,7 @@ from scapy.layers.l2 import Ether
 
 from bpf.abi import CtState, FlowFlag, Limit, Place, Reason, VipFlag
 from bpf.pick import Candidate, flow_slot, member_key, pick
-from dataplane.drivers.counters import counted
+from dataplane.drivers.counters import counted, evictions
 from dataplane.drivers.servicestats import FIELDS, read_counts
 from dataplane.model.addr import L4Addr
 from dataplane.model.rows import ProgramKind
@@ -207,6 +207,7 @@ def test_a_flood_is_refused_nothing_while_there_are_weak_flows(world: World, vip
     syn = bytes(from_client(vip, payload=b""))
     at = 26 if version == 4 else 22 + 12
     before = counted(world.maps["counters"])
+    evicted = evictions(world.maps["counters"])
     for number in range(2 * slots):
         address = (0x0A000000 + number).to_bytes(4, "big")
         world.state.program(ProgramKind.UPLINK).run(
@@ -218,6 +219,10 @@ def test_a_flood_is_refused_nothing_while_there_are_weak_flows(world: World, vip
     assert made == 2 * slots
     live = list(world.records(version))
     assert len({flow.reply_tuple for flow in live}) == len(live) > slots // 2
+    # No time has passed: what does not live any more was pushed out, and counted.
+    gone = {table: n - evicted[table] for table, n in evictions(world.maps["counters"]).items()}
+    assert sum(gone.values()) == 2 * slots - len(live)
+    assert all(gone.values())
     assert world.locks() == 0
 
 

@@ -202,8 +202,11 @@ def test_flows_are_ended_only_if_that_was_meant(
         "ipv4: 3 flows in 262144 places\n"
         "nothing was ended: say --yes to end the flows that match\n"
     )
+    daemon.answers["conntrack"] = swept | fill | {"evicted": {"flows": 4, "replies": 1}}
     assert main(["conntrack", "--count", *config]) == 0
-    assert "nothing was ended" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "nothing was ended" not in said
+    assert said.endswith("pushed out by new flows so far: 4 flows, 1 replies\n")
     daemon.answers["conntrack"] = swept | {"ended": 3}
     assert main(["conntrack", "--flush", "--yes", *config]) == 0
     assert capsys.readouterr().out == "ended 3 flows: 2 syn, 1 udp\n"

@@ -118,6 +118,7 @@ SNAPSHOT = MetricsSnapshot(
         5,
     ),
     conntrack={"ipv4": ConntrackFigures(64, 32, {FlowState.SYN: 7})},
+    evicted={"flows": 4, "replies": 0},
     ovs={"ovs_version": "3.1.0"},
     dpdk_initialized=True,
 )
@@ -183,6 +184,7 @@ def samples(
         ("millrace_services_hidden", {}, 5),
         ("millrace_conntrack_slots", {"family": "ipv4"}, 64),
         ("millrace_conntrack_limit", {"family": "ipv4"}, 32),
+        ("millrace_conntrack_evicted_total", {"table": "flows"}, 4),
         (
             "millrace_conntrack_flows",
             {"family": "ipv4", "protocol": "tcp", "state": "syn"},
