@@ -206,7 +206,10 @@ class CniServer:
 
     async def _wanted(self, request: InterfaceRequest) -> Attachment:
         port = await vm_ports.first_known(
-            self._host, request.port_names, self._patience.logical_port
+            self._host,
+            request.port_names,
+            self._patience.logical_port,
+            partial(vm_ports.fits, request.kind, request.pod),
         )
         name = request.iface_id if port is None else port.name
         if port is None:

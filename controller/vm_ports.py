@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from dataplane.model.names import KUBERNETES_OWNER
 from dataplane.model.state import LogicalPort, PortKind
 
 _LAUNCHER = re.compile(r"virt-launcher-(?P<vm>.+)-[a-z0-9]{5}\Z")
@@ -27,12 +28,25 @@ def vm_name(pod: str) -> str:
 def port_names(kind: PortKind, pod: str, namespace: str, provider: str = "") -> tuple[str, ...]:
     """The names that the pod's logical switch port may have; the first that OVN knows is it.
 
-    Only a vhost-user interface is the machine's own; a veth of the same pod is the pod's. Further
-    networks have their provider in it, as Kube-OVN names them.
+    A vhost-user interface is the machine's own; a veth of the same pod is the pod's, unless the
+    port is made of Kubernetes' objects (`fits`). Further networks have their provider in it, as
+    Kube-OVN names them.
     """
-    vm = vm_name(pod) if kind is PortKind.VHOST_USER else ""
+    vm = vm_name(pod)
+    owners = (vm, pod) if kind is PortKind.VHOST_USER else (pod, vm)
     further = f".{provider}" if provider else ""
-    return tuple(f"{owner}.{namespace}{further}" for owner in (vm, pod) if owner)
+    return tuple(f"{owner}.{namespace}{further}" for owner in owners if owner)
+
+
+def fits(kind: PortKind, pod: str, port: LogicalPort) -> bool:
+    """Whether a port of one of these names serves this interface.
+
+    The Kubernetes controller names every interface of a machine's pod by the machine; another CMS
+    may have made the machine's port for its vhost-user interface, and the pod's has yet to come.
+    """
+    if kind is PortKind.VHOST_USER or port.owner == KUBERNETES_OWNER:
+        return True
+    return port.name.startswith(f"{pod}.")
 
 
 class Ports(Protocol):
@@ -47,18 +61,23 @@ class Ports(Protocol):
         ...
 
 
-async def first_known(ports: Ports, names: Sequence[str], timeout: float) -> LogicalPort | None:
+async def first_known(
+    ports: Ports,
+    names: Sequence[str],
+    timeout: float,
+    serves: Callable[[LogicalPort], bool] = lambda _: True,
+) -> LogicalPort | None:
     """The first of these ports that OVN has, else the one it gets first within `timeout` seconds.
 
-    None if it gets none.
+    None if it gets none. One that does not serve (`fits`) counts as none.
     """
     for name in names:
-        if (port := ports.logical_port(name)) is not None:
+        if (port := ports.logical_port(name)) is not None and serves(port):
             return port
     waits = [asyncio.create_task(ports.wait_logical_port(name, timeout)) for name in names]
     try:
         for first in asyncio.as_completed(waits):
-            if (port := await first) is not None:
+            if (port := await first) is not None and serves(port):
                 return port
     finally:
         for wait in waits:

@@ -16,6 +16,7 @@ from controller.network.units import ObjectRef, Said, Unit, Wanted
 from controller.network.view import View
 from controller.network.vpc import grouped, router
 from controller.translate.ovn import Problem
+from dataplane.model.names import NETWORKS_KEY
 
 MAX_COUNT = 2**53 - 1
 """Counts in a status end here: JSON's readers take numbers for floating point ones (RFC 8259, 6)"""
@@ -103,8 +104,11 @@ def _switch(view: View, subnet: Subnet, net: Net, mtu: int) -> dict[RowKey, Row]
     if subnet.multicast:
         config |= _snooping(net)
     joined = subnet.name != settings(view).join_subnet and subnet.balanced is not False
+    columns: dict[str, Value] = {"name": net.name, "other_config": pairs(config)}
+    told = {} if net.routed else {NETWORKS_KEY: _networks(net)}
+    columns["external_ids"] = pairs({name: text for name, text in told.items() if text})
     rows[switch(net.name)] = Row(
-        {"name": net.name, "other_config": pairs(config)},
+        columns,
         grouped(view, net.vpc) if joined else {"load_balancer_group": frozenset()},
     )
     if subnet.dhcp:
@@ -114,7 +118,7 @@ def _switch(view: View, subnet: Subnet, net: Net, mtu: int) -> dict[RowKey, Row]
                 rows[dhcp.switch_options(net.name, version)] = row
     if net.routed and net.networks:
         advertised = dhcp.advertised(subnet, mtu) if net.space.network(6) else {}
-        columns: dict[str, Value] = {
+        columns = {
             "name": router_side(net),
             "mac": str(router_mac(router_side(net))),
             "networks": frozenset(net.gateway_networks()),
@@ -133,6 +137,12 @@ def _switch(view: View, subnet: Subnet, net: Net, mtu: int) -> dict[RowKey, Row]
             parent=(switch(net.name), "ports"),
         )
     return rows
+
+
+def _networks(net: Net) -> str:
+    """For the node daemons: what a pod's interface on a wire needs to know of it."""
+    by_family = {gateway.version: gateway for gateway in net.gateways}
+    return ",".join(f"{network} {by_family[network.version]}" for network in net.networks)
 
 
 def _snooping(net: Net) -> dict[str, object]:

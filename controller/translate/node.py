@@ -19,6 +19,8 @@ from dataplane.model.addr import IPAddress, IPNetwork, Mac
 from dataplane.model.names import (
     CMS_OPTIONS,
     DOWN_KEY,
+    NETWORKS_KEY,
+    OWNER_KEY,
     SERVICE_ADDRESS6_KEY,
     SERVICE_ADDRESS_KEY,
     WITHDRAWN,
@@ -206,6 +208,7 @@ def logical_port(
         mtu=_mtu(index, switch, port),
         chassis=index.chassis_of(name),
         up=port.up,
+        owner=port.external_ids.get(OWNER_KEY, ""),
     )
 
 
@@ -253,6 +256,7 @@ def networks_on(
     for peer in index.router_ports_on(switch):
         for interface in interfaces(peer.networks):
             yield interface.network, interface.ip
+    yield from _told(switch.external_ids.get(NETWORKS_KEY, ""))
     # OVN's own word for an IPv6 network is a prefix of 64 bits (ovn-nb(5)).
     for key, length in (("subnet", ""), ("ipv6_prefix", "/64")):
         text = switch.other_config.get(key, "")
@@ -261,6 +265,16 @@ def networks_on(
         except ValueError:
             continue
         yield network, None
+
+
+def _told(text: str) -> Iterator[tuple[IPNetwork, IPAddress | None]]:
+    """The networks that a switch's own row names: a physical router's, which is no row."""
+    for entry in text.split(","):
+        words = entry.split()
+        try:
+            yield ip_network(words[0]), ip_address(words[1]) if words[1:] else None
+        except (ValueError, IndexError):
+            continue
 
 
 def _mtu(index: Index, switch: LogicalSwitch | None, port: LogicalSwitchPort) -> int | None:

@@ -56,6 +56,10 @@ SERVICE_ADDRESS_KEY = "millrace:service-address"
 SERVICE_ADDRESS6_KEY = "millrace:service-address6"
 """The same for svc0's IPv6 address; a router without it serves IPv4 alone."""
 
+NETWORKS_KEY = "millrace:networks"
+"""NB Logical_Switch external_ids: a switch without a router's port says its networks here, and who
+leads out of them: "192.0.2.0/24 192.0.2.1", with a comma for the second family."""
+
 DOWN_KEY = "millrace:down"
 """NB Logical_Router external_ids of a gateway router: "true" while its chassis gives no sign of
 life; no VIP is announced by it then."""

@@ -86,7 +86,10 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class LogicalPort:
-    """What OVN says of a logical switch port that a workload of ours may claim."""
+    """What OVN says of a logical switch port that a workload of ours may claim.
+
+    `owner`: external_ids:owner of its row; empty: another CMS's.
+    """
 
     name: str
     mac: Mac | None
@@ -96,6 +99,7 @@ class LogicalPort:
     chassis: str | None
     up: bool
     gateway6: IPv6Address | None = None
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
