@@ -44,10 +44,12 @@ class Conditions:
         interfaces: Mapping[str, InterfaceState],
         attachments: Iterable[Attachment],
         settings: Mapping[str, str],
+        void_shapers: Mapping[str, str],
     ) -> tuple[Condition, ...]:
         """The conditions at `now` [s]; without figures nothing but guests is judged.
 
         `settings`: Open_vSwitch.other_config, whoever wrote it: that is what threads act on.
+        `void_shapers`: types of QoS rows that do nothing, by port.
         """
         before, self._before = self._before, (now, figures, switches) if figures else None
         found = figures or OvsFigures()
@@ -67,6 +69,7 @@ class Conditions:
                     for number, zone in found.limits.zones.items()
                 },
                 cache=flow_cache(settings),
+                void_shapers=void_shapers,
             )
         )
         return self.latest

@@ -25,6 +25,7 @@ from controller.sight_views import ids_of_services, names_of_ids
 from controller.vswitchd import control_socket
 from dataplane.drivers.counters import counters, evictions
 from dataplane.drivers.ovsinterfaces import InterfaceState
+from dataplane.drivers.ovsqos import void_shapers
 from dataplane.drivers.ovsscrape import OvsFigures, OvsPoll
 from dataplane.drivers.pmdtasks import Switches, switches_of_pmds
 from dataplane.drivers.servicestats import read_counts
@@ -186,8 +187,17 @@ class NodeMetrics:
             polled = {name for name, port in planned.ports.items() if port.type != "system"}
             with contextlib.suppress(DataplaneError):
                 self._moved |= daemon.rebalancer.take(figures.pmds, polled, daemon.config)
+        shapers: Mapping[str, str] = {}
+        with contextlib.suppress(DataplaneError):
+            shapers = daemon.ovs.look(void_shapers)
         found = daemon.conditions.take(
-            time.monotonic(), figures, switches, states or {}, attachments, self._settings()
+            time.monotonic(),
+            figures,
+            switches,
+            states or {},
+            attachments,
+            self._settings(),
+            shapers,
         )
         return Counter(one.kind for one in found)
 

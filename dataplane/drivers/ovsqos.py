@@ -30,6 +30,13 @@ PORT = "millrace-port"
 """external_ids key of a QoS row: the name of the port that it was made for."""
 
 EGRESS_POLICER = "egress-policer"
+_TAKEN: Mapping[str, frozenset[str]] = {
+    "dpdk": frozenset({EGRESS_POLICER, "trtcm-policer"}),
+    "dpdkvhostuserclient": frozenset({EGRESS_POLICER, "trtcm-policer"}),
+    "afxdp": frozenset(),
+}
+"""Types of QoS rows that do anything, by the type of the interface that PMD threads poll
+(ovs-vswitchd.conf.db(5), QoS)."""
 
 
 class QosTable:
@@ -51,6 +58,18 @@ class QosTable:
     def delete(self, keys: Sequence[str]) -> Mapping[str, Failure]:
         """Let everything through again; what others set stays."""
         return batched(self._ovs, keys, str, _drop)
+
+
+def void_shapers(replica: Replica) -> dict[str, str]:
+    """Ports with a QoS row that limits nothing there, and its type; for `Ovs.look`."""
+    found: dict[str, str] = {}
+    for port in replica.rows("Port"):
+        for row in read(port, "qos"):
+            for interface in read(port, "interfaces"):
+                taken = _TAKEN.get(read(interface, "type"))
+                if taken is not None and read(row, "type") not in taken:
+                    found[read(port, "name")] = read(row, "type")
+    return found
 
 
 def _name_of(row: tuple[str, Any]) -> str:

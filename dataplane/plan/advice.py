@@ -84,7 +84,8 @@ class Reports:
     """One interval's measurements. `flows`: datapath flows of all threads together.
 
     `pmd_nodes`: NUMA nodes that have a PMD thread. `zones`: limit and connections, by zone.
-    `cache`: what the threads are told to use now.
+    `cache`: what the threads are told to use now. `void_shapers`: the type of a QoS row that does
+    nothing on its port, by port.
     """
 
     pmds: tuple[PmdMeasure, ...] = ()
@@ -95,6 +96,7 @@ class Reports:
     tracked_most: int | None = None
     zones: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     cache: FlowCache = FlowCache.EMC
+    void_shapers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def pmd_nodes(self) -> frozenset[int]:
@@ -114,7 +116,7 @@ class Condition:
 
 KINDS = (
     "pmd-overload", "pmd-preempted", "lost-upcalls", "mempool-low", "conntrack-full",
-    "conntrack-zone-full", "flow-cache", "guest-numa", "guest-gone", "guest-queues",
+    "conntrack-zone-full", "flow-cache", "guest-numa", "guest-gone", "guest-queues", "qos-void",
 )  # fmt: skip
 
 
@@ -128,6 +130,7 @@ def conditions(reports: Reports) -> tuple[Condition, ...]:
                 *_conntrack(reports),
                 *_caches(reports),
                 *_guests(reports),
+                *_shapers(reports),
             ]
         )
     )
@@ -223,6 +226,18 @@ def _caches(reports: Reports) -> Iterator[Condition]:
             f"it knew {smc:.0%} of {packets} packets ({flows}), the EMC {emc:.0%}: there are few "
             "connections",
             'write [tuning] flow_cache = "emc"',
+        )
+
+
+def _shapers(reports: Reports) -> Iterator[Condition]:
+    for port, kind in reports.void_shapers.items():
+        yield Condition(
+            "qos-void",
+            port,
+            f"somebody gave it a QoS row of type {kind}, which the userspace datapath has not: "
+            "it limits nothing",
+            "set options:qos_max_rate of its Logical_Switch_Port (docs/qos.md), and take the row "
+            f"off: `ovs-vsctl clear Port {port} qos`",
         )
 
 

@@ -9,13 +9,13 @@ import pytest
 
 from dataplane.drivers.ovsdb import Ovs
 from dataplane.drivers.ovsports import PortsTable
-from dataplane.drivers.ovsqos import QosTable
+from dataplane.drivers.ovsqos import QosTable, void_shapers
 from dataplane.drivers.ovstables import BridgesTable
 from dataplane.model.rows import Bridge, Policer, Port
 from dataplane.reconcile.backoff import Backoff
 from dataplane.reconcile.reconciler import Reconciler
 from dataplane.reconcile.status import State
-from tests.labs.sandbox import Sandbox
+from tests.labs.sandbox import Sandbox, wait_until
 
 Desired = Mapping[str, Mapping[Any, Any]]
 
@@ -100,6 +100,29 @@ def test_what_others_set_stays_and_is_named(ovs: Ovs, sandbox: Sandbox) -> None:
     assert policing(sandbox, "p1")[0] == "77"
     one.apply(desired({}, {}), 100)
     assert "linux-htb" in sandbox.vsctl("list", "QoS")
+
+
+def test_a_shaper_that_pmd_threads_have_not_is_named(ovs: Ovs, sandbox: Sandbox) -> None:
+    assert reconciler(ovs).apply(desired(PORTS, {}), 0).failed == 0
+    types = {"v0": "dpdkvhostuserclient", "v1": "dpdk", "x0": "afxdp", "p0": ""}
+    for port, kind in types.items():
+        if kind:
+            sandbox.vsctl(
+                "--no-wait",
+                "add-port",
+                "br-int",
+                port,
+                "--",
+                "set",
+                "Interface",
+                port,
+                f"type={kind}",
+            )
+        shaper = "trtcm-policer" if port == "v1" else "linux-htb"
+        words = ("--", "--id=@q", "create", "QoS", f"type={shaper}")
+        sandbox.vsctl("--no-wait", "set", "Port", port, "qos=@q", *words)
+    wanted = {"v0": "linux-htb", "x0": "linux-htb"}
+    wait_until(lambda: ovs.look(void_shapers) == wanted, "both are named, and no others")
 
 
 def test_a_limit_waits_for_its_port(ovs: Ovs) -> None:

@@ -51,6 +51,7 @@ CASES: dict[str, tuple[Reports, Reports]] = {
         Reports(guests=(replace(GUEST, gone_s=29),)),
     ),
     "guest-queues": (Reports(guests=(replace(GUEST, disabled=1),)), Reports(guests=(GUEST,))),
+    "qos-void": (Reports(void_shapers={"vhu1": "linux-htb"}), Reports()),
 }
 
 

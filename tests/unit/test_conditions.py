@@ -32,7 +32,7 @@ def _figures(busy: int, lost: int) -> OvsFigures:
 
 def _kinds(watch: Conditions, now: float, figures: OvsFigures | None, **status: str) -> set[str]:
     forced = {3: Switches(0, int(now * 2))}
-    found = watch.take(now, figures, forced, _state(**status), [VM], {})
+    found = watch.take(now, figures, forced, _state(**status), [VM], {}, {})
     return {one.kind for one in found}
 
 
@@ -57,7 +57,7 @@ def test_a_thread_that_sleeps_is_as_busy_as_it_is_awake() -> None:
         for now, busy, slept in ((0, 0, 0), (10, 970, slept_us)):
             thread = PmdThread(0, 3, counters={"Sleep time (us)": slept})
             figures = OvsFigures(pmds=(thread,), cycles={(0, 3): (3 * now, busy)})
-            found = watch.take(now, figures, {}, {}, [], {})
+            found = watch.take(now, figures, {}, {}, [], {}, {})
         return [one.cause for one in found if one.kind == "pmd-overload"]
 
     assert busy(9_000_000) == []
@@ -82,7 +82,7 @@ def test_the_caches_are_judged_by_what_ovs_was_told() -> None:
         watch = Conditions(lambda _: True)
         for now, packets in ((0, 0), (10, LEAST_PACKETS)):
             thread = PmdThread(0, 3, counters={"Rx packets": packets, "SMC hits": packets})
-            found = watch.take(now, OvsFigures(pmds=(thread,)), {}, {}, [], settings)
+            found = watch.take(now, OvsFigures(pmds=(thread,)), {}, {}, [], settings, {})
         return [one.next_step for one in found if one.kind == "flow-cache"]
 
     # Whoever turned the SMC on, the plan or a hand: nobody is told to do it again.
@@ -93,6 +93,6 @@ def test_the_caches_are_judged_by_what_ovs_was_told() -> None:
 
 def test_memory_of_another_numa_node_is_named() -> None:
     watch = Conditions(lambda _: True)
-    found = watch.take(0, _figures(0, 0), {}, _state(status="connected", numa="1"), [VM], {})
+    found = watch.take(0, _figures(0, 0), {}, _state(status="connected", numa="1"), [VM], {}, {})
     (one,) = [condition for condition in found if condition.kind == "guest-numa"]
     assert one.subject == "web-0.shop (vhu1)"
