@@ -331,7 +331,7 @@ CHECKS = (
     Check(
         "IOMMU",
         doctor_host.iommu,
-        "switch VT-d or AMD-Vi on in the firmware; boot with iommu=pt, on Intel intel_iommu=on, too",
+        "switch VT-d or AMD-Vi on in the firmware; boot with iommu=pt (Intel: intel_iommu=on, too)",
     ),
     Check(
         "locked memory",
