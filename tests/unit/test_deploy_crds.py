@@ -6,16 +6,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
+from controller.kinds.addresses import POOLS, VIPS, IpPool, Vip
+from controller.kinds.subnet import Subnet
+from controller.kinds.underlay import PROVIDERS, VLANS, ProviderNetwork, Vlan
+from controller.kinds.vpc import VPCS, Vpc
+from controller.kube.structs import Custom, Meta
+from controller.network import ports, subnet, underlay, vpc
 from controller.network.nets import REFUSALS
+from controller.network.objects import OBJECTS
 from controller.network.registry import UNITS, WATCHED
 from controller.network.units import ObjectRef
 from controller.network.unsupported import UNITS as UNSERVED_UNITS
 from controller.network.unsupported import UNSERVED, Unserved
 from tests.apistandin.probe import Api
 from tests.apistandin.thread import running
+from tests.labs.allocation import world
 from tests.labs.factview import whole
 
 HERE = Path(__file__).parents[2] / "deploy" / "kubernetes" / "crds"
@@ -101,3 +110,70 @@ def test_units_have_names_of_their_own() -> None:
     names = [unit.name for unit in UNITS]
     assert len(set(names)) == len(names)
     assert any(unit.of is REFUSALS for unit in UNITS)
+
+
+def sample(schema: dict[str, Any]) -> Any:
+    """A value of a schema with every field that it names."""
+    if "enum" in schema:
+        return next(one for one in schema["enum"] if one)
+    match schema.get("type"):
+        case "object":
+            return {name: sample(one) for name, one in schema.get("properties", {}).items()}
+        case "array":
+            return [sample(schema["items"])]
+        case "integer":
+            return schema.get("minimum", 0) or 1
+        case "boolean":
+            return True
+        case "number":
+            return 7
+        case _:
+            return "10.1.0.9"
+
+
+@pytest.mark.parametrize("one", OBJECTS, ids=lambda one: one.kind.name)
+def test_every_field_that_a_definition_names_is_known(one: Any) -> None:
+    path = HERE / f"{one.resource.plural}.yaml"
+    if one.resource.group != "kubeovn.io":
+        assert not path.exists()
+        return
+    (version,) = yaml.safe_load(path.read_text(encoding="utf-8"))["spec"]["versions"]
+    fields = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    spec = sample(fields)
+    for selectors in (spec.get("namespaceSelectors"), spec.get("gatewayNodeSelectors")):
+        for selector in selectors or ():
+            selector["matchExpressions"][0]["operator"] = "In"
+    for selector in (spec.get("nodeSelector"), spec.get("bfdPort", {}).get("nodeSelector")):
+        if selector:
+            selector["matchExpressions"][0]["operator"] = "In"
+    obj = Custom(Meta(name="all"), msgspec.Raw(msgspec.json.encode(spec)))
+    assert one.form.decode(obj) is not None
+    assert one.form.warn(obj) == ()
+
+
+def test_every_status_that_is_written_is_kept_as_it_is(api: Api) -> None:
+    w = world(Subnet("s", default=True, cidr="10.1.0.0/24,fd00::/64", multicast=True, vlan="v"))
+    w.facts[VPCS] = {"v1": Vpc("v1")}
+    w.facts[VLANS] = {"v": Vlan("v", 5, "phys")}
+    w.facts[PROVIDERS] = {"phys": ProviderNetwork("phys", "eth1")}
+    w.start()
+    w.have(POOLS, "p", IpPool("p", "s", addresses=("10.1.0.9",)))
+    w.have(VIPS, "v", Vip("v", "ns", "s"))
+    found = whole((*vpc.UNITS, *subnet.UNITS, *ports.UNITS, *underlay.UNITS), w.facts)
+    written = set()
+    for ref, (wanted,) in found.writes.items():
+        plural, _, group = ref.resource.partition(".")
+        (kind,) = {one.resource.kind for one in WATCHED if str(one.resource) == ref.resource}
+        spec = {"subnet": "s", "ips": ["10.1.0.9"], "cidrBlock": "10.1.0.0/24", "id": 5}
+        put(api, plural, kind, spec, f"told-{ref.name}")
+        path = f"/apis/{group}/v1/{plural}/told-{ref.name}"
+        conditions = [
+            {"type": name, "status": one[0], "reason": one[1], "message": one[2]}
+            for name, one in wanted.conditions.items()
+        ]
+        status = {**wanted.status, **({"conditions": conditions} if conditions else {})}
+        reply = api.merge(f"{path}/status", {"status": status})
+        assert reply.code == 200, reply.body
+        assert reply.body["status"] == status
+        written.add(kind)
+    assert written == {"Vpc", "Subnet", "IPPool", "Vip", "Vlan", "ProviderNetwork"}
