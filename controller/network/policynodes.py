@@ -1,7 +1,8 @@
 """A node and the pods on it reach each other whatever policies say: Kubernetes has it so. Pure.
 
 Kubelet's probes need it. The ACLs are on a port group for each node, and only where there are
-policies.
+policies. Beside it is the group of the node's interfaces that need no connection tracking
+(openpods.py): by node, so that one pod's change touches a group that is no larger than a node.
 """
 
 from __future__ import annotations
@@ -16,13 +17,21 @@ from controller.network.aclrows import acl_rows, group_row
 from controller.network.adminpolicies import ANPS, BANPS, CNPS
 from controller.network.facts import LEASES, NODES, PODS
 from controller.network.members import ENDS, LABELS
+from controller.network.openpods import OPEN_PORTS
 from controller.network.policies import NETWORK_POLICIES
 from controller.network.rows import Row, RowKey
 from controller.network.units import Said, Unit
 from controller.network.view import Derived, Kind, View
 from controller.policy.compiler import name_of
 from controller.policy.model import Block, Direction
-from controller.policy.rows import NODE_PRIORITY, TO_NODE_PRIORITY, Acl, Match
+from controller.policy.rows import (
+    ALLOW_PRIORITY,
+    NODE_PRIORITY,
+    STATELESS,
+    TO_NODE_PRIORITY,
+    Acl,
+    Match,
+)
 from dataplane.model.addr import IPAddress
 
 KINDS: tuple[Kind[Any], ...] = (NETWORK_POLICIES, ANPS, BANPS, CNPS, SECURITY_GROUPS)
@@ -70,6 +79,12 @@ def _node(view: View, node: Hashable) -> Said:
     addresses: tuple[IPAddress, ...] = view.ask(NODE_ADDRESSES, node)
     for acl in _acls(group, addresses):
         rows.update(acl_rows(acl))
+    open_group = name_of("open", node)
+    free = [port for pod in view.by(PODS, "node", node) for port in view.ask(OPEN_PORTS, pod)]
+    if free:
+        rows.update([group_row(open_group, free)])
+        for direction in Direction:
+            rows.update(acl_rows(Acl(Match(open_group, direction), ALLOW_PRIORITY, STATELESS)))
     return Said(rows)
 
 

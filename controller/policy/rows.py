@@ -21,6 +21,9 @@ TO_NODE_PRIORITY = 3000
 NEIGHBOURS = "(nd || nd_rs || nd_ra || mldv1 || mldv2)"
 """OVN's "ip" matches these too: dropped, a pod has no IPv6 at all."""
 
+STATELESS = "allow-stateless"
+"""The action of what stays out of connection tracking; at ALLOW_PRIORITY."""
+
 LOGGED = 1
 """Above the priority of the equal ACL that logs nothing, which another policy may have."""
 
@@ -98,8 +101,14 @@ class Acl:
 
     @property
     def options(self) -> dict[str, str]:
-        """Egress is judged by what load balancers made of the destination, as Kubernetes has it."""
-        return {"apply-after-lb": "true"} if self.match.direction is Direction.EGRESS else {}
+        """Egress is judged by what load balancers made of the destination, as Kubernetes has it.
+
+        What is kept out of connection tracking is so before: the table before load balancers would
+        commit it, and no load balancer of OVN's may be there at all.
+        """
+        if self.match.direction is Direction.INGRESS or self.action == STATELESS:
+            return {}
+        return {"apply-after-lb": "true"}
 
     @property
     def key(self) -> tuple[object, ...]:

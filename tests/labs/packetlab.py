@@ -8,6 +8,7 @@ says that everything before it was judged.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -97,6 +98,15 @@ class PacketLab:
     def forget(self) -> None:
         """Empty connection tracking."""
         self._client().call("dpctl/flush-conntrack")
+
+    def passes_from_here(self) -> None:
+        """Let OVS count from nothing."""
+        self._client().call("dpif-netdev/pmd-stats-clear")
+
+    def recirculated(self) -> int:
+        """How often packets went through the datapath again."""
+        said = self._client().call("dpif-netdev/pmd-stats-show")
+        return sum(map(int, re.findall(r"packet recirculations: (\d+)", said)))
 
     def send(self, packets: Iterable[Sending]) -> set[tuple[int, str]]:
         """Send packets.

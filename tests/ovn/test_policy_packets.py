@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from controller.network.settings import NetSettings
 from tests.policies.evaluate import World
 from tests.policies.evaluate_admin import Tiers, allowed
 from tests.policies.evaluate_groups import allowed as groups_allow
@@ -234,6 +235,23 @@ def test_every_packet_fares_as_security_groups_say(trial: Trial) -> None:
             for one in tried
         ]  # fmt: skip
         compare(trial, tried, wanted)
+
+
+@pytest.mark.parametrize("stateless", [True, False])
+def test_open_pods_stay_out_of_connection_tracking(trial: Trial, stateless: bool) -> None:
+    """On the switch of a pod that is isolated: passes through the datapath are OVS's own count."""
+    closed = policy("red", "p", podSelector=FRONT, ingress=[{"ports": [{"port": 80}]}])
+    tiers = Tiers(World([closed], SPACES), [])
+    write(trial.lab.box, rows_of_tiers(tiers, NetSettings(stateless=stateless)))
+    trial.lab.sync()
+    between = [Probe(2, 5, version, protocol, 80) for version in (4, 6)
+               for protocol in ("TCP", "UDP", "ICMP")]  # fmt: skip
+    assert trial.judged(between) == [(True, True)] * len(between)
+    trial.lab.passes_from_here()
+    assert trial.judged(between) == [(True, True)] * len(between)
+    again = trial.lab.recirculated()
+    # Both ends' zones for each packet and its answer, or nothing at all.
+    assert again == (0 if stateless else 4 * len(between))
 
 
 def judge(trial: Trial, tiers: Tiers, shift: int) -> None:

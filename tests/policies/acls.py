@@ -23,14 +23,15 @@ def passes(
         number: the destination port.
     """
     source, target = ports
-    return _stage(rows, Direction.EGRESS, source, hosts[1], protocol, number) and _stage(
+    return stage(rows, Direction.EGRESS, source, hosts[1], protocol, number) and stage(
         rows, Direction.INGRESS, target, hosts[0], protocol, number
     )
 
 
-def _stage(
+def stage(
     rows: PolicyRows, direction: Direction, port: str, peer: str, protocol: str, number: int
 ) -> bool:
+    """Whether a packet that begins a connection passes at one end of it."""
     found = [
         (acl.priority, acl.action != "drop")
         for acl in rows.acls.values()

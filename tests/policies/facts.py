@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from controller.kinds.subnet import SUBNETS, Subnet
 from controller.kube.resources import Key
 from controller.network.aclrows import acl_rows, group_row, set_rows
 from controller.network.facts import LEASES, NAMESPACES, PODS, NetNamespace, NetPod, NicLease
+from controller.network.nets import NETS, Net
 from controller.network.policies import NETWORK_POLICIES
 from controller.network.rows import Row, RowKey
 from controller.policy.model import NetworkPolicy
@@ -35,6 +37,8 @@ def facts_of(
         )
         mac = Mac(f"0a:00:00:00:{at // 256:02x}:{at % 256:02x}")
         found[LEASES][pod.port] = NicLease(pod.port, key, "ovn", "sn", pod.addresses, mac)
+    found[SUBNETS] = {"sn": Subnet("sn")}
+    found[NETS] = {"sn": Net("sn", "vpc")}
     return found
 
 

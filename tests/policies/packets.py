@@ -22,6 +22,7 @@ from controller.network.policies import UNITS
 from controller.network.policynodes import UNITS as NODE_UNITS
 from controller.network.rows import Row, RowKey
 from controller.network.security_groups import UNITS as GROUP_UNITS
+from controller.network.settings import SETTINGS, NetSettings
 from controller.policy.parse import network_policy
 from dataplane.model.addr import Protocol
 from tests.labs.factview import whole
@@ -146,11 +147,12 @@ class Trial:
         return self._number
 
 
-def rows_of_tiers(tiers: Tiers) -> Mapping[RowKey, Row]:
+def rows_of_tiers(tiers: Tiers, decided: NetSettings | None = None) -> Mapping[RowKey, Row]:
     """What the controller's units say of these policies and the cast."""
     facts = facts_of(map(network_policy, tiers.world.policies), PODS, NAMESPACES)
     facts.update(facts_of_admins(list(tiers.admin)))
     facts[NODES] = {name: NetNode(name) for name in ("n0", "n1")}
+    facts[SETTINGS] = {"": decided or NetSettings()}
     said = whole((*UNITS, *NODE_UNITS, *ADMIN_UNITS), facts)
     assert said.disputed == set()
     assert said.problems == {}
