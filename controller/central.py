@@ -120,26 +120,29 @@ class Central:
 
     async def run(self, socket: Path | None) -> None:
         """Work until SIGTERM or SIGINT; SIGHUP reads the cluster file again."""
-        self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, stop.set)
-        self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        async with contextlib.AsyncExitStack() as stack:
+            if socket is not None:
+                handlers = {"status": self._status}
+                allowed = {0, os.geteuid()}
+                await stack.enter_async_context(await serve(socket, SOCKET_MODE, handlers, allowed))
+            await _until(stop, self.keep())
+        log.info("central_stopped")
+
+    async def keep(self) -> None:
+        """Work until cancelled; signals and sockets are the caller's."""
+        self._loop = asyncio.get_running_loop()
         self._nb.start()
         self._sb_client.start()
         try:
-            async with contextlib.AsyncExitStack() as stack:
-                if socket is not None:
-                    handlers = {"status": self._status}
-                    allowed = {0, os.geteuid()}
-                    await stack.enter_async_context(
-                        await serve(socket, SOCKET_MODE, handlers, allowed)
-                    )
-                await _until(stop, self._work())
+            await self._work()
         finally:
             # First the clients: a round under way waits for them, and fails at once without.
             await asyncio.to_thread(self._stop_clients)
-        log.info("central_stopped")
 
     async def _work(self) -> None:
         """Rounds, and the watch over the chassis beside them."""

@@ -31,15 +31,15 @@ def cluster_config(root: TableReader) -> ClusterConfig:
     """The configuration in a document; faults are in its notes, stand-ins in their places."""
     table = root.table("cluster")
     nb, sb = values.remote(table, "nb", None), values.remote(table, "sb", None)
-    join = _network(table, "join", IPv4Network, "100.64.0.0/24")
-    pool = _network(table, "service_pool", IPv4Network, "100.64.255.0/24")
-    _apart(table, ("join", join), ("service_pool", pool))
-    join6, pool6 = _networks6(table)
+    join = cluster_network(table, "join", IPv4Network, "100.64.0.0/24")
+    pool = cluster_network(table, "service_pool", IPv4Network, "100.64.255.0/24")
+    apart(table, ("join", join), ("service_pool", pool))
+    join6, pool6 = networks6(table)
     ranges = values.networks(table, "service_ranges", SERVICE_RANGES)
     for network in ranges:
         for key, other in (("join", join), ("service_pool", pool)):
             if network.version == 4:
-                _apart(table, (key, other), ("service_ranges", network))
+                apart(table, (key, other), ("service_ranges", network))
     east_west = table.choice("east_west", EastWest, default=EastWest.SVC0)
     trunks = table.boolean("trunks", default=True)
     heartbeat_s = table.number("heartbeat_s", 0, MAX_HEARTBEAT_S, default=0)
@@ -64,7 +64,7 @@ def cluster_config(root: TableReader) -> ClusterConfig:
     )
 
 
-def _network(table: TableReader, key: str, parse: Callable[[str], N], default: str) -> N:
+def cluster_network(table: TableReader, key: str, parse: Callable[[str], N], default: str) -> N:
     """A network that has room for a cluster."""
     network = table.parsed(key, parse, parse(default), default=default, example=default)
     most = network.max_prefixlen - 3
@@ -78,7 +78,7 @@ def _network(table: TableReader, key: str, parse: Callable[[str], N], default: s
     return network
 
 
-def _apart(table: TableReader, one: tuple[str, IPNetwork], two: tuple[str, IPNetwork]) -> None:
+def apart(table: TableReader, one: tuple[str, IPNetwork], two: tuple[str, IPNetwork]) -> None:
     """Note that two networks overlap; `one` comes first, the other may have to go elsewhere."""
     first, second = one[1], two[1]
     if first.version == second.version and (first[0] in second or second[0] in first):
@@ -90,13 +90,13 @@ def _apart(table: TableReader, one: tuple[str, IPNetwork], two: tuple[str, IPNet
         )
 
 
-def _networks6(table: TableReader) -> tuple[str, str]:
+def networks6(table: TableReader) -> tuple[str, str]:
     """The networks of the cluster's IPv6, as texts; both empty where it has none."""
     given = [key for key in ("join6", "service_pool6") if table.has(key)]
     if not given:
         return "", ""
-    join = _network(table, "join6", IPv6Network, "fd00:100::/64")
-    pool = _network(table, "service_pool6", IPv6Network, "fd00:101::/64")
+    join = cluster_network(table, "join6", IPv6Network, "fd00:100::/64")
+    pool = cluster_network(table, "service_pool6", IPv6Network, "fd00:101::/64")
     if len(given) == 1:
         missing = "join6" if given == ["service_pool6"] else "service_pool6"
         table.fault(
@@ -106,7 +106,7 @@ def _networks6(table: TableReader) -> tuple[str, str]:
             f'add {missing} = "{join if missing == "join6" else pool}", or remove {given[0]}',
         )
     elif table.sound("join6") and table.sound("service_pool6"):
-        _apart(table, ("join6", join), ("service_pool6", pool))
+        apart(table, ("join6", join), ("service_pool6", pool))
     return str(join), str(pool)
 
 

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from controller import config_values as values
 from controller.config import read_document
+from controller.config_gateways import gateways_config
 from controller.config_reader import TableReader, shown
+from controller.network.gateways import GatewayTemplate
 from controller.network.settings import NetSettings
 from dataplane.model.config import EastWest
 
@@ -33,6 +35,7 @@ class KubernetesConfig:
         namespace: where the Lease is; "": the one that we run in.
         identity: who we are among candidates; "": made up from the host's name.
         socket: where `millrace controller status` asks.
+        gateways: what nodes' gateway routers have in common; None: none are made.
     """
 
     nb: str
@@ -43,6 +46,7 @@ class KubernetesConfig:
     identity: str = ""
     socket: str = DEFAULT_SOCKET
     network: NetSettings = field(default_factory=NetSettings)
+    gateways: GatewayTemplate | None = None
 
 
 def load_kubernetes(path: Path) -> KubernetesConfig:
@@ -65,7 +69,10 @@ def kubernetes_config(root: TableReader) -> KubernetesConfig:
     identity = _word(table, "identity", "", "controller-0")
     socket = values.path(table, "socket", DEFAULT_SOCKET)
     table.finish()
-    return KubernetesConfig(nb, tls, kubeconfig, namespace, lease, identity, socket, _network(root))
+    network, gateways = _network(root), gateways_config(root, nb)
+    return KubernetesConfig(
+        nb, tls, kubeconfig, namespace, lease, identity, socket, network, gateways
+    )
 
 
 def _tls(table: TableReader) -> tuple[str, str, str] | None:

@@ -31,10 +31,12 @@ from controller.kube.events import Recorder
 from controller.kube.http import Client
 from controller.kube.lease import Election
 from controller.kube.resources import Key
+from controller.kubegateways import Gateways
 from controller.kubesight import Sight
 from controller.kubesources import Sources
 from controller.kubewrites import WriteBack
 from controller.network.engine import Engine
+from controller.network.gateways import TEMPLATE
 from controller.network.heldports import held_port
 from controller.network.merging import Changes
 from controller.network.registry import WATCHED
@@ -77,6 +79,7 @@ class Controller:
         tls = Tls(*config.tls) if config.tls is not None else None
         self.writer = Writer(config.nb, tls, self._rows_failed)
         self.engine: Engine | None = None
+        self.gateways = Gateways()
         identity = config.identity or f"{sockets.gethostname()}-{os.urandom(4).hex()}"
         space = config.namespace or client.access.namespace
         self.election = Election(
@@ -140,6 +143,7 @@ class Controller:
         if self.engine is not None:
             self.writer.want(dict.fromkeys(self.engine.book.rows))
         self.engine = None
+        self.gateways.stop()
 
     async def _work(self) -> None:
         """Begin anew, then follow what changes."""
@@ -150,6 +154,8 @@ class Controller:
         self.writer.begin(sweep=not engine.book.failed)
         self.back.resume()
         await self.writer.settled()
+        # After the routers that gateways lead to are there.
+        self.gateways.tell(engine.gateways())
         self.counts.settled_at = time.monotonic()
         log.info("settled seconds=%.2f", self.counts.settled_at - self.counts.started_at)
         gc.collect()
@@ -172,6 +178,7 @@ class Controller:
         taken = self.sources.take_all()
         held = [one for one in map(held_port, ports) if one is not None]
         async with self._busy:
+            engine.put(((TEMPLATE, "", self.config.gateways),))
             engine.put(taken.facts)
             changes = await asyncio.to_thread(engine.start, held)
         self.engine = engine
@@ -196,6 +203,7 @@ class Controller:
         self.writer.begin(sweep=not engine.book.failed)
         self._tell(changes, taken.problems)
         self.back.touched(taken.touched)
+        self.gateways.tell(engine.gateways())
         # Whoever waits for the loop comes first, else a flood of changes starves the Lease.
         await asyncio.sleep(0)
 

@@ -13,6 +13,7 @@ from controller.kube.resources import Key
 from controller.network.allocator import READS, Allocator, HeldPort
 from controller.network.book import Book
 from controller.network.facts import LEASES
+from controller.network.gateways import CLUSTER
 from controller.network.merging import Changes
 from controller.network.registry import UNITS, WATCHED
 from controller.network.settings import SETTINGS, NetSettings
@@ -20,6 +21,7 @@ from controller.network.standins import stand_ins
 from controller.network.store import Store
 from controller.network.units import ObjectRef, Unit
 from controller.network.view import Derived, Kind
+from dataplane.model.config import ClusterConfig
 
 T = TypeVar("T")
 Fact = tuple[Kind[Any], Hashable, Any]
@@ -93,6 +95,11 @@ class Engine:
         if changed:
             self._put_given(self._allocator.changed(changed))
         return self.book.update()
+
+    def gateways(self) -> ClusterConfig | None:
+        """What the cluster controller is to make now; None: nothing."""
+        found: ClusterConfig | None = self.book.derive(CLUSTER, "")[0]
+        return found
 
     @property
     def pending(self) -> int:

@@ -268,7 +268,15 @@ CLUSTER: Derived[ClusterConfig | None] = Derived(
 )
 """The same as a derived fact, of the key ""."""
 
+
+def _kept(view: View, _: Hashable) -> Said:
+    """Nothing: it has the cluster's whole word computed anew by what changes, and not whenever."""
+    view.ask(CLUSTER, "")
+    return Said()
+
+
 UNITS: tuple[Unit, ...] = (
+    Unit("gateways", TEMPLATE, _kept),
     Unit("gateway addresses", NODES, node_said),
     Unit("ways out", SUBNETS, subnet_said),
 )
