@@ -205,9 +205,6 @@ def _of_subnet(view: View, name: Hashable) -> _Way:
             "rules are void",
             "split the Subnet, or use an OvnSnatRule",
         )
-    if subnet.external_gateway:
-        step = "write it into policyRoutes of the Vpc"
-        say("externalEgressGateway needs the host's own policy routing: void", step)
     net = view.get(NETS, name)
     networks = networks_of(subnet) if net is None else net.networks
     if not networks or not (chassis or subnet.nat_outgoing):

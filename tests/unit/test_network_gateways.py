@@ -120,7 +120,6 @@ def test_subnets_that_leave_in_a_way_of_their_own() -> None:
     "spec",
     [
         {"natOutgoingPolicyRules": [{"action": "nat", "match": {"srcIPs": "10.17.0.2"}}]},
-        {"externalEgressGateway": "172.18.0.9"},
         {"gatewayType": "centralized", "gatewayNode": "n1", "enableEcmp": True},
     ],
 )
