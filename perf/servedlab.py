@@ -11,6 +11,7 @@ same two veth pairs and ends at the same kind of socket.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -63,7 +64,6 @@ class ServedLab:
     progress: Callable[[str], None] = lambda _line: None
     generator: Pktgen = field(init=False)
     ways: dict[str, Served] = field(default_factory=dict, init=False)
-    _pmds: list[int] = field(default_factory=list, init=False)
     _trios: dict[str, Trio] = field(default_factory=dict, init=False)
     _ours: Ours | None = field(default=None, init=False)
 
@@ -98,14 +98,15 @@ class ServedLab:
         )  # fmt: skip
         self.generator.start()
         os.setpriority(os.PRIO_PROCESS, self.generator.pid, FIRST)
-        self._pmds = self.lab.pmd_threads()
         self.lab.guests.pidfile.write_text(f"{self.generator.pid}\n", encoding="ascii")
         processes.note_start(self.lab.guests)
 
     def arrange(self, name: str) -> Served:
         """One way's router gets the processor: OVS's busy loop is put behind the others'."""
-        for task in self._pmds:
-            os.setpriority(os.PRIO_PROCESS, task, FIRST if name == "ovn" else LAST)
+        for task in self.lab.pmd_threads():
+            # OVS makes them anew when a port changes.
+            with contextlib.suppress(ProcessLookupError):
+                os.setpriority(os.PRIO_PROCESS, task, FIRST if name == "ovn" else LAST)
         return self.ways[name]
 
     def remove(self) -> None:

@@ -7,6 +7,7 @@ where it came from: a closed loop through OVS that neither loses nor makes packe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -277,11 +278,12 @@ class VhostLab:
     def pmd_threads(self) -> list[int]:
         """The kernel's numbers of vswitchd's PMD threads."""
         vswitchd = processes.running_pid(self.instance.daemon("ovs-vswitchd"))
-        return [
-            int(comm.parent.name)
-            for comm in Path(f"/proc/{vswitchd}/task").glob("*/comm")
-            if comm.read_text(encoding="ascii").startswith("pmd")
-        ]
+        found = []
+        for comm in Path(f"/proc/{vswitchd}/task").glob("*/comm"):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                if comm.read_text(encoding="ascii").startswith("pmd"):
+                    found.append(int(comm.parent.name))
+        return found
 
     def _socket(self, port: str) -> Path:
         return self.rundir / f"{port}.sock"

@@ -146,6 +146,18 @@ SCENARIOS: tuple[Scenario, ...] = (
     ),
 )  # fmt: skip
 
+AGAINST: Mapping[str, tuple[str, ...]] = {
+    "vm-vm-flows": (
+        "vm-vm-ovn", "vm-vm-ovn-stateless-1", "vm-vm-ovn-stateful-1", "vm-vm-ovn-stateless-100",
+        "vm-vm-ovn-stateful-100",
+    ),
+    "svc-xdp": ("svc-ovn", "svc-nftables", "svc-iptables"),
+    "svc-xdp-new": ("svc-ovn-new", "svc-nftables-new", "svc-iptables-new"),
+    "out-vm": ("out-svc-vm-xdp", "out-svc-vm-ovn"),
+    "east-west-svc0": ("east-west-ovn",),
+}  # fmt: skip
+"""Scenarios of one lab whose ratios are asked for: each on the right to that on the left."""
+
 LABS = ("xdp", "peers", "vhost", "paced", "served", "path", "eastwest", "containers", "control")
 """In the order in which they are built: those that need no OVS first."""
 

@@ -72,6 +72,14 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help=f"of a trial (default {SECONDS:g}, quick .5)")
     parser.add_argument("--size", type=int, help="octets of a frame with its check sequence")
     parser.add_argument("--core", type=int, default=0, help="CPU of guests (default 0)")
+    parser.add_argument(
+        "--port",
+        action="append",
+        default=[],
+        metavar="EAL",
+        help="a port to send by, as EAL has it (--port='-a 0000:03:00.0'); a second receives",
+    )
+    parser.add_argument("--dst-mac", default="", metavar="MAC", help="of the frames sent there")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--into", type=Path, metavar="DIR", help=f"default {RUNS}/<time>")
@@ -91,7 +99,9 @@ def _plan(options: argparse.Namespace) -> Plan:
         msg = f"CPU {options.core}: this machine has 0 to {(os.cpu_count() or 1) - 1}"
         raise HarnessError(msg)
     names = tuple(each.name for each in chosen)
-    return Plan(names, trials, seconds, options.size, options.core)
+    return Plan(
+        names, trials, seconds, options.size, options.core, tuple(options.port), options.dst_mac
+    )
 
 
 def run_command(argv: Sequence[str]) -> int:

@@ -81,7 +81,7 @@ class VhostBench:
         return ovscount.configuration(lab.vsctl, lab.flows_of, lab.appctl, (bridge,))
 
     def _count(self) -> ovscount.Counted:
-        return ovscount.counted(self._lab.appctl, self._lab.vsctl)
+        return ovscount.counted(self._lab.appctl, self._lab.vsctl, self._lab.rundir)
 
     def _arrange(self, way: str, size: int) -> None:
         if (way, size) == (self._way, self._size):

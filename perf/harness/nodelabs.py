@@ -37,7 +37,7 @@ class _NodeBench:
         return processes.run(["ovs-ofctl", "dump-flows", manage])
 
     def _count(self) -> ovscount.Counted:
-        return ovscount.counted(self._node.appctl, self._node.vsctl)
+        return ovscount.counted(self._node.appctl, self._node.vsctl, self._node.rundir)
 
 
 class PathBench(_NodeBench):

@@ -7,20 +7,23 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+from dataplane.drivers import processes
 
 _THREAD = re.compile(r"^(?:pmd thread|main thread)", re.MULTILINE)
 _LINE = re.compile(r"^\s+([a-z][a-z ]+[a-z]): (\d+)", re.MULTILINE)
 _COVERAGE = re.compile(r"^(\S*drop\S*|\S*upcall\S*)\s.*total: (\d+)", re.MULTILINE)
+_PORT = re.compile(r'^ +port +"?([^":]+)"?: rx (.*?)(?=^ +port |\Z)', re.MULTILINE | re.DOTALL)
+_COUNT = re.compile(r"(\w+)=(\d+)")
 _PLACES = (
     ("rx_missed_errors", "NIC"),
-    ("rx_dropped", "port, receiving"),
-    ("tx_dropped", "port, sending"),
     ("ovs_tx_failure_drops", "vhost or NIC queue full"),
     ("ovs_tx_mtu_exceeded_drops", "frame over the port's MTU"),
     ("ovs_tx_qos_drops", "QoS, sending"),
     ("ovs_rx_qos_drops", "policer, receiving"),
 )
-"""Counters of Interface.statistics (ovs-vswitchd.conf.db(5)) and where they say a packet ended."""
+"""Counters of a port (ovs-vswitchd.conf.db(5), Interface.statistics) and where a packet ended."""
 
 Ask = Callable[..., str]
 
@@ -68,8 +71,8 @@ class Counted:
         return {place: count for place, count in sorted(self.drops.items()) if count > 0}
 
 
-def counted(appctl: Ask, vsctl: Ask) -> Counted:
-    """Ask vswitchd and its database.
+def counted(appctl: Ask, vsctl: Ask, rundir: Path) -> Counted:
+    """Ask vswitchd, and each of its bridges by OpenFlow: the database's figures are seconds old.
 
     Raises:
         ProcessError: one of them does not answer.
@@ -78,7 +81,19 @@ def counted(appctl: Ask, vsctl: Ask) -> Counted:
         threads(appctl("dpif-netdev/pmd-stats-show")),
         drops(
             appctl("coverage/show"),
-            vsctl("--format=json", "--columns=name,statistics", "list", "Interface"),
+            "".join(
+                processes.run(
+                    [
+                        "ovs-ofctl",
+                        "--names",
+                        "-O",
+                        "OpenFlow14",
+                        "dump-ports",
+                        f"unix:{rundir}/{bridge}.mgmt",
+                    ]
+                )
+                for bridge in vsctl("list-br").split()
+            ),
         ),
     )
 
@@ -95,15 +110,27 @@ def threads(text: str) -> dict[str, int]:
     return dict(sums)
 
 
-def drops(coverage: str, interfaces: str) -> dict[str, int]:
-    """`coverage/show`'s drops and those of the ports, by place and port."""
+def drops(coverage: str, ports: str) -> dict[str, int]:
+    """`coverage/show`'s drops and those of ports (`dump-ports`), by place and port.
+
+    What a port counts beyond its reasons has no reason given.
+    """
     found = {f"datapath: {key}": int(value) for key, value in _COVERAGE.findall(coverage)
              if "drop" in key}  # fmt: skip
-    for name, (_, pairs) in json.loads(interfaces)["data"]:
-        statistics = dict(pairs)
+    for name, text in _PORT.findall(ports):
+        receiving, _, sending = text.partition("tx pkts=")
+        whole = {
+            "receiving": int(dict(_COUNT.findall(receiving)).get("drop", 0)),
+            "sending": int(dict(_COUNT.findall(sending)).get("drop", 0)),
+        }
+        reasons = dict(_COUNT.findall(text))
         for key, place in _PLACES:
-            if key in statistics:
-                found[f"{place}: {name}"] = int(statistics[key])
+            if key in reasons:
+                count = found[f"{place}: {name}"] = int(reasons[key])
+                if key != "rx_missed_errors":
+                    whole["receiving" if key.startswith("ovs_rx") else "sending"] -= count
+        for way, left in whole.items():
+            found[f"port, {way}, no reason given: {name}"] = max(0, left)
     return found
 
 

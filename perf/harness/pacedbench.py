@@ -34,13 +34,13 @@ class PacedBench:
         generator = Paced(
             self._made.generator, (way.tx, way.rx), way.macs, way.relays, drain_ms=DRAIN_MS
         )
-        began = ovscount.counted(lab.appctl, lab.vsctl)
+        began = ovscount.counted(lab.appctl, lab.vsctl, lab.rundir)
         at_load: list[ovscount.Counted] = []
 
         def around(run: Callable[[], None]) -> None:
-            before = ovscount.counted(lab.appctl, lab.vsctl)
+            before = ovscount.counted(lab.appctl, lab.vsctl, lab.rundir)
             run()
-            at_load.append(ovscount.counted(lab.appctl, lab.vsctl).since(before))
+            at_load.append(ovscount.counted(lab.appctl, lab.vsctl, lab.rundir).since(before))
 
         if not scenario.loads:
             return self._pushed(generator, scenario, seconds)
@@ -60,16 +60,16 @@ class PacedBench:
             "search_trials": float(found.trials),
             "lost_at_greatest_load": float(found.loaded.lost),
         }
-        drops = ovscount.counted(lab.appctl, lab.vsctl).since(began).dropped()
+        drops = ovscount.counted(lab.appctl, lab.vsctl, lab.rundir).since(began).dropped()
         encoded = {load: each.encoded for load, each in found.latency.items()}
         return Sample(values, counters, drops, encoded)
 
     def _pushed(self, generator: Paced, scenario: Scenario, seconds: float) -> Sample:
         """What the path carries at most, by itself, and what it cost."""
         lab = self._made.lab
-        before = ovscount.counted(lab.appctl, lab.vsctl)
+        before = ovscount.counted(lab.appctl, lab.vsctl, lab.rundir)
         pps = pacedtrial.pushed(generator, scenario.traffic, seconds)
-        told = ovscount.counted(lab.appctl, lab.vsctl).since(before)
+        told = ovscount.counted(lab.appctl, lab.vsctl, lab.rundir).since(before)
         counters = told.counters()
         values = {
             "pushed": pps / 1e6,

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from perf.harness import latency, results, stats, svg
+from perf.harness import catalog, latency, results, stats, svg
 from perf.harness.results import Measured, Results
 from perf.verdicts import aligned
 
@@ -65,14 +65,17 @@ def rows(run: Results) -> Iterator[tuple[Measured, str, stats.Interval, int]]:
                 yield each, name, stats.median(samples), len(samples)
 
 
+def _ends(found: stats.Interval) -> str:
+    return f"{svg.figure(found.low)}..{svg.figure(found.high)}"
+
+
 def table(run: Results) -> str:
     """For a terminal: the primary metric of each scenario."""
     lines = [("scenario", "median", "95 % interval", "unit", "n")]
     for each, name, found, count in rows(run):
         if name == each.primary:
-            ends = f"{svg.figure(found.low)}..{svg.figure(found.high)}"
             unit = each.metrics[name].unit
-            lines.append((each.name, svg.figure(found.median), ends, unit, str(count)))
+            lines.append((each.name, svg.figure(found.median), _ends(found), unit, str(count)))
     lines += [
         (each.name, "-", each.problem.partition("\n")[0] or "not measured", "", "0")
         for each in run.scenarios
@@ -96,14 +99,56 @@ def markdown(run: Results) -> str:
         metric = each.metrics[name]
         lines.append(
             f"| {each.title} | {metric.title} | {svg.figure(found.median)} | "
-            f"{svg.figure(found.low)}..{svg.figure(found.high)} | {metric.unit} | {count} |"
+            f"{_ends(found)} | {metric.unit} | {count} |"
         )
     lines += [
         f"| {each.title} | not measured: {_one_line(each.problem)} | | | | 0 |"
         for each in run.scenarios
         if each.problem
     ]
+    lines += _ratio_table(run)
+    lines += _latency_table(run)
     return "\n".join(lines)
+
+
+def ratios(run: Results) -> Iterator[tuple[Measured, Measured, stats.Interval, int]]:
+    """Of scenarios that took turns, by their first's primary metric: median of ratios in pairs."""
+    by_name = {each.name: each for each in run.scenarios}
+    for base, others in catalog.AGAINST.items():
+        for other in others:
+            if base in by_name and other in by_name:
+                one, two = by_name[base], by_name[other]
+                pairs = list(zip(one.samples(one.primary), two.samples(one.primary), strict=False))
+                found = [b / a for a, b in pairs if a]
+                if found:
+                    yield one, two, stats.median(found), len(found)
+
+
+def _ratio_table(run: Results) -> list[str]:
+    lines = [
+        f"| {two.title} | {one.title} | {one.metrics[one.primary].title} | "
+        f"{svg.figure(found.median)} | {_ends(found)} | {count} |"
+        for one, two, found, count in ratios(run)
+    ]
+    head = ["", "| what | against | by | ratio | 95 % interval | n |", "|---|---|---|---|---|---|"]
+    return [*head, *lines] if lines else []
+
+
+def _latency_table(run: Results) -> list[str]:
+    lines = [
+        f"| {each.title} | {load} % | "
+        + " | ".join(svg.figure(ns / 1e3) for _, ns in told.percentiles)
+        + f" | {told.count:,} |"
+        for each in run.scenarios
+        for load, told in loaded(each)
+    ]
+    percents = " | ".join(f"{each:g} %" for each in latency.PERCENTILES)
+    head = [
+        "",
+        f"| latency [us] | load, of PDR | {percents} | frames |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    return [*head, *lines] if lines else []
 
 
 def put_into(page: Path, text: str) -> bool:
@@ -125,6 +170,7 @@ def html(run: Results) -> str:
         parts.append(f"<h2>{escape(TITLES.get(family, family))}</h2>")
         parts += _plots(members)
         parts.append(_details(members))
+    parts.append(_ratios(run))
     environment = escape(json.dumps(run.environment, indent=1))
     parts.append(f"<h2>Measured on</h2><pre>{environment}</pre>")
     return (
@@ -190,6 +236,22 @@ def loaded(each: Measured) -> list[tuple[int, latency.Latency]]:
                               if str(load) in trial.latency))
         for load in loads
     ]  # fmt: skip
+
+
+def _ratios(run: Results) -> str:
+    lines = [
+        f"<td>{escape(two.name)}</td><td>{escape(one.name)}</td>"
+        f"<td>{escape(one.metrics[one.primary].title)}</td>"
+        f'<td class="n">{svg.figure(found.median)}</td>'
+        f'<td class="n">{_ends(found)}</td>'
+        for one, two, found, _ in ratios(run)
+    ]
+    if not lines:
+        return ""
+    titles = ("scenario", "against", "by", "ratio", "95 % interval")
+    head = "".join(f"<th>{title}</th>" for title in titles)
+    body = "".join(f"<tr>{line}</tr>" for line in (head, *lines))
+    return f'<h2>Ratios</h2><div class="wide"><table>{body}</table></div>'
 
 
 def _percentiles(timed: dict[str, list[tuple[int, latency.Latency]]]) -> str:

@@ -27,13 +27,21 @@ MOST_TRIALS, MOST_SECONDS = 1000, 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run is asked to do. `size`: of frames, where a path takes another than its own."""
+    """What a run is asked to do.
+
+    Attributes:
+        size: of frames, where a path takes another than its own.
+        ports: EAL's words of one or two ports; what is cabled between them is every path then.
+        dst_mac: of the frames that go out there.
+    """
 
     scenarios: tuple[str, ...]
     trials: int
     seconds: float
     size: int | None = None
     core: int = 0
+    ports: tuple[str, ...] = ()
+    dst_mac: str = ""
     schema: str = PLAN_SCHEMA
 
     def __post_init__(self) -> None:
@@ -48,6 +56,13 @@ class Plan:
         if not 0.05 <= self.seconds <= MOST_SECONDS:
             msg = f"trials of {self.seconds:g} s: 0.05 to {MOST_SECONDS:g}"
             raise HarnessError(msg)
+        if len(self.ports) > 2:
+            msg = f"{len(self.ports)} ports: one, or one that sends and one that receives"
+            raise HarnessError(msg)
+        for scenario in self.chosen() if self.ports else ():
+            if scenario.lab != "paced" or not scenario.loads:
+                msg = f"{scenario.name}: the harness builds its path, so it has no place on --port"
+                raise HarnessError(msg)
 
     def chosen(self) -> list[Scenario]:
         """Its scenarios.

@@ -103,7 +103,7 @@ class ServedBench:
     def _drops(self, way: Served) -> Mapping[str, int]:
         if way.busy_ns is None:
             lab = self._made.lab
-            return {**way.drops(), **ovscount.counted(lab.appctl, lab.vsctl).drops}
+            return {**way.drops(), **ovscount.counted(lab.appctl, lab.vsctl, lab.rundir).drops}
         return way.drops()
 
     def _spent_ns(self, way: Served) -> Callable[[], float]:
@@ -113,11 +113,13 @@ class ServedBench:
             first = busy()
             return lambda: float(busy() - first)
         lab = self._made.lab
-        before, began = ovscount.counted(lab.appctl, lab.vsctl), time.monotonic_ns()
+        before, began = ovscount.counted(lab.appctl, lab.vsctl, lab.rundir), time.monotonic_ns()
 
         def until() -> float:
             took = time.monotonic_ns() - began
-            return ovscount.counted(lab.appctl, lab.vsctl).since(before).busy_share * took
+            return (
+                ovscount.counted(lab.appctl, lab.vsctl, lab.rundir).since(before).busy_share * took
+            )
 
         return until
 

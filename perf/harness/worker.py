@@ -12,7 +12,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
 
@@ -21,7 +22,7 @@ from perf.harness import labs
 from perf.harness.catalog import SCENARIOS
 from perf.harness.generator import HarnessError
 from perf.harness.results import Trial
-from perf.harness.rundir import RunDirectory
+from perf.harness.rundir import Plan, RunDirectory
 
 DONE, FAILED, STOPPED = 0, 1, 3
 
@@ -44,6 +45,17 @@ def tell(event: str, **more: object) -> None:
         sys.stdout.flush()
 
 
+def _built(
+    plan: Plan, lab: str, progress: Callable[[str], None]
+) -> AbstractContextManager[labs.Bench]:
+    if plan.ports:
+        from perf.harness import wires
+
+        return wires.built(plan.ports, plan.dst_mac, plan.core, progress)
+    made: AbstractContextManager[labs.Bench] = labs.BUILDERS[lab](plan.core, progress)
+    return made
+
+
 def run(directory: RunDirectory, lab: str) -> int:
     """All trials of a lab that are missing; the exit code."""
     plan, todo = directory.plan(), directory.missing(lab)
@@ -58,7 +70,7 @@ def run(directory: RunDirectory, lab: str) -> int:
         tell("step", lab=lab, line=line)
 
     try:
-        with labs.BUILDERS[lab](plan.core, progress) as bench:
+        with _built(plan, lab, progress) as bench:
             tell("built", lab=lab)
             for name, number in todo:
                 began, clock = time.time(), time.monotonic()

@@ -133,6 +133,8 @@ class Pktgen:
         core: the processor that it keeps busy.
         max_size: the largest frame of any run, with check sequence.
         memory_mib: hugepages it takes; `huge=False` takes ordinary memory instead.
+        enter: a command before it ("nsenter", ...).
+        probe: whether PCI devices among `devices` are looked for.
     """
 
     def __init__(
@@ -146,6 +148,7 @@ class Pktgen:
         memory_mib: int = 256,
         huge: bool = True,
         enter: Sequence[str] = (),
+        probe: bool = False,
     ) -> None:
         self._prefix = prefix
         self._socket = rundir / f"{prefix}.sock"
@@ -154,8 +157,8 @@ class Pktgen:
         if not huge:
             memory = ["--no-huge", "-m", str(memory_mib)]
         self._words = [
-            *enter, str(program(SOURCE)), "--lcores", f"0@{core}", "--no-pci", "--no-telemetry",
-            f"--file-prefix={prefix}", *memory, *devices,
+            *enter, str(program(SOURCE)), "--lcores", f"0@{core}", "--no-telemetry",
+            *([] if probe else ["--no-pci"]), f"--file-prefix={prefix}", *memory, *devices,
             "--", str(self._socket), str(max_size - FCS),
         ]  # fmt: skip
         self._process: subprocess.Popen[str] | None = None

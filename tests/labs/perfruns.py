@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from random import Random
 
 from dataplane.drivers import processes
 from perf.harness import results
@@ -94,4 +96,52 @@ def interrupt(
     assert started(run, words).wait(PATIENCE_S) == 0, (run.parent / "log").read_text()
     processes.wait_until(gone, "nothing is left", timeout_s=PATIENCE_S)
     assert (run / "trials.jsonl").read_bytes().startswith(before)
+    return results.read(run)
+
+
+def keepers(run: Path) -> list[int]:
+    """The processes that see to it that a run's labs go away."""
+    return [pid for pid, words in mentioning(str(run)).items() if "perf.harness.keeper" in words]
+
+
+def interrupt_at_random(
+    run: Path, words: Sequence[str], gone: Callable[[], bool], seed: int, times: int
+) -> Results:
+    """End a run's processes at moments that nobody chose, then let it come to its end.
+
+    Whom a signal meets, and when, comes from `seed`. A keeper that is killed leaves its worker; so
+    both are, which only the next run can clear up behind: `gone` is asked after the last one.
+
+    Raises:
+        AssertionError: something was left, or lost, or measured twice.
+    """
+    random = Random(seed)
+    seen: list[tuple[str, int]] = []
+    for _ in range(times):
+        command = started(run, words)
+        processes.wait_until((run / "plan.json").exists, "the run has a plan", timeout_s=PATIENCE_S)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            command.wait(random.uniform(0.0, 2.5))
+        whom = random.choice(("command", "worker", "keeper"))
+        kind = random.choice((signal.SIGINT, signal.SIGTERM, signal.SIGKILL))
+        aims = {"command": [command.pid], "worker": workers(run), "keeper": keepers(run)}[whom]
+        if whom == "keeper" and kind is signal.SIGKILL:
+            aims += workers(run)
+        for pid in aims:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, kind)
+        if whom == "keeper" and kind is not signal.SIGKILL:
+            # The command decides, and a keeper says so by going on.
+            command.send_signal(signal.SIGINT)
+        command.wait(PATIENCE_S)
+        processes.wait_until(
+            lambda: not workers(run) and not keepers(run), "no process is left",
+            timeout_s=PATIENCE_S,
+        )  # fmt: skip
+        now = measured(run)
+        assert now[: len(seen)] == seen, f"{whom} met {kind.name}: what was measured is kept"
+        assert len(set(now)) == len(now), "no trial is measured twice"
+        seen = now
+    assert started(run, words).wait(PATIENCE_S) == 0, (run.parent / "log").read_text()
+    processes.wait_until(gone, "nothing is left", timeout_s=PATIENCE_S)
     return results.read(run)

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from dataplane.drivers import processes
-from perf.harness import latency, search
+from perf.harness import latency, results, search
 from perf.harness.generator import IMIX, Generator, HarnessError, Traffic
 from perf.harness.generators import Iperf, Loop, Paced, iperf_counts
 from perf.harness.search import Goal
 from perf.pktgen.driver import Pktgen
-from tests.labs import netns
+from tests.labs import netns, perfruns
 from tests.labs.netns import Namespace
 
 PREFIX = "mrgens"
@@ -91,3 +91,19 @@ def test_what_a_generator_cannot_is_refused(iperf: Iperf) -> None:
     for generator in unpaced:
         with pytest.raises(HarnessError, match="keeps no rate"):
             search.search(generator, Traffic(), 1, 2)
+
+
+def test_a_scenario_runs_on_ports_that_somebody_names(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = ["p2p-imix", "--trials", "2", "--seconds", "0.2", "--port=--vdev=net_ring0"]
+    assert perfruns.started(run, words).wait(perfruns.PATIENCE_S) == 0, (
+        tmp_path / "log"
+    ).read_text()
+    told = results.read(run)
+    assert told.complete
+    (measured,) = told.scenarios
+    assert measured.configuration == {"ports": ["--vdev=net_ring0"]}
+    assert min(measured.samples("pdr")) > 0
+    assert not measured.samples("cycles")
+    assert set(measured.trials[0].latency) == {str(load) for load in latency.LOADS_PERCENT}
+    assert not perfruns.mentioning("mrwire")

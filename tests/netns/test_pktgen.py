@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from dataplane.drivers import machine, ovsprocess, processes
-from perf.compiled import program
-from perf.pktgen.driver import HUGEPAGES, GeneratorError, Load, Pktgen
+from perf.pktgen.driver import GeneratorError, Load, Pktgen
+from tests.labs import delayline
 
-DELAYLINE = Path(__file__).parents[1] / "labs" / "delayline.c"
-PAGES = 280
-"""Of 2 MiB: 256 MiB for each of the two programs, and a little more."""
-
-PREFIX, LINE_PREFIX = "mrpktgen", "mrdelay"
+PREFIX = delayline.PREFIX
 
 
 @pytest.fixture(scope="module")
@@ -91,45 +84,13 @@ def test_a_generator_that_does_not_start_says_why(rundir: Path) -> None:
 
 @pytest.fixture(scope="module")
 def pages(rundir: Path) -> Iterator[None]:
-    machine.borrow(rundir, size_kib=2048, count=PAGES, mount=HUGEPAGES)
-    try:
+    with delayline.pages(rundir):
         yield
-    finally:
-        machine.give_back(rundir)
-
-
-@contextmanager
-def delayline(rundir: Path, delay_us: int, *faults: int) -> Iterator[Pktgen]:
-    """A generator, and a forwarder with these faults between its ports (tests/labs/delayline.c)."""
-    sockets = [rundir / f"line{number}" for number in (0, 1)]
-    for path in sockets:
-        path.unlink(missing_ok=True)
-    ports = [f"--vdev=net_virtio_user{n},path={p},server=1" for n, p in enumerate(sockets)]
-    line = [f"--vdev=net_vhost{n},iface={p},client=1" for n, p in enumerate(sockets)]
-    words = [
-        str(program(DELAYLINE)), "--lcores", "0@1", "--no-pci", "--no-telemetry", "--in-memory",
-        "--single-file-segments", "--socket-mem", "256", f"--file-prefix={LINE_PREFIX}", *line,
-        "--", str(delay_us * 1000), *map(str, faults),
-    ]  # fmt: skip
-    generator = Pktgen(PREFIX, rundir, ports, core=0)
-    # First, and it tries until the sockets are there: the generator does not start without a peer.
-    with (rundir / "delayline.log").open("wb") as log:
-        forwarder = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-            env=processes.clean_environment(),
-        )  # fmt: skip
-    try:
-        with generator:
-            yield generator
-    finally:
-        forwarder.kill()
-        forwarder.communicate()
-        ovsprocess.remove_hugepage_files(HUGEPAGES, LINE_PREFIX)
 
 
 def test_one_lost_one_doubled_and_one_late_frame_are_found(rundir: Path, pages: None) -> None:
     del pages
-    with delayline(rundir, 0, 5_000, 6_000, 7_000) as generator:
+    with delayline.delayline(rundir, 0, 5_000, 6_000, 7_000) as generator:
         found = generator.run(Load(20_000, 1.0, drain_ms=500))
     assert (found.lost, found.duplicates, found.reordered) == (1, 1, 1)
     assert found.sent == 20_000
@@ -140,7 +101,7 @@ def test_a_known_delay_is_what_the_histogram_says(rundir: Path, pages: None) -> 
     del pages
     quick = {}
     for delay_us in (0, 2_000):
-        with delayline(rundir, delay_us, 0, 0, 0) as generator:
+        with delayline.delayline(rundir, delay_us, 0, 0, 0) as generator:
             found = generator.run(Load(20_000, 1.0, drain_ms=500))
             assert found.lost == 0
             # Nothing is faster than the line.

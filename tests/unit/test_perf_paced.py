@@ -110,7 +110,7 @@ def known(path: Path, slower: float, noise: float, trials: int = 60) -> Results:
 def test_the_selftest_tells_the_same_from_the_slower(tmp_path: Path) -> None:
     found = selftest.judge(known(tmp_path, 1.1, 0.005))
     assert [each.metric for each in found] == ["pushed", "cycles", "passes"]
-    assert len(found[0].same) == len(found[0].slower) == 7
+    assert len(found[0].same) == len(found[0].slower) == 5
     assert found[0].met
     assert found[1].slowdown == pytest.approx(1.1, rel=0.01)
     assert selftest.command([str(tmp_path)]) == selftest.MET
@@ -131,7 +131,7 @@ def test_a_run_of_something_else_is_no_selftest(
 ) -> None:
     run = known(tmp_path, 1.1, 0.005, trials=3)
     assert selftest.command([str(tmp_path)]) == selftest.USAGE
-    assert "fewer than 8 trials" in capsys.readouterr().err
+    assert "fewer than 12 trials" in capsys.readouterr().err
     assert selftest.command([str(tmp_path), "--of", "0"]) == selftest.USAGE
     other: tuple[Measured, ...] = run.scenarios[:1]
     with pytest.raises(HarnessError, match="selftest-a2"):

@@ -36,7 +36,9 @@ def filled(path: Path, scale: float = 1.0, trials: int = 6, began: str = "2026-0
             metrics = next(each for each in catalog.SCENARIOS if each.name == name).metrics
             values = dict.fromkeys(metrics, scale * (100 + number % 3 + number / 10))
             trial = Trial(name, number, 1.0, 1.0, 0.5, values, {"packets": 9.0}, {"NIC: p0": 2})
-            directory.append("trial", replace(trial, latency={"10": timed(number), "50": timed(number)}))
+            directory.append(
+                "trial", replace(trial, latency={"10": timed(number), "50": timed(number)})
+            )
     return directory.finish(began)
 
 
@@ -106,6 +108,8 @@ def test_a_directory_takes_one_run(tmp_path: Path) -> None:
         (["--seconds", "nan"], "nan s"),
         (["--core", "4096"], "CPU 4096"),
         (["--resume", "/nowhere"], "no run to go on with"),
+        (["out-vm", "--port=a"], "out-vm: the harness builds its path"),
+        (["p2p", "--port=a", "--port=b", "--port=c"], "3 ports"),
     ],
 )
 def test_nonsense_is_refused_with_the_reason(
@@ -253,14 +257,27 @@ COVERAGE = """\
 datapath_drop_upcall_error   0.0/sec     0.000/sec        0.0000/sec   total: 4
 hmap_expand              10.2/sec    10.1/sec       9.9/sec   total: 999
 """
-INTERFACES = json.dumps(
-    {"data": [["pa", ["map", [["ovs_tx_failure_drops", 12], ["rx_packets", 9]]]]]}
-)
+PORTS = """\
+OFPST_PORT reply (OF1.4) (xid=0x2): 3 ports
+  port  vx0: rx pkts=0, bytes=0, drop=?, errs=?, frame=?, over=?, crc=?
+           tx pkts=0, bytes=0, drop=?, errs=?, coll=?
+           duration=6.826s
+  port  pa: rx pkts=9, bytes=540, drop=5, errs=?, frame=?, over=?, crc=?
+           tx pkts=9, bytes=540, drop=15, errs=?, coll=?
+           duration=16.659s
+           CUSTOM Statistics
+                      ovs_tx_retries=3, ovs_tx_failure_drops=12, ovs_tx_mtu_exceeded_drops=0,
+                      ovs_tx_qos_drops=0, ovs_rx_qos_drops=5, ovs_tx_invalid_hwol_drops=0,
+  port  nic: rx pkts=0, bytes=0, drop=0, errs=0, frame=0, over=0, crc=0
+           tx pkts=0, bytes=0, drop=0, errs=0, coll=0
+           CUSTOM Statistics
+                      rx_missed_errors=7, tx_q0_errors=0,
+"""
 
 
 def test_what_ovs_counts_becomes_ratios_and_places() -> None:
     before = ovscount.Counted({}, {})
-    now = ovscount.Counted(ovscount.threads(PMD), ovscount.drops(COVERAGE, INTERFACES))
+    now = ovscount.Counted(ovscount.threads(PMD), ovscount.drops(COVERAGE, PORTS))
     told = now.since(before).counters()
     assert (told["packets"], told["cycles_per_packet"], told["passes_per_packet"]) == (
         1000, 700, 1.5,
@@ -269,5 +286,8 @@ def test_what_ovs_counts_becomes_ratios_and_places() -> None:
     assert told["upcalls"] == 10
     assert now.dropped() == {
         "datapath: datapath_drop_upcall_error": 4,
+        "NIC: nic": 7,
+        "policer, receiving: pa": 5,
+        "port, sending, no reason given: pa": 3,
         "vhost or NIC queue full: pa": 12,
     }

@@ -1,0 +1,140 @@
+"""How good the paced generator is, on a line whose delay and losses are known.
+
+    python -m perf.pacing [--json] [--million N]
+
+The line is a forwarder of our own between two vhost-user ports (tests/labs/delayline.c).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from perf import verdicts
+from perf.labrun import Progress, in_lab
+from perf.pktgen.driver import Load
+
+SCHEMA = "millrace.perf.pacing/1"
+LEAST_PPS, MOST_SHARE, STEPS = 10_000.0, 0.8, 6
+DELAYS_US = (0, 100, 1_000)
+DELAY_PPS = 10_000
+LOSS_PPS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """One rate: what was asked for, what was sent, both in frames a second."""
+
+    asked: float
+    sent: float
+    lost: int
+    behind_us: float
+
+    @property
+    def error(self) -> float:
+        """As a share of what was asked for."""
+        return self.sent / self.asked - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """What the histogram says of a known delay [us]."""
+
+    injected: float
+    percentiles: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Everything."""
+
+    carries: float
+    rates: tuple[Rate, ...]
+    loss_sent: int
+    loss_made: int
+    loss_seen: int
+    delays: tuple[Delay, ...]
+
+
+def measure(rundir: Path, million: int, progress: Progress) -> Found:
+    """On one machine's line.
+
+    Raises:
+        DataplaneError: the generator or the line does not start.
+    """
+    from tests.labs import delayline
+
+    with delayline.pages(rundir):
+        with delayline.delayline(rundir, 0, 0, 0, 0) as generator:
+            carries = max(
+                run.received / run.seconds for run in (generator.run(Load(0, 0.3)) for _ in "123")
+            )
+            progress(f"the line carries {carries / 1e6:.2f} Mpps")
+            ratio = (MOST_SHARE * carries / LEAST_PPS) ** (1 / (STEPS - 1))
+            rates = []
+            for step in range(STEPS):
+                asked = LEAST_PPS * ratio**step
+                run = generator.run(Load(asked, 2.0))
+                rates.append(Rate(asked, run.pps, run.lost, run.behind_ns / 1e3))
+        count = million * 1_000_000
+        progress(f"{million} million frames, one of which the line keeps")
+        with delayline.delayline(rundir, 0, count // 2, 0, 0) as generator:
+            lossy = generator.run(Load(min(LOSS_PPS, carries / 4), count / LOSS_PPS))
+        delays = []
+        for delay_us in DELAYS_US:
+            with delayline.delayline(rundir, delay_us, 0, 0, 0) as generator:
+                run = generator.run(Load(DELAY_PPS, 2.0, drain_ms=500))
+                told = {f"{p:g}": run.percentile(p) / 1e3 for p in (1, 50, 90, 99)}
+                delays.append(Delay(float(delay_us), told))
+    return Found(carries, tuple(rates), lossy.sent, 1, lossy.lost, tuple(delays))
+
+
+def table(found: Found) -> str:
+    """For people."""
+    lines: list[tuple[str, ...]] = [("asked [pps]", "sent [pps]", "error", "lost", "behind [us]")]
+    lines += [
+        (f"{each.asked:,.0f}", f"{each.sent:,.0f}", f"{100 * each.error:+.4f} %",
+         f"{each.lost:,}", f"{each.behind_us:,.0f}")
+        for each in found.rates
+    ]  # fmt: skip
+    timed: list[tuple[str, ...]] = [
+        ("delay [us]", *(f"{p} %" for p in found.delays[0].percentiles))
+    ]
+    timed += [
+        (f"{each.injected:g}", *(f"{value:.1f}" for value in each.percentiles.values()))
+        for each in found.delays
+    ]
+    return (
+        f"the line carries {found.carries / 1e6:.2f} Mpps\n{verdicts.aligned(lines)}\n\n"
+        f"of {found.loss_sent:,} frames the line kept {found.loss_made}; "
+        f"the generator misses {found.loss_seen}\n\n{verdicts.aligned(timed)}"
+    )
+
+
+def main_command(argv: Sequence[str]) -> int:
+    """Measure and print; 1: it could not be."""
+    parser = argparse.ArgumentParser(prog="python -m perf.pacing", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--million", type=int, default=10, help="frames of the loss (default 10)")
+    options = parser.parse_args(argv)
+    if options.million < 1:
+        parser.error("--million must be positive")
+
+    def work(progress: Progress) -> Found:
+        with tempfile.TemporaryDirectory(prefix="mrpc-", dir="/run") as rundir:
+            return measure(Path(rundir), options.million, progress)
+
+    found = in_lab("python -m perf.pacing", work)
+    if found is None:
+        return 1
+    print(json.dumps({"schema": SCHEMA, **asdict(found)}) if options.json else table(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main_command(sys.argv[1:]))
