@@ -9,7 +9,7 @@ everything: nothing depends on the order of changes. docs/decisions/ says why so
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -44,9 +44,36 @@ class _Node:
         self.rank = rank
         self.state = _DIRTY
         self.value: Any = NOTHING if rank >= 0 else None
-        self.reads: set[Token] = set()
+        # Tens of thousands of these are remembered: an empty set alone would be 216 bytes.
+        self.reads: tuple[Token, ...] = ()
         self.asked: tuple[_Node, ...] = ()
-        self.readers: set[_Node] = set()
+        self.readers: _Node | set[_Node] | None = None
+
+
+_Nodes = _Node | set[_Node] | None
+"""Several nodes, most often one."""
+
+
+def _each(nodes: _Nodes) -> Iterable[_Node]:
+    if nodes is None:
+        return ()
+    return (nodes,) if isinstance(nodes, _Node) else nodes
+
+
+def _with(nodes: _Nodes, one: _Node) -> _Nodes:
+    if nodes is None or nodes is one:
+        return one
+    if isinstance(nodes, _Node):
+        return {nodes, one}
+    nodes.add(one)
+    return nodes
+
+
+def _without(nodes: _Nodes, one: _Node) -> _Nodes:
+    if isinstance(nodes, set):
+        nodes.discard(one)
+        return nodes or None
+    return None if nodes is one else nodes
 
 
 class _Raised:
@@ -117,8 +144,8 @@ class Book:
         for rank, unit in enumerate(units):
             self._units.setdefault(unit.of, []).append((rank, unit))
         self._applied: dict[tuple[int, Hashable], _Node] = {}
-        self._derived: dict[tuple[Derived[Any], Hashable], _Node] = {}
-        self._readers: dict[Token, set[_Node]] = {}
+        self._derived: dict[Derived[Any], dict[Hashable, _Node]] = {}
+        self._readers: dict[Token, _Node | set[_Node]] = {}
         self._pending: dict[_Node, None] = {}
         self._orphans: set[_Node] = set()
         self._merger = Merger()
@@ -142,7 +169,7 @@ class Book:
                 node = self._applied[where] = _Node(unit, key, rank)
                 self._pending[node] = None
         for token in touched:
-            for node in self._readers.get(token, ()):
+            for node in _each(self._readers.get(token)):
                 self._mark(node, _DIRTY)
         return True
 
@@ -206,9 +233,12 @@ class Book:
         Raises:
             CycleError: it is being computed: it asks for itself.
         """
-        node = self._derived.get((kind, key))
+        known = self._derived.get(kind)
+        if known is None:
+            known = self._derived[kind] = {}
+        node = known.get(key)
         if node is None:
-            node = self._derived[kind, key] = _Node(kind, key)
+            node = known[key] = _Node(kind, key)
             self._orphans.add(node)
         elif node.state == _RUNNING:
             msg = f"derived fact {kind.name} {key} asks for itself"
@@ -228,7 +258,7 @@ class Book:
             if node.rank >= 0:
                 self._pending[node] = None
             elif was == _CLEAN:
-                todo += ((reader, _DOUBTFUL) for reader in node.readers)
+                todo += ((reader, _DOUBTFUL) for reader in _each(node.readers))
 
     def _refresh(self, node: _Node) -> None:
         """Compute what has to be; a derived fact that comes out otherwise marks its readers."""
@@ -255,7 +285,7 @@ class Book:
             self._link(node, noting)
             if not _same(value, node.value):
                 node.value = value
-                for reader in node.readers:
+                for reader in _each(node.readers):
                     if reader.state < _DIRTY:
                         reader.state = _DIRTY
         node.state = _CLEAN
@@ -303,46 +333,48 @@ class Book:
     # Links
 
     def _link(self, node: _Node, noting: _Noting) -> None:
-        reads, before = noting.reads, node.reads
-        for token in before - reads:
-            self._forget(token, node)
-        for token in reads - before if before else reads:
-            readers = self._readers.get(token)
-            if readers is None:
-                self._readers[token] = {node}
-            else:
-                readers.add(node)
-        node.reads = reads
+        reads = noting.reads
+        before = frozenset(node.reads)
+        if reads != before:
+            for token in before - reads:
+                self._forget(token, node)
+            for token in reads - before if before else reads:
+                readers = self._readers.get(token)
+                self._readers[token] = _with(readers, node) or node
+            node.reads = tuple(reads)
         asked = tuple(noting.asked)
         if asked != node.asked:
             for one in node.asked:
                 if one not in noting.asked:
-                    one.readers.discard(node)
+                    one.readers = _without(one.readers, node)
                     self._orphans.add(one)
             for one in asked:
-                one.readers.add(node)
+                one.readers = _with(one.readers, node)
             node.asked = asked
 
     def _unlink(self, node: _Node) -> None:
         for token in node.reads:
             self._forget(token, node)
         for one in node.asked:
-            one.readers.discard(node)
+            one.readers = _without(one.readers, node)
             self._orphans.add(one)
-        node.reads, node.asked = set(), ()
+        node.reads, node.asked = (), ()
 
     def _forget(self, token: Token, node: _Node) -> None:
-        readers = self._readers[token]
-        readers.discard(node)
-        if not readers:
+        left = _without(self._readers[token], node)
+        if left is None:
             del self._readers[token]
+        else:
+            self._readers[token] = left
 
     def _drop_orphans(self) -> None:
         """Forget derived facts that nobody reads any more."""
         while self._orphans:
             node = self._orphans.pop()
-            if not node.readers and self._derived.get((node.of, node.key)) is node:  # type: ignore[arg-type]  # orphans are derived
-                del self._derived[node.of, node.key]  # type: ignore[arg-type]  # as above
+            assert isinstance(node.of, Derived)
+            known = self._derived.get(node.of, {})
+            if node.readers is None and known.get(node.key) is node:
+                del known[node.key]
                 self._unlink(node)
 
     def __iter__(self) -> Iterator[tuple[RowKey, Row]]:
