@@ -9,7 +9,7 @@ everything: nothing depends on the order of changes. docs/decisions/ says why so
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -47,33 +47,28 @@ class _Node:
         # Tens of thousands of these are remembered: an empty set alone would be 216 bytes.
         self.reads: tuple[Token, ...] = ()
         self.asked: tuple[_Node, ...] = ()
-        self.readers: _Node | set[_Node] | None = None
+        self.readers: tuple[_Node, ...] | set[_Node] = ()
 
 
-_Nodes = _Node | set[_Node] | None
-"""Several nodes, most often one."""
-
-
-def _each(nodes: _Nodes) -> Iterable[_Node]:
-    if nodes is None:
-        return ()
-    return (nodes,) if isinstance(nodes, _Node) else nodes
+_Nodes = tuple[_Node, ...] | set[_Node]
+"""Several nodes: most often so few that a tuple is a third of a set."""
+_FEW = 6
 
 
 def _with(nodes: _Nodes, one: _Node) -> _Nodes:
-    if nodes is None or nodes is one:
-        return one
-    if isinstance(nodes, _Node):
-        return {nodes, one}
-    nodes.add(one)
-    return nodes
+    if isinstance(nodes, set):
+        nodes.add(one)
+        return nodes
+    if one in nodes:
+        return nodes
+    return (*nodes, one) if len(nodes) < _FEW else {*nodes, one}
 
 
 def _without(nodes: _Nodes, one: _Node) -> _Nodes:
     if isinstance(nodes, set):
         nodes.discard(one)
-        return nodes or None
-    return None if nodes is one else nodes
+        return nodes
+    return tuple(node for node in nodes if node is not one)
 
 
 class _Raised:
@@ -145,7 +140,7 @@ class Book:
             self._units.setdefault(unit.of, []).append((rank, unit))
         self._applied: dict[tuple[int, Hashable], _Node] = {}
         self._derived: dict[Derived[Any], dict[Hashable, _Node]] = {}
-        self._readers: dict[Token, _Node | set[_Node]] = {}
+        self._readers: dict[Token, _Nodes] = {}
         self._pending: dict[_Node, None] = {}
         self._orphans: set[_Node] = set()
         self._merger = Merger()
@@ -169,7 +164,7 @@ class Book:
                 node = self._applied[where] = _Node(unit, key, rank)
                 self._pending[node] = None
         for token in touched:
-            for node in _each(self._readers.get(token)):
+            for node in self._readers.get(token, ()):
                 self._mark(node, _DIRTY)
         return True
 
@@ -258,7 +253,7 @@ class Book:
             if node.rank >= 0:
                 self._pending[node] = None
             elif was == _CLEAN:
-                todo += ((reader, _DOUBTFUL) for reader in _each(node.readers))
+                todo += ((reader, _DOUBTFUL) for reader in node.readers)
 
     def _refresh(self, node: _Node) -> None:
         """Compute what has to be; a derived fact that comes out otherwise marks its readers."""
@@ -285,7 +280,7 @@ class Book:
             self._link(node, noting)
             if not _same(value, node.value):
                 node.value = value
-                for reader in _each(node.readers):
+                for reader in node.readers:
                     if reader.state < _DIRTY:
                         reader.state = _DIRTY
         node.state = _CLEAN
@@ -339,8 +334,7 @@ class Book:
             for token in before - reads:
                 self._forget(token, node)
             for token in reads - before if before else reads:
-                readers = self._readers.get(token)
-                self._readers[token] = _with(readers, node) or node
+                self._readers[token] = _with(self._readers.get(token, ()), node)
             node.reads = tuple(reads)
         asked = tuple(noting.asked)
         if asked != node.asked:
@@ -362,7 +356,7 @@ class Book:
 
     def _forget(self, token: Token, node: _Node) -> None:
         left = _without(self._readers[token], node)
-        if left is None:
+        if not left:
             del self._readers[token]
         else:
             self._readers[token] = left
@@ -373,7 +367,7 @@ class Book:
             node = self._orphans.pop()
             assert isinstance(node.of, Derived)
             known = self._derived.get(node.of, {})
-            if node.readers is None and known.get(node.key) is node:
+            if not node.readers and known.get(node.key) is node:
                 del known[node.key]
                 self._unlink(node)
 
