@@ -48,6 +48,7 @@ BENCHMARKS = (
     Benchmark("ovsjson", (sys.executable, "-m", "perf.ovsjson", "--json"), judge.ovsjson),
     Benchmark("hostway", (sys.executable, "-m", "perf.hostway", "--json"), judge.hostway),
     Benchmark("cni", (sys.executable, "-m", "perf.cni", "--json"), judge.cni),
+    Benchmark("cluster", (sys.executable, "-m", "perf.cluster", "--json"), judge.cluster),
     Benchmark("cni_start", (sys.executable, "-m", "perf.cni_start"), judge.cni_start),
 )
 

@@ -223,6 +223,16 @@ def cni_start(result: Json) -> list[Verdict]:
     ]
 
 
+def cluster(result: Json) -> list[Verdict]:
+    """The Kubernetes controller at 10,000 pods, against what issue and documentation promise."""
+    figures, found = result["figures"], []
+    for name, bound in result["bounds"].items():
+        # Of what has to be nothing, one is twice too much.
+        ratio = figures[name] / bound if bound else 2.0 * bool(figures[name])
+        found.append(Verdict(f"Kubernetes controller, {name}", (ratio,), 1.0, f"{bound:g}"))
+    return found
+
+
 _PEERS = (
     # sink, flows, peer, at how many services, our time at most so much of theirs
     ("xsk", "256 established", "nftables", None, 1 / 3),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -16,8 +19,11 @@ from controller.kube.auth import Access
 from controller.kube.http import Client
 from controller.kubenet import Controller
 from tests.apistandin.server import StandIn
+from tests.apistandin.thread import running
 from tests.labs import kubecluster as objects
-from tests.labs.ovnsandbox import PATIENCE_S, SCHEMAS, OvnSandbox, run
+from tests.labs.ovnsandbox import PATIENCE_S, SCHEMAS, OvnSandbox, run, wait_until
+
+MILLRACE = str(Path(sys.executable).with_name("millrace"))
 
 
 @pytest.fixture
@@ -186,3 +192,53 @@ def test_a_bad_object_says_so_and_harms_nobody(nb: OvnSandbox) -> None:
                 assert "fixed2.shop" not in ports(nb)
 
     asyncio.run(story())
+
+
+def test_the_commands_say_what_it_does_would_do_and_why(nb: OvnSandbox, tmp_path: Path) -> None:
+    def millrace(*words: str) -> tuple[int, dict[str, Any]]:
+        done = subprocess.run(
+            [MILLRACE, *words, "--json", "--config", str(file)],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        assert done.stdout, done.stderr
+        return done.returncode, json.loads(done.stdout)
+
+    with running() as api:
+        api.do(cluster)
+        access = {
+            "clusters": [{"name": "c", "cluster": {"server": api.url}}],
+            "users": [{"name": "u", "user": {}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+            "current-context": "x",
+        }
+        (tmp_path / "kubeconfig").write_text(json.dumps(access))
+        file = tmp_path / "controller.toml"
+        file.write_text(
+            f'[controller]\nnb = "{nb.nb}"\nkubeconfig = "{tmp_path}/kubeconfig"\n'
+            f'namespace = "kube-system"\nsocket = "{nb.directory}/c.sock"\n'
+        )
+        code, answer = millrace("controller", "diff")
+        assert code == 4 and "Logical_Switch_Port web1.shop" in {
+            one["row"] for one in answer["changes"]
+        }
+        assert ports(nb) == set()
+        command = [MILLRACE, "controller", "run", "--config", str(file)]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            try:
+                wait_until("ports are there", lambda: "web1.shop" in ports(nb))
+                wait_until(
+                    "it is settled",
+                    lambda: "settled" in millrace("controller", "status")[1]["started_s"],
+                )
+                code, answer = millrace("controller", "status")
+                assert code == 0 and answer["leads"] and answer["problems"] == []
+                code, answer = millrace("explain", "web1.shop")
+                assert code == 0 and "pods shop/web1" in answer["rows"][0]["behind"]
+                code, answer = millrace("controller", "diff")
+                assert (code, answer["changes"]) == (0, [])
+            finally:
+                process.terminate()
+                assert process.wait(PATIENCE_S) == 0
