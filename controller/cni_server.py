@@ -323,8 +323,11 @@ class CniServer:
         The kernel takes the link off its lists at once, and then holds the caller until the last
         of its readers is done, some 20 ms: that much goes on without the runtime.
         """
-        removing = asyncio.ensure_future(in_thread(podlink.remove, device))
-        while not removing.done() and podlink.is_listed(device):
+        index = podlink.listed(device)
+        if index is None:
+            return
+        removing = asyncio.ensure_future(in_thread(podlink.remove, device, index))
+        while not removing.done() and podlink.listed(device) == index:
             await asyncio.wait({removing}, timeout=LISTED_LOOK_S)
         if removing.done():
             await removing

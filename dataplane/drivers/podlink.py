@@ -138,8 +138,10 @@ def check(attachment: Attachment) -> list[str]:
     return problems
 
 
-def remove(device: str) -> None:
+def remove(device: str, index: int | None = None) -> None:
     """Delete a pod link by its host end; a missing one is success.
+
+    With `index` only that incarnation: another link of the name may have been made meanwhile.
 
     Raises:
         LinkError: the kernel refused, or the link is not ours.
@@ -147,18 +149,20 @@ def remove(device: str) -> None:
     """
     with route_socket() as ipr:
         link = find_link(ipr, device)
-        if link is not None:
+        if link is not None and index in (None, link.index):
             _refuse_foreign(link)
             _delete(ipr, link)
 
 
-def is_listed(device: str) -> bool:
-    """Whether the kernel still shows a link of this name; asked without its lock for links."""
+def listed(device: str) -> int | None:
+    """The index of the link that the kernel shows under this name, if any.
+
+    Asked without its lock for links, which whoever removes one holds.
+    """
     try:
-        socket.if_nametoindex(device)
+        return socket.if_nametoindex(device)
     except OSError:
-        return False
-    return True
+        return None
 
 
 def orphans(known: Collection[str]) -> list[str]:

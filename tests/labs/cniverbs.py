@@ -84,7 +84,8 @@ class Runtime:
             if name is not None:
                 certain[pod] = by_name[name]
         for one in certain.values():
-            assert self._ask("check", one) is None, self.history
+            refused = self._ask("check", one)
+            assert refused is None, (refused, self.seed, self.history)
         return certain
 
     def empty(self) -> None:
