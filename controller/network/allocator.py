@@ -17,14 +17,14 @@ from typing import Any
 
 from controller.ipam.errors import AddressError
 from controller.ipam.want import Addresses
-from controller.kinds.addresses import POOLS
+from controller.kinds.addresses import POOLS, VIP_RESOURCE, VIPS
 from controller.kinds.attachments import ATTACHMENTS
 from controller.kinds.subnet import SUBNETS
 from controller.kinds.vpc import VPCS
 from controller.kinds.workloads import INSTANCES
 from controller.kube.resources import Key
 from controller.network.asks import SOURCES, Ask, Asks, Held, Holder, Source
-from controller.network.facts import LEASES, NAMESPACES, PODS, NicLease
+from controller.network.facts import LEASES, NAMESPACES, PODS, VIP_ANNOTATION, NicLease
 from controller.network.keeping import KEEPERS, Keeper, keeper_of, keeper_of_port, keepers, keeps
 from controller.network.ledger import Change, Ledger
 from controller.network.settings import SETTINGS
@@ -32,10 +32,14 @@ from controller.network.view import Kind, View
 from controller.translate.ovn import Problem
 from dataplane.model.addr import Mac
 
-STRUCTURE: tuple[Kind[Any], ...] = (SUBNETS, POOLS, NAMESPACES, ATTACHMENTS, VPCS, SETTINGS)
+STRUCTURE: tuple[Kind[Any], ...] = (
+    SUBNETS, POOLS, NAMESPACES, ATTACHMENTS, VPCS, VIPS, SETTINGS,
+)  # fmt: skip
 """Changes of these may help those who were refused something."""
 READS: tuple[Kind[Any], ...] = (*STRUCTURE, *(source.kind for source in SOURCES), *KEEPERS)
 """Changes of which kinds `changed` wants to be told."""
+
+_VIPS = str(VIP_RESOURCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,8 @@ class Allocator:
                     self._acquire(holder, ask)
         if SUBNETS in told or POOLS in told:
             self._ledger.place_pools(self._view)
+        if vips := self._vips_of(told.get(PODS, ())):
+            told[VIPS] = sorted({*told.get(VIPS, ()), *vips})
         # First who leaves, then who comes: an address that is free now can be had at once.
         found = [
             (source.holder(key), source.asks(self._view, key))
@@ -117,6 +123,18 @@ class Allocator:
         return self._publish()
 
     # -- who asks ---------------------------------------------------------------------------------
+
+    def _vips_of(self, pods: Iterable[Any]) -> set[str]:
+        """The Vips that these pods have, or had."""
+        found: set[str] = set()
+        for key in pods:
+            pod = self._view.get(PODS, key)
+            if pod is not None and (name := pod.annotations.get(VIP_ANNOTATION)):
+                found.add(name)
+            for ask in self._asks.get(Holder(self._pods, key.namespace, key.name), ()):
+                there = self._holders.get(ask.nic, {})
+                found.update(holder.name for holder in there if holder.resource == _VIPS)
+        return found
 
     def _enter(self, holder: Holder, asks: Asks) -> tuple[Ask, ...]:
         """Note what an object asks for."""
@@ -217,6 +235,8 @@ class Allocator:
     def _acquire(self, holder: Holder, ask: Ask) -> None:
         others = [one for one in self._holders.get(ask.nic, {}) if one != holder]
         if others and self._ledger.lease(ask.nic) is not None:
+            self._ledger.refuse(holder, ask.nic, None)
+            self._waiting.pop(ask.nic, None)
             return
         try:
             if ask.held is not None and self._ledger.lease(ask.nic) is None:

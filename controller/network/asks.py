@@ -8,13 +8,13 @@ from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from controller.ipam.errors import AddressError, RangeTextError
-from controller.ipam.want import Addresses, Want
+from controller.ipam.want import PRIMARY, Addresses, Want
 from controller.kinds.addresses import IP_RESOURCE, IPS, VIP_RESOURCE, VIPS
 from controller.kube.resources import NODES as NODE_OBJECTS
 from controller.kube.resources import PODS as POD_OBJECTS
 from controller.kube.resources import Key
 from controller.network.facts import NODES, PODS
-from controller.network.nics import annotation, nics_of
+from controller.network.nics import annotation, needs_network, nics_of, port_name
 from controller.network.settings import settings
 from controller.network.view import Kind, View
 from controller.translate.nbrows import host_port
@@ -136,9 +136,21 @@ def _of_vip(view: View, name: str) -> Asks:
     if not vip.subnet:
         problem = Problem(f"Vip {name}", "it names no subnet", "write spec.subnet")
         return Asks(problems=(problem,))
-    want = Want((vip.subnet,), choices=(addresses,) if addresses else (), mac=mac)
     held = _held(vip.subnet, list(vip.held), vip.held_mac) if vip.held else None
-    return Asks((Ask(VIP_LEASE + name, "", want, held),))
+    if held is not None:
+        # What it has stays its own when a pod takes it, and when the pod gives it back.
+        addresses, mac = held.addresses, held.mac
+    want = Want((vip.subnet,), choices=(addresses,) if addresses else (), mac=mac)
+    return Asks((Ask(vip_nic(view, name), "", want, held),))
+
+
+def vip_nic(view: View, name: str) -> str:
+    """Under which name a Vip's address is given: its own, or the port of the pod that has it."""
+    for key in view.by(PODS, "vip", name):
+        pod = view.get(PODS, key)
+        if pod is not None and needs_network(pod):
+            return port_name(pod, PRIMARY)
+    return VIP_LEASE + name
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,10 @@ def _pods_labels(key: Key, fact: NetPod) -> tuple[tuple[str, str, str], ...]:
     return tuple((key.namespace, name, value) for name, value in fact.labels.items())
 
 
+VIP_ANNOTATION = "ovn.kubernetes.io/vip"
+"""Names the Vip whose address a pod's first interface has."""
+
+
 def _vips(_: Key, fact: NetPod) -> tuple[str, ...]:
     listed = fact.annotations.get("ovn.kubernetes.io/aaps", "")
     return tuple(name for part in listed.split(",") if (name := part.strip()))
@@ -122,11 +126,13 @@ PODS: Kind[NetPod] = Kind(
         "node": lambda _, pod: (pod.node,) if pod.node else (),
         "vm": lambda key, pod: (Key(key.namespace, pod.vm),) if pod.vm else (),
         "aaps": _vips,
+        "vip": lambda _, pod: tuple(filter(None, (pod.annotations.get(VIP_ANNOTATION, ""),))),
         "security_group": _groups,
     },
 )
-"""Keys are `Key(namespace, name)`. `label` is found by (namespace, label, value), `aaps` by the
-name of a Vip that the pod may have, `security_group` by the name of one that it names."""
+"""Keys are `Key(namespace, name)`. `label` is found by (namespace, label, value); `aaps` and `vip`
+by the name of a Vip that the pod may have beside its own address, or as its own; `security_group`
+by the name of one that it names."""
 
 NAMESPACES: Kind[NetNamespace] = Kind("namespaces", {"label": _labels, "label_key": _label_keys})
 """Keys are names."""

@@ -17,12 +17,12 @@ from typing import Any
 
 from controller.ipam.errors import AddressError
 from controller.ipam.want import PRIMARY, Want, want_of
-from controller.kinds.addresses import POOLS
+from controller.kinds.addresses import POOLS, VIPS
 from controller.kinds.attachments import ATTACHMENTS
 from controller.kinds.subnet import OVN, SUBNETS, Subnet
 from controller.kinds.vpc import VPCS
 from controller.kube.resources import Key
-from controller.network.facts import NAMESPACES, NetPod
+from controller.network.facts import NAMESPACES, VIP_ANNOTATION, NetPod
 from controller.network.settings import settings
 from controller.network.view import Derived, View
 from controller.translate.ovn import Problem
@@ -173,11 +173,30 @@ def _first(view: View, pod: NetPod, ordinal: int | None) -> Nic:
     pool_key, switch_key = annotation(PRIMARY, "ip_pool"), annotation(PRIMARY, "logical_switch")
     own_pool = view.get(POOLS, said.get(pool_key, "").strip())
     subnets = (own_pool.subnet,) if own_pool else choice.subnets
+    if name := said.get(VIP_ANNOTATION):
+        return Nic(port_name(pod, PRIMARY), PRIMARY, _of_vip(view, name))
     want = want_of(said, subnets, PRIMARY, ordinal)
     # A namespace's pool is for those who name no addresses, pool or subnet of their own.
     if choice.pool and not said.get(pool_key) and not said.get(switch_key) and not want.choices:
         want = replace(want, pool=choice.pool)
     return Nic(port_name(pod, PRIMARY), PRIMARY, want)
+
+
+def _of_vip(view: View, name: str) -> Want:
+    """The address of a Vip, which the pod has as its own."""
+    vip = view.get(VIPS, name)
+    if vip is None:
+        msg = f"{VIP_ANNOTATION} names the Vip {name}, and there is none"
+        raise AddressError(msg, "make it, or take the annotation away")
+    texts = vip.held or vip.addresses
+    try:
+        addresses = tuple(sorted(map(ip_address, texts), key=lambda one: one.version))
+    except ValueError:  # which the Vip itself says
+        addresses = ()
+    if not addresses:
+        msg = f"Vip {name} has no address yet"
+        raise AddressError(msg, "see its status")
+    return Want((vip.subnet,), choices=(addresses,))
 
 
 def _further(

@@ -12,7 +12,7 @@ from controller.kinds.workloads import INSTANCES
 from controller.kube.resources import PODS as POD_OBJECTS
 from controller.kube.resources import Key
 from controller.network import dhcp
-from controller.network.asks import VIP_LEASE
+from controller.network.asks import vip_nic
 from controller.network.facts import LEASES, PODS, NetPod, NicLease
 from controller.network.nets import NETS
 from controller.network.nics import annotation, nics_of
@@ -24,7 +24,7 @@ from controller.network.units import ObjectRef, Said, Unit, Wanted
 from controller.network.view import View
 from controller.translate.ovn import Problem
 
-_UNSERVED = ("vip", "routes", "default_route", "north_gateway")
+_UNSERVED = ("routes", "default_route", "north_gateway")
 """Annotations of Kube-OVN's that have no effect here (docs/kubernetes-kinds.md)."""
 
 
@@ -80,7 +80,7 @@ def _security(
         return
     more = [one.strip() for one in said.get(annotation(lease.provider, "port_vips"), "").split(",")]
     for name in _listed(said, lease.provider):
-        vip = view.get(LEASES, VIP_LEASE + name)
+        vip = view.get(LEASES, vip_nic(view, name))
         more += map(str, vip.addresses if vip else ())
     yield " ".join((addresses, *filter(_is_address, more)))
 
@@ -204,7 +204,7 @@ def vips(view: View, key: Hashable) -> Said:
     if vip is None:
         return Said()
     ref = ObjectRef(str(VIP_RESOURCE), "", vip.name)
-    lease = view.get(LEASES, VIP_LEASE + vip.name)
+    lease = view.get(LEASES, vip_nic(view, vip.name))
     if lease is None:
         return Said(writes={ref: Wanted(status={"ready": False}, finalizer=False)})
     by_family = {address.version: str(address) for address in lease.addresses}
@@ -217,7 +217,7 @@ def vips(view: View, key: Hashable) -> Said:
     }
     writes = {ref: Wanted(status=told)}
     parents = _parents(view, vip, lease)
-    if vip.use or not parents:
+    if vip.use or not parents or lease.provider:
         return Said(writes=writes)
     # OVN knows one address of a virtual port: the first family has it.
     row = Row(

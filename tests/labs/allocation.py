@@ -6,9 +6,11 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from controller.kinds.addresses import VIPS
 from controller.kinds.subnet import SUBNETS, Accepted, Subnet
 from controller.kube.resources import Key
 from controller.network.allocator import Allocator, HeldPort
+from controller.network.asks import vip_nic
 from controller.network.facts import LEASES, NAMESPACES, PODS, NetNamespace, NetPod, NicLease
 from controller.network.ledger import Change
 from controller.network.nets import NETS, REFUSALS, USAGE, Net
@@ -81,6 +83,14 @@ class World:
         }
         mine = {f"{provider}.kubernetes.io/{key}": value for key, value in told.items()}
         self.have(PODS, Key("ns", name), replace(pod, annotations={**pod.annotations, **mine}))
+
+    def tell_vips(self) -> None:
+        """Do what the loop does: what Vips have is written to their status."""
+        for name, vip in list(self.facts.get(VIPS, {}).items()):
+            lease = self.lease(vip_nic(FactView(self.facts), name))
+            if lease is not None:
+                held = tuple(map(str, lease.addresses))
+                self.have(VIPS, name, replace(vip, held=held, held_mac=str(lease.mac)))
 
     def again(self, ports: list[HeldPort]) -> World:
         """A controller that starts anew with the same objects."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.kinds.addresses import POOLS, IpPool
+from controller.kinds.addresses import POOLS, VIPS, IpPool, Vip
 from controller.kinds.subnet import SUBNETS, Subnet
 from controller.kinds.workloads import SETS, OrdinalSet
 from controller.kube.resources import Key
@@ -25,6 +25,7 @@ STEPS = st.lists(
         st.tuples(st.just("scale"), st.integers(0, 4)),
         st.tuples(st.just("subnet"), st.sampled_from(("one", "two")), st.sampled_from(CIDRS)),
         st.tuples(st.just("pool"), st.sampled_from(("10.0.0.5..10.0.0.6", "10.0.0.9"))),
+        st.tuples(st.just("vip"), st.booleans()),
         st.tuples(st.just("restart"), st.booleans()),
     ),
     max_size=25,
@@ -35,6 +36,8 @@ def step(w: World, move: tuple[object, ...]) -> World:
     match move:
         case ("pod", int(number), str(fixed)):
             said = {"ovn.kubernetes.io/ip_address": fixed} if fixed else {}
+            if number > 5:
+                said["ovn.kubernetes.io/vip"] = "v"
             if number % 3 == 1:
                 said["ovn.kubernetes.io/logical_switch"] = "two"
             if number % 3 == 2 and not fixed:
@@ -59,7 +62,13 @@ def step(w: World, move: tuple[object, ...]) -> World:
             w.have(SUBNETS, name, replace(old, cidr=cidr))
         case ("pool", str(ips)):
             w.have(POOLS, "pool", IpPool("pool", "one", addresses=(ips,)))
+        case ("vip", bool(there)):
+            w.have(
+                VIPS, "v", w.facts.get(VIPS, {}).get("v", Vip("v", "ns", "one")) if there else None
+            )
+            w.tell_vips()
         case ("restart", bool(told)):
+            w.tell_vips()
             if told:
                 # The loop writes what it gave before anything else happens to these pods.
                 for key in list(w.facts.get(PODS, {})):

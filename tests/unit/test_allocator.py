@@ -198,6 +198,33 @@ def test_an_ip_object_reserves_and_a_vip_has_one_too() -> None:
     assert w.lease("a.ns") is None
 
 
+def test_a_pod_has_a_vips_address_as_its_own_and_gives_it_back() -> None:
+    w = world().start()
+    w.pod("a", annotations={O + "vip": "v"})
+    assert "names the Vip v, and there is none" in w.why("pods", "ns", "a")
+    w.have(VIPS, "v", Vip("v", "ns", "ovn-default"))
+    assert "has no address yet" in w.why("pods", "ns", "a")
+    lease = w.lease("a.ns")
+    assert lease, "its address is under the name of the port that will have it"
+    told = Vip("v", "ns", "ovn-default", held=(w.ip("a.ns"),), held_mac=str(lease.mac))
+    w.have(VIPS, "v", told)
+    assert (w.ip("a.ns"), w.why("pods", "ns", "a")) == ("10.16.0.2", "")
+    w.pod("b", annotations={O + "vip": "v"})
+    assert "10.16.0.2 of subnet ovn-default is taken by a.ns" in w.why("pods", "ns", "b")
+    w.annotate("a")
+    again = w.again(w.held())
+    assert (again.ip("a.ns"), again.ip("b.ns")) == ("10.16.0.2", "none")
+    w.have(PODS, Key("ns", "b"), None)
+    w.have(PODS, Key("ns", "a"), None)
+    assert (w.ip("vip/v"), w.lease("a.ns")) == ("10.16.0.2", None)
+    w.pod("c", annotations={O + "vip": "v"})
+    assert (w.ip("c.ns"), w.lease("vip/v")) == ("10.16.0.2", None)
+    assert (found := w.lease("c.ns")) and found.mac == lease.mac
+    assert found.pod == Key("ns", "c")
+    w.have(VIPS, "v", None)
+    assert w.ip("c.ns") == "10.16.0.2", "what a pod has is its own for life"
+
+
 def test_nodes_have_addresses_of_the_join_subnet() -> None:
     w = world(Subnet("join", cidr="100.64.0.0/16"))
     w.have(NODES, "n2", NetNode("n2", annotations={

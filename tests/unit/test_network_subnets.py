@@ -195,7 +195,7 @@ def test_a_pods_port_and_what_is_written_to_the_pod() -> None:
     w = world(Subnet("s", default=True, cidr="10.1.0.0/24")).start()
     w.pod("a")
     w.pod("b", annotations={O + "port_security": "true", O + "port_vips": "10.1.0.99, junk"})
-    w.pod("c", annotations={O + "dhcp-v4-options": "router=10.1.0.77", O + "vip": "v"})
+    w.pod("c", annotations={O + "dhcp-v4-options": "router=10.1.0.77", O + "routes": "[]"})
     w.pod("d", annotations={O + "layer2_forward": "true"})
     found = said(w)
     lease = w.lease("a.ns")
@@ -209,7 +209,7 @@ def test_a_pods_port_and_what_is_written_to_the_pod() -> None:
     (secure,) = column(found, "Logical_Switch_Port", "b.ns", "port_security")
     assert secure.split()[1:] == ["10.1.0.3", "10.1.0.99"]
     assert column(found, "DHCP_Options", "c.ns//v4", "options")["router"] == "10.1.0.77"
-    assert f"{O}vip has no effect" in causes(found, "pods", "c", "ns")
+    assert f"{O}routes has no effect" in causes(found, "pods", "c", "ns")
     assert "unknown" in column(found, "Logical_Switch_Port", "d.ns", "addresses")
     assert wanted(found, "pods", "a", "ns").annotations == {
         O + "allocated": "true",
