@@ -14,6 +14,13 @@ from controller.policy.model import Selector
 RESOURCE = custom(GROUP, VERSION, "subnets", "Subnet")
 OVN = "ovn"
 """The provider of workloads' first interfaces."""
+
+
+def is_logical(provider: str) -> bool:
+    """Whether a provider's interfaces are ports of OVN; of others only addresses are given here."""
+    return provider == OVN or provider.endswith(f".{OVN}")
+
+
 DISTRIBUTED, CENTRALIZED = "distributed", "centralized"
 
 

@@ -16,7 +16,7 @@ from controller.ipam.errors import AddressError
 from controller.ipam.intervals import Intervals
 from controller.ipam.subnet import Subnet as Space
 from controller.ipam.subnet import hosts_of, intervals_of, networks_of
-from controller.kinds.subnet import Subnet
+from controller.kinds.subnet import Subnet, is_logical
 from controller.network.view import Kind
 from controller.translate.addresses import overlap
 from controller.translate.ovn import Problem
@@ -91,7 +91,7 @@ def router_mac(port: str) -> Mac:
 
 def is_routed(subnet: Subnet) -> bool:
     """Whether the VPC's router is its gateway; an underlay's is a router of the wire."""
-    return not subnet.vlan or subnet.logical_gateway
+    return is_logical(subnet.provider) and (not subnet.vlan or subnet.logical_gateway)
 
 
 def written(subnet: Subnet, default_vpc: str) -> Net:

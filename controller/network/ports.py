@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from ipaddress import ip_address
 
 from controller.kinds.addresses import VIP_RESOURCE, VIPS, Vip
-from controller.kinds.subnet import OVN, SUBNETS
+from controller.kinds.subnet import OVN, SUBNETS, is_logical
 from controller.kinds.underlay import VLANS
 from controller.kinds.workloads import INSTANCES
 from controller.kube.resources import PODS as POD_OBJECTS
@@ -26,11 +26,6 @@ from controller.translate.ovn import Problem
 
 _UNSERVED = ("routes", "default_route", "north_gateway")
 """Annotations of Kube-OVN's that have no effect here (docs/kubernetes-kinds.md)."""
-
-
-def is_logical(provider: str) -> bool:
-    """Whether interfaces of a provider are ports of OVN."""
-    return provider == OVN or provider.endswith(f".{OVN}")
 
 
 def port(name: str) -> RowKey:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from controller.kinds.addresses import POOL_RESOURCE, POOLS
-from controller.kinds.subnet import RESOURCE, SUBNETS, Subnet
+from controller.kinds.subnet import RESOURCE, SUBNETS, Subnet, is_logical
 from controller.kinds.vpc import VPCS
 from controller.network import dhcp
 from controller.network.facts import LEASES
@@ -22,6 +22,7 @@ MAX_COUNT = 2**53 - 1
 """Counts in a status end here: JSON's readers take numbers for floating point ones (RFC 8259, 6)"""
 _UNSERVED = {
     "u2o": "u2oInterconnection",
+    "disable_interconnection": "disableInterConnection",
     "external_gateway": "externalEgressGateway",
     "policy_table": "policyRoutingTableID",
     "external_lb": "enableExternalLBAddress",
@@ -58,7 +59,7 @@ def compute(view: View, key: Hashable) -> Said:
     ]
     problems += _belongs(view, subnet, net)
     rows: dict[RowKey, Row] = {}
-    if net.usable:
+    if net.usable and is_logical(subnet.provider):
         mtu = subnet.mtu or settings(view).mtu
         try:
             rows |= _switch(view, subnet, net, mtu)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from controller.kinds.subnet import RESOURCE as SUBNET_RESOURCE
-from controller.kinds.subnet import SUBNETS
+from controller.kinds.subnet import SUBNETS, is_logical
 from controller.kinds.underlay import (
     PROVIDER_RESOURCE,
     PROVIDERS,
@@ -37,7 +37,7 @@ def localnet(subnet: str) -> str:
 def compute(view: View, key: Hashable) -> Said:
     """A subnet's port to its wire."""
     subnet, net = view.get(SUBNETS, key), view.get(NETS, key)
-    if subnet is None or net is None or not subnet.vlan:
+    if subnet is None or net is None or not subnet.vlan or not is_logical(subnet.provider):
         return Said()
     ref, who = ObjectRef(str(SUBNET_RESOURCE), "", subnet.name), f"Subnet {subnet.name}"
     vlan = view.get(VLANS, subnet.vlan)

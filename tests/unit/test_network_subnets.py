@@ -264,6 +264,8 @@ def test_further_interfaces_have_ports_unless_only_their_address_is_ours() -> No
     found = said(w)
     mine = {key.name for key in found.rows if key.name.startswith("a.ns")}
     assert mine == {"a.ns", "a.ns.net1.ns.ovn"}
+    # A network that only takes addresses is none of OVN's: no switch, and no router on it.
+    assert not [key for key in found.rows if "u" in key.name.split("-")]
     told = wanted(found, "pods", "a", "ns").annotations
     assert told["net1.ns.ovn.kubernetes.io/ip_address"] == "10.2.0.2"
     assert told["mac.ns.kubernetes.io/ip_address"] == "10.3.0.2"
