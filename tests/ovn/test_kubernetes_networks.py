@@ -6,9 +6,11 @@ peering, subnet, fixed address, IPPool, several interfaces, VLAN), in words of o
 
 from __future__ import annotations
 
+import struct
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from tests.labs.nbrows import put
 from tests.labs.ovnsandbox import OvnSandbox, wait_until
 from tests.labs.packetlab import PacketLab, Station
 from tests.labs.packets import Packet, frame, number_of
+from tests.oracle.wire import checksum
 
 SETTINGS = NetSettings(default_cidr="10.16.0.0/24,fd00:16::/64", join_cidr="100.64.0.0/24")
 OBJECTS = """
@@ -121,6 +124,19 @@ spec:
   cidrBlock: 198.51.100.0/24
   gateway: 198.51.100.1
   vlan: v100
+---
+apiVersion: kubeovn.io/v1
+kind: Subnet
+metadata: {name: told}
+spec:
+  cidrBlock: 10.88.0.0/24
+  enableDHCP: true
+  dhcpV4Options: lease_time=600,dns_server={9.9.9.9;9.9.9.10}
+  mtu: 1400
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: asking, namespace: green, annotations: {ovn.kubernetes.io/logical_switch: told}}
 ---
 apiVersion: v1
 kind: Pod
@@ -320,3 +336,36 @@ def test_the_rows_are_named_as_tools_of_the_field_know_them(net: Network) -> Non
     assert named <= set(ports)
     assert net.box.nbctl("lrp-list", "shop").count("shop-") == 3
     assert net.box.warnings() == []
+
+
+def test_a_guest_is_answered_by_dhcp_as_its_subnet_says(net: Network) -> None:
+    """RFC 2131: DISCOVER by broadcast, and OFFER with the address and the options (RFC 2132)."""
+    guest = net.there["asking.green"]
+    at = net.lab.stations.index(guest)
+    mac = bytes.fromhex(guest.mac.replace(":", ""))
+    bootp = struct.pack(">BBBBIHH16x", 1, 1, 6, 0, 0x6D72, 0, 0x8000) + mac + b"\0" * (10 + 192)
+    bootp += b"\x63\x82\x53\x63" + b"\x35\x01\x01" + b"\x37\x04\x01\x03\x06\x1a" + b"\xff"
+    udp = struct.pack(">HHHH", 68, 67, 8 + len(bootp), 0) + bootp
+    head = struct.pack(
+        ">BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 1, 0, 64, 17, 0, b"\0" * 4, b"\xff" * 4
+    )
+    head = head[:10] + struct.pack(">H", checksum(head)) + head[12:]
+    discover = b"\xff" * 6 + mac + b"\x08\x00" + head + udp
+    capture = net.box.directory / f"p{at}.pcap"
+    before = len(capture.read_bytes()) if capture.exists() else 0
+    net.box.appctl("netdev-dummy/receive", f"p{at}", discover.hex())
+    address = ip_address(guest.address(4)).packed
+
+    def offered() -> bool:
+        seen = capture.read_bytes()[before:] if capture.exists() else b""
+        place = seen.find(b"\x63\x82\x53\x63\x35\x01\x02")
+        if place < 0:
+            return False
+        options = seen[place:]
+        assert seen[place - 236 :][16:20] == address
+        assert b"\x03\x04" + ip_address("10.88.0.1").packed in options
+        assert b"\x06\x08" + bytes((9, 9, 9, 9, 9, 9, 9, 10)) in options
+        assert b"\x1a\x02" + struct.pack(">H", 1400) in options
+        return True
+
+    wait_until("OVN offers the address", offered)
