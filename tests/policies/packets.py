@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from ipaddress import ip_interface
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from tests.labs.packetlab import PacketLab, Station
 from tests.labs.packets import Packet
 from tests.policies.adminfacts import facts_of_admins
 from tests.policies.evaluate import End
-from tests.policies.evaluate_admin import Tiers
+from tests.policies.evaluate_admin import Tiers, allowed
 from tests.policies.facts import facts_of
 from tests.policies.whole import Namespace, Pod
 
@@ -40,19 +41,19 @@ GATEWAYS = {
     "two": ("10.2.0.1/24", "fd00:2::1/64"),
 }
 SPACES = {
-    "blue": {"team": "one", "kubernetes.io/metadata.name": "blue"},
-    "red": {"team": "two", "kubernetes.io/metadata.name": "red"},
-    "green": {"team": "two", "kubernetes.io/metadata.name": "green"},
+    "blue": {"team": "one", "app": "a", "kubernetes.io/metadata.name": "blue"},
+    "red": {"team": "two", "app": "b", "kubernetes.io/metadata.name": "red"},
+    "green": {"team": "two", "tier": "a", "kubernetes.io/metadata.name": "green"},
 }
 WEB = {("TCP", "web"): 8080, ("UDP", "dns"): 53}
 OTHER_WEB = {("TCP", "web"): 8081}
 CAST: tuple[tuple[str, str, str, dict[str, str], dict[tuple[str, str], int]], ...] = (
-    ("blue", "front", "one", {"app": "front"}, {}),
-    ("blue", "back", "one", {"app": "back"}, WEB),
+    ("blue", "front", "one", {"app": "a"}, {}),
+    ("blue", "back", "one", {"app": "b"}, WEB),
     ("blue", "plain", "two", {}, {}),
-    ("red", "front", "two", {"app": "front", "tier": "a"}, {}),
-    ("red", "back", "one", {"app": "back"}, OTHER_WEB),
-    ("green", "back", "two", {"app": "back", "tier": "a"}, WEB),
+    ("red", "front", "two", {"app": "a", "tier": "a"}, {}),
+    ("red", "back", "one", {"app": "b"}, OTHER_WEB),
+    ("green", "back", "two", {"app": "b", "tier": "a"}, WEB),
 )
 """Namespace, name, switch, labels, names of ports."""
 
@@ -145,6 +146,43 @@ class Trial:
     def _next(self) -> int:
         self._number += 1
         return self._number
+
+
+PROTOCOLS = (("TCP", 80), ("TCP", 8080), ("UDP", 53), ("SCTP", 80), ("ICMP", 0), ("TCP", 8081))
+
+
+def probes(shift: int) -> list[Probe]:
+    """Every pair in both families; which protocols a pair is tried with turns with the case."""
+    found = []
+    for at, (source, target) in enumerate(permutations(range(len(STATIONS)), 2)):
+        for version in (4, 6):
+            for more in (0, 3):
+                protocol, port = PROTOCOLS[(at + shift + more + version // 6) % len(PROTOCOLS)]
+                found.append(Probe(source, target, version, protocol, port))
+    return found
+
+
+def wanted_of(tiers: Tiers, tried: Sequence[Probe]) -> list[bool]:
+    """What the policies' texts say of each probe."""
+    return [
+        allowed(tiers, end(one.source, one.version), end(one.target, one.version), one.protocol,
+                one.port)
+        for one in tried
+    ]  # fmt: skip
+
+
+def differences(trial: Trial, tried: Sequence[Probe], wanted: Sequence[bool]) -> list[object]:
+    """Probes that fare otherwise: with whether they came out, and were answered.
+
+    What is let through is answered, whatever the policies of the one that answers.
+    """
+    said = (trial.lab.box.directory / "controller.log").read_text()
+    assert "error parsing match" not in said
+    found = trial.judged(tried)
+    return [
+        (probe, fared) for probe, fared, want in zip(tried, found, wanted, strict=True)
+        if fared != (want, want)
+    ]  # fmt: skip
 
 
 def rows_of_tiers(tiers: Tiers, decided: NetSettings | None = None) -> Mapping[RowKey, Row]:
