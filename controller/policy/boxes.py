@@ -20,38 +20,44 @@ from dataplane.model.addr import IPNetwork, Protocol
 _LAST = 65535
 
 
-class Nodes(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Nodes:
     """Addresses of the nodes that a selector chooses."""
 
     nodes: Selector
 
 
-class Networks(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Networks:
     """Addresses of these networks."""
 
     networks: tuple[IPNetwork, ...]
 
 
-class Union(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Union:
     """All of several."""
 
     parts: tuple[Expression, ...]
 
 
-class Without(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Without:
     """One without another."""
 
     all: Expression
     without: Expression
 
 
-class Both(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Both:
     """What is in both."""
 
     one: Expression
     other: Expression
 
 
+# No named tuples: two of them with the same parts are equal, whatever they are called.
 Expression = Chosen | Nodes | Networks | Union | Without | Both
 """Pods, as members of a group, or addresses, as members of a set."""
 

@@ -78,9 +78,10 @@ def tier(tiers: Tiers, name: str, own: End, other: End, what: tuple[str, int, st
             continue
         for rule in spec.get(what[2]) or []:
             peers = rule["from" if what[2] == "ingress" else "to"]
-            if not any(is_peer(tiers, one, other) for one in peers):
-                continue
-            if not on_ports(rule, what, own if what[2] == "ingress" else other):
+            owner = own if what[2] == "ingress" else other
+            if not any(
+                is_peer(tiers, one, other) and on_ports(rule, what, owner, one) for one in peers
+            ):
                 continue
             if rule["action"] == "Pass":
                 return None
@@ -121,9 +122,14 @@ def is_peer(tiers: Tiers, peer: Json, other: End) -> bool:
     return is_pod(tiers, peer, other)
 
 
-def on_ports(rule: Json, what: tuple[str, int, str], owner: End) -> bool:
-    """Whether a rule is about this protocol and port. `owner`: the pod that it goes to."""
+def on_ports(rule: Json, what: tuple[str, int, str], owner: End, peer: Json) -> bool:
+    """Whether a rule is about this protocol and port. `owner`: the pod that it goes to.
+
+    Networks and nodes have no names of ports (a rule with both is not valid).
+    """
     protocol, port, _ = what
+    if "networks" in peer or "nodes" in peer:
+        owner = End(owner.address)
     if "ports" in rule:
         return any(_alpha1(one, protocol, port, owner) for one in rule["ports"])
     if "protocols" in rule:
