@@ -27,7 +27,7 @@ from controller.network.servicefacts import (
     NetServicePort,
 )
 from controller.network.settings import settings
-from controller.network.switch_lb import rules_of
+from controller.network.switch_lb import STICKY, rules_of
 from controller.network.units import ObjectRef, Said, Unit, Wanted
 from controller.network.view import Derived, View
 from controller.translate import vips as texts
@@ -351,14 +351,12 @@ def _switch_row(
     values = {spelt(vip, port.port): listed(_usable(terms, targets, vip.version)) for vip in found}
     if not values:
         return None
-    options: dict[str, object] = {names.REJECT_OPTION: "true"}
-    if terms.service.affinity_s:
-        options[names.AFFINITY_OPTION] = min(terms.service.affinity_s, OVN_AFFINITY_S)
     columns: dict[str, Value] = {
         "name": f"{terms.service.namespace}/{terms.service.name}:{port.label}/switch",
         "protocol": port.protocol,
         "vips": pairs(values),
-        "options": pairs(options),
+        "options": pairs({names.REJECT_OPTION: "true"}),
+        "selection_fields": STICKY if terms.service.affinity_s else frozenset(),
     }
     return Row(columns)
 

@@ -61,7 +61,8 @@ def test_pods_that_are_ready_are_behind_a_rule() -> None:
         "name": "switch-lb-rule/slr:8888/tcp",
         "protocol": "tcp",
         "vips": (("1.1.1.1:8888", "192.168.0.2:80,192.168.0.3:80"),),
-        "options": (("affinity_timeout", "10800"), ("reject", "true")),
+        "options": (("reject", "true"),),
+        "selection_fields": frozenset({"ip_src"}),
     }
     assert services.balancers_of(FactView(facts), "vpc1") == {ROW}
     assert services.balancers_of(FactView(facts), "ovn-cluster") == frozenset()
