@@ -163,12 +163,12 @@ LABS = ("xdp", "peers", "vhost", "paced", "served", "path", "eastwest", "contain
 
 SETUP_S: Mapping[str, float] = {
     "xdp": 8, "peers": 8, "vhost": 8, "paced": 10, "served": 15, "path": 20, "eastwest": 20,
-    "containers": 25, "control": 20,
+    "containers": 13, "control": 20,
 }  # fmt: skip
 """About what building a lab takes, for the time left; nothing else depends on it."""
 
 TRIAL_S: Mapping[str, tuple[float, float]] = {
-    "xdp": (0.3, 0), "peers": (0.3, 0), "vhost": (0.6, 1), "paced": (1.0, 3), "served": (1.5, 5),
+    "xdp": (0.3, 0), "peers": (0.3, 0), "vhost": (1.7, 1), "paced": (0.8, 5), "served": (1.5, 8),
     "path": (2.5, 2), "eastwest": (0.8, 1), "containers": (1.5, 1), "control": (0.4, 0),
 }  # fmt: skip
 """Of one trial: a constant and so many times the asked-for seconds."""

@@ -23,7 +23,7 @@ from perf.harness.generator import HarnessError
 from perf.harness.progress import Display
 from perf.harness.rundir import Plan, RunDirectory
 
-QUICK_TRIALS, QUICK_SECONDS = 5, 0.5
+QUICK_TRIALS, QUICK_SECONDS = 4, 0.5
 TRIALS, SECONDS = 10, 2.0
 RUNS = Path("bench/runs")
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -68,7 +68,9 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="short trials, fewer of them; under ten minutes in all"
     )
-    parser.add_argument("--trials", type=int, help=f"of each (default {TRIALS}, quick 5)")
+    parser.add_argument(
+        "--trials", type=int, help=f"of each (default {TRIALS}, quick {QUICK_TRIALS})"
+    )
     parser.add_argument("--seconds", type=float, help=f"of a trial (default {SECONDS:g}, quick .5)")
     parser.add_argument("--size", type=int, help="octets of a frame with its check sequence")
     parser.add_argument("--core", type=int, default=0, help="CPU of guests (default 0)")

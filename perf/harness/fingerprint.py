@@ -17,6 +17,13 @@ _COMMANDS = {
     "nftables": ["nft", "--version"],
     "qemu": ["qemu-system-x86_64", "--version"],
 }
+_WHAT_FOR = (
+    ("/sys/bus/event_source/devices/cpu", "instructions per cycle: no hardware performance events"),
+    ("/proc/net/pktgen", "the kernel's pktgen: the module is not loaded"),
+    ("/sys/bus/pci/drivers/vfio-pci", "physical ports for DPDK: no vfio-pci"),
+)
+"""What has to be there, and what is not measured without it."""
+
 MATTERS = ("cpu", "cpus", "microcode", "mitigations", "kernel", "governor", "versions")
 """A comparison of runs that differ in one of these says so."""
 
@@ -46,9 +53,16 @@ def fingerprint() -> dict[str, Any]:
         },
         "memory_kib": _memory_kib(),
         "load": list(os.getloadavg()),
+        "absent": absent(),
         "versions": {name: _version(words) for name, words in _COMMANDS.items()},
         "python": platform.python_version(),
     }
+
+
+def absent(root: Path = Path("/")) -> list[str]:
+    """What this machine cannot be asked for, so that nobody takes silence for a nought."""
+    found = [why for path, why in _WHAT_FOR if not (root / path.lstrip("/")).exists()]
+    return [*found, "latency inside the kernel's path: the harness has no tool for it"]
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:

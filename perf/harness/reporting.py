@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import groupby
@@ -14,6 +15,9 @@ from perf.harness.results import Measured, Results
 from perf.verdicts import aligned
 
 BEGIN, END = "<!-- millrace perf: begin -->", "<!-- millrace perf: end -->"
+TIMED = re.compile(r"us\d+_\d+")
+"""Metrics that the tables of latency have, of all trials together."""
+
 TITLES = {
     "vhost": "Virtual machine to virtual machine",
     "paced": "Rates and latency under load, by the paced generator",
@@ -28,10 +32,11 @@ TITLES = {
 
 _STYLE = """
 :root { color-scheme: light dark; --fg: #1c1e21; --bg: #fff; --dim: #5f6671; --line: #d8dce2;
- --c0: #1f6feb; --c1: #c2410c; --c2: #15803d; --c3: #9333ea; --c4: #b45309; --c5: #0e7490; }
+ --c0: #1f6feb; --c1: #c2410c; --c2: #15803d; --c3: #9333ea; --c4: #b45309; --c5: #0e7490;
+ --c6: #be185d; --c7: #4d7c0f; }
 @media (prefers-color-scheme: dark) { :root { --fg: #e6e8eb; --bg: #14171a; --dim: #9aa3ad;
  --line: #343a41; --c0: #6cb0ff; --c1: #ff9a5c; --c2: #5fd38a; --c3: #c79bff; --c4: #f0b94d;
- --c5: #4fd0e0; } }
+ --c5: #4fd0e0; --c6: #ff8ac0; --c7: #b5d96a; } }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--fg); background: var(--bg);
  max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
@@ -61,7 +66,7 @@ def rows(run: Results) -> Iterator[tuple[Measured, str, stats.Interval, int]]:
     for each in run.scenarios:
         names = sorted(each.metrics, key=lambda name, one=each: name != one.primary)  # type: ignore[misc]
         for name in names:
-            if samples := each.samples(name):
+            if not TIMED.fullmatch(name) and (samples := each.samples(name)):
                 yield each, name, stats.median(samples), len(samples)
 
 
@@ -93,6 +98,8 @@ def markdown(run: Results) -> str:
         f"{run.plan.get('seconds')} s each, in turn (A-B-B-A); median and 95 % bootstrap interval; "
         f"{run.began}{'' if run.complete else '; not complete'}."
     )
+    if missing := told.get("absent"):
+        head += f" Not measured here: {'; '.join(missing)}."
     lines = [head, "", "| scenario | what | median | 95 % interval | unit | n |",
              "|---|---|---|---|---|---|"]  # fmt: skip
     for each, name, found, count in rows(run):
@@ -200,6 +207,8 @@ def _legend() -> str:
 def _plots(members: Sequence[Measured]) -> Iterator[str]:
     names = dict.fromkeys(name for each in members for name in each.metrics)
     for name in names:
+        if TIMED.fullmatch(name):
+            continue
         drawn = []
         for number, each in enumerate(members):
             if samples := each.samples(name):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from html import escape
 
 ROW, LEFT, WIDTH, TOP, FOOT = 26, 240, 900, 24, 52
-SERIES = 6
-"""How many colours there are: classes s0 to s5."""
+SERIES = 8
+"""How many colours there are: classes s0 to s7."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from perf.harness import catalog, latency, ovscount, reading, reporting, results, svg
+from perf.harness import catalog, fingerprint, latency, ovscount, reading, reporting, results, svg
 from perf.harness.cli import list_command, run_command
 from perf.harness.generator import HarnessError
 from perf.harness.results import Results, Trial
@@ -227,6 +227,15 @@ def test_the_table_goes_between_its_marks_alone(tmp_path: Path) -> None:
     page.write_text("no marks")
     assert not reporting.put_into(page, "new")
     assert page.read_text() == "no marks"
+
+
+def test_what_a_machine_does_not_have_is_said(tmp_path: Path) -> None:
+    nothing = fingerprint.absent(tmp_path)
+    assert any("instructions per cycle" in line for line in nothing)
+    (tmp_path / "sys/bus/event_source/devices/cpu").mkdir(parents=True)
+    assert len(fingerprint.absent(tmp_path)) == len(nothing) - 1
+    run = replace(filled(tmp_path / "run"), environment={"absent": nothing})
+    assert nothing[0] in reporting.markdown(run)
 
 
 def test_axes_are_round_numbers_around_the_data() -> None:
