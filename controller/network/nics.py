@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 
@@ -64,8 +65,9 @@ class Choice:
     pool: str = ""
 
 
+@lru_cache(maxsize=4096)
 def annotation(provider: str, name: str) -> str:
-    """The key of an annotation of an interface."""
+    """The key of an annotation of an interface; one text for all pods that have it."""
     return f"{provider}.kubernetes.io/{name}"
 
 
