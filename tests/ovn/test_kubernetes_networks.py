@@ -20,7 +20,7 @@ from tests.labs.manifests import engine_of, gateways, stations
 from tests.labs.nbrows import put
 from tests.labs.ovnsandbox import OvnSandbox, wait_until
 from tests.labs.packetlab import PacketLab, Station
-from tests.labs.packets import Packet, frame, number_of
+from tests.labs.packets import Packet, frame
 from tests.oracle.wire import checksum
 
 SETTINGS = NetSettings(default_cidr="10.16.0.0/24,fd00:16::/64", join_cidr="100.64.0.0/24")
@@ -126,6 +126,30 @@ spec:
   vlan: v100
 ---
 apiVersion: kubeovn.io/v1
+kind: Vlan
+metadata: {name: v200}
+spec: {id: 200, provider: phys}
+---
+apiVersion: kubeovn.io/v1
+kind: Subnet
+metadata: {name: second-wire}
+spec: {provider: out.green.ovn, vlan: v200, cidrBlock: 198.18.0.0/24, gateway: 198.18.0.254}
+---
+apiVersion: k8s.cni.cncf.io/v1
+kind: NetworkAttachmentDefinition
+metadata: {name: out, namespace: green}
+spec: {config: '{"cniVersion": "0.3.0", "type": "kube-ovn", "provider": "out.green.ovn"}'}
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: both
+  namespace: green
+  annotations:
+    k8s.v1.cni.cncf.io/networks: out
+    out.green.ovn.kubernetes.io/ip_address: 198.18.0.77
+---
+apiVersion: kubeovn.io/v1
 kind: Subnet
 metadata: {name: told}
 spec:
@@ -222,8 +246,9 @@ class Network:
         packet = Packet(
             self.number, one.address(version), other.address(version), protocol, 3000, 53
         )
-        found = self.lab.send([(one, other, packet)])
-        assert {port for _, port in found} <= {target}
+        found = {port for number, port in self.lab.send([(one, other, packet)])
+                 if number == packet.number}  # fmt: skip
+        assert found <= {target}
         answer = packet.back(self.number + 1)
         return bool(found) and self.lab.send([(other, one, answer)]) == {(answer.number, source)}
 
@@ -239,6 +264,8 @@ def net() -> Iterator[Network]:
         try:
             box.start()
             box.start_chassis("n1", "127.0.0.1", "phys", "br-phys")
+            listed = ("--bare", "--columns=name", "list", "Chassis")
+            wait_until("the chassis is known", lambda: "n1" in box.sbctl(*listed))
             put(box, rows)
             there = stations(rows)
             hosts, macs = gateways(rows)
@@ -307,27 +334,46 @@ def test_a_nodes_own_port_reaches_pods_and_they_it(net: Network) -> None:
     assert net.passes("pooled.green", "node-n1", protocol="ICMP")
 
 
-def test_a_subnet_with_a_vlan_is_on_the_wire_with_its_tag(net: Network) -> None:
+@pytest.fixture(scope="module")
+def wire(net: Network) -> Path:
+    """What leaves the chassis by the physical network's bridge."""
     capture = net.box.directory / "wire.pcap"
     net.box.vsctl("add-port", "br-phys", "wire", "--", "set", "Interface", "wire", "type=dummy",
                   f"options:tx_pcap={capture}")  # fmt: skip
     net.lab.sync()
-    below = net.there["below.green"]
-    gateway = "0a:00:00:00:99:01"
-    net.number += 1
-    packet = Packet(net.number, below.address(4), "203.0.113.9", "UDP", 3000, 53)
+    return capture
+
+
+@pytest.mark.parametrize(
+    ("port", "address", "tag"),
+    [
+        ("below.green", "198.51.100.9", 100),
+        ("both.green.out.green.ovn", "198.18.0.77", 200),
+    ],
+)
+def test_a_subnet_with_a_vlan_is_on_the_wire_with_its_tag(
+    net: Network, wire: Path, port: str, address: str, tag: int
+) -> None:
+    below, gateway = net.there[port], "0a:00:00:00:99:01"
+    assert below.address(4) == address
+    net.number += 2
+    packet = Packet(net.number, address, "203.0.113.9", "UDP", 3000, 53)
     at = net.lab.stations.index(below)
     octets = frame(below.mac, gateway, packet)
     net.box.appctl("netdev-dummy/receive", f"p{at}", octets.hex())
-    # To a MAC that nobody here has: it can only be out there. 0x8100, and 100.
-    tagged = octets[:12] + b"\x81\x00\x00\x64" + octets[12:]
-    wait_until("it is on the wire", lambda: capture.exists() and tagged in capture.read_bytes())
-    assert number_of(tagged) == net.number
+    # To a MAC that nobody here has: it can only be out there.
+    out = octets[:12] + struct.pack(">HH", 0x8100, tag) + octets[12:]
+    wait_until("it is on the wire", lambda: wire.exists() and out in wire.read_bytes())
     back = frame(gateway, below.mac, packet.back(net.number + 1))
-    tagged = back[:12] + b"\x81\x00\x00\x64" + back[12:]
+    tagged = back[:12] + struct.pack(">HH", 0x8100, tag) + back[12:]
     net.box.appctl("netdev-dummy/receive", "wire", tagged.hex())
     inside = net.box.directory / f"p{at}.pcap"
     wait_until("it came in", lambda: inside.exists() and back in inside.read_bytes())
+
+
+def test_a_pod_is_on_the_overlay_and_on_a_wire_at_once(net: Network) -> None:
+    assert net.there["both.green"].switch == "ovn-default"
+    assert net.passes("both.green", "fixed.green")
 
 
 def test_the_rows_are_named_as_tools_of_the_field_know_them(net: Network) -> None:
