@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from controller.kinds.reading import Form, Reading
@@ -95,9 +95,10 @@ def _eip(meta: Meta, spec: Reading, status: Reading) -> Eip:
     )
 
 
-def _fip(meta: Meta, spec: Reading, _: Reading) -> Rule:
+def _rule(use: Use, meta: Meta, spec: Reading) -> Rule:
+    """What FIPs and DNAT rules have in common."""
     return Rule(
-        Use.FIP,
+        use,
         meta.name,
         meta.creation_timestamp or "",
         spec.text("ovnEip"),
@@ -105,8 +106,12 @@ def _fip(meta: Meta, spec: Reading, _: Reading) -> Rule:
         spec.text("ipName"),
         spec.choice("ipType", ("vip", "ip")) == "vip",
         _some(spec.text("v4Ip"), spec.text("v6Ip")),
-        distributed=spec.choice("type", ("centralized", "distributed")) == "distributed",
     )
+
+
+def _fip(meta: Meta, spec: Reading, _: Reading) -> Rule:
+    way = spec.choice("type", ("centralized", "distributed"))
+    return replace(_rule(Use.FIP, meta, spec), distributed=way == "distributed")
 
 
 def _snat(meta: Meta, spec: Reading, _: Reading) -> Rule:
@@ -123,15 +128,8 @@ def _snat(meta: Meta, spec: Reading, _: Reading) -> Rule:
 
 
 def _dnat(meta: Meta, spec: Reading, _: Reading) -> Rule:
-    return Rule(
-        Use.DNAT,
-        meta.name,
-        meta.creation_timestamp or "",
-        spec.text("ovnEip"),
-        spec.text("vpc"),
-        spec.text("ipName"),
-        spec.choice("ipType", ("vip", "ip")) == "vip",
-        _some(spec.text("v4Ip"), spec.text("v6Ip")),
+    return replace(
+        _rule(Use.DNAT, meta, spec),
         protocol=spec.text("protocol", "tcp").lower(),
         outer=spec.text("externalPort"),
         inner=spec.text("internalPort"),

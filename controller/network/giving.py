@@ -111,22 +111,16 @@ def give(
         asking = [one for one in in_order if version in _wanted(one, got[one.who])]
         if not asking:
             continue
-        used = Intervals.of(
-            (int(address), int(address))
-            for address in (*holders, *others)
-            if address.version == version
-        )
-        free = ranges.get(version, Intervals()) - used
+        mine = ranges.get(version, Intervals())
+        used = {int(a) for a in (*holders, *others) if a.version == version}
         for claim in asking:
-            number = _choose(free, claim.who)
+            number = _choose(mine, used, claim.who)
             if number is None:
-                why = f"no IPv{version} address is left" if ranges.get(version) else ""
-                faults[claim.who].append(
-                    Fault(why or f"there are no IPv{version} addresses", "give it more addresses")
-                )
+                why = "no IPv{} address is left" if mine.parts else "there are no IPv{} addresses"
+                faults[claim.who].append(Fault(why.format(version), "give it more addresses"))
                 continue
             settle(claim, _TYPES[version](number))
-            free = free - Intervals(((number, number),))
+            used.add(number)
     return {who: Given(found, tuple(faults[who])) for who, found in got.items()}
 
 
@@ -156,16 +150,20 @@ def _name(who: Hashable) -> str:
     return " ".join(map(str, who)) if isinstance(who, tuple) else str(who)
 
 
-def _choose(free: Intervals, who: Hashable) -> int | None:
+def _choose(ranges: Intervals, used: set[int], who: Hashable) -> int | None:
     """The free address that is next to a place which the name says.
 
     In the upper half: workloads' addresses are given from below, and may be given meanwhile.
     """
-    if not free.parts:
+    if not ranges.parts:
         return None
-    first, last = free.parts[0][0], free.parts[-1][1]
+    first, last = ranges.parts[0][0], ranges.parts[-1][1]
     middle = first + (last - first) // 2
     seed = int.from_bytes(blake2b(_name(who).encode(), digest_size=8).digest(), "big")
-    place = middle + seed % (last - middle + 1)
-    found = free.following(place)
-    return found if found is not None else free.following(first)
+    for begin in (middle + seed % (last - middle + 1), first):
+        found = ranges.following(begin)
+        while found is not None and found in used:
+            found = ranges.following(found + 1)
+        if found is not None:
+            return found
+    return None
