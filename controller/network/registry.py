@@ -40,6 +40,7 @@ from controller.network.security_groups import UNITS as SECURITY_GROUP_UNITS
 from controller.network.servicefacts import SERVICES, SLICES, service_fact, slice_fact
 from controller.network.services import UNITS as SERVICE_UNITS
 from controller.network.subnet import UNITS as SUBNET_UNITS
+from controller.network.subnet_acls import UNITS as SUBNET_ACL_UNITS
 from controller.network.switch_lb import UNITS as SWITCH_LB_UNITS
 from controller.network.underlay import UNITS as UNDERLAY_UNITS
 from controller.network.units import Unit
@@ -137,6 +138,7 @@ UNITS: tuple[Unit, ...] = (
     *POLICY_NODE_UNITS,
     *ADMIN_UNITS,
     *SECURITY_GROUP_UNITS,
+    *SUBNET_ACL_UNITS,
     *EXTERNAL_UNITS,
     *NAT_UNITS,
     *GATEWAY_UNITS,

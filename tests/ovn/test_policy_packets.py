@@ -8,16 +8,23 @@ objects that shares no code with the controller (tests/policies/evaluate.py).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_interface
 from typing import Any
 
 import pytest
 
+from controller.kinds.subnet import SUBNETS, Subnet
+from controller.network.nets import NETS, Net
 from controller.network.settings import NetSettings
+from controller.network.subnet_acls import UNITS as SUBNET_UNITS
+from tests.labs.factview import whole
 from tests.policies.evaluate import World
 from tests.policies.evaluate_admin import Tiers
 from tests.policies.evaluate_groups import allowed as groups_allow
 from tests.policies.packets import (
+    GATEWAYS,
     SPACES,
+    STATIONS,
     Probe,
     Trial,
     differences,
@@ -242,6 +249,27 @@ def test_open_pods_stay_out_of_connection_tracking(trial: Trial, stateless: bool
     again = trial.lab.recirculated()
     # Both ends' zones for each packet and its answer, or nothing at all.
     assert again == (0 if stateless else 4 * len(between))
+
+
+def test_every_packet_fares_as_a_private_subnet_says(trial: Trial) -> None:
+    """Subnet one is private and allows one address of the other; its pods reach everybody."""
+    subnet = Subnet("one", private=True, allow_subnets=("10.2.0.14/32", "fd00:2::e/128"))
+    networks = tuple(ip_interface(text).network for text in GATEWAYS["one"])
+    facts: dict[Any, dict[Any, Any]] = {
+        SUBNETS: {"one": subnet},
+        NETS: {"one": Net("one", "vpc", networks)},
+    }
+    write(trial.lab.box, whole(SUBNET_UNITS, facts).rows)
+    trial.lab.sync()
+    tried = probes(0)
+    wanted = [
+        STATIONS[one.target].switch == "two"
+        or STATIONS[one.source].switch == "one"
+        or STATIONS[one.source].port == "front.red"
+        for one in tried
+    ]
+    assert set(wanted) == {True, False}
+    assert differences(trial, tried, wanted) == []
 
 
 def judge(trial: Trial, tiers: Tiers, shift: int) -> None:

@@ -223,6 +223,7 @@ def write(ovn: OvnSandbox, rows: Mapping[RowKey, Row]) -> None:
     One transaction, so that the database refuses all of it or nothing.
     """
     words: list[str] = []
+    words += [word for name in GATEWAYS for word in ("--", "clear", "Logical_Switch", name, "acls")]
     for table in ("Port_Group", "Address_Set"):
         listed = ovn.nbctl("--bare", "--columns=_uuid", "list", table).split()
         words += [word for uuid in listed for word in ("--", "destroy", table, uuid)]
@@ -235,7 +236,8 @@ def write(ovn: OvnSandbox, rows: Mapping[RowKey, Row]) -> None:
         words += ["--", f"--id=@r{at}", "create", key.table]
         words += [f"{name}={_atom(value)}" for name, value in row.columns.items() if _said(value)]
         if row.parent:
-            words += ["--", "add", "Port_Group", row.parent[0].name, row.parent[1], f"@r{at}"]
+            (table, name), column = row.parent
+            words += ["--", "add", table, name, column, f"@r{at}"]
     if words:
         ovn.nbctl(*words[1:])
 
