@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Iterator
@@ -91,6 +92,9 @@ def test_down_keeps_what_it_did_not_make(tmp_path: Path, monkeypatch: pytest.Mon
         (place / "precious").touch()
     keys = "".join(f'{key} = "{place}"\n' for key, place in places.items())
     file.write_text(f'[node]\nname = "n"\n{keys}')
+    # A node whose namespace is gone: in the machine's own, `down` would take other nodes' links.
+    gone = json.dumps({"netns": str(tmp_path / "no-namespace")})
+    (places["rundir"] / "undo.json").write_text(gone)
     said: list[str] = []
     embedded.down(file, said.append)
     assert all((place / "precious").exists() for place in places.values())
