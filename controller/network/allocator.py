@@ -23,10 +23,11 @@ from controller.kinds.subnet import SUBNETS
 from controller.kinds.vpc import VPCS
 from controller.kinds.workloads import INSTANCES
 from controller.kube.resources import Key
-from controller.network.asks import SOURCES, Ask, Asks, Held, Holder, Source
+from controller.network.asks import SOURCES, Ask, Asks, Holder, Source
 from controller.network.facts import LEASES, NAMESPACES, PODS, VIP_ANNOTATION, NicLease
 from controller.network.keeping import KEEPERS, Keeper, keeper_of, keeper_of_port, keepers, keeps
 from controller.network.ledger import Change, Ledger
+from controller.network.nics import Held
 from controller.network.settings import SETTINGS
 from controller.network.view import Kind, View
 from controller.translate.ovn import Problem

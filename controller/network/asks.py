@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from controller.kube.resources import NODES as NODE_OBJECTS
 from controller.kube.resources import PODS as POD_OBJECTS
 from controller.kube.resources import Key
 from controller.network.facts import NODES, PODS
-from controller.network.nics import annotation, needs_network, nics_of, port_name
+from controller.network.nics import Held, held, held_of, needs_network, nics_of, port_name
 from controller.network.settings import settings
 from controller.network.view import Kind, View
 from controller.translate.nbrows import host_port
@@ -31,15 +31,6 @@ class Holder(NamedTuple):
     resource: str
     namespace: str
     name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What the cluster says was given already."""
-
-    subnet: str
-    addresses: Addresses
-    mac: Mac | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,31 +58,10 @@ def _of_pod(view: View, key: Key) -> Asks:
         return Asks()
     nics = nics_of(view, pod)
     found = tuple(
-        Ask(nic.port, nic.provider, nic.want, _told(pod.annotations, nic.provider), pod.uid)
+        Ask(nic.port, nic.provider, nic.want, held_of(pod.annotations, nic.provider), pod.uid)
         for nic in nics.found
     )
     return Asks(found, nics.problems)
-
-
-def _told(annotations: Mapping[str, str], provider: str) -> Held | None:
-    """What annotations of ours say; only the whole of it, and only if it says that it was given."""
-    if annotations.get(annotation(provider, "allocated")) != "true":
-        return None
-    return _held(
-        annotations.get(annotation(provider, "logical_switch"), ""),
-        annotations.get(annotation(provider, "ip_address"), "").split(","),
-        annotations.get(annotation(provider, "mac_address"), ""),
-    )
-
-
-def _held(subnet: str, addresses: list[str], mac: str) -> Held | None:
-    try:
-        parsed = tuple(ip_address(part.strip()) for part in addresses if part.strip())
-        return Held(
-            subnet, tuple(sorted(parsed, key=lambda a: a.version)), Mac(mac) if mac else None
-        )
-    except ValueError:  # an object that somebody broke counts as if it said nothing
-        return None
 
 
 def _fixed(what: str, addresses: tuple[str, ...], mac: str) -> tuple[Addresses, Mac | None]:
@@ -113,16 +83,16 @@ def _of_ip(view: View, name: str) -> Asks:
     except AddressError as error:
         return Asks(problems=(Problem(f"IP {name}", error.cause, error.next_step),))
     want = Want((ip.subnet,), choices=(addresses,) if addresses else (), mac=mac)
-    held = Held(ip.subnet, addresses, mac) if addresses else None
-    return Asks((Ask(name, "", want, held),))
+    was = Held(ip.subnet, addresses, mac) if addresses else None
+    return Asks((Ask(name, "", want, was),))
 
 
 def _of_node(view: View, name: str) -> Asks:
     node, decided = view.get(NODES, name), settings(view)
     if node is None or not decided.join_subnet:
         return Asks()
-    held = _told(node.annotations, "ovn")
-    return Asks((Ask(host_port(name), "", Want((decided.join_subnet,)), held),))
+    was = held_of(node.annotations, PRIMARY)
+    return Asks((Ask(host_port(name), "", Want((decided.join_subnet,)), was),))
 
 
 def _of_vip(view: View, name: str) -> Asks:
@@ -136,12 +106,12 @@ def _of_vip(view: View, name: str) -> Asks:
     if not vip.subnet:
         problem = Problem(f"Vip {name}", "it names no subnet", "write spec.subnet")
         return Asks(problems=(problem,))
-    held = _held(vip.subnet, list(vip.held), vip.held_mac) if vip.held else None
-    if held is not None:
+    was = held(vip.subnet, vip.held, vip.held_mac) if vip.held else None
+    if was is not None:
         # What it has stays its own when a pod takes it, and when the pod gives it back.
-        addresses, mac = held.addresses, held.mac
+        addresses, mac = was.addresses, was.mac
     want = Want((vip.subnet,), choices=(addresses,) if addresses else (), mac=mac)
-    return Asks((Ask(vip_nic(view, name), "", want, held),))
+    return Asks((Ask(vip_nic(view, name), "", want, was),))
 
 
 def vip_nic(view: View, name: str) -> str:

@@ -12,8 +12,9 @@ from controller.ipam.want import Want
 from controller.kinds.addresses import POOL_RESOURCE, POOLS
 from controller.kinds.subnet import RESOURCE as SUBNET_RESOURCE
 from controller.kinds.subnet import SUBNETS, Subnet
-from controller.network.asks import Held, Holder
+from controller.network.asks import Holder
 from controller.network.nets import NETS, REFUSALS, USAGE, Net, Usage, accepted, place, refuse
+from controller.network.nics import Held
 from controller.network.settings import DEFAULT_VPC
 from controller.network.view import Kind, View
 from controller.translate.ovn import Problem

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 
 from controller.ipam.errors import AddressError
-from controller.ipam.want import PRIMARY, Want, want_of
+from controller.ipam.want import PRIMARY, Addresses, Want, want_of
 from controller.kinds.addresses import POOLS, VIPS
 from controller.kinds.attachments import ATTACHMENTS
-from controller.kinds.subnet import OVN, SUBNETS, Subnet
+from controller.kinds.subnet import OVN, SUBNETS, Subnet, is_logical
 from controller.kinds.vpc import VPCS
 from controller.kube.resources import Key
 from controller.network.facts import NAMESPACES, VIP_ANNOTATION, NetPod
@@ -30,6 +30,8 @@ from controller.translate.ovn import Problem
 from dataplane.model.addr import Mac
 
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
+DEFAULT_NETWORK = "v1.multus-cni.io/default-network"
+"""Of a pod whose first interface is that network's, and not the provider `ovn`'s."""
 _ORDINAL = re.compile(r"-(\d+)\Z")
 _DEFAULT_NETWORK_INTERFACES = ("", "eth0")
 
@@ -47,6 +49,15 @@ class Nic:
     provider: str
     want: Want
     logical: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the cluster says was given already."""
+
+    subnet: str
+    addresses: Addresses
+    mac: Mac | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +80,27 @@ class Choice:
 def annotation(provider: str, name: str) -> str:
     """The key of an annotation of an interface; one text for all pods that have it."""
     return f"{provider}.kubernetes.io/{name}"
+
+
+def held_of(annotations: Mapping[str, str], provider: str) -> Held | None:
+    """What annotations of ours say; only the whole of it, and only if it says that it was given."""
+    if annotations.get(annotation(provider, "allocated")) != "true":
+        return None
+    return held(
+        annotations.get(annotation(provider, "logical_switch"), ""),
+        annotations.get(annotation(provider, "ip_address"), "").split(","),
+        annotations.get(annotation(provider, "mac_address"), ""),
+    )
+
+
+def held(subnet: str, addresses: Iterable[str], mac: str) -> Held | None:
+    """What texts say was given; None: they are no addresses, as if they said nothing."""
+    try:
+        parsed = [ip_address(part.strip()) for part in addresses if part.strip()]
+        given = Mac(mac) if mac else None
+    except ValueError:
+        return None
+    return Held(subnet, tuple(sorted(parsed, key=lambda one: one.version)), given)
 
 
 def port_name(pod: NetPod, provider: str) -> str:
@@ -138,21 +170,23 @@ def nics_of(view: View, pod: NetPod) -> Nics:
     if not needs_network(pod):
         return Nics()
     ordinal = ordinal_of(pod.name) if pod.owner[0] == "StatefulSet" else None
-    found: list[Nic] = []
+    # What it was told is for life: definitions, Vips and annotations may go or break meanwhile.
+    found = list(_told(pod))
     problems: list[Problem] = []
     who = f"pod {pod.namespace}/{pod.name}"
-    try:
-        found.append(_first(view, pod, ordinal))
-    except AddressError as error:
-        problems.append(Problem(who, error.cause, error.next_step))
-    text = pod.annotations.get(NETWORKS, "")
-    try:
-        asked = _selections(text, pod.namespace) if text else []
-    except ValueError as error:
-        return Nics(
-            tuple(found),
-            (*problems, Problem(who, f"{NETWORKS}: {error}", "write names, or a JSON list")),
-        )
+    default = pod.annotations.get(DEFAULT_NETWORK, "")
+    if not default and all(nic.provider != PRIMARY for nic in found):
+        try:
+            found.append(_first(view, pod, ordinal))
+        except AddressError as error:
+            problems.append(Problem(who, error.cause, error.next_step))
+    asked: list[dict[str, Any]] = []
+    for key in (DEFAULT_NETWORK, NETWORKS):
+        try:
+            asked += _selections(pod.annotations.get(key, ""), pod.namespace)
+        except ValueError as error:
+            problems.append(Problem(who, f"{key}: {error}", "write names, or a JSON list"))
+    told = {nic.provider for nic in found}
     for element in asked:
         try:
             nic = _further(view, pod, element, ordinal)
@@ -161,12 +195,28 @@ def nics_of(view: View, pod: NetPod) -> Nics:
             continue
         if nic is None:
             continue
-        if any(nic.port == other.port for other in found):
+        if nic.provider in told:
+            # The first element is the one that was told.
+            told.discard(nic.provider)
+        elif any(nic.port == other.port for other in found):
             cause = f"two of its interfaces are of the network {nic.provider}"
             problems.append(Problem(who, cause, "write a second definition for the second one"))
-            continue
-        found.append(nic)
+        else:
+            found.append(nic)
     return Nics(tuple(found), tuple(problems))
+
+
+def _told(pod: NetPod) -> Iterator[Nic]:
+    """The interfaces that its annotations say were given."""
+    for key, value in pod.annotations.items():
+        provider, domain, _ = key.partition(".kubernetes.io/allocated")
+        if not domain or value != "true" or key != annotation(provider, "allocated"):
+            continue
+        was = held_of(pod.annotations, provider)
+        if was is not None:
+            choices = (was.addresses,) if was.addresses else ()
+            want = Want((was.subnet,), choices=choices, mac=was.mac)
+            yield Nic(port_name(pod, provider), provider, want, is_logical(provider))
 
 
 def _first(view: View, pod: NetPod, ordinal: int | None) -> Nic:
@@ -232,7 +282,7 @@ def _further(
 
 
 def _selections(text: str, namespace: str) -> list[dict[str, Any]]:
-    """The elements of the annotation, in either of its two forms.
+    """The elements of the annotation, in either of its two forms; none of an empty one.
 
     Raises:
         ValueError: it is none of them.

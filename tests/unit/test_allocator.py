@@ -273,6 +273,38 @@ def test_further_interfaces_are_of_their_providers_subnets() -> None:
     assert not w.why("pods", "ns", "a")
 
 
+def test_a_network_that_was_told_is_for_life_whatever_goes_or_breaks_meanwhile() -> None:
+    w = world(
+        Subnet("ovn-default", default=True, cidr="10.16.0.0/24"),
+        Subnet("second", provider="net1.ns.ovn", cidr="10.20.0.0/24"),
+    )
+    w.facts[ATTACHMENTS] = {Key("ns", "net1"): NetworkAttachment("net1.ns.ovn", logical=True)}
+    w.start()
+    w.pod("a", annotations={"k8s.v1.cni.cncf.io/networks": "net1"})
+    for provider in ("ovn", "net1.ns.ovn"):
+        w.annotate("a", provider)
+    w.have(ATTACHMENTS, Key("ns", "net1"), None)
+    pod = w.facts[PODS][Key("ns", "a")]
+    broken = {**pod.annotations, O + "ip_family": "ipv5", "k8s.v1.cni.cncf.io/networks": "[{"}
+    w.have(PODS, Key("ns", "a"), replace(pod, annotations=broken, labels={"new": "label"}))
+    assert (w.ip("a.ns"), w.ip("a.ns.net1.ns.ovn")) == ("10.16.0.2", "10.20.0.2")
+    assert "write names, or a JSON list" in w.why("pods", "ns", "a")
+    again = w.again(w.held())
+    assert again.ip("a.ns.net1.ns.ovn") == "10.20.0.2"
+
+
+def test_the_default_network_of_multus_takes_the_place_of_the_first_interface() -> None:
+    w = world(
+        Subnet("ovn-default", default=True, cidr="10.16.0.0/24"),
+        Subnet("second", provider="net1.ns.ovn", cidr="10.20.0.0/24"),
+    )
+    w.facts[ATTACHMENTS] = {Key("ns", "net1"): NetworkAttachment("net1.ns.ovn", logical=True)}
+    w.start()
+    w.pod("a", annotations={"v1.multus-cni.io/default-network": "ns/net1"})
+    assert w.lease("a.ns") is None
+    assert w.ip("a.ns.net1.ns.ovn") == "10.20.0.2"
+
+
 def test_overlapping_subnets_of_a_vpc_the_older_keeps_and_both_are_named() -> None:
     w = world(
         Subnet("new", "2026-01-02", cidr="10.16.0.128/25"),
