@@ -54,6 +54,11 @@ SOCKET_MODE = 0o600
 INLINE = 200
 """So many keys are computed in the event loop; more, in a thread, so that leases are renewed."""
 RETRY_S = 1.0
+GATHER_S = 0.004
+"""Between two batches of changes [s]."""
+COLLECT = (20_000, 20, 1_000)
+"""Thresholds of the garbage collector: what the book forgets is not part of a cycle any more, and
+looking through all that it remembers takes half a second."""
 
 
 @dataclass(slots=True)
@@ -95,6 +100,7 @@ class Controller:
     async def run(self) -> None:
         """Work until cancelled."""
         self.counts.started_at = time.monotonic()
+        gc.set_threshold(*COLLECT)
         self.writer.start()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -138,6 +144,7 @@ class Controller:
                 await asyncio.wait_for(self._turned.wait(), RETRY_S)
 
     def _stand_back(self) -> None:
+        self.back.pause()
         self.writer.lead(False)
         self.writer.begin(sweep=False)
         if self.engine is not None:
@@ -152,14 +159,15 @@ class Controller:
         engine = await self.compute()
         self.writer.want(dict(engine.book.rows))
         self.writer.begin(sweep=not engine.book.failed)
-        self.back.resume()
         await self.writer.settled()
         # After the routers that gateways lead to are there.
         self.gateways.tell(engine.gateways())
         self.counts.settled_at = time.monotonic()
         log.info("settled seconds=%.2f", self.counts.settled_at - self.counts.started_at)
+        # Rows first: only now objects are told, which comes back as changes of theirs.
+        self.back.resume()
         gc.collect()
-        # What is there now lives long: looking through it again and again costs milliseconds.
+        # What is there now lives long: looking through it again and again costs half a second.
         gc.freeze()
         while True:
             await self.sources.changed.wait()
@@ -204,8 +212,8 @@ class Controller:
         self._tell(changes, taken.problems)
         self.back.touched(taken.touched)
         self.gateways.tell(engine.gateways())
-        # Whoever waits for the loop comes first, else a flood of changes starves the Lease.
-        await asyncio.sleep(0)
+        # In a flood, more at once; and whoever else waits for the loop has a turn, the Lease first.
+        await asyncio.sleep(GATHER_S)
 
     def _tell(self, changes: Changes, problems: dict[ObjectRef, tuple[Problem, ...]]) -> None:
         self.back.want(changes.writes)

@@ -31,8 +31,9 @@ PROBLEM = "Error"
 """The condition that says what is wrong with an object; the kinds' own name for it."""
 WRITERS = 16
 """Requests at once."""
-RATE = 400.0
-"""Requests a second, at most: the API server has others to serve."""
+RATE = 200.0
+"""Requests a second, at most: the API server has others to serve, and each costs us a millisecond
+that changes of rows do not have."""
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 60.0
 STATUS = {True: "True", False: "False", None: "Unknown"}
 _NOTHING = Wanted()
@@ -72,7 +73,7 @@ class WriteBack:
     _busy: set[ObjectRef] = field(default_factory=set)
     _tries: dict[ObjectRef, int] = field(default_factory=dict)
     _work: asyncio.Event = field(default_factory=asyncio.Event)
-    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+    _open: asyncio.Event = field(default_factory=asyncio.Event)
     _next: float = 0.0
 
     def want(self, writes: Mapping[ObjectRef, Wanted]) -> None:
@@ -120,8 +121,13 @@ class WriteBack:
             for _ in range(WRITERS):
                 tasks.create_task(self._worker())
 
+    def pause(self) -> None:
+        """Write nothing until `resume`."""
+        self._open.clear()
+
     def resume(self) -> None:
-        """We lead now: whatever is wanted may differ."""
+        """We lead, and rows are as they should be: whatever is wanted may differ."""
+        self._open.set()
         for ref in {*self._wanted, *self._problems}:
             self._enqueue(ref)
 
@@ -135,6 +141,7 @@ class WriteBack:
 
     async def _worker(self) -> None:
         while True:
+            await self._open.wait()
             await self._work.wait()
             ref = next((one for one in self._queue if one not in self._busy), None)
             if ref is None:

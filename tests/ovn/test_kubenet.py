@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -15,12 +15,12 @@ from typing import Any, cast
 import pytest
 
 from controller.config_kubernetes import KubernetesConfig
-from controller.kube.auth import Access
-from controller.kube.http import Client
 from controller.kubenet import Controller
 from tests.apistandin.server import StandIn
 from tests.apistandin.thread import running
 from tests.labs import kubecluster as objects
+from tests.labs import kubecontrol
+from tests.labs.kubecontrol import until
 from tests.labs.ovnsandbox import PATIENCE_S, SCHEMAS, OvnSandbox, run, wait_until
 
 MILLRACE = str(Path(sys.executable).with_name("millrace"))
@@ -46,21 +46,8 @@ async def controlling(
     api: StandIn, nb: OvnSandbox, identity: str = "a"
 ) -> AsyncIterator[Controller]:
     config = KubernetesConfig(nb.nb, namespace="kube-system", identity=identity)
-    async with Client(Access(api.url)) as client:
-        controller = Controller(config, client)
-        working = asyncio.create_task(controller.run())
-        try:
-            yield controller
-        finally:
-            working.cancel()
-            await asyncio.gather(working, return_exceptions=True)
-
-
-async def until(what: str, condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110  # what is waited for is in another process
-            await asyncio.sleep(0.02)
-    assert condition(), what
+    async with kubecontrol.controlling(api, config) as controller:
+        yield controller
 
 
 async def ready(controller: Controller) -> None:
@@ -183,12 +170,14 @@ def test_a_bad_object_says_so_and_harms_nobody(nb: OvnSandbox) -> None:
 
                 await until("the pod is told", lambda: told("10.30.255.254"))
                 await until("the subnet too", lambda: told("cidrBlock"))
-                found = objects.look(api, "subnets.kubeovn.io", "bad")
-                assert found is not None
-                conditions = found["status"]["conditions"]
-                assert any(
-                    one["type"] == "Error" and "cidrBlock" in one["message"] for one in conditions
-                )
+
+                def says() -> list[dict[str, str]]:
+                    found = objects.look(api, "subnets.kubeovn.io", "bad") or {}
+                    conditions: list[dict[str, str]] = found.get("status", {}).get("conditions", [])
+                    return [one for one in conditions if one["type"] == "Error"]
+
+                await until("its status says so", lambda: bool(says()))
+                assert "cidrBlock" in says()[0]["message"]
                 assert "fixed2.shop" not in ports(nb)
 
     asyncio.run(story())
