@@ -18,7 +18,14 @@ from pathlib import Path
 
 from dataplane.drivers.unixctl import UnixctlClient
 from tests.labs.ovnsandbox import OvnSandbox, wait_until
-from tests.labs.packets import Packet, arp_request, frame, number_of
+from tests.labs.packets import (
+    Packet,
+    arp_request,
+    frame,
+    is_advertisement,
+    neighbour_solicitation,
+    number_of,
+)
 
 CHASSIS = "n1"
 
@@ -51,6 +58,7 @@ class PacketLab:
     router_macs: dict[str, str] = field(default_factory=dict)
     _read: dict[str, int] = field(default_factory=dict)
     gateways: dict[str, str] = field(default_factory=dict)
+    gateways6: dict[str, str] = field(default_factory=dict)
 
     def start(self, gateways: Mapping[str, tuple[str, ...]]) -> None:
         """Make the network. `gateways`: by switch, the router's addresses there with lengths."""
@@ -60,10 +68,9 @@ class PacketLab:
             self.box.switch(switch)
             self.router_macs[switch] = f"0a:00:00:01:00:{at:02x}"
             self.box.connect("lr", switch, self.router_macs[switch], *addresses)
-        self.gateways = {
-            name: next(str(ip_interface(a).ip) for a in found if "." in a)
-            for name, found in gateways.items()
-        }
+        for ways, mark in ((self.gateways, "."), (self.gateways6, ":")):
+            for name, found in gateways.items():
+                ways[name] = next(str(ip_interface(a).ip) for a in found if mark in a)
         for one in self.stations:
             hosts = " ".join(str(ip_interface(text).ip) for text in one.addresses)
             self.box.vm(one.switch, one.port, one.mac, hosts)
@@ -143,6 +150,25 @@ class PacketLab:
         client.call("version")
         collected()
         return found
+
+    def router_answers(self, station: Station) -> bool:
+        """Whether the router answers a station that asks for its IPv6 address (RFC 4861)."""
+        gateway = self.gateways6[station.switch]
+        asked = neighbour_solicitation(station.mac, station.address(6), gateway)
+        client = self._client()
+        self._give(client, station, asked)
+        self._give(client, station, arp_request(station.mac, station.address(4),
+                                                self.gateways[station.switch]))  # fmt: skip
+        seen: list[bytes] = []
+
+        def arp_came() -> bool:
+            seen.extend(self._captured(self.stations.index(station)))
+            return any(octets[12:14] == b"\x08\x06" for octets in seen)
+
+        wait_until("the router has answered in IPv4", arp_came)
+        client.call("version")
+        arp_came()
+        return any(is_advertisement(octets, gateway) for octets in seen)
 
     def _client(self) -> UnixctlClient:
         return UnixctlClient(str(self.box.directory / "vswitchd.ctl"))

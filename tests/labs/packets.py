@@ -99,6 +99,22 @@ def arp_request(mac: str, address: str, wanted: str) -> bytes:
     )  # fmt: skip
 
 
+def neighbour_solicitation(mac: str, address: str, wanted: str) -> bytes:
+    """Who has `wanted`, asked of its solicited-node group (RFC 4861, 4.3; RFC 4291, 2.7.1)."""
+    source, target = ip_address(address).packed, ip_address(wanted).packed
+    group = bytes.fromhex("ff0200000000000000000001ff") + target[-3:]
+    body = struct.pack(">BBHI", 135, 0, 0, 0) + target + b"\x01\x01" + _mac(mac)
+    body = _summed(body, 2, pseudo(source, group, ICMPV6, len(body)))
+    header = struct.pack(">IHBB", 6 << 28, len(body), ICMPV6, 255) + source + group
+    return b"\x33\x33" + group[-4:] + _mac(mac) + b"\x86\xdd" + header + body
+
+
+def is_advertisement(octets: bytes, address: str) -> bool:
+    """Whether a frame is a neighbour advertisement of an address (RFC 4861, 4.4)."""
+    ours = octets[12:14] == b"\x86\xdd" and octets[20] == ICMPV6 and octets[54] == 136
+    return ours and octets[62:78] == ip_address(address).packed
+
+
 def number_of(octets: bytes) -> int | None:
     """The number that a frame carries; None: it is none of ours."""
     at = octets.find(MARK)

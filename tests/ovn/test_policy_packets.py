@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from controller.kinds.subnet import SUBNETS, Subnet
+from controller.network.facts import NetNode
 from controller.network.nets import NETS, Net
 from controller.network.settings import NetSettings
 from controller.network.subnet_acls import UNITS as SUBNET_UNITS
@@ -23,6 +24,9 @@ from tests.policies.evaluate_admin import Tiers
 from tests.policies.evaluate_groups import allowed as groups_allow
 from tests.policies.packets import (
     GATEWAYS,
+    NODES_THERE,
+    PODS,
+    PROTOCOLS,
     SPACES,
     STATIONS,
     Probe,
@@ -232,6 +236,41 @@ def test_every_packet_fares_as_security_groups_say(trial: Trial) -> None:
         ]  # fmt: skip
         assert set(wanted) == {True, False}, "the case asks for nothing"
         assert differences(trial, tried, wanted) == []
+
+
+ISOLATED = policy("red", "p", podSelector={}, policyTypes=["Ingress", "Egress"])
+
+
+def test_lax_drops_what_has_ports_and_nothing_else(trial: Trial) -> None:
+    tiers = Tiers(World([ISOLATED], SPACES), [])
+    write(trial.lab.box, rows_of_tiers(tiers, NetSettings(lax=True)))
+    trial.lab.sync()
+    tried = probes(0)
+    standard = wanted_of(tiers, tried)
+    wanted = [was or one.protocol == "ICMP" for was, one in zip(standard, tried, strict=True)]
+    assert wanted != standard
+    assert differences(trial, tried, wanted) == []
+
+
+def test_a_node_and_its_own_pods_reach_each_other(trial: Trial) -> None:
+    """One of the cast stands for the node n1, whose pod front.red is; back.red is on n0."""
+    plain, own, other = 2, 3, 4
+    node = NetNode("n1", PODS[plain].addresses)
+    rows = rows_of_tiers(Tiers(World([ISOLATED], SPACES), []), None, (NODES_THERE[0], node))
+    write(trial.lab.box, rows)
+    trial.lab.sync()
+    ways = ((plain, own), (own, plain), (plain, other), (other, plain))
+    tried = [Probe(*way, version, protocol, port) for way in ways for version in (4, 6)
+             for protocol, port in PROTOCOLS]  # fmt: skip
+    assert differences(trial, tried, [own in (one.source, one.target) for one in tried]) == []
+
+
+def test_an_isolated_pod_finds_its_neighbours(trial: Trial) -> None:
+    """It asks for its router's address by neighbour discovery, and is answered."""
+    write(trial.lab.box, rows_of_tiers(Tiers(World([ISOLATED], SPACES), [])))
+    trial.lab.sync()
+    for at in (3, 4):
+        assert trial.lab.router_answers(STATIONS[at])
 
 
 @pytest.mark.parametrize("stateless", [True, False])

@@ -75,6 +75,9 @@ PODS = tuple(
     )
     for at, (space, name, _, labels, named) in enumerate(CAST)
 )  # fmt: skip
+NODES_THERE = (NetNode("n0"), NetNode("n1"))
+"""The first pod of the cast is on n0, the second on n1, and so on."""
+
 NAMESPACES = tuple(Namespace(name, labels) for name, labels in SPACES.items())
 
 
@@ -185,11 +188,13 @@ def differences(trial: Trial, tried: Sequence[Probe], wanted: Sequence[bool]) ->
     ]  # fmt: skip
 
 
-def rows_of_tiers(tiers: Tiers, decided: NetSettings | None = None) -> Mapping[RowKey, Row]:
+def rows_of_tiers(
+    tiers: Tiers, decided: NetSettings | None = None, nodes: Sequence[NetNode] = NODES_THERE
+) -> Mapping[RowKey, Row]:
     """What the controller's units say of these policies and the cast."""
     facts = facts_of(map(network_policy, tiers.world.policies), PODS, NAMESPACES)
     facts.update(facts_of_admins(list(tiers.admin)))
-    facts[NODES] = {name: NetNode(name) for name in ("n0", "n1")}
+    facts[NODES] = {node.name: node for node in nodes}
     facts[SETTINGS] = {"": decided or NetSettings()}
     said = whole((*UNITS, *NODE_UNITS, *ADMIN_UNITS), facts)
     assert said.disputed == set()
@@ -211,7 +216,7 @@ def rows_of_groups(
         name: SECURITY_GROUP.decode(Custom(Meta(name=name), msgspec.Raw(msgspec.json.encode(spec))))
         for name, spec in groups.items()
     }
-    facts[NODES] = {name: NetNode(name) for name in ("n0", "n1")}
+    facts[NODES] = {node.name: node for node in NODES_THERE}
     said = whole((*GROUP_UNITS, *NODE_UNITS), facts)
     assert (said.disputed, said.problems) == (set(), {})
     return said.rows

@@ -5,9 +5,12 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import Any
 
+import msgspec
 import pytest
 
 from controller.kinds.errors import KindError
+from controller.kube.structs import Custom, Meta
+from controller.network.policies import policy_fact, policy_problems
 from controller.policy import kubeovn
 from controller.policy.model import Logging
 from controller.policy.parse import closed, network_policy
@@ -229,3 +232,27 @@ def test_what_is_logged_stands_above_what_another_policy_does_not_log() -> None:
     acls = [acl for acl in rows.acls.values() if acl.action == "drop"]
     drops = sorted((a.priority, a.log, a.meter, a.name) for a in acls)
     assert drops == [(1999, False, 0, ""), (2000, True, 5, "np/loud.ns/ingress")]
+
+
+def custom(spec: dict[str, Any], **notes: str) -> Custom:
+    meta = Meta(name="p", namespace="ns", annotations=notes)
+    return Custom(meta, msgspec.Raw(msgspec.json.encode(spec)))
+
+
+def test_a_bad_policy_closes_what_it_selects_and_says_why() -> None:
+    bad = custom({"podSelector": {}, "egress": [{"ports": [{"port": 9, "endPort": 8}]}]})
+    fact = policy_fact(bad)
+    assert (fact.ingress, fact.egress) == ((), ())
+    (problem,) = policy_problems(bad)
+    assert str(problem) == (
+        "NetworkPolicy ns/p: spec.egress[0].ports[0].endPort: 8 ends before 9; turn them round"
+    )
+    good = custom({"podSelector": {}}, **{"ovn.kubernetes.io/acl_log_meter_rate": "often"})
+    assert policy_fact(good).ingress == ()
+    (problem,) = policy_problems(good)
+    assert "'often' is no rate" in str(problem)
+
+
+def test_a_policy_of_which_it_is_not_known_whom_it_selects_is_none() -> None:
+    with pytest.raises(KindError, match=r"spec\.podSelector"):
+        policy_fact(custom({"podSelector": {"matchExpressions": [{"key": "a", "operator": "Is"}]}}))
