@@ -38,7 +38,7 @@ from controller.kubewrites import WriteBack
 from controller.network.engine import Engine
 from controller.network.gateways import TEMPLATE
 from controller.network.heldports import held_port
-from controller.network.merging import Changes
+from controller.network.merging import Changes, Sayer
 from controller.network.registry import WATCHED
 from controller.network.rows import RowKey
 from controller.network.units import ObjectRef
@@ -94,6 +94,7 @@ class Controller:
         self.back = WriteBack(client, self.sources, recorder, lambda: self.election.leads)
         self.sight = Sight(self)
         self._recorder = recorder
+        self._failed: dict[Sayer, str] = {}
         self._turned = asyncio.Event()
         self._busy = asyncio.Lock()
 
@@ -216,6 +217,10 @@ class Controller:
         await asyncio.sleep(GATHER_S)
 
     def _tell(self, changes: Changes, problems: dict[ObjectRef, tuple[Problem, ...]]) -> None:
+        failed = self.engine.book.failed if self.engine is not None else {}
+        for sayer in failed.keys() - self._failed.keys():
+            log.error("unit_failed unit=%s key=%s error=%s", *sayer[1:], failed[sayer])
+        self._failed = dict(failed)
         self.back.want(changes.writes)
         self.back.problems("read", problems)
         self.back.problems("units", changes.problems)

@@ -8,7 +8,6 @@ everything: nothing depends on the order of changes. docs/decisions/ says why so
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -21,7 +20,6 @@ from controller.network.view import Derived, Kind
 from controller.translate.ovn import Problem
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
 
 ObjectOf = Callable[[Kind[Any], Hashable], ObjectRef]
 """The object that a fact comes from, for texts."""
@@ -290,10 +288,9 @@ class Book:
         sayer = Sayer(node.rank, node.of.name, node.key)
         try:
             said: Said = node.of.compute(view, node.key)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # any defect of ours
             # A defect of ours must cost one object its changes, and nobody his network.
-            log.exception("unit_failed unit=%s key=%s", node.of.name, node.key)
-            self.failed[sayer] = repr(error)
+            self.failed[sayer] = f"{error!r} at {_place(error)}"
             ref = self._ref(node)
             problem = Problem(
                 str(ref),
@@ -373,6 +370,14 @@ class Book:
 
     def __iter__(self) -> Iterator[tuple[RowKey, Row]]:
         return iter(self._merger.rows.items())
+
+
+def _place(error: Exception) -> str:
+    """Where it was raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "nowhere"
 
 
 def _same(one: Any, other: Any) -> bool:
