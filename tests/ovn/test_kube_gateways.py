@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from typing import Any
 
 import pytest
 
 from controller.config_kubernetes import KubernetesConfig
-from controller.kube.auth import Access
-from controller.kube.http import Client
-from controller.kubenet import Controller
 from controller.network.gateways import ADDRESS_ANNOTATION, GatewayTemplate
 from controller.network.settings import NetSettings
 from dataplane.model.config import ClusterConfig
 from tests.apistandin.server import StandIn
 from tests.labs import kubecluster as objects
-from tests.labs.ovnsandbox import PATIENCE_S, OvnSandbox
+from tests.labs.kubecontrol import controlling, until
+from tests.labs.ovnsandbox import OvnSandbox
 
 
 @pytest.fixture
@@ -34,25 +30,6 @@ def config(ovn: OvnSandbox) -> KubernetesConfig:
         ),
         gateways=GatewayTemplate(cluster, addresses=("172.18.0.50-172.18.0.99",), next_hops=hop),
     )
-
-
-@asynccontextmanager
-async def controlling(api: StandIn, config: KubernetesConfig) -> AsyncIterator[Controller]:
-    async with Client(Access(api.url)) as client:
-        controller = Controller(config, client)
-        working = asyncio.create_task(controller.run())
-        try:
-            yield controller
-        finally:
-            working.cancel()
-            await asyncio.gather(working, return_exceptions=True)
-
-
-async def until(what: str, condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110  # what is waited for is in another process
-            await asyncio.sleep(0.05)
-    assert condition(), what
 
 
 def custom(kind: str, name: str, **spec: Any) -> dict[str, Any]:
