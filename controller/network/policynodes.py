@@ -1,8 +1,10 @@
 """A node and the pods on it reach each other whatever policies say: Kubernetes has it so. Pure.
 
-Kubelet's probes need it. The ACLs are on a port group for each node, and only where there are
-policies. Beside it is the group of the node's interfaces that need no connection tracking
-(openpods.py): by node, so that one pod's change touches a group that is no larger than a node.
+Kubelet's probes need it. The ACLs are on a port group for each node, of the interfaces that are
+closed to anything: others need none, and an allow-related ACL makes their switches track.
+
+Beside it is the group of the node's interfaces that need no connection tracking (openpods.py): by
+node, so that one pod's change touches a group that is no larger than a node.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from controller.network.aclrows import acl_rows, group_row
 from controller.network.adminpolicies import ANPS, BANPS, CNPS
 from controller.network.facts import LEASES, NODES, PODS
 from controller.network.members import ENDS, LABELS
-from controller.network.openpods import OPEN_PORTS
+from controller.network.openpods import OPEN, OPEN_PORTS
 from controller.network.policies import NETWORK_POLICIES
 from controller.network.rows import Row, RowKey
 from controller.network.units import Said, Unit
@@ -32,6 +34,7 @@ from controller.policy.rows import (
     Acl,
     Match,
 )
+from controller.translate.nbrows import host_port
 from dataplane.model.addr import IPAddress
 
 KINDS: tuple[Kind[Any], ...] = (NETWORK_POLICIES, ANPS, BANPS, CNPS, SECURITY_GROUPS)
@@ -47,7 +50,7 @@ ANY: Derived[bool] = Derived("any-policy", _any)
 
 
 def _node_addresses(view: View, node: str) -> tuple[IPAddress, ...]:
-    fact, port = view.get(NODES, node), view.get(LEASES, f"node-{node}")
+    fact, port = view.get(NODES, node), view.get(LEASES, host_port(node))
     found = {*(fact.addresses if fact else ()), *(port.addresses if port else ())}
     return tuple(sorted(found, key=lambda one: (one.version, int(one))))
 
@@ -59,32 +62,36 @@ Not svc0's: behind that are a service's clients, whoever they are.
 """
 
 
-def _ports(view: View, pod: Key) -> tuple[str, ...]:
+def _ports_of(view: View, pod: Key) -> Iterable[str]:
+    """Of a pod that policies are about."""
     if view.ask(LABELS, pod) is None:
         return ()
-    return tuple(port for port, _ in view.ask(ENDS, pod).ports)
-
-
-PORTS: Derived[tuple[str, ...]] = Derived("pod-ports", _ports)
-"""Logical ports of a pod that policies are about."""
+    return (port for port, _ in view.ask(ENDS, pod).ports)
 
 
 def _node(view: View, node: Hashable) -> Said:
     if not view.ask(ANY, ""):
         return Said()
     assert isinstance(node, str)
-    group = name_of("node", node)
-    members = (port for pod in view.by(PODS, "node", node) for port in view.ask(PORTS, pod))
-    rows: dict[RowKey, Row] = dict([group_row(group, members)])
-    addresses: tuple[IPAddress, ...] = view.ask(NODE_ADDRESSES, node)
-    for acl in _acls(group, addresses):
-        rows.update(acl_rows(acl))
-    open_group = name_of("open", node)
-    free = [port for pod in view.by(PODS, "node", node) for port in view.ask(OPEN_PORTS, pod)]
-    if free:
-        rows.update([group_row(open_group, free)])
+    closed: list[str] = []
+    untracked: list[str] = []
+    for pod in view.by(PODS, "node", node):
+        if not view.ask(OPEN, pod):
+            closed.extend(_ports_of(view, pod))
+        free: tuple[str, ...] = view.ask(OPEN_PORTS, pod)
+        untracked += free
+    rows: dict[RowKey, Row] = {}
+    if closed:
+        group = name_of("node", node)
+        rows.update([group_row(group, closed)])
+        addresses: tuple[IPAddress, ...] = view.ask(NODE_ADDRESSES, node)
+        for acl in _acls(group, addresses):
+            rows.update(acl_rows(acl))
+    if untracked:
+        group = name_of("open", node)
+        rows.update([group_row(group, untracked)])
         for direction in Direction:
-            rows.update(acl_rows(Acl(Match(open_group, direction), ALLOW_PRIORITY, STATELESS)))
+            rows.update(acl_rows(Acl(Match(group, direction), ALLOW_PRIORITY, STATELESS)))
     return Said(rows)
 
 
