@@ -74,6 +74,24 @@ class AttachmentStore:
         self.quarantined = tuple(problems)
         return tuple(found)
 
+    def look(self, name: str) -> Attachment | None:
+        """The attachment that is this device or logical port, if it is on record.
+
+        For a process beside the daemon: nothing is put aside, and what cannot be read is none.
+        """
+        try:
+            paths = sorted(self.directory.glob(f"*{SUFFIX}"))
+        except OSError:
+            return None
+        for path in paths:
+            try:
+                found = self._load(path)
+            except (OSError, RecordError):
+                continue
+            if name in (found.device, found.iface_id):
+                return found
+        return None
+
     def put(self, attachment: Attachment) -> None:
         """Write one record; it is on the disk when this returns.
 

@@ -26,5 +26,6 @@ def dump(arguments: argparse.Namespace) -> int:
     order = Order(arguments.port, file, arguments.to, arguments.count, arguments.seconds)
     done = capture(config, order)
     what = f"copied to {arguments.to}" if file is None else f"{done.packets} packets in {file}"
-    print(f"{done.port}: {what}; ended by {done.ended_by}", file=sys.stderr)
+    lost = f"; {done.lost} more were lost, they came too fast for the file" if done.lost else ""
+    print(f"{done.port}: {what}{lost}; ended by {done.ended_by}", file=sys.stderr)
     return failures.OK

@@ -29,7 +29,6 @@ from dataplane.drivers.ovstables import (
     wait_configured,
 )
 from dataplane.drivers.replica import Replica, Row, optional, read, refers, write
-from dataplane.model.names import TRUNK_PORT
 from dataplane.model.rows import StaleMirror
 from dataplane.ports import DataplaneError, Failure
 
@@ -102,8 +101,8 @@ def find(ovs: Ovs, wanted: str) -> Mirrored:
                 if port is not None and refers(bridge, "ports", port.uuid):
                     return Mirrored(name, read(bridge, "name"), optional(row, "mtu") or DEFAULT_MTU)
         return (
-            f"there is no port {wanted} in OVS; `millrace ports` lists those of workloads, and one "
-            f"with a tag has none of its own: {TRUNK_PORT} has its frames, with that VLAN tag"
+            f"there is no port {wanted} in OVS, and no container of that name is on the trunk; "
+            "`millrace ports` lists the workloads'"
         )
 
     found: Mirrored | str = ovs.look(look)

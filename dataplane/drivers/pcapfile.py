@@ -1,4 +1,4 @@
-"""Files of packets in libpcap's format, as DPDK's net_pcap writes them (and nothing newer).
+"""Files of packets in libpcap's format: those that DPDK's net_pcap writes, and our own.
 
 Source: pcap-savefile(5): a header of 24 octets, then for each packet a header of 16 and its octets;
 the magic number tells the byte order and whether times are in micro- or nanoseconds.
@@ -27,6 +27,10 @@ _MAGIC = {
 }
 
 
+_NANOSECONDS = 0xA1B23C4D
+_VERSION = (2, 4)
+
+
 class PcapError(DataplaneError):
     """The file is none of this format."""
 
@@ -49,9 +53,21 @@ def packets(path: Path) -> Iterator[Packet]:
     """
     with path.open("rb") as file:
         order, unit, _ = _header(path, file)
-        while record := _record(path, file, order):
-            (seconds, part, _, size), octets, _ = record
+        while read := _record(path, file, order):
+            (seconds, part, _, size), octets, _ = read
             yield Packet(seconds * 1_000_000_000 + part * unit, size, octets)
+
+
+def beginning() -> bytes:
+    """What a file of ours begins with: Ethernet frames, times in nanoseconds."""
+    return struct.pack("<IHHiIII", _NANOSECONDS, *_VERSION, 0, 0, MAX_PACKET, LINKTYPE_ETHERNET)
+
+
+def record(packet: Packet) -> bytes:
+    """One packet, as it stands behind `beginning`."""
+    seconds, part = divmod(packet.time_ns, 1_000_000_000)
+    head = struct.pack("<IIII", seconds, part, len(packet.octets), packet.size)
+    return head + packet.octets
 
 
 def keep_first(path: Path, into: BinaryIO, count: int | None) -> int:
@@ -64,8 +80,8 @@ def keep_first(path: Path, into: BinaryIO, count: int | None) -> int:
     with path.open("rb") as file:
         order, _, header = _header(path, file)
         into.write(header)
-        while (count is None or kept < count) and (record := _record(path, file, order)):
-            _, octets, raw = record
+        while (count is None or kept < count) and (read := _record(path, file, order)):
+            _, octets, raw = read
             into.write(raw + octets)
             kept += 1
     return kept

@@ -17,10 +17,15 @@ from pathlib import Path
 import pytest
 from pyroute2 import IPRoute
 
+from controller.attachments import AttachmentStore
+from controller.dump import BY_COUNT, BY_TIME, Order, Outcome, dump
 from dataplane.drivers import netns, podlink
 from dataplane.drivers.bpfstate import remove_pins
 from dataplane.drivers.links import LinksTable
+from dataplane.drivers.mirrors import MirrorError
+from dataplane.drivers.pcapfile import packets
 from dataplane.drivers.podbuckets import BucketTable
+from dataplane.drivers.podtap import PodTap, TapError, TapGoneError
 from dataplane.drivers.trunk import TrunkTable
 from dataplane.drivers.trunkmaps import TrunkReason
 from dataplane.model.addr import Mac
@@ -29,6 +34,7 @@ from dataplane.model.names import TRUNK_LINK, TRUNK_PORT
 from dataplane.model.rows import Bucket, Link, TrunkEnd
 from dataplane.model.state import Attachment, PortKind
 from tests.labs.attachments import WEB
+from tests.labs.planned import CONFIG
 from tests.labs.sandbox import wait_until
 
 pytestmark = pytest.mark.netns
@@ -329,3 +335,93 @@ def test_a_tag_has_one_holder(node: Node) -> None:
     assert failed.waiting
     assert "tag 5" in failed.reason
     assert node.table.observe() == rows
+
+
+def heard(tap: PodTap, count: int) -> list[bytes]:
+    """The next frames of our EtherType, with a VLAN tag or without."""
+    found: list[bytes] = []
+    while len(found) < count:
+        packet = tap.next(10)
+        assert packet is not None, f"{len(found)} of {count} frames"
+        assert packet.time_ns > 0
+        assert packet.size == len(packet.octets)
+        if KIND in (packet.octets[12:14], packet.octets[16:18]):
+            found.append(packet.octets)
+    return found
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_a_tap_hears_both_directions_of_one_pod_without_its_tag(node: Node, limited: bool) -> None:
+    pod = node.pods[0]
+    rows = node.rows()
+    node.put({**rows, pod.device: replace(rows[pod.device], limited=limited)})
+    up(node)
+    said, told = frame(1, 2, KIND + b"s" * 80), frame(2, 1, KIND + b"t" * 80)
+    own = tagged(77, said)
+    with (
+        raw(TRUNK_PORT) as ovs,
+        in_pod(pod, lambda: raw("eth0")) as mine,
+        in_pod(node.pods[1], lambda: raw("eth0")) as others,
+        PodTap(pod.netns, "eth0") as tap,
+    ):
+        others.send(frame(2, 9))
+        ovs.send(tagged(4094, frame(9, 2)))
+        mine.send(said)
+        assert heard(tap, 1) == [said]
+        ovs.send(tagged(5, told))
+        assert heard(tap, 1) == [told]
+        mine.send(own)  # which the trunk drops
+        assert heard(tap, 1) == [own]
+        assert tap.lost() == 0
+
+
+def test_a_tap_says_what_it_lost_and_when_the_pod_ends(node: Node) -> None:
+    pod = node.pods[0]
+    node.put(node.rows())
+    up(node)
+    with pytest.raises(TapError, match=r"eth9 in .* cannot be listened to"):
+        PodTap(pod.netns, "eth9")
+    with in_pod(pod, lambda: raw("eth0")) as mine, PodTap(pod.netns, "eth0") as tap:
+        sent = frame(1, 2, KIND + b"m" * 1000)
+
+        def lost() -> bool:
+            for _ in range(5000):
+                mine.send(sent)
+            return tap.lost() > 0
+
+        wait_until(lost, "the queue is full")
+        assert heard(tap, 1) == [sent]
+        podlink.remove(pod.device)
+        with pytest.raises(TapGoneError, match="any more"):  # noqa: PT012 - after what was queued
+            while tap.next(10) is not None:
+                pass
+
+
+def test_a_dump_of_a_pod_on_the_trunk_is_a_file_of_its_packets(node: Node, tmp_path: Path) -> None:
+    pod = replace(node.pods[0], tag=5)
+    node.put(node.rows())
+    up(node)
+    AttachmentStore(tmp_path / "attachments").put(pod)
+    config = replace(CONFIG, statedir=str(tmp_path))
+    file, sent, over = tmp_path / "pod.pcap", frame(1, 2), threading.Event()
+    with in_pod(pod, lambda: raw("eth0")) as mine:
+
+        def speak() -> None:
+            while not over.wait(0.01):
+                mine.send(sent)
+
+        speaking = threading.Thread(target=speak)
+        speaking.start()
+        try:
+            done = [
+                dump(config, Order(name, file, None, 3, 60)) for name in (pod.iface_id, pod.device)
+            ]
+        finally:
+            over.set()
+            speaking.join()
+    assert done == [Outcome(pod.iface_id, 3, BY_COUNT)] * 2
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert [len(one.octets) for one in packets(file)] == [len(sent)] * 3
+    with pytest.raises(MirrorError, match=rf"has no port in OVS .* VLAN tag is {pod.tag}"):
+        dump(config, Order(pod.iface_id, None, "vhu1", None, 1))
+    assert dump(config, Order(pod.iface_id, file, None, None, 0.01)).ended_by == BY_TIME

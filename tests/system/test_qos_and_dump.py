@@ -144,6 +144,27 @@ def test_a_capture_has_the_guests_packets(lab: Lab, tmp_path: Path) -> None:
     assert not list(lab.node.rundir.glob("mrdump*"))
 
 
+def test_a_capture_of_a_container_on_the_trunk_has_both_directions(
+    lab: Lab, tmp_path: Path
+) -> None:
+    file = tmp_path / "pod.pcap"
+    with dumping(lab, POD, "-w", str(file), "-c", "20") as process:
+        for _ in range(50):
+            assert traffic.ping(lab.containers["c1"], topology.QEMU[1], 3)[0] == 3
+            if process.poll() is not None:
+                break
+        said = process.stderr.read() if process.stderr else ""
+        assert process.wait(timeout=60) == 0, said
+    print(said)
+    # No mirror: neither OVS nor another container's packets have a part in it, and no tag is seen.
+    assert mirrors(lab) == []
+    found = [packet.octets for packet in packets(file)]
+    assert len(found) == 20
+    pod, guest = (IPv4Address(one).packed for one in (topology.CONTAINERS["c1"], topology.QEMU[1]))
+    echoes = [octets[26:34] for octets in found if octets[12:14] == b"\x08\x00"]
+    assert {pod + guest, guest + pod} == set(echoes)
+
+
 def test_an_interrupted_capture_is_whole_and_a_killed_one_is_cleaned_up(
     lab: Lab, tmp_path: Path
 ) -> None:

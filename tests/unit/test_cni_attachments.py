@@ -112,6 +112,21 @@ def test_an_unusable_file_is_put_aside_and_named(tmp_path: Path, data: bytes, re
     assert store.quarantined == ()
 
 
+def test_another_process_looks_and_puts_nothing_aside(tmp_path: Path) -> None:
+    vm = replace(VM, iface_id="vm.elsewhere")
+    store = AttachmentStore(tmp_path / "attachments")
+    assert store.look(WEB.iface_id) is None
+    store.put(WEB)
+    store.put(vm)
+    (store.directory / "bad.json").write_bytes(b"{")
+    (store.directory / f".{WEB.device}.json.partial").write_bytes(b"{")
+    before = sorted(store.directory.iterdir())
+    for one in (WEB, vm):
+        assert store.look(one.iface_id) == store.look(one.device) == one
+    assert store.look("nobody") is None
+    assert sorted(store.directory.iterdir()) == before
+
+
 def test_a_directory_in_a_records_place_is_put_aside_too(tmp_path: Path) -> None:
     (tmp_path / "mrpbad.json").mkdir()
     store = AttachmentStore(tmp_path)

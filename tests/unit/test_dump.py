@@ -11,7 +11,15 @@ import pytest
 
 from controller.dump import sent_packets
 from dataplane.drivers.mirrors import alive, this_process
-from dataplane.drivers.pcapfile import Packet, PcapError, keep_first, packets
+from dataplane.drivers.pcapfile import (
+    Packet,
+    PcapError,
+    beginning,
+    keep_first,
+    packets,
+    record,
+)
+from dataplane.drivers.podtap import packet_of
 
 SHOWN = """\
 netdev@ovs-netdev:
@@ -77,6 +85,27 @@ def test_what_is_no_such_file_is_named(tmp_path: Path, octets: bytes, cause: str
     file.write_bytes(octets)
     with pytest.raises(PcapError, match=cause):
         list(packets(file))
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.pcap"
+    written = [Packet(1_700_000_000_123_456_789, 90, b"abc"), Packet(5, 0, b"")]
+    file.write_bytes(beginning() + b"".join(map(record, written)))
+    assert list(packets(file)) == written
+
+
+@pytest.mark.parametrize(
+    ("status", "tpid", "tag"),
+    [(0, 0x88A8, ""), (1 << 4, 0, "8100 2005"), (1 << 4 | 1 << 6, 0x88A8, "88a8 2005")],
+)
+def test_a_tag_that_the_kernel_keeps_beside_a_frame_is_put_back(
+    status: int, tpid: int, tag: str
+) -> None:
+    frame = bytes(range(20))
+    beside = struct.pack("=IIIHHHH", status, 20, 20, 0, 14, 0x2005, tpid)
+    notes = [(1, 35, struct.pack("=qq", 7, 9)), (263, 8, beside)]
+    whole = frame[:12] + bytes.fromhex(tag) + frame[12:]
+    assert packet_of(frame, notes) == Packet(7_000_000_009, len(whole), whole)
 
 
 def test_a_ports_packets_are_its_own() -> None:
