@@ -18,7 +18,8 @@ from dataplane.model.addr import IPNetwork
 
 RESOURCE = custom(GROUP, VERSION, "security-groups", "SecurityGroup")
 LAST_PRIORITY = 16384
-_ACTIONS = {"allow": "allow-related", "drop": "drop"}
+_ACTIONS = {"allow": "allow-related", "drop": "drop", "deny": "drop"}
+"""Kube-OVN's documentation writes deny, its definition drop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def _rule(rule: Reading) -> GroupRule:
     priority = rule.number("priority", 1)
     if not 1 <= priority <= LAST_PRIORITY:
         rule.fail("priority", f"{priority} is none", f"give one from 1 to {LAST_PRIORITY}")
-    said = rule.choice("policy", ("allow", "drop", "pass"))
+    said = rule.choice("policy", ("allow", "drop", "deny", "pass"))
     if said == "pass":
         rule.fail("policy", "pass needs an OVN with tiers", "write allow or drop")
     if not said:

@@ -71,7 +71,7 @@ def test_rules_stand_by_priority_and_all_else_is_dropped() -> None:
     rules = [
         {**RULE, "priority": 10, "remoteAddress": "10.0.0.0/8", "portRangeMin": 80,
          "portRangeMax": 90, "sourcePortRangeMin": 1024, "sourcePortRangeMax": 65535},
-        {**RULE, "priority": 20, "policy": "drop", "protocol": "all", "localAddress": "10.0.0.1"},
+        {**RULE, "priority": 20, "policy": "deny", "protocol": "all", "localAddress": "10.0.0.1"},
         {**RULE, "priority": 20, "protocol": "icmp", "remoteType": "securityGroup",
          "remoteSecurityGroup": "other"},
     ]  # fmt: skip
