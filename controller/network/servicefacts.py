@@ -127,7 +127,13 @@ SERVICES: Kind[NetService] = Kind(
 )
 """Keys are `Key(namespace, name)`. `pool` and `subnet`: whom they name for their addresses."""
 
-SLICES: Kind[NetSlice] = Kind("endpointslices", {"service": lambda _, part: (part.service,)})
+SLICES: Kind[NetSlice] = Kind(
+    "endpointslices",
+    {
+        "service": lambda _, part: (part.service,),
+        "node": lambda _, part: {one.node for one in part.endpoints if one.node},
+    },
+)
 """Keys are `Key(namespace, name)`; `service` finds the slices of a service."""
 
 

@@ -14,13 +14,19 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from controller.kube.resources import Key
-from controller.network.backends import Targets, by_address, facts_of, listed, spelt, usable
+from controller.network.backends import Targets, facts_of, listed, spelt, usable
+from controller.network.local_lb import UNITS as LOCAL_UNITS
+from controller.network.local_lb import (
+    is_template,
+    targets_of,
+    template_keys,
+    template_rows,
+)
 from controller.network.pools import GIVEN
 from controller.network.rows import Row, RowKey, Value, pairs
 from controller.network.servicefacts import (
     FORWARDING_ANNOTATION,
     SERVICES,
-    SLICES,
     SWITCH_VIP_ANNOTATION,
     WEIGHTS_ANNOTATION,
     NetService,
@@ -91,14 +97,10 @@ def compute(view: View, key: Hashable) -> Said:
     if not service.headless:
         terms = _terms(service, doubts, switch=settings(view).east_west is EastWest.SWITCH)
         vips = {kind: _vips(service, kind, given.addresses, doubts) for kind in _kinds(service)}
-        slices = [view.get(SLICES, part) for part in view.by(SLICES, "service", key)]
+        if is_template(view, service):
+            rows |= template_rows(service)
         for port in service.ports:
-            targets = by_address(
-                (one, part.ports[port.name, port.protocol])
-                for part in slices
-                if part is not None and (port.name, port.protocol) in part.ports
-                for one in part.endpoints
-            )
+            targets = targets_of(view, key, port)
             for kind, addresses in vips.items():
                 row = _row(terms, port, kind, addresses, targets, doubts)
                 if row is not None:
@@ -310,10 +312,11 @@ def _inside(view: View, key: Hashable) -> tuple[tuple[RowKey, bool], ...]:
     service = view.get(SERVICES, key)
     if service is None or service.headless:
         return ()
-    found = []
+    template = is_template(view, service)
+    found = [(row, False) for row in template_keys(service) if template]
     for port in service.ports:
         if port.protocol in texts.PROTOCOLS:
-            if service.cluster_ips:
+            if service.cluster_ips and not template:
                 found.append((_row_key(service, port, ServiceKind.CLUSTER_IP), False))
             if service.annotations.get(SWITCH_VIP_ANNOTATION):
                 found.append((_switch_key(service, port), True))
@@ -361,4 +364,4 @@ def _switch_row(
     return Row(columns)
 
 
-UNITS: tuple[Unit, ...] = (Unit("services", SERVICES, compute),)
+UNITS: tuple[Unit, ...] = (Unit("services", SERVICES, compute), *LOCAL_UNITS)

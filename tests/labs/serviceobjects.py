@@ -67,6 +67,6 @@ def balancers(rows: Mapping[RowKey, Row]) -> NbSnapshot:
                 dict(columns["vips"]),
                 columns["protocol"],
                 dict(columns["options"]),
-                dict(columns["external_ids"]),
+                dict(columns.get("external_ids", ())),
             )
     return NbSnapshot(load_balancers=found)

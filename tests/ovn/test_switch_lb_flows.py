@@ -6,11 +6,16 @@ import pytest
 
 from controller.kinds import switchlbrule, vpc
 from controller.network import services, switch_lb
+from controller.network.facts import NODES, NetNode
 from controller.network.rows import Row, RowKey
+from controller.network.settings import SETTINGS, NetSettings
+from dataplane.model.config import EastWest
 from tests.labs.factview import FactView, whole
 from tests.labs.natobjects import FORMS, add, custom
 from tests.labs.nbrows import put
-from tests.labs.ovnsandbox import OvnSandbox
+from tests.labs.ovnsandbox import OvnSandbox, run, wait_until
+from tests.labs.serviceobjects import facts as service_facts
+from tests.labs.serviceobjects import service_json, slice_json
 
 FORMS["SwitchLBRule"] = (switchlbrule.RULES, switchlbrule.RULE)
 
@@ -56,3 +61,35 @@ def test_a_packet_to_the_rules_address_comes_out_at_its_pod(world: OvnSandbox) -
 
 def test_another_port_of_it_leads_nowhere(world: OvnSandbox) -> None:
     assert 'output to "vm2.ns"' not in sent(world, 8889)
+
+
+def test_a_local_service_leads_to_the_chassis_own_backends(ovn: OvnSandbox) -> None:
+    """vm1 is here, vm2 on another chassis: a client here only ever gets to vm1."""
+    ovn.sbctl("chassis-del", "n1")
+    ovn.start_chassis("n1", "127.0.0.1", "phys", "br-ex")
+    wait_until("br-int is there", lambda: "br-int" in ovn.vsctl("list-br"))
+    ovn.vsctl("add-port", "br-int", "vm1", "--", "set", "Interface", "vm1", "type=dummy",
+              "external_ids:iface-id=vm1.ns")  # fmt: skip
+    here, there = (
+        {"addresses": [f"10.1.0.1{n}"], "conditions": {"ready": True}, "nodeName": f"n{n}"}
+        for n in (1, 2)
+    )
+    facts = {
+        **service_facts(
+            service_json("web", internalTrafficPolicy="Local"),
+            slice_json("web-1", "web", here, there),
+        ),
+        NODES: {"n1": NetNode("n1"), "n2": NetNode("n2")},
+        SETTINGS: {"": NetSettings(east_west=EastWest.SWITCH)},
+    }
+    said = whole(services.UNITS, facts)
+    group = RowKey("Load_Balancer_Group", "mrk-ovn-cluster")
+    members = services.balancers_of(FactView(facts), "ovn-cluster")
+    put(ovn, {**said.rows, group: Row({"name": group.name}, {"load_balancer": members})})
+    uuid = ovn.nbctl("--bare", "--columns=_uuid", "find", "Load_Balancer_Group").strip()
+    ovn.nbctl("add", "Logical_Switch", "sw0", "load_balancer_group", uuid)
+    ovn.nbctl("--timeout=60", "--wait=hv", "sync")
+    groups = run("ovs-ofctl", "-O", "OpenFlow15", "dump-groups",
+                 f"unix:{ovn.directory}/br-int.mgmt")  # fmt: skip
+    assert "nat(dst=10.1.0.11:8080)" in groups
+    assert "10.1.0.12" not in groups

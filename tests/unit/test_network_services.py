@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from controller.kube.resources import Key
+from controller.network.facts import NODES, NetNode
 from controller.network.rows import RowKey
 from controller.network.services import UNITS, balancers_of
 from controller.network.settings import SETTINGS, NetSettings
@@ -298,6 +299,44 @@ def test_where_ovn_serves_a_vpcs_services_are_in_its_group() -> None:
     assert balancers_of(FactView(given(*objects)), "vpc1") == frozenset()
 
 
+def test_local_where_ovn_serves_is_a_template_that_each_node_fills_in() -> None:
+    def on(address: str, node: str) -> dict[str, Any]:
+        return {"addresses": [address], "conditions": {"ready": True}, "nodeName": node}
+
+    def rows(*backends: dict[str, Any]) -> Whole:
+        found = given(
+            service_json("web", internalTrafficPolicy="Local"),
+            slice_json("web-1", "web", *backends),
+            settings=NetSettings(east_west=EastWest.SWITCH),
+        )
+        return whole(UNITS, {**found, NODES: {name: NetNode(name) for name in ("n1", "n2", "n3")}})
+
+    said = rows(on("10.1.0.11", "n1"), on("10.1.0.12", "n2"), on("10.1.0.13", "n2"))
+    key = RowKey("Load_Balancer", "service/ns/web/http/tcp/local4")
+    vips = said.rows[key].columns["vips"]
+    assert isinstance(vips, tuple)
+    ((vip, variable),) = vips
+    assert vip == "10.96.0.10:80"
+    assert said.rows[key].columns["options"] == (
+        ("address-family", "ipv4"), ("reject", "true"), ("template", "true"),
+    )  # fmt: skip
+    name = str(variable).removeprefix("^")
+    assert {k.name: row.columns["variables"] for k, row in said.rows.items()
+            if k.table == "Chassis_Template_Var"} == {
+        "n1": ((name, "10.1.0.11:8080"),),
+        "n2": ((name, "10.1.0.12:8080,10.1.0.13:8080"),),
+    }  # fmt: skip
+    # For the fast path the row is there as ever, and not in the group.
+    (found,) = (one for one in services(balancers(said.rows), SbSnapshot(), "n1")
+                if one.served_by is ServedBy.XDP)  # fmt: skip
+    assert found.inner_policy is TrafficPolicy.LOCAL
+    fewer = rows(on("10.1.0.11", "n1"), on("10.1.0.12", "n2"))
+    assert {k for k in said.rows if said.rows[k] != fewer.rows.get(k)} == {
+        RowKey("Chassis_Template_Var", "n2"),
+        RowKey("Load_Balancer", "service/ns/web/http/tcp/clusterip"),
+    }
+
+
 # -- pools ----------------------------------------------------------------------------------------
 
 POOLS = NetSettings(
@@ -375,6 +414,6 @@ def test_an_address_of_somebody_elses_is_served_unless_packets_go_by_a_proxy() -
 
 
 def test_nothing_is_said_of_what_is_not_there() -> None:
-    (unit,) = UNITS
+    unit = UNITS[0]
     assert unit.compute(FactView({}), Key("ns", "gone")).rows == {}
     assert balancers({}) == NbSnapshot()
