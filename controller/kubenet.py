@@ -56,7 +56,7 @@ INLINE = 200
 RETRY_S = 1.0
 GATHER_S = 0.004
 """Between two batches of changes [s]."""
-COLLECT = (20_000, 20, 1_000)
+COLLECT = (20_000, 20, 20)
 """Thresholds of the garbage collector: what the book forgets is not part of a cycle any more, and
 looking through all that it remembers takes half a second."""
 

@@ -108,6 +108,10 @@ class Sources:
         obj = source.cache.at(Key(ref.namespace, ref.name))
         return (source.resource, obj) if obj is not None else None
 
+    def cache(self, resource: str) -> Cache[Any]:
+        """What a resource's reflector writes, for those who watch the watching."""
+        return self._sources[resource].cache
+
     def written(self, resource: str) -> frozenset[str]:
         """What of a resource's objects is written: of "annotations", "status", "finalizers"."""
         source = self._sources.get(resource)

@@ -1,8 +1,9 @@
 """A Kubernetes controller that tells what it writes and when: what `python -m perf.cluster` runs.
 
 It is `millrace controller run`, but prints a line of JSON for each transaction: the moment [s,
-CLOCK_MONOTONIC] at which it was known to be committed, and the rows. `status` on the standard
-input is answered with the controller's own status and its memory.
+CLOCK_MONOTONIC] at which it was known to be committed, the rows, and for how long the rows of pods
+had waited since the change arrived here [s]. A line on the standard input is answered with the
+controller's own status and its memory.
 """
 
 from __future__ import annotations
@@ -19,9 +20,14 @@ from typing import Any
 from controller.config_kubernetes import KubernetesConfig
 from controller.kube.auth import Access
 from controller.kube.http import Client
+from controller.kube.resources import Key
 from controller.kubenet import Controller
 from controller.network.book import Book
 from controller.network.rows import RowKey
+
+PORT = "Logical_Switch_Port"
+REMEMBERED = 20_000
+"""Pods of which it is known when they were first seen."""
 
 
 def memory_mb() -> dict[str, float]:
@@ -46,11 +52,23 @@ async def run(url: str, nb: str) -> None:
         def written(keys: tuple[RowKey, ...]) -> None:
             # Of a start only how many; of a change, which.
             names = [str(key) for key in keys] if len(keys) <= 2000 else []
-            told: dict[str, Any] = {"at": time.monotonic(), "rows": len(keys), "keys": names}
+            now = time.monotonic()
+            told: dict[str, Any] = {"at": now, "rows": len(keys), "keys": names}
             if len(keys) <= 50 and controller.engine is not None:
                 told["by"] = {str(key): _sayers(controller.engine.book, key) for key in keys}
+            told["waited"] = {one: now - arrived[one] for one in names if one in arrived}
             say(told)
 
+        arrived: dict[str, float] = {}
+
+        def seen(keys: frozenset[Key]) -> None:
+            now = time.monotonic()
+            for key in keys:
+                arrived.setdefault(f"{PORT} {key.name}.{key.namespace}", now)
+                if len(arrived) > REMEMBERED:
+                    del arrived[next(iter(arrived))]
+
+        controller.sources.cache("pods").subscribe(seen)
         controller.writer.on_written = written
         working = asyncio.ensure_future(controller.run())
         telling = asyncio.ensure_future(_tell(controller))

@@ -3,9 +3,10 @@
     python -m perf.cluster [--pods N] [--seconds S] [--rate N] [--json]
 
 Three processes beside this one: the API's stand-in (perf/clusterapi.py), a real northbound
-ovsdb-server, and the controller (perf/clusterctl.py). No northd: its work is not ours. Measured
-from the controller process's start to its last transaction, or from the moment at which the API
-made a change to the moment at which the transaction was known to be committed.
+ovsdb-server, and the controller (controller/kubetrial.py). No northd: its work is not ours. Times
+are from the controller process's start to its last transaction, or from the moment at which the API
+made a change (in the churn: at which it arrived at the controller) to that at which the transaction
+was known to be committed.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ def measure(size: dict[str, int], changes: int, rate: int, seconds: float) -> di
     url = api.read()
     figures["fill_s"] = time.monotonic() - api.began
     with database() as nb:
-        controller = Talk("perf.clusterctl", url, nb)
+        controller = Talk("controller.kubetrial", url, nb)
         settled = controller.until("settled")["settled"]
         figures["cold_empty_s"] = settled - controller.began
         found = quiet(controller)
@@ -192,17 +193,23 @@ def measure(size: dict[str, int], changes: int, rate: int, seconds: float) -> di
             api.tell(json.dumps({"do": "churn", "rate": rate, "seconds": seconds}))
             made = api.until("last")
             key = f"Logical_Switch_Port {made['last']}"
+            waits: list[float] = []
             while key not in (written := controller.until("keys"))["keys"]:
-                pass
+                waits += written["waited"].values()
+            waits = sorted([*waits, *written["waited"].values()])
+            figures["churn_rows"] = len(waits)
+            for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0)):
+                figures[f"churn_{name}_ms"] = rank(waits, share) * 1000
             figures["churn_rate"] = made["changes"] / made["seconds"]
             figures["churn_api_late_s"] = made["late_s"]
-            figures["churn_lag_s"] = written["at"] - made["at"]
+            figures["churn_lag_s"] = written["waited"][key]
+            figures["churn_api_lag_s"] = written["at"] - made["at"] - written["waited"][key]
             after = status(controller)
             figures["churn_cpu_s"] = after["cpu_s"] - before["cpu_s"]
             figures["rss_peak_mb"] = after["rss_peak_mb"]
             quiet(controller)
         controller.end()
-        again = Talk("perf.clusterctl", url, nb)
+        again = Talk("controller.kubetrial", url, nb)
         settled = again.until("settled")["settled"]
         figures["cold_right_s"] = settled - again.began
         found = status(again)

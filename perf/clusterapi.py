@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sys
 import time
 from typing import Any
@@ -158,4 +159,5 @@ async def serve(size: dict[str, int]) -> None:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.ERROR)  # watchers that end are no news here
     asyncio.run(serve(json.loads(sys.argv[1])))
