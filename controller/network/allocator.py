@@ -270,21 +270,24 @@ class Allocator:
         lease = self._ledger.lease(nic)
         if lease is None:
             return None
-        pod, provider = self._last.get(nic, (None, ""))
+        provider = self._last.get(nic, (None, ""))[1]
         holders = self._holders.get(nic, {})
         pods = sorted(Key(*h[1:]) for h in holders if h.resource == self._pods)
+        keeper = self._keepers.get(nic)
         if pods:
             pod = pods[0]
-            keeper = self._keepers.get(nic)
             # Of a machine's two pods the one where it runs.
             machine = self._view.get(INSTANCES, keeper.key) if keeper else None
             for key in pods if machine and machine.node else ():
                 there = self._view.get(PODS, key)
                 if machine and there and there.node == machine.node:
                     pod = key
-        elif pod is None:
+        elif keeper is not None:
+            # By its name, and not by the pod that it had last: so a new controller says it, too.
+            pod, provider = _guess(nic, keeper)
+        else:
             holder = min(holders) if holders else Holder("", "", nic)
-            pod = Key(holder.namespace, holder.name)
+            pod, provider = Key(holder.namespace, holder.name), ""
         return NicLease(nic, pod, provider, lease.subnet, lease.addresses, lease.mac)
 
 

@@ -96,6 +96,9 @@ def is_routed(subnet: Subnet) -> bool:
 
 def written(subnet: Subnet, default_vpc: str) -> Net:
     """The network that a subnet asks for; not usable: it cannot be, by itself."""
+    if not subnet.cidr and not subnet.vlan:
+        cause, step = "it has no cidrBlock", "write one; only a subnet with a vlan may be without"
+        return _unusable(subnet.name, subnet.vpc or default_vpc, cause, step)
     return _net(subnet, subnet.vpc or default_vpc, subnet.cidr, subnet.gateway)
 
 
@@ -108,12 +111,15 @@ def accepted(subnet: Subnet) -> Net | None:
     return net if net.usable else None
 
 
+def _unusable(name: str, vpc: str, cause: str, next_step: str) -> Net:
+    problem = Problem(f"Subnet {name}", cause, next_step)
+    return Net(name, vpc, usable=False, refused=(problem,))
+
+
 def _net(subnet: Subnet, vpc: str, cidr: str, gateway: str) -> Net:
-    who = f"Subnet {subnet.name}"
 
     def refuse(cause: str, next_step: str) -> Net:
-        problem = Problem(who, cause, next_step)
-        return Net(subnet.name, vpc, usable=False, refused=(problem,))
+        return _unusable(subnet.name, vpc, cause, next_step)
 
     try:
         networks = networks_of(_without_host_bits(cidr), subnet.name)
@@ -121,8 +127,6 @@ def _net(subnet: Subnet, vpc: str, cidr: str, gateway: str) -> Net:
             intervals_of(subnet.excluded, version, f"subnet {subnet.name}: excludeIps")
     except AddressError as error:
         return refuse(error.cause, error.next_step)
-    if not networks and not subnet.vlan:
-        return refuse("it has no cidrBlock", "write one; only a subnet with a vlan may be without")
     given: dict[int, IPAddress] = {}
     for word in filter(None, (part.strip() for part in gateway.split(","))):
         try:

@@ -9,18 +9,29 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.kinds.addresses import POOLS, VIPS, IpPool, Vip
+from controller.kinds.addresses import IPS, POOLS, VIPS, IpObject, IpPool, Vip
 from controller.kinds.attachments import ATTACHMENTS, NetworkAttachment
-from controller.kinds.subnet import SUBNETS, Subnet
+from controller.kinds.subnet import SUBNETS, Accepted, Subnet
 from controller.kinds.underlay import PROVIDERS, VLANS, ProviderNetwork, Vlan
 from controller.kinds.vpc import VPCS, Vpc, VpcPeering
 from controller.kinds.workloads import INSTANCES, Machine
 from controller.kube.resources import Key
+from controller.network.allocator import HeldPort
 from controller.network.engine import Engine
-from controller.network.facts import NAMESPACES, NODES, PODS, NetNamespace, NetNode, NetPod
+from controller.network.facts import (
+    LEASES,
+    NAMESPACES,
+    NODES,
+    PODS,
+    NetNamespace,
+    NetNode,
+    NetPod,
+)
+from controller.network.nets import NETS
 from controller.network.registry import UNITS
 from controller.network.settings import NetSettings
 from controller.network.view import Kind
+from tests.labs.allocation import OUTPUTS
 from tests.labs.factview import whole
 
 O = "ovn.kubernetes.io/"  # noqa: E741
@@ -41,7 +52,7 @@ subnets = st.builds(
     dhcp=st.booleans(), multicast=st.booleans(), mtu=st.sampled_from((0, 1400)),
     logical_gateway=st.booleans(), ending=st.booleans(),
 )  # fmt: skip
-annotations = st.fixed_dictionaries(
+wishes = st.fixed_dictionaries(
     {},
     optional={
         O + "logical_switch": names,
@@ -54,7 +65,7 @@ annotations = st.fixed_dictionaries(
     },
 )
 pods = st.builds(
-    NetPod, st.just("a"), st.just("p"), node=names, annotations=annotations,
+    NetPod, st.just("a"), st.just("p"), node=names, annotations=wishes,
     vm=st.sampled_from(("", "", "m")), over=st.booleans(), host_network=st.just(False),
 )  # fmt: skip
 peerings = st.builds(VpcPeering, names, st.sampled_from(("169.254.0.1/30", "169.254.0.2/30", "?")))
@@ -74,6 +85,19 @@ steps = st.one_of(
     of(NODES, names, st.builds(NetNode, names)),
     of(NAMESPACES, names, st.builds(NetNamespace, names)),
     of(ATTACHMENTS, st.just(Key("a", "n")), st.just(NetworkAttachment("n.a.ovn", logical=True))),
+    of(
+        IPS,
+        names.map(lambda name: f"{name}.a"),
+        st.builds(
+            IpObject,
+            names,
+            names,
+            st.just("a"),
+            names,
+            st.just(("10.1.0.7",)),
+            st.just("02:00:00:00:00:07"),
+        ),
+    ),
     of(INSTANCES, st.just(Key("a", "m")), st.builds(Machine, names)),
 )
 
@@ -96,7 +120,25 @@ def test_the_engines_rows_are_those_of_everything_at_once(
         engine.put((kind, key, named(key, fact)) for kind, key, fact in batch)
         engine.update()
     store = engine.book.store
-    facts = {kind: {key: store.get(kind, key) for key in store.all(kind)} for kind in store.kinds()}
+    facts: dict[Kind[Any], dict[Any, Any]] = {
+        kind: {key: store.get(kind, key) for key in store.all(kind)} for kind in store.kinds()
+    }
     found = whole(UNITS, facts)
     rows = {key: row for key, row in found.rows.items() if key not in found.disputed}
     assert {k: r for k, r in engine.book.rows.items() if k not in found.disputed} == rows
+    # A controller that starts anew, with what the cluster and the database say, wants the same.
+    again = Engine(NetSettings())
+    for kind, there in facts.items():
+        if kind not in OUTPUTS:
+            again.put((kind, key, accepted(engine, key, fact)) for key, fact in there.items())
+    leases = facts.get(LEASES, {}).items()
+    again.start(HeldPort(port, one.subnet, one.addresses, one.mac) for port, one in leases)
+    assert again.book.rows == engine.book.rows
+
+
+def accepted(engine: Engine, key: Hashable, fact: Any) -> Any:
+    """A Subnet with the status that was written."""
+    net = engine.book.store.get(NETS, key) if isinstance(fact, Subnet) else None
+    if net is None or not net.usable or fact.made:
+        return fact
+    return replace(fact, accepted=Accepted(net.vpc, net.cidr, net.gateway))
