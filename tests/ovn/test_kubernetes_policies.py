@@ -7,11 +7,14 @@ and of the usual examples of NetworkPolicy and AdminNetworkPolicy, in words of o
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from controller.network.settings import NetSettings
+from dataplane.model.config import EastWest
 from tests.labs.kubernetesnet import Network, running
+from tests.labs.packets import Packet
 
 SETTINGS = NetSettings(default_cidr="10.16.0.0/24,fd00:16::/64", join_cidr="100.64.0.0/24")
 
@@ -138,3 +141,75 @@ def test_a_private_subnet_as_kube_ovn_documents_it(net: Network) -> None:
     assert not net.passes("free.lab", "vault.lab")
     assert net.passes("vault.lab", "free.lab")
     assert net.passes("node-n1", "vault.lab")
+
+
+SERVED = f"""
+apiVersion: v1
+kind: Node
+metadata: {{name: n1}}
+status: {{addresses: [{{type: InternalIP, address: 192.0.2.1}}]}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {{name: shop}}
+---{pod("web", "shop", ip_address="10.16.0.20")}{pod("sealed", "shop", ip_address="10.16.0.21")}
+{pod("client", "shop", ip_address="10.16.0.30")}{pod("free", "shop", ip_address="10.16.0.31")}
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{name: client, namespace: shop}}
+spec:
+  podSelector: {{matchLabels: {{app: client}}}}
+  policyTypes: [Egress]
+  egress: [{{to: [{{podSelector: {{matchLabels: {{app: web}}}}}}]}}]
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{name: sealed, namespace: shop}}
+spec: {{podSelector: {{matchLabels: {{app: sealed}}}}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: web, namespace: shop}}
+spec: {{clusterIP: 10.96.0.10, clusterIPs: [10.96.0.10], ports: [{{protocol: UDP, port: 53}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: web-1, namespace: shop, labels: {{kubernetes.io/service-name: web}}}}
+addressType: IPv4
+endpoints: [{{addresses: [10.16.0.20], conditions: {{ready: true}}, nodeName: n1}}]
+ports: [{{port: 53, protocol: UDP, name: ""}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: sealed, namespace: shop}}
+spec: {{clusterIP: 10.96.0.11, clusterIPs: [10.96.0.11], ports: [{{protocol: UDP, port: 53}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: sealed-1, namespace: shop, labels: {{kubernetes.io/service-name: sealed}}}}
+addressType: IPv4
+endpoints: [{{addresses: [10.16.0.21], conditions: {{ready: true}}, nodeName: n1}}]
+ports: [{{port: 53, protocol: UDP, name: ""}}]
+"""
+
+
+def test_policies_judge_whom_a_load_balancer_of_ovns_picked() -> None:
+    decided = replace(SETTINGS, east_west=EastWest.SWITCH)
+    with running(SERVED, decided) as net:
+
+        def served(source: str, service: str, backend: str) -> bool:
+            """Whether it comes to the backend, and the backend's answer comes back."""
+            net.number += 2
+            one, other = net.there[source], net.there[backend]
+            asks = Packet(net.number, one.address(4), service, "UDP", 3000 + net.number, 53)
+            if net.lab.send([(one, None, asks)]) != {(asks.number, backend)}:
+                return False
+            says = Packet(
+                net.number + 1, other.address(4), one.address(4), "UDP", 53, asks.sport, answer=True
+            )
+            return net.lab.send([(other, one, says)]) == {(says.number, source)}
+
+        assert served("client.shop", "10.96.0.10", "web.shop")
+        assert served("free.shop", "10.96.0.10", "web.shop")
+        assert not served("free.shop", "10.96.0.11", "sealed.shop")
+        assert not served("client.shop", "10.96.0.11", "sealed.shop")
