@@ -21,7 +21,7 @@ from controller.network.units import Said, Unit
 from controller.network.view import Derived, Kind, View
 from controller.policy import kubeovn
 from controller.policy.compiler import Shape, compile_policy
-from controller.policy.model import Chosen, NetworkPolicy, Selector
+from controller.policy.model import Chosen, NetworkPolicy
 from controller.policy.parse import closed, network_policy
 from controller.translate.ovn import Problem
 from dataplane.model.addr import Protocol
@@ -119,19 +119,6 @@ def _members(view: View, key: Hashable) -> Said:
         rows.update(found)
     return Said(rows)
 
-
-Subject = tuple[Selector, tuple[str, ...] | None, bool, bool]
-"""Whom a policy isolates: which pods, which interfaces; whether at ingress, at egress."""
-
-
-def _subject(view: View, key: Key) -> Subject | None:
-    policy = view.get(NETWORK_POLICIES, key)
-    if policy is None:
-        return None
-    return policy.pods, policy.providers, policy.ingress is not None, policy.egress is not None
-
-
-SUBJECT: Derived[Subject | None] = Derived("policy-subject", _subject)
 
 UNITS: tuple[Unit, ...] = (
     Unit("policy-acls", NETWORK_POLICIES, _acls),
