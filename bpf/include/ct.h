@@ -16,6 +16,11 @@
 #define FREE_RANK 0xffffffff
 #define NO_WORD 64
 #define NO_WAY 0xffffffff
+/*
+ * A bucket with so many free ways is taken without a look at the flow's other one. Each has to be
+ * seen to be free; with fewer, tables that are half full would turn flows away.
+ */
+#define NEAR_SPARE 3
 #define LOCK_TRIES 128
 
 struct tuple4 {
@@ -41,6 +46,7 @@ struct ct_work {
 	__u8 is_free;		/* the record has no flow now; else one that may be evicted */
 	__u8 pad[2];
 	struct place2 place;
+	__u64 reply_hash;	/* of the tuple that replies will have */
 	struct tuple4 ct4_mine;
 	struct tuple4 ct4_other;
 	struct tuple6 ct6_mine;
@@ -88,9 +94,11 @@ static __always_inline bool lock(__u32 *word)
 	return false;
 }
 
+/* A plain store: what was written before is seen before (x86; docs/decisions/0011 claims no other). */
 static __always_inline void unlock(__u32 *word)
 {
-	__sync_lock_test_and_set(word, 0);
+	barrier();
+	*(volatile __u32 *)word = 0;
 }
 
 /* Rare, and in the middle of a new flow: a call of its own. */

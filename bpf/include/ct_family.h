@@ -240,8 +240,8 @@ static __always_inline __u32 CT(word_for)(const struct reply_bucket *bucket, con
 
 /*
  * A free way of the first bucket for a new flow, its own if that is free: the record's number, or
- * NO_WAY if more than half of the bucket's flows live. What was never used is free without a look at
- * its record, and so is a bucket of which half is known to be free.
+ * NO_WAY if fewer than NEAR_SPARE of its ways are free. What was never used is free without a look at
+ * its record.
  */
 static __always_inline __u32 CT(near_way)(const struct tag_bucket *bucket,
 					  const struct place2 *place, const struct node *self,
@@ -261,7 +261,7 @@ static __always_inline __u32 CT(near_way)(const struct tag_bucket *bucket,
 		}
 		if (found == NO_WAY)
 			found = id;
-		if (++spare == CT_WAYS / 2)
+		if (++spare == NEAR_SPARE)
 			return found;
 	}
 	return NO_WAY;
@@ -369,7 +369,10 @@ static __always_inline void CT(give_birth)(FLOW *flow, FLOW *made, const struct 
 	struct tag_bucket *bucket = bpf_map_lookup_elem(&CT(tags), &index);
 
 	made->seen = tick;
-	/* All but life, which says that the rest is there; the addition is a full barrier. */
+	/*
+	 * All but life, which says that the rest is there, and is stored behind it (as unlock() does).
+	 * Nobody else writes it: it is even, and only who holds this record's bucket makes it odd.
+	 */
 	__builtin_memcpy((void *)flow + 4, (void *)made + 4, sizeof(*flow) - 4);
 	if (bucket)
 		bucket->tags[work->id % CT_WAYS] = work->place.tag;
@@ -378,7 +381,28 @@ static __always_inline void CT(give_birth)(FLOW *flow, FLOW *made, const struct 
 		if (bucket)
 			bucket->spilled = 1;
 	}
-	__sync_fetch_and_add(&flow->life, 1);
+	barrier();
+	*(volatile __u32 *)&flow->life = flow->life + 1;
+}
+
+/*
+ * Ask for the cache lines that a new flow will need, all at once: behind a lock each would be waited
+ * for by itself. What is read is not looked at.
+ */
+static __always_inline void CT(fetch)(const struct ct_work *work, const struct node *self)
+{
+	__u32 index = work->reply_hash & self->CT(reply_mask), i;
+	struct reply_bucket *replies = bpf_map_lookup_elem(&CT(replies), &index);
+
+	if (replies)
+		*(volatile __u32 *)&replies->pad;
+#pragma unroll
+	for (i = 1; i < NEAR_SPARE; i++) {
+		FLOW *flow = CT(at)(work->place.first * CT_WAYS + (work->place.way + i) % CT_WAYS);
+
+		if (flow)
+			*(volatile __u32 *)&flow->life;
+	}
 }
 
 /* Lock what `made` needs, and choose its way: 0, and its buckets are locked, or why not. */
@@ -400,6 +424,9 @@ __noinline __u32 CT(begin)(FLOW *made, __u32 tick)
 	tuple->proto = made->proto;
 	work->place = place_of(TUPLE_HASH(tuple, self->ct_seed), self->CT(mask));
 	work->is_free = 1;
+	CT(reply_tuple)(made, &work->CT(other));
+	work->reply_hash = TUPLE_HASH(&work->CT(other), ~self->ct_seed);
+	CT(fetch)(work, self);
 	reason = CT(take_buckets)(work, self, tick);
 	if (reason)
 		return reason;
@@ -440,7 +467,7 @@ __noinline __u32 CT(settle)(FLOW *made, __u32 tick)
 	if (!made || !self || !work)
 		return DROP_CT_FULL;
 	CT(reply_tuple)(made, &work->CT(mine));
-	hash = TUPLE_HASH(&work->CT(mine), ~self->ct_seed);
+	hash = work->reply_hash;
 	index = hash & self->CT(reply_mask);
 	replies = bpf_map_lookup_elem(&CT(replies), &index);
 	flow = CT(at)(work->id);

@@ -141,6 +141,7 @@ __noinline __u32 choose(struct xdp_md *ctx)
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
 	struct scratch *held = bpf_map_lookup_elem(&scratch, &zero);
 	struct backend *backend;
+	struct service_stats *stats;
 	struct opening *o;
 	struct vip *vip;
 	bool local;
@@ -153,6 +154,10 @@ __noinline __u32 choose(struct xdp_md *ctx)
 		return NOT_A_VIP;
 	o->service_id = vip->service_id;
 	o->flags = vip->flags;
+	/* Counted at the end; asked for now, it is there by then. */
+	stats = bpf_map_lookup_elem(&service_stats, &o->service_id);
+	if (stats)
+		*(volatile __u64 *)&stats->new_flows;
 	if (!(self->flags & (o->family == 4 ? NODE_VALID4 : NODE_VALID6)))
 		return refused(o, DROP_NO_GATEWAY);
 	if ((vip->flags & VIP_SOURCE_RANGES) && !o->inner) {
