@@ -148,8 +148,7 @@ class Controller:
         self.back.pause()
         self.writer.lead(False)
         self.writer.begin(sweep=False)
-        if self.engine is not None:
-            self.writer.want(dict.fromkeys(self.engine.book.rows))
+        self.writer.forget()
         self.engine = None
         self.gateways.stop()
 

@@ -119,8 +119,13 @@ class Writer:
             self._turns.inbox.append(rows)
             self._nudge()
 
+    def forget(self) -> None:
+        """Want nothing any more, and have nothing done about it: somebody else may lead now."""
+        self._turns.inbox.append(None)
+        self._nudge()
+
     def begin(self, *, sweep: bool = True) -> None:
-        """All that is wanted has been said: rows of ours that nobody wants may go.
+        """All that is wanted has been said: rows of ours that nobody ever wanted may go.
 
         Args:
             sweep: False: they stay nevertheless, since some unit cannot say what it wants.

@@ -81,14 +81,14 @@ class Turns:
         failures: rows that are left alone for a while; written by `blame` and `forgive`.
         blame: is called with a row that cannot be made, and why; must not wait.
         forgive: is called with rows that came to be as wanted, or are wanted otherwise.
-        inbox: what is wanted from now on; anybody may append.
+        inbox: what is wanted from now on, None: forget what was; anybody may append.
     """
 
     failures: Mapping[RowKey, Failure]
     blame: Callable[[RowKey, str], None]
     forgive: Callable[[tuple[RowKey, ...]], None]
     batch: int
-    inbox: deque[Mapping[RowKey, Row | None]] = field(default_factory=deque)
+    inbox: deque[Mapping[RowKey, Row | None] | None] = field(default_factory=deque)
     locked: bool = False
     _ours: Ours = field(default_factory=Ours)
     _desired: Desired = field(default_factory=Desired)
@@ -97,6 +97,7 @@ class Turns:
         default_factory=lambda: tuple({} for _ in range(GOING + 1))
     )
     _waiting: dict[RowKey, set[RowKey]] = field(default_factory=dict)
+    _unwanted: set[RowKey] = field(default_factory=set)
     _tries: dict[RowKey, int] = field(default_factory=dict)
 
     def notice(self, replica: Replica) -> bool:
@@ -118,7 +119,8 @@ class Turns:
             replica: the database.
             txn: gets the operations.
             asked: only these and what they need; None: as many as a transaction takes.
-            sweep: whether rows that nobody wants may go.
+            sweep: whether rows may go of which nobody ever said anything; those that were wanted
+                and are no more always may.
 
         Raises:
             NotOurs: we may not write, or another holds the lock still.
@@ -134,11 +136,12 @@ class Turns:
             for key in asked:
                 plan.add(key)
         else:
-            for queue in self._queues[: GOING + 1 if sweep else GOING]:
+            for rank, queue in enumerate(self._queues):
                 for key in tuple(queue):
                     if plan.size >= self.batch:
                         break
-                    if key not in patient:
+                    may = rank != GOING or sweep or key in self._unwanted
+                    if may and key not in patient:
                         plan.add(key)
         self._conclude(plan)
         if plan.deeds:
@@ -189,9 +192,20 @@ class Turns:
         for key in self._ours.absorb(replica):
             self._mark(key)
         while self.inbox:
+            wanted = self.inbox.popleft()
+            if wanted is None:
+                self._desired = Desired()
+                self._unwanted.clear()
+                for key in tuple(self._dirty):
+                    self._enqueue(key)
+                continue
             changed: list[RowKey] = []
-            for key, row in self.inbox.popleft().items():
+            for key, row in wanted.items():
                 self._desired.put(key, row)
+                if row is None:
+                    self._unwanted.add(key)
+                else:
+                    self._unwanted.discard(key)
                 self._tries.pop(key, None)
                 if key in self.failures:
                     changed.append(key)
@@ -244,6 +258,7 @@ class Turns:
             if rank is not None:
                 del self._queues[rank][key]
             self._tries.pop(key, None)
+        self._unwanted -= plan.same
         if healed := tuple(key for key in plan.same if key in self.failures):
             self.forgive(healed)
         for key, missing in plan.held.items():

@@ -288,6 +288,22 @@ def test_stale_rows_go_only_when_everything_has_been_said(nb: OvnSandbox) -> Non
     asyncio.run(story())
 
 
+def test_what_was_wanted_goes_even_while_nothing_else_may(nb: OvnSandbox) -> None:
+    async def story() -> None:
+        async with writing(nb.nb, topology()):
+            pass
+        async with writing(nb.nb, dict([switch(), port("p1")]), sweep=False) as writer:
+            writer.want({RowKey("Logical_Switch_Port", "p1"): None})
+            await settle(writer)
+            assert listed(nb, "Logical_Switch_Port") == ["p0", "p2"]
+            writer.forget()
+            writer.want(dict([switch("s2")]))
+            await until("it goes on", lambda: listed(nb, "Logical_Switch") == ["s1", "s2"])
+            assert listed(nb, "Logical_Switch_Port") == ["p0", "p2"]
+
+    asyncio.run(story())
+
+
 def test_two_writers_never_write_at_once(nb: OvnSandbox) -> None:
     async def story() -> None:
         async with writing(nb.nb, topology()) as first:
