@@ -5,6 +5,7 @@
  * was kept. Static, so that the same binary runs in a container and as a guest's only program.
  *
  *   answerd NAME PORT
+ *   answerd get ADDRESS PORT PATH    the client's side of it: the body, on standard output
  *   GET /            -> "name=NAME peer=A:P local=A:P"
  *   GET /bytes/N     -> N bytes
  *   GET /echo        -> after the headers, every byte comes back until the client closes
@@ -137,6 +138,44 @@ static void answer_datagram(int fd, unsigned int port)
 	sendto(fd, line, strlen(line), 0, (struct sockaddr *)&peer, sizeof(peer));
 }
 
+/* For guests: a static busybox dies of the name services that its wget would have to load. */
+static int get(const char *address, const char *port, const char *path)
+{
+	struct sockaddr_in6 to = { .sin6_family = AF_INET6, .sin6_port = htons(atoi(port)) };
+	struct timeval patience = { .tv_sec = 10 };
+	static char block[65536];
+	char text[INET6_ADDRSTRLEN + 8], request[512];
+	int fd = socket(AF_INET6, SOCK_STREAM, 0), in_body = 0;
+	ssize_t n;
+
+	snprintf(text, sizeof(text), "%s%s", strchr(address, ':') ? "" : "::ffff:", address);
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+	if (inet_pton(AF_INET6, text, &to.sin6_addr) != 1 ||
+	    connect(fd, (struct sockaddr *)&to, sizeof(to))) {
+		perror(address);
+		return 1;
+	}
+	snprintf(request, sizeof(request), "GET %s HTTP/1.1\r\n\r\n", path);
+	send_all(fd, request, strlen(request));
+	while ((n = recv(fd, block, sizeof(block) - 1, 0)) > 0) {
+		char *from = block, *end;
+
+		if (!in_body) {
+			block[n] = 0;
+			end = strstr(block, "\r\n\r\n");
+			if (!end)
+				continue;
+			in_body = 1;
+			from = end + 4;
+		}
+		fwrite(from, 1, (size_t)(block + n - from), stdout);
+	}
+	if (n < 0)
+		perror(address);
+	return n < 0 || !in_body;
+}
+
 int main(int argc, char **argv)
 {
 	struct sockaddr_in6 any = { .sin6_family = AF_INET6 };
@@ -144,6 +183,8 @@ int main(int argc, char **argv)
 	unsigned int port;
 	int on = 1, tcp, udp;
 
+	if (argc == 5 && !strcmp(argv[1], "get"))
+		return get(argv[2], argv[3], argv[4]);
 	if (argc != 3) {
 		fprintf(stderr, "usage: answerd NAME PORT\n");
 		return 2;

@@ -57,6 +57,12 @@ if [ -n "$ip6" ]; then
 	ip -6 address add $ip6 dev eth0
 	ip -6 route add default via $gw6
 fi
+if [ -n "$shell" ]; then
+	# Open before the host hears that the guest is ready, for a closed tty drops what comes.
+	exec 3<>/dev/ttyS1
+	stty raw -echo <&3
+	while read -r line <&3; do eval "$line" >&3 2>&1; done &
+fi
 echo "guest $name ready $(ip -o -4 address show dev eth0 | tr -s ' ' | cut -d' ' -f4)"
 /answerd $name $port
 echo "guest $name: the server ended"

@@ -118,3 +118,45 @@ def set_backends(nb: str, service: str, vip: str, backends: Sequence[str]) -> No
 def socket_remote(rundir: Path) -> str:
     """The northbound remote of an embedded node."""
     return f"unix:{rundir / 'nb.sock'}"
+
+
+def sbctl(sb: str, *argv: str) -> str:
+    """Run ovn-sbctl on a southbound database's remote."""
+    return processes.run(["ovn-sbctl", f"--db={sb}", "--timeout=30", *argv])
+
+
+@dataclass(frozen=True, slots=True)
+class Dhcp:
+    """What OVN's own DHCP tells the guests of a switch; the server is the router's port there."""
+
+    router: IPv4Interface
+    router_mac: str
+    mtu: int
+
+    @classmethod
+    def of_lab(cls) -> Dhcp:
+        """Of the labs' switch sw0, with an MTU that no port has by itself."""
+        return cls(IPv4Interface("10.1.0.1/24"), "0a:58:0a:01:00:01", 1400)
+
+
+def offer_dhcp(nb: str, dhcp: Dhcp, *ports: str) -> None:
+    """Have OVN answer these ports' DHCP requests with the port's own address."""
+    words = [
+        "--id=@d", "create", "DHCP_Options", f"cidr={dhcp.router.network}",
+        f'options:server_id="{dhcp.router.ip}"', f'options:server_mac="{dhcp.router_mac}"',
+        f'options:router="{dhcp.router.ip}"', 'options:lease_time="3600"',
+        f'options:mtu="{dhcp.mtu}"',
+    ]  # fmt: skip
+    for port in ports:
+        words += ["--", "set", "Logical_Switch_Port", port, "dhcpv4_options=@d"]
+    nbctl(nb, *words)
+
+
+def place(nb: str, port: str, chassis: Sequence[str], *, rarp: bool = False) -> None:
+    """Say where a port may be bound: one chassis, both of a migration, or (none) anywhere.
+
+    With `rarp` the second gets and sends nothing until a RARP came from there.
+    """
+    options = [f"requested-chassis={','.join(chassis)}"] if chassis else []
+    options += ["activation-strategy=rarp"] if rarp else []
+    nbctl(nb, "lsp-set-options", port, *options)

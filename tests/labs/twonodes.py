@@ -49,10 +49,11 @@ NETWORK = Network(
 
 @dataclass(slots=True)
 class TwoNodeLab(Built):
-    """Both nodes and their surroundings; a context manager."""
+    """Both nodes and their surroundings; a context manager. Without `guests` vm1 is not started."""
 
     prefix: str
     progress: Callable[[str], None] = lambda _line: None
+    guests: bool = True
     client: Namespace = field(init=False)
     container: Namespace = field(init=False)
     nodes: tuple[LabNode, LabNode] = field(init=False)
@@ -149,6 +150,8 @@ class TwoNodeLab(Built):
         first.wait_served([VIP_VM])
         self.workload.attach()
         self.server.start()
+        if not self.guests:
+            return
         self.guest.attach()
         self.qemu.start()
         self.progress(f"guest on {second.name} booted in {self.qemu.wait_ready():.1f} s")
