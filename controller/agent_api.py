@@ -89,6 +89,7 @@ class AgentApi:
         found = [
             *(gateway_problems(daemon.sources.nb, daemon.config.name) if daemon.sources.nb else ()),
             *daemon.sources.problems(),
+            *daemon.sources.mtu_problems(daemon.config, daemon.attachments.values()),
             *daemon.health_ports.problems(),
         ]
         return {

@@ -15,6 +15,7 @@ from cni import spec
 from cni.wire import CODE_BAD_REQUEST, RemoteError
 from dataplane.model.addr import IPAddress, Mac, Protocol
 from dataplane.model.state import Attachment, HostPort, LogicalPort, Route
+from dataplane.plan.mtu import TooBig
 
 Args = Mapping[str, object]
 _MULTICAST = 1
@@ -92,6 +93,15 @@ def unfit(port: str, reason: str) -> RemoteError:
     return _wrong(
         f"the runtime asks for an address of {port!r} that it cannot have: {reason}",
         "choose a free address of the port's own subnet in the pod's annotation",
+    )
+
+
+def too_big(port: str, mtu: int, small: TooBig) -> RemoteError:
+    """The refusal of an MTU in the network configuration that the tunnel does not carry."""
+    return _wrong(
+        f'network configuration: "mtu" is {mtu}, and the tunnel that leads from {port!r} to other '
+        f"nodes carries {small.most}: {small.device} has an MTU of {small.device_mtu}",
+        f'write at most "mtu": {small.most}, or none; or give {small.device} a larger MTU',
     )
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from dataplane.model.addr import IPAddress
 from dataplane.model.state import Attachment, LogicalPort
+from dataplane.plan.mtu import TooBig
 
 
 class AttachError(Exception):
@@ -70,6 +71,10 @@ class Host(Protocol):
 
     def unfit(self, name: str, ips: Sequence[IPAddress]) -> str | None:
         """Why a logical port can never have one of these addresses, in words; None: it can."""
+        ...
+
+    def too_big(self, name: str, mtu: int) -> TooBig | None:
+        """The link that cannot carry packets of `mtu` from a logical port to other nodes."""
         ...
 
     def limited(self) -> bool:

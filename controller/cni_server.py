@@ -218,6 +218,8 @@ class CniServer:
             raise RemoteError(spec.TRY_AGAIN_LATER, msg, f"{details}; the runtime will try again")
         if reason := self._host.unfit(name, request.asked.ips):
             raise cni_asked.unfit(name, reason)
+        if request.mtu and (small := self._host.too_big(name, request.mtu)):
+            raise cni_asked.too_big(name, request.mtu, small)
         if error := cni_asked.not_yet(request.asked, port):
             raise error
         socket = ""

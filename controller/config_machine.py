@@ -10,9 +10,7 @@ from controller.config_reader import dotted
 from controller.toml_lines import Path
 from dataplane.model.config import NodeConfig, UplinkConfig, UplinkMode
 from dataplane.model.machine import MachineFacts
-from dataplane.plan.mtu import AF_XDP_MTU, overhead, too_big
-
-ETHERNET_MTU = 1500
+from dataplane.plan.mtu import AF_XDP_MTU, overhead, too_big_for_tunnel
 
 
 def check_machine(source: Source[NodeConfig], facts: MachineFacts) -> list[ConfigProblem]:
@@ -170,27 +168,13 @@ def _uplinks(source: Source[NodeConfig], facts: MachineFacts) -> list[ConfigProb
     return problems
 
 
-def _carried(uplink: UplinkConfig, facts: MachineFacts) -> int | None:
-    """The MTU that a NIC will have; None: nobody knows."""
-    if uplink.mtu is not None:
-        return uplink.mtu
-    if uplink.mode is UplinkMode.VFIO:
-        return ETHERNET_MTU  # mtu_request of a dpdk port that nobody set
-    nic = facts.nics.get(uplink.device)
-    return nic.mtu if nic else None
-
-
 def _tunnel(source: Source[NodeConfig], facts: MachineFacts) -> list[ConfigProblem]:
     config = source.config
     if config.tunnel is None:
         return []
-    below = {
-        uplink.device: mtu
-        for uplink in config.nics
-        if uplink.bridge == config.tunnel.bridge and (mtu := _carried(uplink, facts)) is not None
-    }
     kind = config.tunnel.type
-    found = too_big(config.port_mtu, below, kind)
+    kernel = {device: nic.mtu for device, nic in facts.nics.items()}
+    found = too_big_for_tunnel(config, kernel, config.port_mtu)
     if found is None:
         return []
     return [

@@ -24,10 +24,9 @@ from dataplane.model.config import (
     UplinkMode,
 )
 from dataplane.model.names import INTEGRATION_BRIDGE
-from dataplane.plan.mtu import port_mtu
+from dataplane.plan.mtu import ETHERNET_MTU, port_mtu
 
 MAX_CORE = 1023
-ETHERNET_MTU = 1500
 _UNTUNNELLED = TunnelType.GENEVE
 """A node without a tunnel may get one later: its workloads leave room for OVN's usual one."""
 

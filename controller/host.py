@@ -15,6 +15,7 @@ from dataplane.drivers.idl import DatabaseTimeoutError
 from dataplane.model.addr import IPAddress
 from dataplane.model.devices import device_name
 from dataplane.model.state import Attachment, LogicalPort, PortKind
+from dataplane.plan.mtu import TooBig
 
 if TYPE_CHECKING:
     from controller.node import NodeDaemon
@@ -163,6 +164,10 @@ class NodeHost:
         """Why a logical port can never have one of these addresses, in words; None: it can."""
         view = self._daemon.sources.view(self._daemon.config)
         return unfit_addresses(view.index, name, ips) if view is not None else None
+
+    def too_big(self, name: str, mtu: int) -> TooBig | None:
+        """The link that cannot carry packets of `mtu` from a logical port to other nodes."""
+        return self._daemon.sources.too_big(self._daemon.config, name, mtu)
 
     def limited(self) -> bool:
         """Whether what is attached may be cut off now, too: its packets need a vswitchd."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from threading import Lock
@@ -12,6 +12,7 @@ from controller.translate.claims import Claims
 from controller.translate.hostaccess import host_access
 from controller.translate.index import Index
 from controller.translate.limits import limits_of
+from controller.translate.mtu import problems_of, too_big
 from controller.translate.node import announcers, gateway, gateways_on
 from controller.translate.ovn import LoadBalancer, NbSnapshot, Problem, SbSnapshot
 from controller.translate.served import Means, in_order, means, row_as_served
@@ -19,6 +20,7 @@ from controller.translate.services import Vantage, claims, services_of_row
 from dataplane.model.config import NodeConfig
 from dataplane.model.service import Service
 from dataplane.model.state import Attachment, Gateway, HeldIds, HostAccess, Nic, NodeState
+from dataplane.plan.mtu import TooBig
 from dataplane.plan.trunk import trunk_name
 
 EARLY_TABLES = frozenset(
@@ -108,6 +110,23 @@ class Sources:
         with self._lock:
             refused = self._view[1].claims.problems() if self._view else ()
         return (*refused, *self._limit_problems)
+
+    def too_big(self, config: NodeConfig, name: str, mtu: int) -> TooBig | None:
+        """Whether a workload at logical port `name` gets more than the tunnel carries."""
+        view = self.view(config)
+        return too_big(view.index, config, self._kernel_mtus(), name, mtu) if view else None
+
+    def mtu_problems(
+        self, config: NodeConfig, attachments: Iterable[Attachment]
+    ) -> tuple[Problem, ...]:
+        """MTUs of what is attached here that the tunnel does not carry."""
+        view = self.view(config)
+        if view is None:
+            return ()
+        return problems_of(view.index, config, self._kernel_mtus(), attachments)
+
+    def _kernel_mtus(self) -> Mapping[str, int]:
+        return {name: nic.mtu for name, nic in (self.nics or {}).items()}
 
     def with_health_port(self) -> tuple[Service, ...]:
         """The services of the last view that a health check is asked for."""

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_net
 
 from controller.translate.families import IPInterface, interfaces
 from controller.translate.index import Index, address_words, ipv4_interfaces
+from controller.translate.mtu import told
 from controller.translate.ovn import (
     LogicalRouter,
     LogicalSwitch,
@@ -199,13 +200,14 @@ def logical_port(
             gateway = gateway or via
         else:
             gateway6 = gateway6 or via
+    mtu = told(index, switch, port)
     return LogicalPort(
         name=name,
         mac=mac,
         addresses=tuple(addresses),
         gateway=gateway,
         gateway6=gateway6,
-        mtu=_mtu(index, switch, port),
+        mtu=mtu[1] if mtu else None,
         chassis=index.chassis_of(name),
         up=port.up,
         owner=port.external_ids.get(OWNER_KEY, ""),
@@ -275,16 +277,3 @@ def _told(text: str) -> Iterator[tuple[IPNetwork, IPAddress | None]]:
             yield ip_network(words[0]), ip_address(words[1]) if words[1:] else None
         except (ValueError, IndexError):
             continue
-
-
-def _mtu(index: Index, switch: LogicalSwitch | None, port: LogicalSwitchPort) -> int | None:
-    """The MTU that OVN would tell the workload: its DHCP option's, else the switch's."""
-    dhcp = index.nb.dhcp_options.get(port.dhcpv4_options or "")
-    for text in (
-        dhcp.options.get("mtu") if dhcp else None,
-        switch.other_config.get("mtu") if switch else None,
-    ):
-        # RFC 791: every host takes 68; a bigger IPv4 packet than 65535 does not exist.
-        if text and text.isascii() and text.isdigit() and 68 <= int(text) <= 65535:
-            return int(text)
-    return None

@@ -6,10 +6,12 @@ Ethernet header is not part of a link's MTU; the inner frame's is part of what t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dataplane.model.config import TunnelType
+from dataplane.model.config import NodeConfig, TunnelType, UplinkConfig, UplinkMode
 
+ETHERNET_MTU = 1500
 _ETHERNET = 14
 _UDP = 8
 _IP = {4: 20, 6: 40}
@@ -62,3 +64,30 @@ def too_big(
     device, mtu = min(devices.items(), key=lambda item: (item[1], item[0]))
     most = port_mtu(mtu, tunnel, family)
     return TooBig(device, mtu, most) if wanted > most else None
+
+
+def carried_by(uplink: UplinkConfig, kernel: Mapping[str, int]) -> int | None:
+    """The MTU that a NIC will have; None: nobody knows. `kernel`: what its links have now."""
+    if uplink.mtu is not None:
+        return uplink.mtu
+    if uplink.mode is UplinkMode.VFIO:
+        return ETHERNET_MTU  # mtu_request of a dpdk port that nobody set
+    return kernel.get(uplink.device)
+
+
+def too_big_for_tunnel(config: NodeConfig, kernel: Mapping[str, int], wanted: int) -> TooBig | None:
+    """The link below a node's tunnel that carries least, if a packet of `wanted` is too much.
+
+    Args:
+        config: the node's; without a tunnel nothing is too big for it.
+        kernel: MTU of the machine's links, by name.
+        wanted: MTU of workloads.
+    """
+    if config.tunnel is None:
+        return None
+    below = {
+        uplink.device: mtu
+        for uplink in config.nics
+        if uplink.bridge == config.tunnel.bridge and (mtu := carried_by(uplink, kernel)) is not None
+    }
+    return too_big(wanted, below, config.tunnel.type)

@@ -15,7 +15,9 @@ from pathlib import Path
 from controller.attachments import AttachmentStore
 from controller.cni_host import AttachError
 from dataplane.model.addr import IPAddress, Mac, mac_of_address
+from dataplane.model.config import TunnelType
 from dataplane.model.state import Attachment, LogicalPort
+from dataplane.plan.mtu import TooBig, too_big
 
 
 def logical_port(name: str, octet: int = 5) -> LogicalPort:
@@ -44,6 +46,9 @@ class MemoryHost:
         self.not_ready: str | None = None
         self.cut_off = False
         self.installs = True
+        self.below: dict[str, int] = {}
+        """MTU of the links below the tunnel."""
+
         self.waiting = asyncio.Event()
         """Set while a call waits for a port that is never installed."""
 
@@ -102,6 +107,9 @@ class MemoryHost:
         networks = [one.network for one in self.ports[name].addresses]
         outside = [ip for ip in ips if not any(ip in network for network in networks)]
         return f"{outside[0]} is outside of its subnet" if outside else None
+
+    def too_big(self, name: str, mtu: int) -> TooBig | None:
+        return too_big(mtu, self.below, TunnelType.GENEVE) if name in self.ports else None
 
     def limited(self) -> bool:
         return self.cut_off

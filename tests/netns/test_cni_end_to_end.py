@@ -583,6 +583,29 @@ def test_a_late_del_of_an_old_sandbox_leaves_the_next_ones_socket(tmp_path: Path
     run(main)
 
 
+@pytest.mark.parametrize("mode", ["veth", "vhost-user"])
+def test_an_mtu_that_the_tunnel_does_not_carry_is_refused(
+    tmp_path: Path, new_netns: NetnsMaker, mode: str
+) -> None:
+    pod = new_netns("pod")
+
+    async def main() -> None:
+        async with node(tmp_path) as n:
+            n.host.below = {"eth1": 1500}
+            status, error = await n.run("ADD", pod, mode=mode, mtu=1500)
+            assert (status, error["code"]) == (1, spec.INVALID_CONFIG)
+            assert '"mtu" is 1500' in str(error["msg"])
+            assert "carries 1442: eth1 has an MTU of 1500" in str(error["msg"])
+            assert 'write at most "mtu": 1442' in str(error["details"])
+            assert n.left() == []
+            assert n.host.calls == []
+            status, _ = await n.run("ADD", pod, mode=mode, mtu=1442)
+            assert status == 0
+            assert await n.run("DEL", pod, mode=mode) == (0, {})
+
+    run(main)
+
+
 def test_a_socket_path_too_long_is_refused(tmp_path: Path) -> None:
     async def main() -> None:
         async with node(tmp_path) as n:
