@@ -146,8 +146,8 @@ class Ledger:
         self.say(NETS, net.name, taken)
         problem = taken.refused[0] if taken.refused else None
         self.refuse(Holder(_SUBNETS, "", net.name), "", problem)
-        self._stale_usage.add(net.name)
         if before != taken:
+            self._stale_usage.add(net.name)
             self.freed.add(net.name)
 
     def _fit(self, net: Net, held: Net | None) -> Net:
@@ -158,6 +158,8 @@ class Ledger:
             cause = f"it is of VPC {held.vpc}, and workloads have addresses of it"
             problem = Problem(f"Subnet {net.name}", cause, "delete them before the VPC changes")
             return refuse(held, (problem,))
+        if held is not None and held.space == net.space:
+            return net
         try:
             self._ipam.set_subnet(net.space)
         except AddressError as error:

@@ -8,8 +8,10 @@ that starts anew decides the same.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from bisect import bisect_right, insort
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
 from controller.ipam.errors import AddressError
@@ -18,7 +20,6 @@ from controller.ipam.subnet import Subnet as Space
 from controller.ipam.subnet import hosts_of, intervals_of, networks_of
 from controller.kinds.subnet import Subnet, is_logical
 from controller.network.view import Kind
-from controller.translate.addresses import overlap
 from controller.translate.ovn import Problem
 from dataplane.model.addr import IPAddress, IPNetwork, Mac
 
@@ -99,7 +100,9 @@ def written(subnet: Subnet, default_vpc: str) -> Net:
     if not subnet.cidr and not subnet.vlan:
         cause, step = "it has no cidrBlock", "write one; only a subnet with a vlan may be without"
         return _unusable(subnet.name, subnet.vpc or default_vpc, cause, step)
-    return _net(subnet, subnet.vpc or default_vpc, subnet.cidr, subnet.gateway)
+    vpc = subnet.vpc or default_vpc
+    routed = is_routed(subnet)
+    return _net(subnet.name, vpc, subnet.cidr, subnet.gateway, subnet.excluded, routed)
 
 
 def accepted(subnet: Subnet) -> Net | None:
@@ -107,7 +110,11 @@ def accepted(subnet: Subnet) -> Net | None:
     was = subnet.accepted
     if was is None:
         return None
-    net = _net(subnet, was.vpc, was.cidr, was.gateway)
+    routed = is_routed(subnet)
+    net = _net(subnet.name, was.vpc, was.cidr, was.gateway, subnet.excluded, routed)
+    if not net.usable:
+        # What cannot be read of what is written now is no reason against what was in force.
+        net = _net(subnet.name, was.vpc, was.cidr, was.gateway, (), routed)
     return net if net.usable else None
 
 
@@ -116,15 +123,19 @@ def _unusable(name: str, vpc: str, cause: str, next_step: str) -> Net:
     return Net(name, vpc, usable=False, refused=(problem,))
 
 
-def _net(subnet: Subnet, vpc: str, cidr: str, gateway: str) -> Net:
+@lru_cache(maxsize=8192)
+def _net(
+    name: str, vpc: str, cidr: str, gateway: str, excluded: tuple[str, ...], routed: bool
+) -> Net:
+    """What these texts make; remembered, since every change of a subnet asks it of all."""
 
     def refuse(cause: str, next_step: str) -> Net:
-        return _unusable(subnet.name, vpc, cause, next_step)
+        return _unusable(name, vpc, cause, next_step)
 
     try:
-        networks = networks_of(_without_host_bits(cidr), subnet.name)
+        networks = networks_of(_without_host_bits(cidr), name)
         for version in (4, 6):
-            intervals_of(subnet.excluded, version, f"subnet {subnet.name}: excludeIps")
+            intervals_of(excluded, version, f"subnet {name}: excludeIps")
     except AddressError as error:
         return refuse(error.cause, error.next_step)
     given: dict[int, IPAddress] = {}
@@ -147,7 +158,7 @@ def _net(subnet: Subnet, vpc: str, cidr: str, gateway: str) -> Net:
         if network.version not in given:
             given[network.version] = _first(hosts_of(network), network)
     gateways = tuple(given[version] for version in sorted(given))
-    return Net(subnet.name, vpc, networks, gateways, subnet.excluded, is_routed(subnet))
+    return Net(name, vpc, networks, gateways, excluded, routed)
 
 
 def _without_host_bits(cidr: str) -> str:
@@ -174,29 +185,36 @@ def place(
     asks for keeps what it has, if it has anything.
     """
     placed: dict[str, Net] = {}
+    taken = _Taken()
     order = sorted(subnets.values(), key=lambda one: (one.created, one.name))
     for subnet in order:
         was = in_force.get(subnet.name)
-        if was is not None and was.usable and not _clash(was, placed):
-            # Excluded addresses and how it is routed are always as written now.
-            fresh = written(subnet, default_vpc)
-            excluded = fresh.excluded if fresh.usable else was.excluded
-            placed[subnet.name] = Net(
-                was.name, was.vpc, was.networks, was.gateways, excluded, is_routed(subnet)
-            )
+        if was is None or not was.usable:
+            continue
+        # Excluded addresses and how it is routed are always as written now.
+        fresh = written(subnet, default_vpc)
+        excluded = fresh.excluded if fresh.usable else was.excluded
+        net = Net(was.name, was.vpc, was.networks, was.gateways, excluded, is_routed(subnet))
+        if not taken.clash(net):
+            placed[subnet.name] = net
+            taken.add(net)
     for subnet in order:
         asked = written(subnet, default_vpc)
-        held = placed.pop(subnet.name, None)
+        held = placed.get(subnet.name)
+        if held is not None:
+            taken.remove(held)
         if not asked.usable:
             refused = asked.refused
-        elif clash := _clash(asked, placed):
+        elif clash := taken.clash(asked):
             cause, step = f"{asked.cidr} overlaps {clash}", "choose another cidrBlock"
             refused = (Problem(f"Subnet {subnet.name}", cause, step),)
         else:
             placed[subnet.name] = asked
+            taken.add(asked)
             continue
         base = held or Net(subnet.name, asked.vpc, usable=False)
         placed[subnet.name] = refuse(base, refused)
+        taken.add(base)
     return placed
 
 
@@ -208,15 +226,38 @@ def refuse(net: Net, problems: tuple[Problem, ...]) -> Net:
     )  # fmt: skip
 
 
-def _clash(net: Net, placed: Mapping[str, Net]) -> str:
-    """Which other one of its VPC has an address of it; empty if none has."""
-    if not net.routed:
+_Part = tuple[int, int, str, str]
+"""First and last address, whose, and the network."""
+
+
+class _Taken:
+    """The networks that routers have, by VPC and family: no two of one share an address."""
+
+    def __init__(self) -> None:
+        self._parts: dict[tuple[str, int], list[_Part]] = {}
+
+    def clash(self, net: Net) -> str:
+        """Which other one of its VPC has an address of it; empty if none has."""
+        for key, (first, last, *_) in _parts(net):
+            there = self._parts.get(key, [])
+            at = bisect_right(there, last, key=lambda part: part[0]) - 1
+            if at >= 0 and there[at][1] >= first:
+                _, _, name, network = there[at]
+                return f"{network} of Subnet {name} in VPC {net.vpc}"
         return ""
-    for other in placed.values():
-        if other.vpc != net.vpc or not other.routed or not other.usable or other.name == net.name:
-            continue
-        for one in net.networks:
-            for two in other.networks:
-                if one.version == two.version and overlap(one, two):
-                    return f"{two} of Subnet {other.name} in VPC {net.vpc}"
-    return ""
+
+    def add(self, net: Net) -> None:
+        """Have it."""
+        for key, part in _parts(net):
+            insort(self._parts.setdefault(key, []), part)
+
+    def remove(self, net: Net) -> None:
+        """Have it no more."""
+        for key, part in _parts(net):
+            self._parts[key].remove(part)
+
+
+def _parts(net: Net) -> Iterator[tuple[tuple[str, int], _Part]]:
+    for network in net.networks if net.routed and net.usable else ():
+        first, last = int(network.network_address), int(network.broadcast_address)
+        yield (net.vpc, network.version), (first, last, net.name, str(network))
