@@ -140,20 +140,29 @@ class _Compiler:
                 self._acl(match, "allow-related")
 
     def _allow_named(self, rule: Rule, protocol: Protocol, name: str) -> None:
-        """Egress to a named port: of each peer the number that it means by the name."""
-        peers = [peer for peer in rule.peers or () if isinstance(peer, Pods)]
+        """Egress to a named port: of each peer the number that it means by the name.
+
+        A block has no names, but pods may be in it that do: of those, those in the block.
+        """
+        peers = [self._peer(peer) for peer in rule.peers or () if isinstance(peer, Pods)]
+        blocks = sorted({peer for peer in rule.peers or () if isinstance(peer, Block)}, key=str)
+        everyone = Chosen(EVERYTHING, EVERYTHING, self.policy.providers)
         if rule.peers is None:
-            peers = [Pods(EVERYTHING, EVERYTHING)]
-        group = self._group(self.own)
-        for chosen in map(self._peer, peers):
+            peers = [everyone]
+        group, way = self._group(self.own), Direction.EGRESS
+        for chosen in (*peers, *([everyone] if blocks else ())):
             for number in self.numbers(chosen, protocol, name):
                 base = self._set(chosen._replace(named=Named(protocol, name, number)))
                 ports = (PortRange(protocol, number),)
                 for version in (4, 6):
-                    match = Match(
-                        group, Direction.EGRESS, version, (f"{base}_{version}",), (), ports
-                    )
-                    self._acl(match, "allow-related")
+                    sets = f"{base}_{version}"
+                    if chosen in peers:
+                        match = Match(group, way, version, (sets,), ports=ports)
+                        self._acl(match, "allow-related")
+                    here = tuple(one for one in blocks if one.network.version == version)
+                    if chosen == everyone and here:
+                        match = Match(group, way, version, (), here, ports, also=sets)
+                        self._acl(match, "allow-related")
 
     def _acl(self, match: Match, action: str) -> None:
         logging = self.policy.logging

@@ -49,7 +49,7 @@ class Match:
     """What an ACL matches: packets of the group's ports, of one family, with these peers and ports.
 
     `sets` and `blocks`: any of them; both empty: any peer. `ports`: any of them; empty: any packet.
-    `only`: a further condition in OVN's language.
+    `also`: the peer is in this set besides. `only`: a further condition in OVN's language.
     """
 
     group: str
@@ -58,6 +58,7 @@ class Match:
     sets: tuple[str, ...] = ()
     blocks: tuple[Block, ...] = ()
     ports: tuple[PortRange, ...] = ()
+    also: str = ""
     only: str = ""
 
     def __str__(self) -> str:
@@ -67,6 +68,8 @@ class Match:
         words = [f"{port} == @{self.group}", family]
         if peers := [*self._sets(end), *(_block(block, end) for block in self.blocks)]:
             words.append(_any(peers))
+        if self.also:
+            words.append(f"ip{self.version}.{end} == ${self.also}")
         if self.ports:
             words.append(_any([text for one in self.ports for text in _port(one)]))
         if self.only:

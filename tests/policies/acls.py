@@ -65,6 +65,8 @@ def _matches(rows: PolicyRows, match: Match, peer: str, protocol: str, number: i
         )
         if not (named or blocked):
             return False
+    if match.also and peer not in rows.address_sets[match.also]:
+        return False
     if not match.ports:
         return True
     if protocol not in Protocol.__members__:

@@ -62,7 +62,6 @@ def side(world: World, pod: End, other: End, protocol: str, port: int, kind: str
                 continue
             ports = rule.get("ports")
             if not ports or any(is_port(one, protocol, port, owner) for one in ports):
-                # An address block has no names, so a port's name means nothing with it.
                 return True
     return not isolated
 

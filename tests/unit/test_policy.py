@@ -126,6 +126,23 @@ def test_to_a_ports_name_is_to_each_peers_own() -> None:
     ]
 
 
+def test_to_a_ports_name_in_a_block_is_to_the_pods_in_it() -> None:
+    block = {"ipBlock": {"cidr": "10.0.0.0/30"}}
+    rows = compiled(
+        {
+            "podSelector": {"matchLabels": {"app": "b"}},
+            "policyTypes": ["Egress"],
+            "egress": [{"to": [block], "ports": [{"port": "web"}]}],
+        }
+    )
+    assert allows(rows) == [
+        "from-lport inport == @b.ns && ip4 && ip4.dst == 10.0.0.0/30"
+        " && ip4.dst == $10.0.0.1+10.0.0.4 && tcp.dst == 8080",
+        "from-lport inport == @b.ns && ip4 && ip4.dst == 10.0.0.0/30"
+        " && ip4.dst == $10.0.0.3 && tcp.dst == 8081",
+    ]
+
+
 def test_names_fit_ovns_language() -> None:
     rows = compiled({"podSelector": {}, "ingress": [{"from": [{"podSelector": {}}]}]})
     for name in (*rows.port_groups, *rows.address_sets):
