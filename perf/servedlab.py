@@ -65,7 +65,7 @@ class ServedLab:
     generator: Pktgen = field(init=False)
     ways: dict[str, Served] = field(default_factory=dict, init=False)
     _trios: dict[str, Trio] = field(default_factory=dict, init=False)
-    _ours: Ours | None = field(default=None, init=False)
+    ours: Ours | None = field(default=None, init=False)
 
     @property
     def space(self) -> str:
@@ -113,8 +113,8 @@ class ServedLab:
         """All of it."""
         if hasattr(self, "generator"):
             self.generator.stop()
-        if self._ours is not None:
-            self._ours.close()
+        if self.ours is not None:
+            self.ours.close()
         for trio in self._trios.values():
             trio.remove()
         delete_named(self.space)
@@ -122,7 +122,7 @@ class ServedLab:
 
     def described(self, name: str) -> dict[str, object]:
         """What there is to say of a kernel's way."""
-        return {"program_tag": self._ours.tag} if name == "xdp" and self._ours else {}
+        return {"program_tag": self.ours.tag} if name == "xdp" and self.ours else {}
 
     def _take(self, space: str, device: str, name: str) -> None:
         """A device of a router's neighbour becomes the generator's."""
@@ -135,7 +135,7 @@ class ServedLab:
         forget, backend_mac = trio.forget_flows, trio.mac("b")
         drops: Callable[[], Mapping[str, int]] = dict
         if name == "xdp":
-            made = self._ours = inside_named(
+            made = self.ours = inside_named(
                 router, partial(Ours, SERVICES, backend_mac, ifindex=trio.ifindex("r1"))
             )
             index = trio.ifindex("r0")

@@ -15,6 +15,7 @@ from dataplane.drivers import processes
 from perf.harness import results
 from perf.harness.results import Results
 from perf.harness.rundir import RunDirectory
+from perf.pktgen.driver import Load, Pktgen, Trial
 
 MILLRACE = str(Path(sys.executable).with_name("millrace"))
 PATIENCE_S = 120.0
@@ -145,3 +146,20 @@ def interrupt_at_random(
     assert started(run, words).wait(PATIENCE_S) == 0, (run.parent / "log").read_text()
     processes.wait_until(gone, "nothing is left", timeout_s=PATIENCE_S)
     return results.read(run)
+
+
+def until_whole(generator: Pktgen, load: Load) -> Trial:
+    """A run that lost nothing: on a busy machine one may have met somebody else's work.
+
+    Raises:
+        ProcessError: there was none.
+    """
+    found: list[Trial] = []
+
+    def whole() -> bool:
+        found.append(generator.run(load))
+        return not found[-1].lost
+
+    processes.wait_until(whole, "a run without loss", timeout_s=PATIENCE_S)
+    assert found[-1].sent == round(load.pps * load.seconds)
+    return found[-1]
