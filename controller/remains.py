@@ -31,8 +31,8 @@ def remove(config: NodeConfig, namespace: str | None) -> Iterator[str]:
     there = is_known = netns.is_there(namespace)
     if there:
         yield from _remove_links(namespace)
-        # Routes went with their device; rules stay without one.
-        yield from netns.inside_named(namespace, _remove_rules)
+        # Routes by links of ours went with these; those by uplinks, and rules, stay without.
+        yield from netns.inside_named(namespace, _remove_routing)
     root = Path(config.bpf_root)
     counters: Collection[int] = ()
     if root.is_dir():
@@ -70,14 +70,15 @@ def _remove_links(namespace: str | None) -> Iterator[str]:
             yield f"removed link {name}"
 
 
-def _remove_rules() -> list[str]:
-    """Our rules of routing; what was done, in words."""
-    table = routes.RulesTable()
+def _remove_routing() -> list[str]:
+    """Our rules of routing, and routes that are left; what was done, in words."""
+    table, ways = routes.RulesTable(), routes.RoutesTable()
     try:
         sources = list(table.observe())
         failures = table.delete(sources)
+        ways.delete(list(ways.observe()))
     except DataplaneError as error:
-        return [f"left rules of routing as they are: {error}"]
+        return [f"left routes and rules of routing as they are: {error}"]
     said = [f"removed the rule for what is sent from {one}" for one in sources]
     return said + [f"left the rule for {one}: {why.reason}" for one, why in failures.items()]
 

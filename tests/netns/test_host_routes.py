@@ -12,7 +12,7 @@ import pytest
 
 from dataplane.drivers.routes import RoutesTable, RulesTable
 from dataplane.model.addr import IPAddress, IPNetwork
-from dataplane.model.hostrows import ROUTE_TABLE, KernelRoute, SourceRule
+from dataplane.model.hostrows import MAIN_TABLE, ROUTE_TABLE, KernelRoute, SourceRule
 from dataplane.reconcile.backoff import Backoff
 from dataplane.reconcile.reconciler import Reconciler
 from dataplane.reconcile.status import State
@@ -142,3 +142,17 @@ def test_a_missing_device_is_waited_for_and_its_routes_come_back_with_it() -> No
         one.retry("routes", key)
     assert one.apply(wanted(), 2).failed == 0
     assert way("10.1.0.11") == "ovn0"
+
+
+def test_a_route_to_another_nodes_svc0_is_everybodys_and_goes_alone() -> None:
+    """It is in the main table, among routes that are none of ours."""
+    peer, via, own = ip_network("100.64.255.2/32"), "172.18.0.112", "172.18.0.11"
+    row = KernelRoute("eth0", ip_address(via), ip_address(own), MAIN_TABLE)
+    before = ip("route", "show", "table", "main")
+    table = RoutesTable()
+    assert table.upsert([(peer, row)]) == {}
+    assert table.observe() == {peer: row}
+    assert f"via {via} dev eth0 src {own}" in ip("route", "get", "100.64.255.2")
+    assert table.delete([peer]) == {}
+    assert table.observe() == {}
+    assert ip("route", "show", "table", "main") == before
