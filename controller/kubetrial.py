@@ -56,7 +56,7 @@ async def run(url: str, nb: str) -> None:
             told: dict[str, Any] = {"at": now, "rows": len(keys), "keys": names}
             if len(keys) <= 50 and controller.engine is not None:
                 told["by"] = {str(key): _sayers(controller.engine.book, key) for key in keys}
-            told["waited"] = {one: now - arrived[one] for one in names if one in arrived}
+            told["waited"] = {one: now - arrived.pop(one) for one in names if one in arrived}
             say(told)
 
         arrived: dict[str, float] = {}
