@@ -75,8 +75,24 @@ class Ipam:
             OutOfRangeError: somebody's address would not be of it any more.
             ConflictError: somebody has the address of a gateway.
         """
+        self.check_subnet(subnet)
         before = self._subnets.get(subnet.name)
         state = _State(subnet) if before is None else before
+        ranges = _ranges(subnet, state.pools)
+        state.subnet = subnet
+        _reshape(state, ranges)
+        self._subnets[subnet.name] = state
+
+    def check_subnet(self, subnet: Subnet) -> None:
+        """Whether everybody could keep his address if a subnet were this one; nothing changes.
+
+        Raises:
+            OutOfRangeError: somebody's address would not be of it any more.
+            ConflictError: somebody has the address of a gateway.
+        """
+        state = self._subnets.get(subnet.name)
+        if state is None:
+            return
         gateways = {(g.version, int(g)) for g in subnet.gateways}
         for (version, number), nic in state.holders.items():
             address, network = address_of(version, number), subnet.network(version)
@@ -86,10 +102,6 @@ class Ipam:
             if (version, number) in gateways:
                 msg = f"subnet {subnet.name}: the gateway {address} is the address of {nic}"
                 raise ConflictError(msg, "choose another gateway, or delete that workload", nic)
-        ranges = _ranges(subnet, state.pools)
-        state.subnet = subnet
-        _reshape(state, ranges)
-        self._subnets[subnet.name] = state
 
     def remove_subnet(self, name: str) -> None:
         """A subnet goes, and its pools and leases with it; one that is not there: nothing."""

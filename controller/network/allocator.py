@@ -66,6 +66,7 @@ class Allocator:
         self._kept: dict[Hashable, set[str]] = {}
         self._last: dict[str, tuple[Key, str]] = {}
         self._waiting: dict[str, tuple[str, ...]] = {}
+        self._untold: set[Holder] = set()
         self._by_resource = {source.resource: source for source in SOURCES}
         self._pods = next(source.resource for source in SOURCES if source.kind is PODS)
 
@@ -117,7 +118,8 @@ class Allocator:
             for key in told.get(kind, ()):
                 self._recheck(key)
         if any(kind in told for kind in STRUCTURE):
-            for holder in self._ledger.refused():
+            # And those who have not been told yet: to them it is as if they came now.
+            for holder in sorted({*self._ledger.refused(), *self._untold}):
                 if (source := self._by_resource.get(holder.resource)) is not None:
                     self._refresh(holder, source.asks(self._view, _key(source, holder)))
         self._retry()
@@ -153,6 +155,10 @@ class Allocator:
                 self._last[ask.nic] = key, ask.provider
                 if keeper is not None:
                     self._keep(ask.nic, keeper)
+        if holder.resource == self._pods and any(ask.held is None for ask in asks.found):
+            self._untold.add(holder)
+        else:
+            self._untold.discard(holder)
         self._ledger.forgive(holder)
         for number, problem in enumerate(asks.problems):
             self._ledger.refuse(holder, f"?{number}", problem)

@@ -135,7 +135,8 @@ class Ledger:
             self.say(USAGE, (name, ""), None)
             self.forgive(Holder(_SUBNETS, "", name))
             del self._nets[name]
-        for net in place(there, self._nets, DEFAULT_VPC).values():
+        placed = place(there, self._nets, DEFAULT_VPC, self._objection).values()
+        for net in sorted(placed, key=lambda one: one.name):
             self._take(net)
         return tuple(lost)
 
@@ -150,15 +151,21 @@ class Ledger:
             self._stale_usage.add(net.name)
             self.freed.add(net.name)
 
-    def _fit(self, net: Net, held: Net | None) -> Net:
-        """The network if those who have addresses can keep them, else the one that was held."""
-        if not net.usable:
-            return net
-        if held is not None and held.vpc != net.vpc and self._users.get(net.name):
+    def _objection(self, net: Net, held: Net) -> Problem | None:
+        """Why a network cannot take the place of this one: somebody would lose his address."""
+        who = f"Subnet {net.name}"
+        if held.vpc != net.vpc and self._users.get(net.name):
             cause = f"it is of VPC {held.vpc}, and workloads have addresses of it"
-            problem = Problem(f"Subnet {net.name}", cause, "delete them before the VPC changes")
-            return refuse(held, (problem,))
-        if held is not None and held.space == net.space:
+            return Problem(who, cause, "delete them before the VPC changes")
+        try:
+            self._ipam.check_subnet(net.space)
+        except AddressError as error:
+            return Problem(who, error.cause, error.next_step)
+        return None
+
+    def _fit(self, net: Net, held: Net | None) -> Net:
+        """The network, with its addresses to be had from now on."""
+        if not net.usable or (held is not None and held.space == net.space):
             return net
         try:
             self._ipam.set_subnet(net.space)

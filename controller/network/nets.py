@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right, insort
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
@@ -177,12 +177,21 @@ def _first(hosts: Intervals, network: IPNetwork) -> IPAddress:
 
 
 def place(
-    subnets: Mapping[str, Subnet], in_force: Mapping[str, Net], default_vpc: str
+    subnets: Mapping[str, Subnet],
+    in_force: Mapping[str, Net],
+    default_vpc: str,
+    objection: Callable[[Net, Net], Problem | None] = lambda _new, _held: None,
 ) -> dict[str, Net]:
     """What each subnet has: of two of one VPC that share an address, the first in place keeps.
 
     First in place is what is in force, then the older object. A subnet that cannot have what it
-    asks for keeps what it has, if it has anything.
+    asks for keeps what it has, if it has anything. Placing what was placed changes nothing.
+
+    Args:
+        subnets: all of them, by name.
+        in_force: what they have.
+        default_vpc: of those that name none.
+        objection: why a network cannot take the place of one that is in force.
     """
     placed: dict[str, Net] = {}
     taken = _Taken()
@@ -198,24 +207,43 @@ def place(
         if not taken.clash(net):
             placed[subnet.name] = net
             taken.add(net)
-    for subnet in order:
-        asked = written(subnet, default_vpc)
-        held = placed.get(subnet.name)
-        if held is not None:
-            taken.remove(held)
-        if not asked.usable:
-            refused = asked.refused
-        elif clash := taken.clash(asked):
-            cause, step = f"{asked.cidr} overlaps {clash}", "choose another cidrBlock"
-            refused = (Problem(f"Subnet {subnet.name}", cause, step),)
-        else:
-            placed[subnet.name] = asked
-            taken.add(asked)
-            continue
-        base = held or Net(subnet.name, asked.vpc, usable=False)
-        placed[subnet.name] = refuse(base, refused)
-        taken.add(base)
+    held = dict(placed)
+    while order:
+        # Who moves away may make room for somebody who was asked before him.
+        left: list[Subnet] = []
+        for subnet in order:
+            asked, mine = written(subnet, default_vpc), held.get(subnet.name)
+            if mine is not None:
+                taken.remove(mine)
+            refused = _refused(asked, mine, taken, objection)
+            if refused:
+                base = mine or Net(subnet.name, asked.vpc, usable=False)
+                placed[subnet.name] = refuse(base, refused)
+                taken.add(base)
+                left.append(subnet)
+            else:
+                placed[subnet.name] = asked
+                taken.add(asked)
+        if len(left) == len(order):
+            break
+        order = left
     return placed
+
+
+def _refused(
+    asked: Net,
+    held: Net | None,
+    taken: _Taken,
+    objection: Callable[[Net, Net], Problem | None],
+) -> tuple[Problem, ...]:
+    if not asked.usable:
+        return asked.refused
+    if clash := taken.clash(asked):
+        cause, step = f"{asked.cidr} overlaps {clash}", "choose another cidrBlock"
+        return (Problem(f"Subnet {asked.name}", cause, step),)
+    if held is not None and asked != held and (problem := objection(asked, held)) is not None:
+        return (problem,)
+    return ()
 
 
 def refuse(net: Net, problems: tuple[Problem, ...]) -> Net:

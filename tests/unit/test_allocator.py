@@ -221,6 +221,7 @@ def test_a_pod_has_a_vips_address_as_its_own_and_gives_it_back() -> None:
     assert (w.ip("c.ns"), w.lease("vip/v")) == ("10.16.0.2", None)
     assert (found := w.lease("c.ns")) and found.mac == lease.mac
     assert found.pod == Key("ns", "c")
+    w.annotate("c")
     w.have(VIPS, "v", None)
     assert w.ip("c.ns") == "10.16.0.2", "what a pod has is its own for life"
 
@@ -361,6 +362,21 @@ def test_a_network_changes_only_if_everybody_can_keep_their_address() -> None:
     w.have(SUBNETS, "ovn-default", replace(narrow, cidr="10.16.0.0/16", gateway="10.16.0.2"))
     assert w.net("ovn-default").gateway == "10.16.0.1"
     assert "is the address of a.ns" in w.why("subnets.kubeovn.io", "", "ovn-default")
+
+
+def test_a_network_that_is_not_left_after_all_is_nobody_elses() -> None:
+    w = world(
+        Subnet("x", "2", default=True, cidr="10.0.0.0/24"),
+        Subnet("y", "1", cidr="10.5.0.0/24"),
+    ).start()
+    w.pod("a")
+    w.have(SUBNETS, "y", Subnet("y", "1", cidr="10.0.0.0/24"))
+    assert "overlaps" in w.why("subnets.kubeovn.io", "", "y")
+    w.have(SUBNETS, "x", Subnet("x", "2", default=True, cidr="10.1.0.0/24"))
+    assert (w.net("x").cidr, w.net("y").cidr) == ("10.0.0.0/24", "10.5.0.0/24")
+    w.have(PODS, Key("ns", "a"), None)
+    w.have(SUBNETS, "x", Subnet("x", "2", default=True, cidr="10.2.0.0/24"))
+    assert (w.net("x").cidr, w.net("y").cidr) == ("10.2.0.0/24", "10.0.0.0/24")
 
 
 def test_what_was_in_force_is_so_for_a_new_controller_too() -> None:
