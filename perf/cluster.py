@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import queue
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -54,11 +56,19 @@ class Talk:
             stdout=subprocess.PIPE,
             text=True,
         )
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=self._drain, daemon=True).start()
+
+    def _drain(self) -> None:
+        # Always, or the pipe is full one day, and the other side waits for us.
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.put(line)
+        self._lines.put("")
 
     def read(self) -> str:
         """The next line."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
+        line = self._lines.get()
         if not line:
             msg = f"{self.process.args!r}: it ended with {self.process.wait()}"
             raise RuntimeError(msg)
@@ -81,8 +91,6 @@ class Talk:
         """End it by its standard input, and wait."""
         assert self.process.stdin is not None
         self.process.stdin.close()
-        assert self.process.stdout is not None
-        self.process.stdout.read()
         self.process.wait(60)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from controller.network.rows import Row, RowKey, Value
 from controller.ovn.ours import EXTRA_KEY, NAME_KEY, OWNER, OWNER_KEY, Ours
@@ -187,7 +187,7 @@ class Plan:
         return ids
 
     def _insert(self, key: RowKey, row: Row, wanted: Mapping[str, Any], parent: Ref | None) -> None:
-        name = f"r{uuid4().hex}"
+        name = f"r{len(self._inserts)}"
         self._names[key] = ["named-uuid", name]
         values = {column: _encoded(value) for column, value in wanted.items()}
         if self._replica.has(key.table, IDS):
