@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Interface
 
+from cni import spec
 from cni.wire import RemoteError, WireError
 from dataplane.drivers.processes import wait_until
 from dataplane.drivers.trunkmaps import TrunkMaps, TrunkReason
@@ -189,15 +190,28 @@ def test_a_killed_vswitchd_takes_the_trunk_up_again(lab: Lab) -> None:
         assert traffic.ping(work.netns, CONTAINERS["c1"])[0] == 3
 
 
-def test_an_mtu_beyond_the_trunks_gets_a_port_of_its_own(lab: Lab) -> None:
+def test_an_mtu_beyond_the_trunks_gets_a_port_of_its_own_and_is_named(lab: Lab) -> None:
+    assert lab.node.ask("status")["problems"] == []
     with one_more(lab) as work:
-        done = work.call("ADD", mtu=9000)
-        assert done.code == 0, done.answer
-        assert MORE.name not in nested(lab)
-        assert len(own_ports(lab)) == 1
-        assert work.netns is not None
-        assert traffic.ping(work.netns, CONTAINERS["c1"])[0] == 3
-        work.detach()
+        # What a network configuration asks for, the tunnel has to carry; OVN's rows are obeyed.
+        refused = work.call("ADD", mtu=9000)
+        assert (refused.code, refused.answer["code"]) == (1, spec.INVALID_CONFIG)
+        assert "phy0 has an MTU of" in refused.answer["msg"]
+        logical.nbctl(lab.nb, "set", "Logical_Switch", "sw0", "other_config:mtu=9000")
+        try:
+            wait_until(lambda: bool(lab.node.ask("status")["problems"]), "the row is named")
+            (problem,) = lab.node.ask("status")["problems"]
+            assert problem["name"] == "Logical_Switch sw0"
+            assert "because phy0 has an MTU of" in problem["cause"]
+            work.attach()
+            assert MORE.name not in nested(lab)
+            assert len(own_ports(lab)) == 1
+            assert work.netns is not None
+            assert traffic.ping(work.netns, CONTAINERS["c1"])[0] == 3
+            work.detach()
+        finally:
+            logical.nbctl(lab.nb, "remove", "Logical_Switch", "sw0", "other_config", "mtu")
+    wait_until(lambda: lab.node.ask("status")["problems"] == [], "nothing is wrong any more")
     assert own_ports(lab) == []
 
 
