@@ -124,7 +124,8 @@ class Controller:
             if not self.election.leads:
                 # Leadership ends by the clock; this looks at it now and then, too.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._turned.wait(), RETRY_S)
+                    async with asyncio.timeout(RETRY_S):
+                        await self._turned.wait()
                 continue
             working = asyncio.ensure_future(self._work())
             watching = asyncio.ensure_future(self._lost())
@@ -142,7 +143,8 @@ class Controller:
         while self.election.leads:
             self._turned.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._turned.wait(), RETRY_S)
+                async with asyncio.timeout(RETRY_S):
+                    await self._turned.wait()
 
     def _stand_back(self) -> None:
         self.back.pause()

@@ -163,7 +163,9 @@ class Writer:
             except DataplaneError as error:
                 log.warning("writing_failed error=%s", error)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), max(0.01, pause))
+                # Not wait_for: that of Python 3.11 loses a cancellation that comes with the event.
+                async with asyncio.timeout(max(0.01, pause)):
+                    await self._wake.wait()
 
     async def _ask(self) -> None:
         """Have the database's lock exactly while we lead."""
