@@ -4,6 +4,9 @@ Two whole nodes and a QEMU guest with vhost-user ports on both; the guest goes t
 pings every 10 ms and two TCP streams, one from a container, one from outside through a service.
 OVN's ways for a port of two chassis take turns: both at once, and the target dead until a RARP.
 
+The first guest of a node has OVS make a memory pool of some 600 MiB. What DPDK has not taken of it
+at its start the kernel has to clear just then, and vswitchd stands still: `--socket-mem 512`.
+
 Seconds belong to a machine; the guest runs under TCG, beside both nodes on the same processors.
 """
 
@@ -40,15 +43,15 @@ class Result:
     cuts: dict[str, list[Cut]]
 
 
-def measure(runs: int, progress: Progress) -> Result:
-    """`runs` migrations each way.
+def measure(runs: int, socket_mem_mib: int, progress: Progress) -> Result:
+    """`runs` times two migrations each way.
 
     Raises:
         DataplaneError: something did not come up.
     """
     load = os.getloadavg()[0]
     cuts: dict[str, list[Cut]] = {way: [] for way in WAYS}
-    with TwoNodeLab(PREFIX, progress, guests=False) as two:
+    with TwoNodeLab(PREFIX, progress, guests=False, socket_mem_mib=socket_mem_mib) as two:
         logical.offer_dhcp(two.nb, Dhcp.of_lab(), IFACE_ID)
         life = Life.begun(two, 0, "aaaaa")
         try:
@@ -88,17 +91,17 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def main_command(argv: Sequence[str]) -> int:
-    """Measure and print; 0, or 1: nothing was measured, a connection was lost, or it took longer.
-
-    The bound is for the way that was quicker.
-    """
+    """Measure and print; 0, or 1: nothing measured, a connection lost, or the bound missed."""
     parser = argparse.ArgumentParser(prog="python -m perf.migrate", description=__doc__)
     parser.add_argument("--runs", type=int, default=2, help="of two migrations each way")
+    parser.add_argument("--socket-mem", type=int, default=900, help="of each node's DPDK [MiB]")
     parser.add_argument("--json", action="store_true", help="print JSON, every sample included")
     options = parser.parse_args(argv)
     if options.runs < 1:
         parser.error("--runs must be at least 1")
-    result = in_lab(parser.prog, lambda progress: measure(options.runs, progress))
+    result = in_lab(
+        parser.prog, lambda progress: measure(options.runs, options.socket_mem, progress)
+    )
     if result is None:
         return 1
     if options.json:
@@ -106,10 +109,8 @@ def main_command(argv: Sequence[str]) -> int:
         print(json.dumps({"schema": SCHEMA, "machine": machine, **asdict(result)}, indent=2))
     else:
         print(table(result))
-    longest = min(max(cut.silence_ms for cut in cuts) for cuts in result.cuts.values())
-    return int(
-        longest > BOUND_MS or any(lost(cut) for cuts in result.cuts.values() for cut in cuts)
-    )
+    cuts = [cut for some in result.cuts.values() for cut in some]
+    return int(any(cut.silence_ms > BOUND_MS or lost(cut) for cut in cuts))
 
 
 if __name__ == "__main__":

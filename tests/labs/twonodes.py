@@ -49,11 +49,15 @@ NETWORK = Network(
 
 @dataclass(slots=True)
 class TwoNodeLab(Built):
-    """Both nodes and their surroundings; a context manager. Without `guests` vm1 is not started."""
+    """Both nodes and their surroundings; a context manager. Without `guests` vm1 is not started.
+
+    `socket_mem_mib` is what DPDK of each node takes at its start; more it takes when it needs it.
+    """
 
     prefix: str
     progress: Callable[[str], None] = lambda _line: None
     guests: bool = True
+    socket_mem_mib: int = 512
     client: Namespace = field(init=False)
     container: Namespace = field(init=False)
     nodes: tuple[LabNode, LabNode] = field(init=False)
@@ -73,6 +77,7 @@ class TwoNodeLab(Built):
                     first,
                     (("up0", "br-ex", True), ("phy0", "br-phy", False)),
                     "10.0.0.1/24",
+                    socket_mem_mib=self.socket_mem_mib,
                 ),
                 self.dir / "node1.toml",
                 self.dir / "cluster.toml",
@@ -85,6 +90,7 @@ class TwoNodeLab(Built):
                     (("phy0", "br-phy", False),),
                     "10.0.0.2/24",
                     nb_rundir=rundir,
+                    socket_mem_mib=self.socket_mem_mib,
                 ),
                 self.dir / "node2.toml",
                 None,
