@@ -242,7 +242,7 @@ class Writer:
         turn = last[0]
         if turn.deeds:
             self._count(turn)
-            self._forgive(turn.keys)
+            self._forgive(key for key in turn.keys if key not in turn.stubborn)
             self.on_written(turn.keys)
         return turn, ""
 

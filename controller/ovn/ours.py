@@ -23,14 +23,14 @@ PREFIX = "mrk-"
 
 PARENTS: Mapping[str, tuple[str, ...]] = {
     "Logical_Switch": ("ports", "acls", "qos_rules", "forwarding_groups"),
-    "Logical_Router": ("ports", "static_routes", "policies", "nat"),
+    "Logical_Router": ("ports", "static_routes", "policies", "nat", "load_balancer"),
     "Logical_Router_Port": ("gateway_chassis",),
     "Port_Group": ("acls",),
     "Load_Balancer": ("health_check",),
     "Meter": ("bands",),
     "HA_Chassis_Group": ("ha_chassis",),
 }
-"""Columns by which rows that are no roots are kept alive (ovn-nb(5))."""
+"""Columns that hold a row's children: those keep what is no root alive (ovn-nb(5))."""
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "ACL": (
@@ -129,7 +129,7 @@ class Ours:
         return self._found.keys()
 
     def holders(self, uuid: UUID) -> Mapping[UUID, tuple[str, str]]:
-        """Which rows refer to one that is no root: to (table, column)."""
+        """Which rows have it in a column of `PARENTS`: to (table, column)."""
         return self._holders.get(uuid, {})
 
     # Following the database
@@ -225,6 +225,7 @@ _CHILDREN = {
     ("Logical_Router", "static_routes"): "Logical_Router_Static_Route",
     ("Logical_Router", "policies"): "Logical_Router_Policy",
     ("Logical_Router", "nat"): "NAT",
+    ("Logical_Router", "load_balancer"): "Load_Balancer",
     ("Logical_Router_Port", "gateway_chassis"): "Gateway_Chassis",
     ("Port_Group", "acls"): "ACL",
     ("Load_Balancer", "health_check"): "Load_Balancer_Health_Check",

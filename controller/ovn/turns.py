@@ -57,11 +57,13 @@ class Turn:
     Attributes:
         keys: whose rows it changes, those first that others need.
         needed: those of them that were not asked for, but what was asked for needs them.
+        stubborn: those of them that are left alone from now on, although they were written.
     """
 
     keys: tuple[RowKey, ...]
     deeds: tuple[Deed, ...]
     needed: tuple[RowKey, ...]
+    stubborn: frozenset[RowKey] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +145,11 @@ class Turns:
                     may = rank != GOING or sweep or key in self._unwanted
                     if may and key not in patient:
                         plan.add(key)
-        self._conclude(plan)
+        stubborn = self._conclude(plan)
         if plan.deeds:
             txn.operations = plan.operations()
         keys = tuple(plan.deeds)
-        return Turn(keys, tuple(plan.deeds.values()), self._needed(keys, asked))
+        return Turn(keys, tuple(plan.deeds.values()), self._needed(keys, asked), stubborn)
 
     def difference(self, replica: Replica) -> tuple[list[Deed], dict[RowKey, str]]:
         """What would be done now, and what is refused beforehand."""
@@ -251,8 +253,8 @@ class Turns:
         if not has:
             raise NotOurs
 
-    def _conclude(self, plan: Plan) -> None:
-        """Note what needs no transaction."""
+    def _conclude(self, plan: Plan) -> frozenset[RowKey]:
+        """Note what needs no transaction; which rows are as before however often they are made."""
         for key in (*plan.same, *plan.held, *plan.refused):
             rank = self._dirty.pop(key, None)
             if rank is not None:
@@ -268,9 +270,12 @@ class Turns:
                 self._waiting.setdefault(missing, set()).add(key)
         for key, reason in plan.refused.items():
             self.blame(key, reason)
+        stubborn: set[RowKey] = set()
         for key, deed in plan.deeds.items():
             tries = self._tries[key] = self._tries.get(key, 0) + 1
             if tries > STUBBORN:
                 self._tries[key] = 0
+                stubborn.add(key)
                 columns = ", ".join(deed.columns)
                 self.blame(key, f"somebody else keeps writing it ({columns}); find out who")
+        return frozenset(stubborn)

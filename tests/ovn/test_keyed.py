@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -270,6 +271,47 @@ def test_drift_is_repaired(nb: OvnSandbox) -> None:
             nb.nbctl("create", "Logical_Switch", "name=s1", *ids)
             await until("there is one again", lambda: len(listed(nb, "Logical_Switch")) == 1)
             assert nb.nbctl("lsp-list", "s1").count("\n") == 3 and not writer.failures
+
+    asyncio.run(story())
+
+
+def balancer(holder: RowKey) -> dict[RowKey, Row]:
+    row = Row({"name": "lb", "vips": pairs({"192.0.2.1:80": "10.0.0.2:80"})})
+    return {RowKey("Load_Balancer", "lb"): replace(row, parent=(holder, "load_balancer"))}
+
+
+def test_a_balancer_of_a_router_is_written_once_and_goes_with_what_is_wanted(
+    nb: OvnSandbox,
+) -> None:
+    async def story() -> None:
+        rows = topology() | balancer(ROUTER)
+        async with writing(nb.nb, rows) as writer:
+            assert writer.written.transactions == 1
+            assert "192.0.2.1:80" in nb.nbctl("lr-lb-list", "vpc")
+            nb.nbctl("lr-lb-del", "vpc")
+            await until("it is back", lambda: "192.0.2.1:80" in nb.nbctl("lr-lb-list", "vpc"))
+            await settle(writer)
+            assert await writer.difference() == ([], {})
+            writer.want(dict.fromkeys(balancer(ROUTER)))
+            await settle(writer)
+            assert listed(nb, "Load_Balancer") == [] and listed(nb, "Logical_Router") == ["vpc"]
+
+    asyncio.run(story())
+
+
+def test_a_row_that_never_comes_to_be_as_wanted_is_left_alone_and_told(nb: OvnSandbox) -> None:
+    async def story() -> None:
+        # Nobody follows this column of a switch, so that the row's holder is never seen.
+        lost = balancer(SWITCH)
+        async with writing(nb.nb, topology() | lost) as writer:
+            assert set(writer.failures) == set(lost)
+            assert "keeps writing it" in next(iter(writer.failures.values())).reason
+            # What is wanted besides is done nevertheless.
+            writer.want(dict([port("p9")]))
+            await until("p9", lambda: "p9" in listed(nb, "Logical_Switch_Port"))
+            writer.want(dict.fromkeys(lost))
+            await until("it is gone", lambda: listed(nb, "Load_Balancer") == [])
+            await until("nothing is refused", lambda: not writer.failures)
 
     asyncio.run(story())
 
