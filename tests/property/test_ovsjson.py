@@ -116,13 +116,25 @@ def test_numbers_are_those_of_the_library(number: str) -> None:
 @example("{}{}")
 @example("]")
 @example("{]")
+@example("[10000000000000000001]")
 @settings(max_examples=300)
 def test_what_the_library_refuses_is_refused_and_nothing_else(text: str) -> None:
     expected, got = reference(text), fast(text)
     if isinstance(expected, str):
         assert isinstance(got, str), (expected, got)
     else:
-        assert got == expected
+        assert as_the_library(got) == expected
+
+
+def as_the_library(value: Any) -> Any:
+    """A value with the difference that the module names taken out: integers beyond 64 bits."""
+    if isinstance(value, dict):
+        return {key: as_the_library(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [as_the_library(one) for one in value]
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return float(value)
+    return value
 
 
 @given(documents)
