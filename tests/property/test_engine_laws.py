@@ -40,6 +40,7 @@ class World:
     def __init__(self) -> None:
         self.pods: dict[Key, NetPod] = {}
         self.rows: dict[RowKey, Row] = {}
+        self.unwritten: dict[RowKey, Row | None] = {}
         self.others: list[tuple[Any, Any, Any]] = [
             (NAMESPACES, "a", NetNamespace("a")),
             (NODES, "n", NetNode("n")),
@@ -60,6 +61,7 @@ class World:
         engine.start([one for one in map(held_port, there) if one is not None])
         wanted = dict(engine.book.rows)
         gone = dict.fromkeys(key for key in self.rows if key not in wanted)
+        self.unwritten = {}
         self._write(Changes({**gone, **wanted}, engine.book.writes), kept)
         return engine
 
@@ -77,9 +79,11 @@ class World:
         self.engine = self._begin(kept)
 
     def _write(self, changes: Changes, kept: Any) -> None:
-        # One transaction or none: what is refused or lost is so as a whole.
+        # One transaction or none: what is lost is so as a whole, and goes with the next.
+        self.unwritten |= changes.rows
         if kept("rows"):
-            for key, row in changes.rows.items():
+            left, self.unwritten = self.unwritten, {}
+            for key, row in left.items():
                 if row is None:
                     self.rows.pop(key, None)
                 else:
