@@ -52,6 +52,7 @@ class _State:
     pools: dict[str, Pool] = field(default_factory=dict)
     spaces: dict[tuple[str, int], Space] = field(default_factory=dict)
     holders: dict[tuple[int, int], str] = field(default_factory=dict)
+    using: dict[int, int] = field(default_factory=lambda: {4: 0, 6: 0})
     macs: dict[Mac, str] = field(default_factory=dict)
 
     def taken(self, version: int) -> set[int]:
@@ -195,6 +196,7 @@ class Ipam:
         del state.macs[lease.mac]
         for address in lease.addresses:
             del state.holders[address.version, int(address)]
+            state.using[address.version] -= 1
             for (_, version), space in state.spaces.items():
                 if version == address.version:
                     space.release(int(address))
@@ -207,9 +209,10 @@ class Ipam:
         return {
             version: Usage(
                 sum(
-                    family == version and (not pool or number in space.ranges)
-                    for family, number in state.holders
-                ),
+                    family == version and number in space.ranges for family, number in state.holders
+                )
+                if pool
+                else state.using[version],
                 space.free,
             )
             for (name, version), space in state.spaces.items()
@@ -299,6 +302,7 @@ class Ipam:
         state.macs[lease.mac] = lease.nic
         for address in lease.addresses:
             number = int(address)
+            state.using[address.version] += (address.version, number) not in state.holders
             state.holders[address.version, number] = lease.nic
             for (_, version), space in state.spaces.items():
                 if version == address.version:

@@ -8,11 +8,14 @@ may send one. Add a field here when you need one.
 
 from __future__ import annotations
 
+from sys import intern
 from typing import Protocol
 
 import msgspec
 from msgspec import UNSET, UnsetType, field
 
+SHORT = 63
+"""A label's longest value."""
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
@@ -47,6 +50,11 @@ class Meta(_Read, frozen=True):
     def __post_init__(self) -> None:
         # A second copy of the object as text: often the largest part of it, and never used.
         self.annotations.pop(LAST_APPLIED, None)
+        # Values that thousands of objects have, a subnet's name for instance, once.
+        for mapping in (self.annotations, self.labels):
+            for key, value in mapping.items():
+                if len(value) <= SHORT:
+                    mapping[key] = intern(value)
 
 
 class HasMeta(Protocol):

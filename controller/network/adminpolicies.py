@@ -266,13 +266,18 @@ def _say_members(kind: Kind[AdminPolicy], view: View, name: Hashable) -> Said:
     return Said(rows)
 
 
-def _touched(view: View, pod: Key) -> bool:
-    for kind in _KINDS.values():
-        for name in view.all(kind):
-            policy = view.get(kind, name)
-            if policy is not None and _is_subject(view, policy.subject, pod):
-                return True
-    return False
+def _subjects(view: View, _: Hashable) -> tuple[Chosen, ...]:
+    found = (view.get(kind, name) for kind in _KINDS.values() for name in view.all(kind))
+    return tuple(policy.subject for policy in found if policy is not None)
+
+
+SUBJECTS: Derived[tuple[Chosen, ...]] = Derived("subjects-of-admin-policies", _subjects)
+"""Whom the administrator's policies are about."""
+
+
+def touched(view: View, pod: Key) -> bool:
+    """Whether a policy of the administrator's is about a pod."""
+    return any(_is_subject(view, one, pod) for one in view.ask(SUBJECTS, ""))
 
 
 def _is_subject(view: View, subject: Chosen, pod: Key) -> bool:
@@ -283,9 +288,6 @@ def _is_subject(view: View, subject: Chosen, pod: Key) -> bool:
         labels is not None and subject.namespaces.matches(spaces) and subject.pods.matches(labels)
     )
 
-
-TOUCHED: Derived[bool] = Derived("pod-of-admin-policies", _touched)
-"""Whether any policy of an administrator has a pod for its subject."""
 
 UNITS: tuple[Unit, ...] = tuple(
     unit

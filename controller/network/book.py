@@ -8,7 +8,7 @@ everything: nothing depends on the order of changes. docs/decisions/ says why so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -81,10 +81,12 @@ class _Raised:
 class _Noting:
     """The view of one computation: notes what it reads."""
 
-    __slots__ = ("_book", "_store", "asked", "reads")
+    __slots__ = ("_book", "_derived", "_store", "asked", "reads")
 
-    def __init__(self, book: Book) -> None:
-        self._book, self._store = book, book.store
+    def __init__(
+        self, book: Book, derived: Mapping[Derived[Any], Mapping[Hashable, _Node]]
+    ) -> None:
+        self._book, self._store, self._derived = book, book.store, derived
         self.reads: set[Token] = set()
         self.asked: dict[_Node, None] = {}
 
@@ -105,8 +107,12 @@ class _Noting:
 
     def ask(self, kind: Derived[T], key: Hashable) -> T:
         """A derived fact."""
-        value, node = self._book.derive(kind, key)
+        known = self._derived.get(kind)
+        node = known.get(key) if known is not None else None
+        if node is None or node.state != _CLEAN:
+            node = self._book.derive(kind, key)[1]
         self.asked[node] = None
+        value = node.value
         if isinstance(value, _Raised):
             raise value.error
         return value  # type: ignore[no-any-return]  # a node's value is of its Derived's type
@@ -139,6 +145,7 @@ class Book:
         self._applied: dict[tuple[int, Hashable], _Node] = {}
         self._derived: dict[Derived[Any], dict[Hashable, _Node]] = {}
         self._readers: dict[Token, _Nodes] = {}
+        self._tokens: dict[Token, Token] = {}
         self._pending: dict[_Node, None] = {}
         self._orphans: set[_Node] = set()
         self._merger = Merger()
@@ -153,12 +160,13 @@ class Book:
         for rank, unit in self._units.get(kind, ()):
             where = (rank, key)
             node = self._applied.get(where)
-            if fact is None and node is not None:
+            there = fact is not None and (unit.when is None or unit.when(fact))
+            if not there and node is not None:
                 del self._applied[where]
                 self._pending.pop(node, None)
                 self._unlink(node)
                 self._say(node, NOTHING)
-            elif fact is not None and node is None:
+            elif there and node is None:
                 node = self._applied[where] = _Node(unit, key, rank)
                 self._pending[node] = None
         for token in touched:
@@ -267,7 +275,7 @@ class Book:
         if node.state != _DIRTY:
             return
         node.state = _RUNNING
-        noting = _Noting(self)
+        noting = _Noting(self, self._derived)
         if node.rank >= 0:
             value = self._applied_value(node, noting)
             self._link(node, noting)
@@ -301,7 +309,7 @@ class Book:
             problems = {**before.problems, ref: (problem,)}
             return Said(before.rows, before.writes, problems)
         self.failed.pop(sayer, None)
-        return said
+        return said if said.rows or said.writes or said.problems else NOTHING
 
     def _derived_value(self, node: _Node, view: _Noting) -> Any:
         self.work.derived += 1
@@ -332,15 +340,18 @@ class Book:
                 self._forget(token, node)
             for token in reads - before if before else reads:
                 self._readers[token] = _with(self._readers.get(token, ()), node)
-            node.reads = tuple(reads)
+            # One tuple for all who read the same.
+            node.reads = tuple(self._tokens.setdefault(token, token) for token in reads)
         asked = tuple(noting.asked)
         if asked != node.asked:
+            known = frozenset(node.asked)
             for one in node.asked:
                 if one not in noting.asked:
                     one.readers = _without(one.readers, node)
                     self._orphans.add(one)
             for one in asked:
-                one.readers = _with(one.readers, node)
+                if one not in known:
+                    one.readers = _with(one.readers, node)
             node.asked = asked
 
     def _unlink(self, node: _Node) -> None:
@@ -355,18 +366,21 @@ class Book:
         left = _without(self._readers[token], node)
         if not left:
             del self._readers[token]
+            del self._tokens[token]
         else:
             self._readers[token] = left
 
     def _drop_orphans(self) -> None:
         """Forget derived facts that nobody reads any more."""
         while self._orphans:
-            node = self._orphans.pop()
-            assert isinstance(node.of, Derived)
-            known = self._derived.get(node.of, {})
-            if not node.readers and known.get(node.key) is node:
-                del known[node.key]
-                self._unlink(node)
+            # Another set each time: to pop from one that was large once costs as if it still was.
+            orphans, self._orphans = self._orphans, set()
+            for node in orphans:
+                assert isinstance(node.of, Derived)
+                known = self._derived.get(node.of, {})
+                if not node.readers and known.get(node.key) is node:
+                    del known[node.key]
+                    self._unlink(node)
 
     def __iter__(self) -> Iterator[tuple[RowKey, Row]]:
         return iter(self._merger.rows.items())

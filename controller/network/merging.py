@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from controller.network.rows import Row, RowKey
 from controller.network.units import ObjectRef, Said, Wanted
 from controller.translate.ovn import Problem
 
+T = TypeVar("T")
 NOTHING = Said()
 
 
@@ -23,6 +24,10 @@ class Sayer(NamedTuple):
     rank: int
     unit: str
     key: Any
+
+
+_Heard: TypeAlias = "tuple[Sayer, T] | dict[Sayer, T]"
+"""Who says what: of most things one only, and a pair is a quarter of a dictionary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +53,9 @@ class Merger:
         self.rows: dict[RowKey, Row] = {}
         self.writes: dict[ObjectRef, Wanted] = {}
         self.problems: dict[ObjectRef, tuple[Problem, ...]] = {}
-        self._rows: dict[RowKey, dict[Sayer, Row]] = {}
-        self._writes: dict[ObjectRef, dict[Sayer, Wanted]] = {}
-        self._problems: dict[ObjectRef, dict[Sayer, tuple[Problem, ...]]] = {}
+        self._rows: dict[RowKey, _Heard[Row]] = {}
+        self._writes: dict[ObjectRef, _Heard[Wanted]] = {}
+        self._problems: dict[ObjectRef, _Heard[tuple[Problem, ...]]] = {}
         self._refs: dict[Sayer, ObjectRef] = {}
         self._disputes: dict[ObjectRef, dict[tuple[RowKey, Sayer], Problem]] = {}
         self._lost: dict[RowKey, dict[Sayer, ObjectRef]] = {}
@@ -70,7 +75,7 @@ class Merger:
 
     def sayers(self, key: RowKey) -> tuple[Sayer, ...]:
         """Who says a row, in the order in which they are heard."""
-        return tuple(sorted(self._rows.get(key, ())))
+        return tuple(sorted(_by_sayer(self._rows.get(key))))
 
     def flush(self) -> Changes:
         """What became otherwise since the last time."""
@@ -85,7 +90,7 @@ class Merger:
                 self.rows[key] = row
         writes: dict[ObjectRef, Wanted] = {}
         for ref in self._touched_writes:
-            wanted = _merged(self._writes.get(ref, {}))
+            wanted = _merged(_by_sayer(self._writes.get(ref)))
             if wanted != self.writes.get(ref, Wanted()):
                 writes[ref] = wanted
             if ref in self._writes:
@@ -112,10 +117,8 @@ class Merger:
             for sayer, ref in self._lost.pop(key).items():
                 self._disputes[ref].pop((key, sayer))
                 self._touched_problems.add(ref)
-        if not said:
-            return None
-        if len(said) == 1:
-            return next(iter(said.values()))
+        if not isinstance(said, dict):
+            return said[1] if said is not None else None
         first = min(said)
         row = said[first]
         for sayer, other in said.items():
@@ -136,7 +139,7 @@ class Merger:
 
     def _problems_of(self, ref: ObjectRef) -> tuple[Problem, ...]:
         found: dict[Problem, None] = {}
-        said = self._problems.get(ref, {})
+        said = _by_sayer(self._problems.get(ref))
         for sayer in sorted(said):
             found.update(dict.fromkeys(said[sayer]))
         disputes = self._disputes.get(ref, {})
@@ -144,8 +147,14 @@ class Merger:
         return tuple(found)
 
 
+def _by_sayer(heard: _Heard[T] | None) -> Mapping[Sayer, T]:
+    if isinstance(heard, dict):
+        return heard
+    return dict([heard]) if heard is not None else {}
+
+
 def _replace(
-    held: dict[Any, dict[Sayer, Any]],
+    held: dict[Any, _Heard[Any]],
     sayer: Sayer,
     old: Mapping[Any, Any],
     new: Mapping[Any, Any],
@@ -154,15 +163,22 @@ def _replace(
     touched: set[Hashable] = set()
     for key in old.keys() - new.keys():
         said = held[key]
-        del said[sayer]
-        if not said:
+        if isinstance(said, dict):
+            del said[sayer]
+        if not isinstance(said, dict) or not said:
             del held[key]
         touched.add(key)
     for key, value in new.items():
         had = old.get(key)
         if had is value or (had is not None and had == value):
             continue
-        held.setdefault(key, {})[sayer] = value
+        there = held.get(key)
+        if isinstance(there, dict):
+            there[sayer] = value
+        elif there is None or there[0] == sayer:
+            held[key] = (sayer, value)
+        else:
+            held[key] = {there[0]: there[1], sayer: value}
         touched.add(key)
     return touched
 

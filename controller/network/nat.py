@@ -370,5 +370,5 @@ def _annotated(annotations: Mapping[str, str]) -> Iterable[tuple[str, str, str]]
 UNITS: tuple[Unit, ...] = (
     Unit("ovn-eips", EIPS, eip_said),
     *(_said(use) for use in Use),
-    Unit("pods' external addresses", PODS, pod_nat),
+    Unit("pods' external addresses", PODS, pod_nat, lambda pod: bool(_annotated(pod.annotations))),
 )

@@ -33,13 +33,17 @@ it open what becomes of connections that are there when a policy changes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 from controller.kinds.subnet import SUBNETS
 from controller.kube.resources import Key
-from controller.network.adminpolicies import TOUCHED
-from controller.network.facts import LEASES, PODS, security_groups
+from controller.network.adminpolicies import touched
+from controller.network.facts import LEASES, PODS, NetPod, security_groups
 from controller.network.members import ENDS, LABELS
 from controller.network.nets import NETS
 from controller.network.policies import NETWORK_POLICIES
+from controller.network.rows import RowKey
 from controller.network.settings import settings
 from controller.network.view import Derived, View
 from controller.network.vpc import GROUPED
@@ -52,25 +56,22 @@ def is_open(policy: NetworkPolicy) -> bool:
     return all(found is None or Rule() in found for found in rules)
 
 
-def _closes(view: View, key: Key) -> Selector | None:
-    policy = view.get(NETWORK_POLICIES, key)
-    return None if policy is None or is_open(policy) else policy.pods
+def _closing(view: View, namespace: str) -> tuple[Selector, ...]:
+    found = (view.get(NETWORK_POLICIES, key) for key in view.by(*_IN, namespace))
+    closing = {one.pods for one in found if one is not None and not is_open(one)}
+    return tuple(sorted(closing, key=repr))
 
 
-CLOSES: Derived[Selector | None] = Derived("closed-by-policy", _closes)
-"""Whom a policy closes; None: nobody."""
+_IN = (NETWORK_POLICIES, "namespace")
+CLOSING: Derived[tuple[Selector, ...]] = Derived("closed-by-policies", _closing)
+"""Whom the policies of a namespace close."""
 
 
-def _open(view: View, pod: Key) -> bool:
-    labels, fact = view.ask(LABELS, pod), view.get(PODS, pod)
-    if labels is None or fact is None or security_groups(fact) or view.ask(TOUCHED, pod):
+def _is_open(view: View, pod: Key, fact: NetPod, labels: Mapping[str, str]) -> bool:
+    """Whether all policies together let everything to and from a pod."""
+    if security_groups(fact) or touched(view, pod):
         return False
-    closing = (view.ask(CLOSES, key) for key in view.by(NETWORK_POLICIES, "namespace", pod[0]))
-    return not any(one is not None and one.matches(labels) for one in closing)
-
-
-OPEN: Derived[bool] = Derived("open-pod", _open)
-"""Whether all policies together let everything to and from a pod."""
+    return not any(one.matches(labels) for one in view.ask(CLOSING, pod.namespace))
 
 
 def _plain(view: View, name: str) -> bool:
@@ -84,14 +85,29 @@ PLAIN: Derived[bool] = Derived("plain-switch", _plain)
 """Whether a subnet's switch has neither ACLs of its own nor load balancers."""
 
 
-def _open_ports(view: View, pod: Key) -> tuple[str, ...]:
-    if not settings(view).stateless or not view.ask(OPEN, pod):
-        return ()
-    leases = ((port, view.get(LEASES, port)) for port, _ in view.ask(ENDS, pod).ports)
-    return tuple(
-        port for port, lease in leases if lease is not None and view.ask(PLAIN, lease.subnet)
+class Tracking(NamedTuple):
+    """A pod's interfaces that are closed to anything, and those that need no tracking."""
+
+    closed: tuple[RowKey, ...] = ()
+    untracked: tuple[RowKey, ...] = ()
+
+
+def _tracking(view: View, pod: Key) -> Tracking:
+    labels, fact = view.ask(LABELS, pod), view.get(PODS, pod)
+    if labels is None or fact is None:
+        return Tracking()
+    ports = tuple(RowKey("Logical_Switch_Port", port) for port, _ in view.ask(ENDS, pod).ports)
+    if not _is_open(view, pod, fact, labels):
+        return Tracking(closed=ports)
+    if not settings(view).stateless:
+        return Tracking()
+    leases = ((port, view.get(LEASES, port.name)) for port in ports)
+    return Tracking(
+        untracked=tuple(
+            port for port, lease in leases if lease is not None and view.ask(PLAIN, lease.subnet)
+        )
     )
 
 
-OPEN_PORTS: Derived[tuple[str, ...]] = Derived("open-ports", _open_ports)
-"""The interfaces of a pod that need no connection tracking."""
+TRACKING: Derived[Tracking] = Derived("pod-tracking", _tracking)
+"""One fact for both, so that who is about a node's pods asks once for each."""

@@ -9,17 +9,15 @@ node, so that one pod's change touches a group that is no larger than a node.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from ipaddress import ip_network
 from typing import Any
 
 from controller.kinds.securitygroup import SECURITY_GROUPS
-from controller.kube.resources import Key
-from controller.network.aclrows import acl_rows, group_row
+from controller.network.aclrows import acl_rows
 from controller.network.adminpolicies import ANPS, BANPS, CNPS
 from controller.network.facts import LEASES, NODES, PODS
-from controller.network.members import ENDS, LABELS
-from controller.network.openpods import OPEN, OPEN_PORTS
+from controller.network.openpods import TRACKING
 from controller.network.policies import NETWORK_POLICIES
 from controller.network.rows import Row, RowKey
 from controller.network.units import Said, Unit
@@ -62,36 +60,48 @@ Not svc0's: behind that are a service's clients, whoever they are.
 """
 
 
-def _ports_of(view: View, pod: Key) -> Iterable[str]:
-    """Of a pod that policies are about."""
-    if view.ask(LABELS, pod) is None:
-        return ()
-    return (port for port, _ in view.ask(ENDS, pod).ports)
+def _node_acls(view: View, node: str) -> Mapping[RowKey, Row]:
+    rows: dict[RowKey, Row] = {}
+    addresses: tuple[IPAddress, ...] = view.ask(NODE_ADDRESSES, node)
+    for acl in _acls(name_of("node", node), addresses):
+        rows.update(acl_rows(acl))
+    return rows
+
+
+def _open_acls(_: View, node: str) -> Mapping[RowKey, Row]:
+    rows: dict[RowKey, Row] = {}
+    for direction in Direction:
+        match = Match(name_of("open", node), direction)
+        rows.update(acl_rows(Acl(match, ALLOW_PRIORITY, STATELESS)))
+    return rows
+
+
+NODE_ACLS: Derived[Mapping[RowKey, Row]] = Derived("acls-of-a-node", _node_acls)
+OPEN_ACLS: Derived[Mapping[RowKey, Row]] = Derived("acls-of-open-pods", _open_acls)
+"""Of a node's two groups; a pod that comes or goes leaves them as they are."""
 
 
 def _node(view: View, node: Hashable) -> Said:
     if not view.ask(ANY, ""):
         return Said()
     assert isinstance(node, str)
-    closed: list[str] = []
-    untracked: list[str] = []
+    closed: list[RowKey] = []
+    untracked: list[RowKey] = []
     for pod in view.by(PODS, "node", node):
-        if not view.ask(OPEN, pod):
-            closed.extend(_ports_of(view, pod))
-        free: tuple[str, ...] = view.ask(OPEN_PORTS, pod)
-        untracked += free
+        tracking = view.ask(TRACKING, pod)
+        closed += tracking.closed
+        untracked += tracking.untracked
     rows: dict[RowKey, Row] = {}
     if closed:
         group = name_of("node", node)
-        rows.update([group_row(group, closed)])
-        addresses: tuple[IPAddress, ...] = view.ask(NODE_ADDRESSES, node)
-        for acl in _acls(group, addresses):
-            rows.update(acl_rows(acl))
+        rows[RowKey("Port_Group", group)] = Row({"name": group}, {"ports": frozenset(closed)})
+        shut: Mapping[RowKey, Row] = view.ask(NODE_ACLS, node)
+        rows.update(shut)
     if untracked:
         group = name_of("open", node)
-        rows.update([group_row(group, untracked)])
-        for direction in Direction:
-            rows.update(acl_rows(Acl(Match(group, direction), ALLOW_PRIORITY, STATELESS)))
+        rows[RowKey("Port_Group", group)] = Row({"name": group}, {"ports": frozenset(untracked)})
+        free: Mapping[RowKey, Row] = view.ask(OPEN_ACLS, node)
+        rows.update(free)
     return Said(rows)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from controller.kube.structs import Meta, Namespace, Node, Pod
 from controller.network.facts import NetNamespace, NetNode, NetPod
@@ -61,21 +62,34 @@ def _one(address: str) -> tuple[str, ...]:
 
 
 def _named_ports(pod: Pod) -> Mapping[tuple[str, str], int]:
-    # Of two ports of one name the first counts, as for the API server's own endpoints.
-    ports: dict[tuple[str, str], int] = {}
-    for container in pod.spec.containers:
-        for port in container.ports:
-            if port.name:
-                ports.setdefault((port.protocol.upper(), port.name), port.container_port)
-    return ports
+    return _by_name(
+        tuple(
+            ((port.protocol.upper(), port.name), port.container_port)
+            for container in pod.spec.containers
+            for port in container.ports
+            if port.name
+        )
+    )
+
+
+@lru_cache(maxsize=4096)
+def _by_name(ports: tuple[tuple[tuple[str, str], int], ...]) -> Mapping[tuple[str, str], int]:
+    """One mapping for all pods that name the same: there are thousands of each.
+
+    Of two ports of one name the first counts, as for the API server's own endpoints.
+    """
+    return dict(reversed(ports))
 
 
 def _annotations(meta: Meta) -> Mapping[str, str]:
     if not meta.annotations:
         return meta.annotations
-    return {key: value for key, value in meta.annotations.items() if _is_read(key)}
+    read = {key: value for key, value in meta.annotations.items() if _is_read(key)}
+    # The object's own, if it has no others: most pods'.
+    return meta.annotations if len(read) == len(meta.annotations) else read
 
 
+@lru_cache(maxsize=4096)
 def _is_read(key: str) -> bool:
     domain = key.partition("/")[0]
     return key in MULTUS_NETWORKS or any(

@@ -216,7 +216,8 @@ def _pod(view: View, key: Hashable) -> Said:
     assert isinstance(key, Key)
     rows: dict[RowKey, Row] = {}
     missing = []
-    for _, names in view.ask(GROUPS_OF, key):
+    fact = view.get(PODS, key)
+    for _, names in security_groups(fact) if fact is not None else ():
         for name in names:
             if view.get(SECURITY_GROUPS, name) is None:
                 missing.append(name)
@@ -239,5 +240,5 @@ def _pod(view: View, key: Hashable) -> Said:
 
 UNITS: tuple[Unit, ...] = (
     Unit("security-groups", SECURITY_GROUPS, _group),
-    Unit("security-groups-missing", PODS, _pod),
+    Unit("security-groups-missing", PODS, _pod, lambda pod: bool(security_groups(pod))),
 )

@@ -18,7 +18,7 @@ from controller.kinds.securitygroup import SECURITY_GROUPS, SecurityGroup
 from controller.kinds.subnet import SUBNETS, Subnet, SubnetAcl
 from controller.kube.resources import Key
 from controller.network.facts import NODES, PODS, NetNode
-from controller.network.openpods import OPEN_PORTS
+from controller.network.openpods import TRACKING
 from controller.network.policynodes import UNITS
 from controller.network.rows import RowKey
 from controller.network.settings import SETTINGS, NetSettings
@@ -53,7 +53,7 @@ def test_nothing_that_an_open_interface_sends_or_gets_hangs_on_state(
     view, rows = FactView(found), unit_rows(found)
     peers = [str(one) for pod in listed(made) for one in pod.addresses] + list(OUTSIDE)
     for key in found[PODS]:
-        for port in view.ask(OPEN_PORTS, key):
+        for port in (row.name for row in view.ask(TRACKING, key).untracked):
             for direction, peer, protocol, number in product(
                 Direction, peers, ("TCP", "UDP", "SCTP", "ICMP"), (*PORTS, 33000)
             ):
