@@ -67,7 +67,7 @@ def networks_of(text: str, name: str) -> tuple[IPNetwork, ...]:
 
 
 def range_of(text: str, what: str) -> tuple[int, int, int]:
-    """The family, first and last of "a", "a..b" or a network.
+    """The family, first and last of "a", "a..b" or the network that an address is in.
 
     Raises:
         RangeTextError: it is none of these, mixes families, or ends before it begins.
@@ -75,7 +75,8 @@ def range_of(text: str, what: str) -> tuple[int, int, int]:
     word = text.strip()
     try:
         if "/" in word:
-            network = ip_network(word)
+            # Host bits are cut off, as of a subnet's cidrBlock.
+            network = ip_network(word, strict=False)
             return network.version, int(network.network_address), int(network.broadcast_address)
         first_text, dots, last_text = word.partition("..")
         first = ip_address(first_text)

@@ -87,12 +87,14 @@ def _ip(meta: Meta, spec: Reading, _: Reading) -> IpObject:
 
 def _vip(meta: Meta, spec: Reading, status: Reading) -> Vip:
     spec.ignore("attachSubnets")
+    # Kube-OVN's pages write V4ip, its definition v4ip.
+    v4 = spec.text("v4ip") or spec.text("V4ip")
     return Vip(
         meta.name,
         spec.text("namespace"),
         spec.text("subnet"),
         spec.text("type"),
-        tuple(filter(None, (spec.text("v4ip"), spec.text("v6ip")))),
+        tuple(filter(None, (v4, spec.text("v6ip")))),
         spec.text("macAddress"),
         tuple(filter(None, spec.texts("selector"))),
         tuple(filter(None, (status.text("v4ip"), status.text("v6ip")))),

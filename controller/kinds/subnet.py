@@ -89,7 +89,6 @@ class Subnet:
     acls: tuple[SubnetAcl, ...] = ()
     vlan: str = ""
     logical_gateway: bool = False
-    disable_interconnection: bool = False
     dhcp: bool = False
     dhcp4: str = ""
     dhcp6: str = ""
@@ -110,7 +109,7 @@ class Subnet:
 
 def _read(meta: Meta, spec: Reading, status: Reading) -> Subnet:
     # protocol follows from cidrBlock; vips were of an earlier version and did nothing there either.
-    spec.ignore("protocol", "vips", "disableGatewayCheck")
+    spec.ignore("protocol", "vips", "disableGatewayCheck", "disableInterConnection")
     spec.ignore("enableLb")
     spec.below("u2oFeatures").ignore("overlayOnlyRouting")
     accepted = status.below("accepted")
@@ -141,7 +140,6 @@ def _read(meta: Meta, spec: Reading, status: Reading) -> Subnet:
         acls=tuple(_acl(one) for one in spec.each("acls")),
         vlan=spec.text("vlan"),
         logical_gateway=spec.flag("logicalGateway"),
-        disable_interconnection=spec.flag("disableInterConnection"),
         dhcp=spec.flag("enableDHCP"),
         dhcp4=spec.text("dhcpV4Options"),
         dhcp6=spec.text("dhcpV6Options"),

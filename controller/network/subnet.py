@@ -22,7 +22,6 @@ MAX_COUNT = 2**53 - 1
 """Counts in a status end here: JSON's readers take numbers for floating point ones (RFC 8259, 6)"""
 _UNSERVED = {
     "u2o": "u2oInterconnection",
-    "disable_interconnection": "disableInterConnection",
     "external_gateway": "externalEgressGateway",
     "policy_table": "policyRoutingTableID",
     "external_lb": "enableExternalLBAddress",

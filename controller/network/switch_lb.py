@@ -79,7 +79,8 @@ def _vpc(view: View, name: Hashable) -> str:
         },
         key=lambda vpc: (vpc != DEFAULT_VPC, vpc),
     )
-    return vpcs[0] if vpcs else ""
+    # Addresses of no subnet, a host's say, tell nothing: Kube-OVN takes the default VPC, too.
+    return vpcs[0] if vpcs else DEFAULT_VPC
 
 
 VPC: Derived[str] = Derived("the VPC of a SwitchLBRule", _vpc)

@@ -105,6 +105,14 @@ def test_a_pool_is_for_those_who_name_it_and_for_its_namespaces() -> None:
     assert w.ip("d.ns") == "10.16.0.52"
 
 
+def test_a_pools_network_may_be_written_with_one_of_its_hosts() -> None:
+    w = world().start()
+    w.have(POOLS, "p", IpPool("p", "ovn-default", ("ns",), ("10.16.0.98/30",)))
+    for name in "abcd":
+        w.pod(name)
+    assert [w.ip(f"{name}.ns") for name in "abcd"] == [f"10.16.0.{n}" for n in range(96, 100)]
+
+
 def test_a_list_of_addresses_is_a_statefulsets_by_number() -> None:
     w = world().start()
     said = {O + "ip_pool": "10.16.0.20,10.16.0.21"}

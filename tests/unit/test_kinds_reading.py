@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
+from controller.kinds.addresses import VIP
 from controller.kinds.errors import KindError
 from controller.kinds.reading import Form, Reading
+from controller.kinds.subnet import SUBNET
 from controller.kube.structs import Custom, Meta
 
 
@@ -78,3 +80,11 @@ def test_addresses_and_networks() -> None:
     for name, ask in (("ip", there.address), ("bad", there.networks)):
         with pytest.raises(KindError, match=name):
             ask(name)
+
+
+def test_names_and_fields_that_are_as_good_are_no_unknown_ones() -> None:
+    upper = custom({"subnet": "s", "V4ip": "10.1.0.9"})
+    assert VIP.decode(upper).addresses == ("10.1.0.9",)
+    assert not VIP.warn(upper)
+    apart = custom({"cidrBlock": "10.1.0.0/24", "disableInterConnection": True})
+    assert not SUBNET.warn(apart)

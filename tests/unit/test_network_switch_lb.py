@@ -76,6 +76,12 @@ def test_addresses_may_be_listed_and_go_before_labels() -> None:
     assert services.balancers_of(FactView(facts), "vpc1") == {ROW}
 
 
+def test_listed_addresses_of_no_subnet_are_for_the_default_vpc() -> None:
+    facts = world(rule(endpoints=["203.0.113.7"]))
+    assert services.balancers_of(FactView(facts), "ovn-cluster") == {ROW}
+    assert not whole(switch_lb.UNITS, facts).problems
+
+
 def test_an_annotation_says_the_vpc() -> None:
     here = {"ovn.kubernetes.io/logical_router": "ovn-cluster"}
     facts = world(rule(endpoints=["192.168.0.101"], annotations=here))
