@@ -41,6 +41,8 @@ def decoded(
     metadata = obj.setdefault("metadata", {})
     if not isinstance(metadata, dict):
         raise failure.bad_request("metadata is no object")
+    for name in [name for name, value in metadata.items() if value is None]:
+        del metadata[name]
     unknown = structural.prune(obj, kind.schema, root=True)
     unknown += structural.prune(metadata, METADATA, "metadata")
     if unknown and options.strictness == "Strict":
@@ -56,6 +58,8 @@ def decoded(
     if wrong:
         text = f"{kind.kind} in version {kind.version!r} cannot be handled: "
         raise failure.bad_request(f"{text}{wrong[0].field}: {wrong[0].message}")
+    if not kind.namespaced:
+        metadata["namespace"] = ""
     if metadata.setdefault("namespace", namespace) != namespace:
         text = "the namespace of the provided object does not match the namespace sent on the "
         text += f"request: {metadata['namespace']}"

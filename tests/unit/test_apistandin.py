@@ -110,6 +110,16 @@ def test_namespaces_end_with_what_is_in_them(api: Api) -> None:
     assert api.get("/api/v1/namespaces/ends").code == 404
 
 
+def test_a_namespace_of_what_has_none_and_nulls_of_metadata_are_dropped(api: Api) -> None:
+    metadata = {"name": "all", "namespace": "elsewhere", "managedFields": None, "labels": None}
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
+    assert api.post("/api/v1/nodes", node).code == 201
+    assert "namespace" not in api.get("/api/v1/nodes/all").body["metadata"]
+    metadata = {"name": "here", "namespace": "elsewhere"}
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
+    assert api.post(CONFIGS, config).code == 400
+
+
 def test_pods_on_nodes_end_by_the_kubelet(api: Api) -> None:
     pods = "/api/v1/namespaces/default/pods"
     spec = {"nodeName": "n", "containers": [{"name": "c", "image": "i"}]}
