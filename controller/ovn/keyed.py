@@ -272,6 +272,8 @@ class Writer:
         done = frozenset(key for key in keys if self.failures.pop(key, None) is not None)
         if done:
             self.changed(done)
+            # They were left alone until now; nothing else may come that wakes us.
+            self._nudge()
 
     def _nudge(self) -> None:
         self._settled.clear()
