@@ -95,6 +95,8 @@ class Controller:
         self.sight = Sight(self)
         self._recorder = recorder
         self._failed: dict[Sayer, str] = {}
+        self._refused: set[RowKey] = set()
+        self._blamed: dict[RowKey, frozenset[ObjectRef]] = {}
         self._turned = asyncio.Event()
         self._busy = asyncio.Lock()
 
@@ -148,6 +150,9 @@ class Controller:
 
     def _stand_back(self) -> None:
         self.back.pause()
+        self.back.forget()
+        self._refused.clear()
+        self._blamed.clear()
         self.writer.lead(False)
         self.writer.begin(sweep=False)
         self.writer.forget()
@@ -160,10 +165,10 @@ class Controller:
         await self.writer.gain()
         engine = await self.compute()
         self.writer.want(dict(engine.book.rows))
-        self.writer.begin(sweep=not engine.book.failed)
+        self._begin(engine)
         await self.writer.settled()
         # After the routers that gateways lead to are there.
-        self.gateways.tell(engine.gateways())
+        self._tell_gateways(engine)
         self.counts.settled_at = time.monotonic()
         log.info("settled seconds=%.2f", self.counts.settled_at - self.counts.started_at)
         # Rows first: only now objects are told, which comes back as changes of theirs.
@@ -194,6 +199,9 @@ class Controller:
         self.engine = engine
         self.counts.computed_at = time.monotonic()
         self._tell(changes, taken.problems)
+        self._tell_refused()
+        for ref in sorted(set(self.sources.lost.values()), key=str):
+            log.error("object_unreadable object=%s nothing is removed until it can be read", ref)
         log.info("computed rows=%d failed=%d", len(changes.rows), len(engine.book.failed))
         return engine
 
@@ -201,6 +209,7 @@ class Controller:
         """One batch of changes."""
         taken = self.sources.take()
         engine.put(taken.facts)
+        engine.end(taken.ending)
         if engine.pending > INLINE:
             async with self._busy:
                 changes = await asyncio.to_thread(engine.update)
@@ -210,12 +219,24 @@ class Controller:
         self.counts.facts += len(taken.facts)
         self.counts.rows += len(changes.rows)
         self.writer.want(changes.rows)
-        self.writer.begin(sweep=not engine.book.failed)
+        self._begin(engine)
         self._tell(changes, taken.problems)
+        self._tell_refused()
         self.back.touched(taken.touched)
-        self.gateways.tell(engine.gateways())
+        self._tell_gateways(engine)
         # In a flood, more at once; and whoever else waits for the loop has a turn, the Lease first.
         await asyncio.sleep(GATHER_S)
+
+    def _begin(self, engine: Engine) -> None:
+        """Rows that nobody wants may go, unless somebody who may want them cannot say so."""
+        if lost := self.sources.lost:
+            log.debug("not_swept unreadable=%d", len(lost))
+        self.writer.begin(sweep=not engine.book.failed and not self.sources.lost)
+
+    def _tell_gateways(self, engine: Engine) -> None:
+        # What leads to a Vpc or leaves for a Subnet that cannot be read is there, and stays.
+        if not self.sources.lost:
+            self.gateways.tell(engine.gateways())
 
     def _tell(self, changes: Changes, problems: dict[ObjectRef, tuple[Problem, ...]]) -> None:
         failed = self.engine.book.failed if self.engine is not None else {}
@@ -227,14 +248,25 @@ class Controller:
         self.back.problems("units", changes.problems)
 
     def _rows_failed(self, keys: frozenset[RowKey]) -> None:
+        self._refused |= keys
+        self._tell_refused()
+
+    def _tell_refused(self) -> None:
         """Rows that OVN refuses are problems of the objects that want them."""
         if self.engine is None or self._busy.locked():
-            return
+            return  # who computes calls this again
+        keys, self._refused = self._refused, set()
         for key in keys:
             failure = self.writer.failures.get(key)
-            for _, ref in self.engine.book.sayers(key):
-                found = (Problem(str(key), failure.reason, "change the object"),) if failure else ()
-                self.back.problems(f"row {key}", {ref: found})
+            found: dict[ObjectRef, tuple[Problem, ...]] = {}
+            # Who was told may want the row no more, and is told so all the same.
+            found |= dict.fromkeys(self._blamed.pop(key, ()), ())
+            if failure is not None:
+                sayers = frozenset(ref for _, ref in self.engine.book.sayers(key))
+                problem = Problem(str(key), failure.reason, "change the object")
+                found |= dict.fromkeys(sayers, (problem,))
+                self._blamed[key] = sayers
+            self.back.problems(f"row {key}", found)
 
 
 def access(config: KubernetesConfig) -> Access:

@@ -50,6 +50,8 @@ class Sight:
                 for key, one in sorted(of.writer.failures.items())
             ],
             "write_backs": {**asdict(of.back.sent), "waiting": of.back.waiting},
+            # Nothing is removed from OVN while these cannot be read.
+            "unread": sorted({str(ref) for ref in of.sources.lost.values()}),
             "failed_units": {
                 f"{sayer.unit} {sayer.key}": reason
                 for sayer, reason in (engine.book.failed.items() if engine is not None else ())

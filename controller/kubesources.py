@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from controller.kinds.errors import KindError
 from controller.kube.cache import Cache
@@ -22,6 +24,7 @@ from controller.kube.resources import Key, Resource
 from controller.network.engine import Fact
 from controller.network.registry import Watched
 from controller.network.units import ObjectRef
+from controller.network.view import Kind
 from controller.translate.ovn import Problem
 
 log = logging.getLogger(__name__)
@@ -48,13 +51,16 @@ class Taken:
     """What changed in the API since the last time.
 
     Attributes:
-        facts: as they are now.
+        facts: as they are now; nothing is said of what cannot be read: the last that could be
+            read is still in force.
+        ending: which of those are being deleted.
         problems: of objects that cannot be understood, or have something that nobody reads; an
             empty tuple: nothing any more.
         touched: objects that changed in whatever way.
     """
 
     facts: list[Fact] = field(default_factory=list)
+    ending: list[tuple[Kind[Any], Hashable]] = field(default_factory=list)
     problems: dict[ObjectRef, tuple[Problem, ...]] = field(default_factory=dict)
     touched: set[ObjectRef] = field(default_factory=set)
 
@@ -64,10 +70,13 @@ class Sources:
 
     Attributes:
         changed: is set when there is something to take.
+        lost: objects that are there and could not be read when everything was taken, nor since:
+            nobody knows what OVN has because of them.
     """
 
     def __init__(self, client: Client, watched: Iterable[Watched]) -> None:
         self.changed = asyncio.Event()
+        self.lost: dict[tuple[Kind[Any], Hashable], ObjectRef] = {}
         self._waiting: dict[str, set[Key]] = {}
         self._known: dict[ObjectRef, tuple[Problem, ...]] = {}
         self._client = client
@@ -118,6 +127,16 @@ class Sources:
         found = (one.writes for one in source.watched) if source is not None else ()
         return frozenset().union(*found)
 
+    def saying(self, word: bytes) -> Iterator[ObjectRef]:
+        """Objects whose status we write and in whose status a word is."""
+        for name, source in self._sources.items():
+            if "status" not in self.written(name):
+                continue
+            for obj in source.cache:
+                raw = getattr(obj, "status", None)
+                if isinstance(raw, msgspec.Raw) and word in bytes(raw):
+                    yield ObjectRef(name, obj.metadata.namespace, obj.metadata.name)
+
     def states(self) -> Iterator[tuple[str, dict[str, object]]]:
         """For status: each resource, how many objects, and what is wrong."""
         for name, source in self._sources.items():
@@ -135,13 +154,16 @@ class Sources:
 
     def take(self) -> Taken:
         """What changed since the last time; it is forgotten here."""
+        return self._take(first=False)
+
+    def _take(self, *, first: bool) -> Taken:
         self.changed.clear()
         waiting, self._waiting = self._waiting, {}
         taken = Taken()
         for name, keys in waiting.items():
             source = self._sources[name]
             for key in sorted(keys):
-                self._decode(source, key, taken)
+                self._decode(source, key, taken, first=first)
         return taken
 
     def take_all(self) -> Taken:
@@ -150,27 +172,39 @@ class Sources:
         self._known = {}
         for name, source in self._sources.items():
             self._waiting[name] = {*source.cache.keys(), *source.cache.invalid}
-        return self.take()
+        self.lost = {}
+        return self._take(first=True)
 
-    def _decode(self, source: _Source, key: Key, taken: Taken) -> None:
+    def _decode(self, source: _Source, key: Key, taken: Taken, *, first: bool) -> None:
         obj = source.cache.at(key)
         ref = ObjectRef(str(source.resource), key.namespace, key.name)
         taken.touched.add(ref)
         found: list[Problem] = []
+        told = source.cache.invalid.get(key)
         for watched in source.watched:
-            fact = None
+            place = watched.kind, watched.fact_key(key)
+            fact, read = None, told is None
             if obj is not None:
                 try:
                     fact = watched.decode(obj)
                     found += watched.warn(obj)
                 except KindError as error:
+                    read = False
                     found.append(Problem(error.path, error.cause, error.next_step))
                 except Exception as error:
-                    # A defect of ours must cost one object its network, and nobody else.
+                    # A defect of ours must cost one object its changes, and nobody his network.
+                    read = False
                     log.exception("object_not_decoded object=%s", ref)
                     found.append(Problem(str(ref), repr(error), "report this as a defect"))
-            taken.facts.append((watched.kind, watched.fact_key(key), fact))
-        if (told := source.cache.invalid.get(key)) is not None:
+            if read:
+                self.lost.pop(place, None)
+                taken.facts.append((*place, fact))
+                continue
+            if first:
+                self.lost[place] = ref
+            if obj is not None and obj.metadata.deletion_timestamp:
+                taken.ending.append(place)
+        if told is not None:
             found.append(Problem(str(ref), told, "write it as its definition says"))
         problems = tuple(dict.fromkeys(found))
         if problems != self._known.get(ref, ()):

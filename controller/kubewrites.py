@@ -125,10 +125,18 @@ class WriteBack:
         """Write nothing until `resume`."""
         self._open.clear()
 
+    def forget(self) -> None:
+        """Want nothing any more: another may lead, and whoever begins anew says all of it."""
+        self._wanted.clear()
+        self._problems.clear()
+        self._queue.clear()
+
     def resume(self) -> None:
         """We lead, and rows are as they should be: whatever is wanted may differ."""
         self._open.set()
-        for ref in {*self._wanted, *self._problems}:
+        # And who was told of a problem, by whichever controller, that he has no more.
+        told = self.sources.saying(PROBLEM.encode())
+        for ref in {*self._wanted, *self._problems, *self._told, *told}:
             self._enqueue(ref)
 
     def _of(self, ref: ObjectRef) -> tuple[Problem, ...]:
@@ -147,23 +155,29 @@ class WriteBack:
             if ref is None:
                 self._work.clear()
                 continue
-            del self._queue[ref]
             if not self.leads():
+                # By the clock, perhaps for a moment only: what is to be written still is.
+                await asyncio.sleep(FIRST_RETRY_S)
                 continue
+            del self._queue[ref]
             self._busy.add(ref)
             try:
                 await self._bring(ref)
                 self._tries.pop(ref, None)
             except KubeError as problem:
                 self._later(ref, problem)
+            except Exception as error:
+                # What one object says must not keep others from being written.
+                log.exception("object_not_written object=%s", ref)
+                self._later(ref, error)
             finally:
                 self._busy.discard(ref)
                 if ref in self._queue:
                     self._work.set()
 
-    def _later(self, ref: ObjectRef, problem: KubeError) -> None:
+    def _later(self, ref: ObjectRef, problem: Exception) -> None:
         self.sent.errors += 1
-        self.sent.error = str(problem)
+        self.sent.error = str(problem) if isinstance(problem, KubeError) else repr(problem)
         if isinstance(problem, ApiError) and problem.code in (400, 403, 422):
             log.warning("not_written object=%s problem=%s", ref, problem)
         tries = self._tries[ref] = self._tries.get(ref, 0) + 1

@@ -56,6 +56,10 @@ def _status(arguments: argparse.Namespace) -> int:
     wrong = [
         *(f"refused  {one['row']}: {one['reason']}" for one in answer["refused"]),
         *(f"problem  {one['object']}: {one['cause']}" for one in answer["problems"]),
+        *(
+            f"unread   {one}: nothing is removed from OVN until it can be read"
+            for one in answer["unread"]
+        ),
         *(f"defect   {unit}: {reason}" for unit, reason in answer["failed_units"].items()),
         *(
             f"watching {name}: {one['error']}"

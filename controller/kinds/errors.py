@@ -4,7 +4,9 @@ from __future__ import annotations
 
 
 class KindError(Exception):
-    """An object that cannot be understood: it counts as absent, and its status says why.
+    """An object that cannot be understood; its status says why.
+
+    What was read of it last stays in force for as long as it is there.
 
     Attributes:
         path: the field, as in `spec.staticRoutes[2].cidr`.

@@ -7,6 +7,7 @@ always the same: facts, then the allocator, whose leases are facts, then the boo
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from controller.kube.resources import Key
@@ -77,6 +78,13 @@ class Engine:
                 fact = self._stand_ins.get((kind, key))
             if self.book.put(kind, key, fact) and kind in _READS:
                 self._changed.setdefault(kind, set()).add(key)
+
+    def end(self, places: Iterable[tuple[Kind[Any], Hashable]]) -> None:
+        """These are being deleted, which is all that could be read of them."""
+        for kind, key in places:
+            fact: Any = self.book.store.get(kind, key)
+            if hasattr(fact, "ending"):
+                self.put(((kind, key, replace(fact, ending=True)),))
 
     def start(self, ports: Iterable[HeldPort] = ()) -> Changes:
         """Give addresses, those first that were given before, and compute everything.

@@ -64,7 +64,7 @@ class Watched:
     Attributes:
         decode: from what the cache holds (a msgspec struct, `Custom` for custom kinds) to the
             fact; None: the object is of no interest. Pure; raises KindError for an object that
-            cannot be understood, which then counts as absent.
+            cannot be understood: what was read of it last stays in force.
         warn: what is wrong with an object that is understood all the same, unknown fields for
             instance.
         writes: what of these objects is written: of "annotations", "status", "finalizers".

@@ -1,0 +1,170 @@
+"""Objects that cannot be read, and rows that are refused: nobody loses his network by them."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller.config_kubernetes import KubernetesConfig
+from controller.kubenet import Controller
+from controller.network.rows import RowKey
+from tests.apistandin.server import StandIn
+from tests.apistandin.steps import Options
+from tests.labs import kubecluster as objects
+from tests.labs import kubecontrol
+from tests.labs.kubecontrol import until
+from tests.labs.ovnsandbox import SCHEMAS, OvnSandbox, run
+
+SUBNET = "subnets.kubeovn.io"
+CIDR = "10.30.0.0/16"
+NAMES = ("web0", "web1", "web2")
+
+
+@pytest.fixture(scope="module")
+def nb() -> Iterator[OvnSandbox]:
+    """A northbound database."""
+    with tempfile.TemporaryDirectory(prefix="mrv-ku-") as directory:
+        box = OvnSandbox(Path(directory))
+        try:
+            schema = str(SCHEMAS / "ovn-nb.ovsschema")
+            run("ovsdb-tool", "create", str(box.directory / "nb.db"), schema)
+            box.start_database("nb")
+            box.nbctl("init")
+            yield box
+        finally:
+            box.stop()
+
+
+@asynccontextmanager
+async def leading(api: StandIn, nb: OvnSandbox, identity: str = "a") -> AsyncIterator[Controller]:
+    config = KubernetesConfig(nb.nb, namespace="kube-system", identity=identity)
+    async with kubecontrol.controlling(api, config) as controller:
+        await until("it is settled", lambda: bool(controller.counts.settled_at))
+        yield controller
+
+
+def edit(api: StandIn, sub: str = "", **fields: Any) -> None:
+    """Change the subnet: a field of its specification, or its whole status."""
+    there = copy.deepcopy(objects.look(api, SUBNET, "shopnet"))
+    assert there is not None
+    if sub:
+        there[sub] = fields
+    else:
+        there["spec"] |= fields
+    kind = next(one for one in api.cluster.kinds.values() if one.plural == "subnets")
+    api.cluster.replace(kind, "", "shopnet", there, sub, Options("test"))
+
+
+def told(case: Callable[[StandIn], Awaitable[None]]) -> None:
+    """Run a case with a cluster of one subnet and three pods."""
+
+    async def story() -> None:
+        async with StandIn() as api:
+            objects.define(api)
+            objects.put(api, objects.node("n1", "192.0.2.1"))
+            objects.put(api, objects.namespace("shop"))
+            objects.put(api, objects.subnet("shopnet", CIDR, "shop"))
+            for name in NAMES:
+                objects.put(api, objects.pod("shop", name))
+            await case(api)
+
+    asyncio.run(story())
+
+
+def addresses(nb: OvnSandbox) -> dict[str, str]:
+    """What pods' ports have; a port that is gone has nothing."""
+    there = nb.nbctl("--bare", "--columns=name", "list", "Logical_Switch_Port").split()
+    return {
+        name: nb.nbctl("lsp-get-addresses", f"{name}.shop")
+        for name in (*NAMES, "late")
+        if f"{name}.shop" in there
+    }
+
+
+def problems(controller: Controller, word: str) -> list[str]:
+    return [
+        str(ref)
+        for ref, found in controller.back.all_problems().items()
+        if any(word in str(one) for one in found)
+    ]
+
+
+def test_a_subnet_that_cannot_be_read_any_more_keeps_what_it_was(nb: OvnSandbox) -> None:
+    async def case(api: StandIn) -> None:
+        async with leading(api, nb) as controller:
+            before = addresses(nb)
+            assert set(before) == set(NAMES)
+            edit(api, cidrBlock=5)
+            await until("it says so", lambda: problems(controller, "cidrBlock") != [])
+            objects.put(api, objects.pod("shop", "late"))
+            await until("a new pod has a port", lambda: "late" in addresses(nb))
+            assert "10.30." in addresses(nb)["late"]
+            assert addresses(nb).items() >= before.items()
+            assert (await controller.sight.status({}))["unread"] == []
+            before = addresses(nb)
+            await until("all is told", lambda: not controller.back.waiting)
+        # Who begins anew never saw what it was.
+        async with leading(api, nb, "b") as controller:
+            assert addresses(nb) == before
+            assert (await controller.sight.status({}))["unread"] == [f"{SUBNET} shopnet"]
+            objects.drop(api, "pods", "web1", "shop")
+            edit(api, cidrBlock=CIDR)
+            await until("who is gone is swept", lambda: "web1" not in addresses(nb))
+            del before["web1"]
+            assert addresses(nb) == before
+            assert (await controller.sight.status({}))["unread"] == []
+            await until("nothing is wrong", lambda: not problems(controller, "cidrBlock"))
+            edit(api, cidrBlock=5)
+            await until("it says so", lambda: problems(controller, "cidrBlock") != [])
+            for name in (*NAMES, "late"):
+                if name != "web1":
+                    objects.drop(api, "pods", name, "shop")
+            await until("ports go", lambda: not addresses(nb))
+            objects.drop(api, SUBNET, "shopnet")
+
+            def switches() -> list[str]:
+                return nb.nbctl("--bare", "--columns=name", "list", "Logical_Switch").split()
+
+            await until("a deleted one goes", lambda: "shopnet" not in switches())
+
+    told(case)
+
+
+def test_what_was_refused_of_a_row_is_forgotten_with_it(nb: OvnSandbox) -> None:
+    async def case(api: StandIn) -> None:
+        async with leading(api, nb) as controller:
+            key = RowKey("Logical_Switch_Port", "web1.shop")
+            assert controller.engine is not None
+            [(_, ref)] = controller.engine.book.sayers(key)
+            controller.writer._blame(key, "the test says no")
+            assert problems(controller, "the test says no") == [str(ref)]
+            objects.drop(api, "pods", "web1", "shop")
+            await until("it is gone", lambda: "web1" not in addresses(nb))
+            await until("so is that", lambda: not problems(controller, "the test says no"))
+
+    told(case)
+
+
+def test_a_status_that_makes_no_sense_costs_nobody_else_his_own(nb: OvnSandbox) -> None:
+    async def case(api: StandIn) -> None:
+        async with leading(api, nb) as controller:
+            await until("all is told", lambda: not controller.back.waiting)
+            edit(api, "status", conditions=5)
+            await until("it was tried", lambda: controller.back.sent.errors > 0)
+            objects.put(api, objects.pod("shop", "late"))
+
+            def annotated() -> bool:
+                found = objects.look(api, "pods", "late", "shop") or {}
+                return "ovn.kubernetes.io/ip_address" in found["metadata"].get("annotations", {})
+
+            await until("others are told", annotated)
+            assert "TypeError" in controller.back.sent.error
+
+    told(case)
