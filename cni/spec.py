@@ -1,20 +1,20 @@
 """The words of the CNI specification that this plugin speaks: versions, error codes, results.
 
-Source: the CNI specification, 0.3.1 to 1.1.0 (github.com/containernetworking/cni, SPEC.md).
+Source: the CNI specification, 0.3.0 to 1.1.0 (github.com/containernetworking/cni, SPEC.md).
 Imported by the executable: standard library only, and nothing slow.
 """
 
 from __future__ import annotations
 
-VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
-"""Supported, oldest first."""
+VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+"""Supported, oldest first; 0.3.1 only corrected the text of 0.3.0, which Kube-OVN's pages write."""
 
 NEWEST = VERSIONS[-1]
 
 COMMANDS_SINCE = {
-    "ADD": "0.3.1",
-    "DEL": "0.3.1",
-    "VERSION": "0.3.1",
+    "ADD": "0.3.0",
+    "DEL": "0.3.0",
+    "VERSION": "0.3.0",
     "CHECK": "0.4.0",
     "STATUS": "1.1.0",
     "GC": "1.1.0",

@@ -40,6 +40,8 @@ nap() {
 # One path for the networks of all nodes: the plugin's default.
 ln -sfn "$NODE/cni.sock" "$RUN/cni.sock"
 replace "$PLUGIN" "$BIN/millrace-cni" 755
+# The type that definitions written for Kube-OVN name; its own plugin, if it is there, stays.
+[ -e "$BIN/kube-ovn" ] || ln -sfn millrace-cni "$BIN/kube-ovn"
 said=
 status=$(mktemp)
 until ready "$status"; do

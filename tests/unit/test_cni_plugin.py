@@ -347,7 +347,7 @@ def test_a_definition_for_kube_ovn_serves_as_it_is() -> None:
         provider="ovn-dpdk.default.ovn",
         vhost_user_socket_volume_name="vhostuser-sockets",
         vhost_user_socket_name="sock",
-        cniVersion="0.3.1",
+        cniVersion="0.3.0",
     )
     status, _, daemon = ask(env("ADD", CNI_NETNS=None), conf)
     assert status == 0

@@ -241,6 +241,7 @@ def test_the_list_is_written_last_and_removed_first(tmp_path: Path) -> None:
         wait_until(listed.exists, "the list is written")
         assert listed.read_bytes() == (MANIFESTS / listed.name).read_bytes()
         assert (tmp_path / "run/cni.sock").readlink() == Path("node1/cni.sock")
+        assert (tmp_path / "bin/kube-ovn").read_bytes() == source.read_bytes()
         process.send_signal(signal.SIGTERM)
         said, _ = process.communicate(timeout=30)
     assert process.returncode == 0
