@@ -6,8 +6,8 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface, ip_network
 
-from controller.kinds.subnet import SUBNETS
 from controller.kinds.vpc import RESOURCE, VPCS, Vpc, VpcPeering, VpcPolicy, VpcRoute
+from controller.network.external import externals_of
 from controller.network.nets import NETS, router_mac
 from controller.network.rows import Row, RowKey, pairs
 from controller.network.services import balancers_of
@@ -61,6 +61,10 @@ def compute(view: View, key: Hashable) -> Said:
     }
     said.rows[router(vpc.name)] = Row({"name": vpc.name, "options": pairs(options)})
     _routes(view, said)
+    if vpc.enable_bfd and not any(row.table == "BFD" for row in said.rows):
+        # Kube-OVN makes such routes of the OvnEips of gateway nodes.
+        step = "write staticRoutes with ecmpMode: ecmp and next hops on an external network"
+        said.wrong("spec.enableBfd", "no route has a next hop to watch, and none is made", step)
     _policies(said)
     peers = {_peer(view, said, at, peering) for at, peering in enumerate(vpc.peerings)} - {""}
     if vpc.dynamic_routing:
@@ -133,7 +137,7 @@ def _bfd(view: View, said: _Saying, where: str, route: VpcRoute, hop: IPAddress)
         said.wrong(where, cause, "write enableBfd and ecmpMode: ecmp, and leave bfdId out")
     if not (vpc.enable_bfd and route.ecmp):
         return None
-    for name in vpc.external_subnets or view.all(SUBNETS):
+    for name in externals_of(view, vpc):
         net = view.get(NETS, name)
         if net is None or net.routed or not any(hop in network for network in net.networks):
             continue

@@ -131,6 +131,7 @@ def test_a_vpc_is_a_router_with_its_routes_and_policies() -> None:
         ({"vpcPeerings": [{"remoteVpc": "nobody", "localConnectIP": "1.1.1.1/30"}]}, "'nobody'"),
         ({"vpcPeerings": [{"remoteVpc": "v2", "localConnectIP": "1.1.1.1"}]}, "no length"),
         ({"dynamicRouting": {"enabled": True}}, "dynamicRouting"),
+        ({"enableBfd": True}, "no route has a next hop to watch"),
     ],
 )
 def test_what_is_wrong_in_a_vpc_is_told_and_the_rest_is_made(spec: Any, cause: str) -> None:
@@ -138,6 +139,21 @@ def test_what_is_wrong_in_a_vpc_is_told_and_the_rest_is_made(spec: Any, cause: s
     assert cause in causes(found, "vpcs.kubeovn.io", "v1")
     assert RowKey("Logical_Router", "v1") in found.rows
     assert wanted(found, "vpcs.kubeovn.io", "v1").conditions["Ready"][0] == "False"
+
+
+def test_next_hops_outside_are_watched_where_the_vpc_says_so() -> None:
+    hops = [
+        {"cidr": "0.0.0.0/0", "nextHopIP": f"198.51.100.{n}", "ecmpMode": "ecmp"} for n in (1, 2)
+    ]
+    there = {"enableExternal": True, "extraExternalSubnets": ["out"], "staticRoutes": hops}
+    one = a_vpc("v1", enableBfd=True, **there)
+    outside = Subnet("out", vlan="v", cidr="198.51.100.0/24", gateway="198.51.100.254")
+    found = said(with_vpcs(one, subnets=(outside,)).start())
+    sessions = [RowKey("BFD", f"v1-out/198.51.100.{n}") for n in (1, 2)]
+    assert [found.rows[key].columns["logical_port"] for key in sessions] == ["v1-out"] * 2
+    watched = {key for one in found.rows.values() for key in one.refs.get("bfd", ())}
+    assert watched == set(sessions)
+    assert not causes(found, "vpcs.kubeovn.io", "v1")
 
 
 def test_two_vpcs_that_want_each_other_are_linked() -> None:
