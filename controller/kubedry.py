@@ -26,7 +26,7 @@ async def difference(config: KubernetesConfig) -> dict[str, Any]:
             engine = await controller.compute()
             controller.writer.want(dict(engine.book.rows))
             deeds, refused = await controller.writer.difference()
-            if controller.sources.lost or engine.book.failed:
+            if controller.sources.lost or engine.failed():
                 # Nothing is swept while somebody cannot say what he wants.
                 deeds = [deed for deed in deeds if deed.action != "delete"]
         finally:

@@ -38,7 +38,7 @@ from controller.kubewrites import WriteBack
 from controller.network.engine import Engine
 from controller.network.gateways import TEMPLATE
 from controller.network.heldports import held_port
-from controller.network.merging import Changes, Sayer
+from controller.network.merging import Changes
 from controller.network.registry import WATCHED
 from controller.network.rows import RowKey
 from controller.network.units import ObjectRef
@@ -94,7 +94,7 @@ class Controller:
         self.back = WriteBack(client, self.sources, recorder, lambda: self.election.leads)
         self.sight = Sight(self)
         self._recorder = recorder
-        self._failed: dict[Sayer, str] = {}
+        self._failed: dict[str, str] = {}
         self._refused: set[RowKey] = set()
         self._blamed: dict[RowKey, frozenset[ObjectRef]] = {}
         self._turned = asyncio.Event()
@@ -202,7 +202,7 @@ class Controller:
         self._tell_refused()
         for ref in sorted(set(self.sources.lost.values()), key=str):
             log.error("object_unreadable object=%s nothing is removed until it can be read", ref)
-        log.info("computed rows=%d failed=%d", len(changes.rows), len(engine.book.failed))
+        log.info("computed rows=%d failed=%d", len(changes.rows), len(engine.failed()))
         return engine
 
     async def _follow(self, engine: Engine) -> None:
@@ -231,7 +231,7 @@ class Controller:
         """Rows that nobody wants may go, unless somebody who may want them cannot say so."""
         if lost := self.sources.lost:
             log.debug("not_swept unreadable=%d", len(lost))
-        self.writer.begin(sweep=not engine.book.failed and not self.sources.lost)
+        self.writer.begin(sweep=not engine.failed() and not self.sources.lost)
 
     def _tell_gateways(self, engine: Engine) -> None:
         # What leads to a Vpc or leaves for a Subnet that cannot be read is there, and stays.
@@ -239,10 +239,10 @@ class Controller:
             self.gateways.tell(engine.gateways())
 
     def _tell(self, changes: Changes, problems: dict[ObjectRef, tuple[Problem, ...]]) -> None:
-        failed = self.engine.book.failed if self.engine is not None else {}
-        for sayer in failed.keys() - self._failed.keys():
-            log.error("unit_failed unit=%s key=%s error=%s", *sayer[1:], failed[sayer])
-        self._failed = dict(failed)
+        failed = self.engine.failed() if self.engine is not None else {}
+        for who in failed.keys() - self._failed.keys():
+            log.error("failed by=%s error=%s", who, failed[who])
+        self._failed = failed
         self.back.want(changes.writes)
         self.back.problems("read", problems)
         self.back.problems("units", changes.problems)

@@ -52,10 +52,7 @@ class Sight:
             "write_backs": {**asdict(of.back.sent), "waiting": of.back.waiting},
             # Nothing is removed from OVN while these cannot be read.
             "unread": sorted({str(ref) for ref in of.sources.lost.values()}),
-            "failed_units": {
-                f"{sayer.unit} {sayer.key}": reason
-                for sayer, reason in (engine.book.failed.items() if engine is not None else ())
-            },
+            "failed_units": engine.failed() if engine is not None else {},
             "problems": [
                 {"object": str(ref), **asdict(one)}
                 for ref, found in of.back.all_problems().items()

@@ -54,6 +54,7 @@ class _State:
     holders: dict[tuple[int, int], str] = field(default_factory=dict)
     using: dict[int, int] = field(default_factory=lambda: {4: 0, 6: 0})
     macs: dict[Mac, str] = field(default_factory=dict)
+    reserved: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
     def taken(self, version: int) -> set[int]:
         return {number for family, number in self.holders if family == version}
@@ -64,6 +65,7 @@ class Ipam:
 
     def __init__(self) -> None:
         self._subnets: dict[str, _State] = {}
+        self._reserved: dict[str, Mapping[tuple[int, int], str]] = {}
         self._leases: dict[str, Lease] = {}
 
     # -- subnets and pools ----------------------------------------------------------------------
@@ -78,8 +80,9 @@ class Ipam:
         """
         self.check_subnet(subnet)
         before = self._subnets.get(subnet.name)
-        state = _State(subnet) if before is None else before
-        ranges = _ranges(subnet, state.pools)
+        mine = self._reserved.get(subnet.name, {})
+        state = _State(subnet, reserved=mine) if before is None else before
+        ranges = _ranges(subnet, state.pools, state.reserved)
         state.subnet = subnet
         _reshape(state, ranges)
         self._subnets[subnet.name] = state
@@ -126,7 +129,7 @@ class Ipam:
                     address = address_of(network.version, both.parts[0][0])
                     msg = f"pool {pool.name}: {address} is in pool {other.name} too"
                     raise ConflictError(msg, "take it out of one of them", other.name)
-        ranges = _ranges(state.subnet, pools)
+        ranges = _ranges(state.subnet, pools, state.reserved)
         state.pools = pools
         _reshape(state, ranges)
 
@@ -134,7 +137,18 @@ class Ipam:
         """A pool goes; its addresses are the subnet's again."""
         state = self._subnets.get(subnet)
         if state is not None and state.pools.pop(name, None) is not None:
-            _reshape(state, _ranges(state.subnet, state.pools))
+            _reshape(state, _ranges(state.subnet, state.pools, state.reserved))
+
+    def reserve(self, subnet: str, addresses: Mapping[tuple[int, int], str]) -> None:
+        """These addresses, by family and number, are others' than interfaces', and whose.
+
+        They are given to nobody; who has one keeps it. The subnet need not be there yet.
+        """
+        self._reserved[subnet] = addresses
+        state = self._subnets.get(subnet)
+        if state is not None:
+            state.reserved = addresses
+            _reshape(state, _ranges(state.subnet, state.pools, addresses))
 
     # -- leases ---------------------------------------------------------------------------------
 
@@ -279,6 +293,7 @@ class Ipam:
                 for address in choice:
                     _check_host(state, nic, address)
                     _check_free(state, nic, address)
+                    _check_reserved(state, nic, address)
             except ConflictError as error:
                 last = last or error
                 continue
@@ -315,12 +330,15 @@ def _families(subnet: Subnet, want: Want) -> tuple[int, ...]:
     return tuple(v for v in subnet.versions if want.version in (None, v))
 
 
-def _ranges(subnet: Subnet, pools: Mapping[str, Pool]) -> dict[tuple[str, int], Intervals]:
+def _ranges(
+    subnet: Subnet, pools: Mapping[str, Pool], reserved: Mapping[tuple[int, int], str]
+) -> dict[tuple[str, int], Intervals]:
     found: dict[tuple[str, int], Intervals] = {}
     for network in subnet.networks:
-        found["", network.version] = given_of(subnet, network, tuple(pools.values()))
+        others = Intervals.of((n, n) for version, n in reserved if version == network.version)
+        found["", network.version] = given_of(subnet, network, tuple(pools.values())) - others
         for pool in pools.values():
-            found[pool.name, network.version] = pooled_of(subnet, network, pool)
+            found[pool.name, network.version] = pooled_of(subnet, network, pool) - others
     return found
 
 
@@ -350,6 +368,13 @@ def _check_free(state: _State, nic: str, address: IPAddress) -> None:
     if holder not in (None, nic):
         msg = f"{nic}: {address} of subnet {state.subnet.name} is taken by {holder}"
         raise ConflictError(msg, "choose another, or delete that one", holder or "")
+
+
+def _check_reserved(state: _State, nic: str, address: IPAddress) -> None:
+    whose = state.reserved.get((address.version, int(address)))
+    if whose is not None and state.holders.get((address.version, int(address))) != nic:
+        msg = f"{nic}: {address} of subnet {state.subnet.name} is reserved for {whose}"
+        raise ConflictError(msg, "choose another, or delete that one", whose)
 
 
 def _check_mac(state: _State, nic: str, mac: Mac) -> None:

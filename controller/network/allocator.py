@@ -11,21 +11,24 @@ into its store as they are returned.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from controller.ipam.errors import AddressError
-from controller.ipam.want import Addresses
+from controller.ipam.want import PRIMARY, Addresses, Want
 from controller.kinds.addresses import POOLS, VIP_RESOURCE, VIPS
 from controller.kinds.attachments import ATTACHMENTS
+from controller.kinds.nat import EIPS, VPC_PORTS
 from controller.kinds.subnet import SUBNETS
 from controller.kinds.vpc import VPCS
 from controller.kinds.workloads import INSTANCES
 from controller.kube.resources import Key
 from controller.network.asks import SOURCES, Ask, Asks, Holder, Source
+from controller.network.book import place_of
 from controller.network.facts import LEASES, NAMESPACES, PODS, VIP_ANNOTATION, NicLease
-from controller.network.keeping import KEEPERS, Keeper, keeper_of, keeper_of_port, keepers, keeps
+from controller.network.keeping import KEEPERS, Keeper, keeper_of, keepers, keeps, of_port
 from controller.network.ledger import Change, Ledger
 from controller.network.nics import Held
 from controller.network.settings import SETTINGS
@@ -37,7 +40,14 @@ STRUCTURE: tuple[Kind[Any], ...] = (
     SUBNETS, POOLS, NAMESPACES, ATTACHMENTS, VPCS, VIPS, SETTINGS,
 )  # fmt: skip
 """Changes of these may help those who were refused something."""
-READS: tuple[Kind[Any], ...] = (*STRUCTURE, *(source.kind for source in SOURCES), *KEEPERS)
+RESERVES: tuple[Kind[Any], ...] = (EIPS, VPC_PORTS, SETTINGS)
+"""These have addresses of subnets, too."""
+READS: tuple[Kind[Any], ...] = (
+    *STRUCTURE,
+    *RESERVES,
+    *(source.kind for source in SOURCES),
+    *KEEPERS,
+)
 """Changes of which kinds `changed` wants to be told."""
 
 _VIPS = str(VIP_RESOURCE)
@@ -54,7 +64,11 @@ class HeldPort:
 
 
 class Allocator:
-    """Call `start` once every kind has been listed, then `changed` for every batch of changes."""
+    """Call `start` once every kind has been listed, then `changed` for every batch of changes.
+
+    Attributes:
+        faults: by object, None for what is nobody's alone: defects that kept it as it was.
+    """
 
     def __init__(self, view: View) -> None:
         """`view` shows the facts as they are whenever something is called here."""
@@ -67,6 +81,8 @@ class Allocator:
         self._last: dict[str, tuple[Key, str]] = {}
         self._waiting: dict[str, tuple[str, ...]] = {}
         self._untold: set[Holder] = set()
+        self.faults: dict[Holder | None, str] = {}
+        self._unplaced: list[HeldPort] = []
         self._by_resource = {source.resource: source for source in SOURCES}
         self._pods = next(source.resource for source in SOURCES if source.kind is PODS)
 
@@ -77,12 +93,24 @@ class Allocator:
         view = self._view
         self._ledger.restore_nets(view)
         self._ledger.place_pools(view)
+        self._ledger.place_reserved(view)
         entered: list[tuple[Holder, Ask]] = []
+
+        def enter(holder: Holder, source: Source, key: Any) -> None:
+            asks = self._enter(holder, source.asks(view, key))
+            entered.extend((holder, ask) for ask in asks)
+
         for source in SOURCES:
             for key in view.all(source.kind):
                 holder = source.holder(key)
-                entered += ((holder, a) for a in self._enter(holder, source.asks(view, key)))
+
+                self._safely(holder, partial(enter, holder, source, key))
         there = tuple(ports)
+        broken = {f"{h.name}.{h.namespace}": h for h in self._ledger.refused() if h in self.faults}
+        for port in there:
+            # Nobody can say what such a pod asks for: it has what its ports say.
+            if (whose := of_port(port.port, broken)) is not None:
+                self._safely(whose, partial(self._remember, entered, whose, port))
         # Once in the networks that were in force, and once in those that are from now on: the
         # controller before may have died after it gave and before it said what is in force.
         self._restore_all(entered, there)
@@ -91,39 +119,77 @@ class Allocator:
         self._restore_all(entered, there)
         for holder, ask in entered:
             if self._ledger.lease(ask.nic) is None:
-                self._acquire(holder, ask)
+                self._safely(holder, partial(self._acquire, holder, ask))
+        self._unplaced = [one for one in there if self._ledger.lease(one.port) is None]
         self._ledger.freed.clear()
         return self._publish()
 
     def changed(self, keys: Mapping[Kind[Any], Iterable[Hashable]]) -> list[Change]:
         """Facts of these keys are others than before; the facts that follow from it."""
         told = {kind: list(found) for kind, found in keys.items()}
+        self.faults.pop(None, None)
+        self._safely(None, partial(self._place, told))
+        if vips := self._vips_of(told.get(PODS, ())):
+            told[VIPS] = sorted({*told.get(VIPS, ()), *vips})
+        for holder, asks in sorted(self._asking(told).items(), key=_turn):
+            self._safely(holder, partial(self._refresh, holder, asks))
+        for kind in KEEPERS:
+            for key in told.get(kind, ()):
+                self._safely(None, partial(self._recheck, key))
+        self._retry()
+        return self._publish()
+
+    def _remember(self, entered: list[tuple[Holder, Ask]], holder: Holder, port: HeldPort) -> None:
+        first = f"{holder.name}.{holder.namespace}"
+        provider = port.port[len(first) + 1 :] or PRIMARY
+        was = Held(port.switch, port.addresses, port.mac)
+        ask = Ask(port.port, provider, Want((port.switch,)), was)
+        entered.append((holder, ask))
+        self._asks[holder] = (*self._asks.get(holder, ()), ask)
+        self._holders.setdefault(port.port, {})[holder] = ask
+        self._last[port.port] = Key(*holder[1:]), provider
+
+    def _place(self, told: Mapping[Kind[Any], Iterable[Any]]) -> None:
+        """Have networks, pools and reserved addresses as they are written now."""
         if SUBNETS in told:
             for nic in self._ledger.place_nets(self._view):
                 for holder, ask in self._holders.get(nic, {}).items():
-                    self._acquire(holder, ask)
+                    self._safely(holder, partial(self._acquire, holder, ask))
         if SUBNETS in told or POOLS in told:
             self._ledger.place_pools(self._view)
-        if vips := self._vips_of(told.get(PODS, ())):
-            told[VIPS] = sorted({*told.get(VIPS, ()), *vips})
-        # First who leaves, then who comes: an address that is free now can be had at once.
-        found = [
-            (source.holder(key), source.asks(self._view, key))
-            for source in SOURCES
-            for key in told.get(source.kind, ())
-        ]
-        for holder, asks in sorted(found, key=lambda one: (bool(one[1].found), one[0])):
-            self._refresh(holder, asks)
-        for kind in KEEPERS:
-            for key in told.get(kind, ()):
-                self._recheck(key)
+        if any(kind in told for kind in RESERVES):
+            self._ledger.place_reserved(self._view)
+        if SUBNETS in told and self._unplaced:
+            self._restore_all((), self._unplaced)
+            self._unplaced = [one for one in self._unplaced if self._ledger.lease(one.port) is None]
+
+    def _asking(self, told: Mapping[Kind[Any], Iterable[Any]]) -> dict[Holder, Asks]:
+        """What those ask for who changed, or whom a change may help."""
+        found: dict[Holder, Asks] = {}
+
+        def ask(source: Source, key: Any) -> None:
+            found[source.holder(key)] = source.asks(self._view, key)
+
+        for source in SOURCES:
+            for key in told.get(source.kind, ()):
+                self._safely(source.holder(key), partial(ask, source, key))
         if any(kind in told for kind in STRUCTURE):
             # And those who have not been told yet: to them it is as if they came now.
-            for holder in sorted({*self._ledger.refused(), *self._untold}):
-                if (source := self._by_resource.get(holder.resource)) is not None:
-                    self._refresh(holder, source.asks(self._view, _key(source, holder)))
-        self._retry()
-        return self._publish()
+            for holder in {*self._ledger.refused(), *self._untold} - found.keys():
+                if (one := self._by_resource.get(holder.resource)) is not None:
+                    self._safely(holder, partial(ask, one, _key(one, holder)))
+        return found
+
+    def _safely(self, holder: Holder | None, step: Callable[[], object]) -> None:
+        """Have a defect of ours cost one object its changes, and nobody his network."""
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001  # any defect of ours
+            self.faults[holder] = f"{error!r} at {place_of(error)}"
+            if holder is not None:
+                text = f"its addresses: {error!r}; what it has it keeps"
+                problem = Problem(str(holder), text, "report this as a defect")
+                self._ledger.refuse(holder, "!", problem)
 
     # -- who asks ---------------------------------------------------------------------------------
 
@@ -160,6 +226,7 @@ class Allocator:
         else:
             self._untold.discard(holder)
         self._ledger.forgive(holder)
+        self.faults.pop(holder, None)
         for number, problem in enumerate(asks.problems):
             self._ledger.refuse(holder, f"?{number}", problem)
         return asks.found
@@ -178,12 +245,12 @@ class Allocator:
                 self._acquire(holder, ask)
 
     def _leave(self, holder: Holder, nic: str) -> None:
-        there = self._holders[nic]
+        there = self._holders.get(nic, {})
         there.pop(holder, None)
         self._ledger.touched.add(nic)
         if there:
             return
-        del self._holders[nic]
+        self._holders.pop(nic, None)
         self._waiting.pop(nic, None)
         keeper = self._keepers.get(nic)
         if keeper is None or not keeps(self._view, keeper):
@@ -196,15 +263,22 @@ class Allocator:
                 self._drop(nic)
 
     def _keep(self, nic: str, keeper: Keeper) -> None:
+        before = self._keepers.get(nic)
+        if before is not None and before.key != keeper.key:
+            # A pod's owner is what its maker writes: the same name may come with another.
+            self._unkeep(nic, before)
         self._keepers[nic] = keeper
         self._kept.setdefault(keeper.key, set()).add(nic)
+
+    def _unkeep(self, nic: str, keeper: Keeper) -> None:
+        self._kept[keeper.key].discard(nic)
+        if not self._kept[keeper.key]:
+            del self._kept[keeper.key]
 
     def _drop(self, nic: str) -> None:
         keeper = self._keepers.pop(nic, None)
         if keeper is not None:
-            self._kept[keeper.key].discard(nic)
-            if not self._kept[keeper.key]:
-                del self._kept[keeper.key]
+            self._unkeep(nic, keeper)
         self._ledger.release(nic)
         self._last.pop(nic, None)
 
@@ -213,13 +287,13 @@ class Allocator:
     ) -> None:
         for holder, ask in entered:
             if ask.held is not None:
-                self._restore(holder, ask.nic, ask.held)
+                self._safely(holder, partial(self._restore, holder, ask.nic, ask.held))
         kept = keepers(self._view)
         for port in ports:
             held = Held(port.switch, port.addresses, port.mac)
             if port.port in self._holders:
                 self._restore(min(self._holders[port.port]), port.port, held)
-            elif (keeper := keeper_of_port(port.port, kept)) is not None:
+            elif (keeper := of_port(port.port, kept)) is not None:
                 self._restore(None, port.port, held)
                 if self._ledger.lease(port.port) is not None:
                     self._keep(port.port, keeper)
@@ -262,15 +336,19 @@ class Allocator:
         freed, self._ledger.freed = self._ledger.freed, set()
         for nic in sorted(n for n, subnets in self._waiting.items() if freed & {*subnets}):
             for holder, ask in list(self._holders.get(nic, {}).items()):
-                self._acquire(holder, ask)
+                self._safely(holder, partial(self._acquire, holder, ask))
 
     # -- what comes out ---------------------------------------------------------------------------
 
     def _publish(self) -> list[Change]:
         touched, self._ledger.touched = self._ledger.touched, set()
         for nic in touched:
-            self._ledger.say(LEASES, nic, self._lease(nic))
+            holder = min(self._holders.get(nic, {}), default=None)
+            self._safely(holder, partial(self._say_lease, nic))
         return self._ledger.publish()
+
+    def _say_lease(self, nic: str) -> None:
+        self._ledger.say(LEASES, nic, self._lease(nic))
 
     def _lease(self, nic: str) -> NicLease | None:
         lease = self._ledger.lease(nic)
@@ -298,8 +376,13 @@ class Allocator:
 
 
 def _problem(holder: Holder, error: AddressError) -> Problem:
-    where = f"{holder.namespace}/" if holder.namespace else ""
-    return Problem(f"{holder.resource} {where}{holder.name}", error.cause, error.next_step)
+    return Problem(str(holder), error.cause, error.next_step)
+
+
+def _turn(one: tuple[Holder, Asks]) -> tuple[bool, bool, Holder]:
+    """First who leaves, whose addresses can be had at once; then who has one; then who comes."""
+    holder, asks = one
+    return bool(asks.found), all(ask.held is None for ask in asks.found), holder
 
 
 def _key(source: Source, holder: Holder) -> Any:

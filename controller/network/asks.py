@@ -32,6 +32,10 @@ class Holder(NamedTuple):
     namespace: str
     name: str
 
+    def __str__(self) -> str:
+        where = f"{self.namespace}/" if self.namespace else ""
+        return f"{self.resource} {where}{self.name}"
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:

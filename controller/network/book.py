@@ -298,7 +298,7 @@ class Book:
             said: Said = node.of.compute(view, node.key)
         except Exception as error:  # noqa: BLE001  # any defect of ours
             # A defect of ours must cost one object its changes, and nobody his network.
-            self.failed[sayer] = f"{error!r} at {_place(error)}"
+            self.failed[sayer] = f"{error!r} at {place_of(error)}"
             ref = self._ref(node)
             problem = Problem(
                 str(ref),
@@ -386,7 +386,7 @@ class Book:
         return iter(self._merger.rows.items())
 
 
-def _place(error: Exception) -> str:
+def place_of(error: Exception) -> str:
     """Where it was raised."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

@@ -109,6 +109,13 @@ class Engine:
         found: ClusterConfig | None = self.book.derive(CLUSTER, "")[0]
         return found
 
+    def failed(self) -> dict[str, str]:
+        """Who failed by a defect and stays as he was, and how: units, askers for addresses."""
+        found = {f"{one.unit} {one.key}": why for one, why in self.book.failed.items()}
+        return found | {
+            f"addresses {holder or 'of all'}": why for holder, why in self._allocator.faults.items()
+        }
+
     @property
     def pending(self) -> int:
         """How much is to be computed, roughly: keys whose facts are others, units in doubt."""

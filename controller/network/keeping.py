@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from controller.kinds.workloads import INSTANCES, MACHINES, SETS
 from controller.kube.resources import Key
 from controller.network.facts import NetPod
 from controller.network.nics import ordinal_of
 from controller.network.view import Kind, View
+
+T = TypeVar("T")
 
 KEEPERS: tuple[Kind[Any], ...] = (SETS, MACHINES, INSTANCES)
 
@@ -54,10 +57,10 @@ def keepers(view: View) -> dict[str, Keeper]:
     return found
 
 
-def keeper_of_port(port: str, kept: dict[str, Keeper]) -> Keeper | None:
-    """What keeps a port that has no pod: `<name>.<namespace>`, and perhaps a provider behind."""
+def of_port(port: str, named: Mapping[str, T]) -> T | None:
+    """Whose a port is: `<name>.<namespace>`, and perhaps a provider behind."""
     words = port.split(".")
     for count in range(2, len(words) + 1):
-        if (found := kept.get(".".join(words[:count]))) is not None:
+        if (found := named.get(".".join(words[:count]))) is not None:
             return found
     return None

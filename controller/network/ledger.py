@@ -10,12 +10,14 @@ from controller.ipam.ipam import Ipam, Lease
 from controller.ipam.subnet import Pool
 from controller.ipam.want import Want
 from controller.kinds.addresses import POOL_RESOURCE, POOLS
+from controller.kinds.nat import EIPS, VPC_PORTS
 from controller.kinds.subnet import RESOURCE as SUBNET_RESOURCE
 from controller.kinds.subnet import SUBNETS, Subnet
 from controller.network.asks import Holder
+from controller.network.external import parsed
 from controller.network.nets import NETS, REFUSALS, USAGE, Net, Usage, accepted, place, refuse
 from controller.network.nics import Held
-from controller.network.settings import DEFAULT_VPC
+from controller.network.settings import DEFAULT_VPC, settings
 from controller.network.view import Kind, View
 from controller.translate.ovn import Problem
 
@@ -38,6 +40,7 @@ class Ledger:
         self._ipam = Ipam()
         self._nets: dict[str, Net] = {}
         self._pools: dict[str, Pool] = {}
+        self._reserved: dict[str, dict[tuple[int, int], str]] = {}
         self._users: dict[str, int] = {}
         self._refused: dict[Holder, dict[str, Problem]] = {}
         self._stale_usage: set[str] = set()
@@ -196,6 +199,29 @@ class Ledger:
             except AddressError as error:
                 problem = Problem(f"IPPool {name}", error.cause, error.next_step)
             self.refuse(Holder(_POOLS, "", name), "", problem)
+
+    def place_reserved(self, view: View) -> None:
+        """Have external addresses given to no workload: those of OvnEips and of Vpcs' ports."""
+        wanted: dict[str, dict[tuple[int, int], str]] = {}
+
+        def keep(subnet: str, whose: str, texts: tuple[str, ...]) -> None:
+            for address in parsed(texts):
+                wanted.setdefault(subnet, {})[address.version, int(address)] = whose
+
+        for name in view.all(EIPS):
+            if (eip := view.get(EIPS, name)) is not None:
+                subnet = eip.subnet or settings(view).external_subnet
+                keep(subnet, f"OvnEip {name}", (*eip.wished, *eip.held))
+        for name in view.all(VPC_PORTS):
+            for subnet, held in ports.held if (ports := view.get(VPC_PORTS, name)) else ():
+                keep(subnet, f"Vpc {name}", held)
+        for subnet in self._reserved.keys() | wanted.keys():
+            mine = wanted.get(subnet, {})
+            if mine != self._reserved.get(subnet, {}):
+                self._ipam.reserve(subnet, mine)
+                self.freed.add(subnet)
+                self._stale_usage.add(subnet)
+        self._reserved = wanted
 
     # -- leases -----------------------------------------------------------------------------------
 

@@ -1,0 +1,141 @@
+"""What nobody expects of the stage that gives addresses out: a defect, a name that comes again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from controller.ipam.want import Want
+from controller.kinds.nat import EIPS, VPC_PORTS, Eip, VpcPorts
+from controller.kinds.subnet import SUBNETS, Accepted, Subnet
+from controller.kinds.workloads import SETS, OrdinalSet
+from controller.kube.resources import Key
+from controller.network import asks, nics
+from controller.network.allocator import HeldPort
+from controller.network.facts import PODS, NetPod
+from controller.network.ledger import Ledger
+from controller.network.nets import USAGE
+from controller.network.nics import Nics
+from controller.network.settings import SETTINGS, NetSettings
+from controller.network.view import View
+from dataplane.model.addr import Mac
+from tests.labs.allocation import world
+
+O = "ovn.kubernetes.io/"  # noqa: E741
+
+
+def test_a_defect_costs_one_pod_its_address_and_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    acquire = Ledger.acquire
+
+    def broken(self: Ledger, nic: str, want: Want) -> None:
+        if nic == "bad.ns":
+            raise ZeroDivisionError
+        acquire(self, nic, want)
+
+    w = world()
+    w.pod("bad")
+    w.pod("good")
+    monkeypatch.setattr(Ledger, "acquire", broken)
+    w.start()
+    assert (w.ip("good.ns"), w.ip("bad.ns")) == ("10.16.0.2", "none")
+    assert "ZeroDivisionError" in w.why("pods", "ns", "bad")
+    w.pod("later")
+    assert w.ip("later.ns") == "10.16.0.3"
+    monkeypatch.undo()
+    w.have(SUBNETS, "more", Subnet("more", cidr="10.17.0.0/24"))
+    assert w.ip("bad.ns") == "10.16.0.4"
+    assert w.why("pods", "ns", "bad") == ""
+
+
+def test_a_pod_whose_wishes_cannot_be_told_has_what_its_ports_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nics_of = nics.nics_of
+
+    def broken(view: View, pod: NetPod) -> Nics:
+        if pod.name == "bad":
+            raise ZeroDivisionError
+        return nics_of(view, pod)
+
+    before = world().start()
+    before.pod("bad")
+    before.pod("good")
+    was = before.ip("bad.ns")
+    monkeypatch.setattr(asks, "nics_of", broken)
+    w = before.again(before.held())
+    w.pod("new")
+    assert w.ip("bad.ns") == was
+    assert w.ip("new.ns") == "10.16.0.4"
+    assert "ZeroDivisionError" in w.why("pods", "ns", "bad")
+    w.have(PODS, Key("ns", "bad"), None)
+    assert w.lease("bad.ns") is None
+    assert w.why("pods", "ns", "bad") == ""
+
+
+def test_a_pod_that_comes_again_with_another_owner_is_kept_by_that_one() -> None:
+    w = world().start()
+    for owner in ("web", "other"):
+        w.have(SETS, Key("ns", owner), OrdinalSet(0, 1))
+        w.pod("web-0", owner=("StatefulSet", owner))
+    w.have(PODS, Key("ns", "web-0"), None)
+    assert w.ip("web-0.ns") == "10.16.0.2"
+    w.have(SETS, Key("ns", "web"), None)
+    assert w.ip("web-0.ns") == "10.16.0.2"
+    w.have(SETS, Key("ns", "other"), None)
+    assert w.lease("web-0.ns") is None
+    w.have(SETS, Key("ns", "web"), OrdinalSet(0, 1))
+    assert w.lease("web-0.ns") is None
+
+
+def test_who_has_an_address_is_asked_first_when_its_subnet_comes_late() -> None:
+    w = world(Subnet("other", cidr="10.99.0.0/24"))
+    told: dict[str, Any] = {
+        O + "allocated": "true",
+        O + "ip_address": "10.16.0.2",
+        O + "mac_address": "02:00:00:00:00:07",
+        O + "logical_switch": "ovn-default",
+    }
+    w.pod("z", annotations=told)
+    w.pod("a")
+    w.have(SETS, Key("ns", "kept"), OrdinalSet(0, 1))
+    port = HeldPort(
+        "kept-0.ns", "ovn-default", (ip_address("10.16.0.3"),), Mac("02:00:00:00:00:08")
+    )
+    w.ports.append(port)
+    w.start()
+    assert (w.ip("a.ns"), w.ip("z.ns"), w.ip("kept-0.ns")) == ("none", "none", "none")
+    late = Subnet("ovn-default", default=True, cidr="10.16.0.0/24")
+    accepted = Accepted("ovn-cluster", "10.16.0.0/24", "10.16.0.1")
+    w.have(SUBNETS, "ovn-default", replace(late, accepted=accepted))
+    assert w.ip("z.ns") == "10.16.0.2"
+    assert w.ip("kept-0.ns") == "10.16.0.3"
+    assert w.ip("a.ns") == "10.16.0.4"
+
+
+def test_external_addresses_are_given_to_no_workload() -> None:
+    w = world()
+    w.facts[SETTINGS] = {"": NetSettings(external_subnet="ovn-default")}
+    w.facts[EIPS] = {
+        "wished": Eip("wished", subnet="ovn-default", wished=("10.16.0.2",)),
+        "held": Eip("held", held=("10.16.0.3",)),
+        "elsewhere": Eip("elsewhere", subnet="far", held=("10.16.0.6",)),
+    }
+    w.facts[VPC_PORTS] = {"v": VpcPorts(held=(("ovn-default", ("10.16.0.4",)),))}
+    w.start()
+    assert w.facts[USAGE]["ovn-default", ""].available == {4: 250}
+    w.pod("a")
+    w.pod("b")
+    assert (w.ip("a.ns"), w.ip("b.ns")) == ("10.16.0.5", "10.16.0.6")
+    w.pod("asks", annotations={O + "ip_address": "10.16.0.3"})
+    assert "OvnEip held" in w.why("pods", "ns", "asks")
+    # Who has one keeps it, and comes back with it; the other's status says what is wrong.
+    w.have(EIPS, "late", Eip("late", subnet="ovn-default", wished=("10.16.0.5",)))
+    again = w.again(w.held())
+    assert again.ip("a.ns") == "10.16.0.5"
+    w.have(EIPS, "held", None)
+    assert w.ip("asks.ns") == "10.16.0.3"
