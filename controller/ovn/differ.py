@@ -13,7 +13,7 @@ from uuid import UUID
 
 from controller.network.rows import Row, RowKey, Value
 from controller.ovn.ours import EXTRA_KEY, NAME_KEY, OWNER, OWNER_KEY, Ours
-from dataplane.drivers.idl import Replica, references
+from dataplane.drivers.idl import Replica
 from dataplane.drivers.operations import Operation
 
 WHOLE = frozenset({"Meter"})
@@ -36,7 +36,7 @@ class Deed:
     action: str
     key: RowKey
     columns: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
-    """From what to what."""
+    """From what to what; of large sets of references what goes, and what comes."""
 
 
 @dataclass(slots=True)
@@ -144,13 +144,13 @@ class Plan:
         missing: set[RowKey] = set()
         for column, keys in row.refs.items():
             many = self._type(key.table, column).n_max > 1
-            found = {one: self._resolve(one) for one in keys}
+            found = {one: self._refer(one) for one in keys}
             lost = [one for one, ref in found.items() if ref is None]
             if lost and (not many or len(lost) == len(keys)) and self._needs(key.table, column):
                 self.held[key] = lost[0]
                 return
             missing.update(lost)
-            wanted[column] = frozenset((ref[0], ref[1]) for ref in found.values() if ref)
+            wanted[column] = frozenset(ref for ref in found.values() if ref is not None)
         if missing:
             self.partly[key] = frozenset(missing)
         if uuids:
@@ -189,6 +189,7 @@ class Plan:
     def _insert(self, key: RowKey, row: Row, wanted: Mapping[str, Any], parent: Ref | None) -> None:
         name = f"r{len(self._inserts)}"
         self._names[key] = ["named-uuid", name]
+        wanted = {column: _told(row, column, value) for column, value in wanted.items()}
         values = {column: _encoded(value) for column, value in wanted.items()}
         if self._replica.has(key.table, IDS):
             values[IDS] = _encoded(self._ids(key, row))
@@ -214,12 +215,14 @@ class Plan:
             now = _now(has, column)
             if now == value:
                 continue
-            changed[column] = (now, value)
             if isinstance(value, frozenset) and len(value) >= LARGE and now:
-                self._mutate(key.table, uuid, column, "delete", now - value)
-                self._mutate(key.table, uuid, column, "insert", value - now)
+                goes, comes = _told(row, column, now - value), _told(row, column, value - now)
+                self._mutate(key.table, uuid, column, "delete", goes)
+                self._mutate(key.table, uuid, column, "insert", comes)
+                changed[column] = (goes, comes) if column in row.refs else (now, value)
             else:
-                whole[column] = _encoded(value)
+                changed[column] = (_told(row, column, now), _told(row, column, value))
+                whole[column] = _encoded(changed[column][1])
         if self._replica.has(key.table, IDS):
             ids = _now(has, IDS)
             after = {**ids, **self._ids(key, row)}
@@ -272,19 +275,23 @@ class Plan:
 
     def _resolve(self, key: RowKey) -> Ref | None:
         """How a row of ours is referred to in this transaction; None: there is none."""
+        found = self._refer(key)
+        return None if found is None else list(_ref(found))
+
+    def _refer(self, key: RowKey) -> int | str | None:
+        """The same in the words of comparison: the number of its UUID, or its name in here."""
         name = self._names.get(key)
         if name is not None:
-            return name
-        uuids = self._ours.find(key)
+            return name[1]
         if key not in self._desired.rows:
             return None
-        if uuids:
-            return ["uuid", str(uuids[0])]
+        if uuids := self._ours.find(key):
+            return uuids[0].int
         if key in self._dirty and key not in self._failed:
             # It is to be made anyway: now, so that what refers to it need not wait.
             self.add(key)
-            return self._names.get(key)
-        return None
+            name = self._names.get(key)
+        return name[1] if name is not None else None
 
     def _adopt(self, key: RowKey, column: str, parent: Ref, child: Ref) -> None:
         if key in self._inserts:
@@ -320,16 +327,26 @@ def _where(uuid: UUID) -> list[Any]:
 
 
 def _now(row: Any, column: str) -> Any:
-    """A committed column in the words of comparison; references as ("uuid", text)."""
+    """A committed column in the words of comparison; references as numbers, which compare fast."""
     datum = row._data[column]  # noqa: SLF001  # no public way, and twenty times faster than it
     type_ = datum.type
     if type_.is_map():
         return {key.value: value.value for key, value in datum.values.items()}
     if type_.key.ref_table is not None:
-        return frozenset(("uuid", str(uuid)) for uuid in references(row, column))
+        return frozenset(atom.value.int for atom in datum.values)
     if type_.n_min == 1 and type_.n_max == 1:
         return next(iter(datum.values)).value
     return frozenset(atom.value for atom in datum.values)
+
+
+def _ref(refer: int | str) -> tuple[str, str]:
+    """A reference as RFC 7047 (5.1) writes it."""
+    return ("uuid", str(UUID(int=refer))) if isinstance(refer, int) else ("named-uuid", refer)
+
+
+def _told(row: Row, column: str, value: Any) -> Any:
+    """A column's value as it is written, from the words of comparison."""
+    return frozenset(map(_ref, value)) if column in row.refs else value
 
 
 _WORDS = {"string": str, "integer": int, "boolean": bool}
