@@ -24,6 +24,7 @@ from controller.kube.resources import Key
 from controller.kubenet import Controller
 from controller.network.book import Book
 from controller.network.rows import RowKey
+from controller.ovn.keyed import BATCH
 
 PORT = "Logical_Switch_Port"
 REMEMBERED = 20_000
@@ -50,8 +51,8 @@ async def run(url: str, nb: str) -> None:
         controller = Controller(config, client)
 
         def written(keys: tuple[RowKey, ...]) -> None:
-            # Of a start only how many; of a change, which.
-            names = [str(key) for key in keys] if len(keys) <= 2000 else []
+            # A transaction's last row may bring others along, beyond the writer's measure.
+            names = [str(key) for key in keys] if len(keys) <= 2 * BATCH else []
             now = time.monotonic()
             told: dict[str, Any] = {"at": now, "rows": len(keys), "keys": names}
             if len(keys) <= 50 and controller.engine is not None:
