@@ -24,6 +24,7 @@ async def difference(config: KubernetesConfig) -> dict[str, Any]:
         try:
             await controller.sources.synced()
             engine = await controller.compute()
+            controller.writer.begin(sweep=False, keep=bool(controller.sources.lost))
             controller.writer.want(dict(engine.book.rows))
             deeds, refused = await controller.writer.difference()
             if controller.sources.lost or engine.failed():

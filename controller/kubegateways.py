@@ -13,6 +13,8 @@ from pathlib import Path
 from controller.central import Central
 from dataplane.model.config import ClusterConfig
 
+RETRY_S = 5.0
+
 log = logging.getLogger(__name__)
 
 
@@ -29,11 +31,21 @@ class Gateways:
             return
         if self._central is None:
             self._central = Central(Path("gateways"), wanted)
-            self._work = asyncio.create_task(self._central.keep())
+            self._work = asyncio.create_task(self._keep(self._central))
             log.info("gateways_begun count=%d", len(wanted.gateways))
         elif wanted != self._central.cluster:
             self._central.take(wanted)
             log.info("gateways_changed count=%d", len(wanted.gateways))
+
+    async def _keep(self, central: Central) -> None:
+        """Work; begin anew with what is wanted by then if that ends by a defect."""
+        while True:
+            try:
+                await central.keep()
+            except Exception:
+                log.exception("gateways_failed")
+            await asyncio.sleep(RETRY_S)
+            central = self._central = Central(Path("gateways"), central.cluster)
 
     def stop(self) -> None:
         """End without waiting; rows stay."""

@@ -19,7 +19,7 @@ import os
 import signal
 import socket as sockets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,7 @@ from controller.network.gateways import TEMPLATE
 from controller.network.heldports import held_port
 from controller.network.merging import Changes
 from controller.network.registry import WATCHED
-from controller.network.rows import RowKey
+from controller.network.rows import Row, RowKey
 from controller.network.units import ObjectRef
 from controller.ovn.keyed import Writer
 from controller.server import serve
@@ -168,8 +168,7 @@ class Controller:
         self.writer.lead(True)
         await self.writer.gain()
         engine = await self.compute()
-        self.writer.want(dict(engine.book.rows))
-        self._begin(engine)
+        self._want(engine, dict(engine.book.rows))
         await self.writer.settled()
         # After the routers that gateways lead to are there.
         self._tell_gateways(engine)
@@ -222,8 +221,7 @@ class Controller:
         self.counts.batches += 1
         self.counts.facts += len(taken.facts)
         self.counts.rows += len(changes.rows)
-        self.writer.want(changes.rows)
-        self._begin(engine)
+        self._want(engine, changes.rows)
         self._tell(changes, taken.problems)
         self._tell_refused()
         self.back.touched(taken.touched)
@@ -231,11 +229,13 @@ class Controller:
         # In a flood, more at once; and whoever else waits for the loop has a turn, the Lease first.
         await asyncio.sleep(min(GATHER_MOST_S, GATHER_S + GATHER_EACH_S * len(taken.touched)))
 
-    def _begin(self, engine: Engine) -> None:
+    def _want(self, engine: Engine, rows: Mapping[RowKey, Row | None]) -> None:
         """Rows that nobody wants may go, unless somebody who may want them cannot say so."""
-        if lost := self.sources.lost:
-            log.debug("not_swept unreadable=%d", len(lost))
-        self.writer.begin(sweep=not engine.failed() and not self.sources.lost)
+        lost = bool(self.sources.lost)
+        if lost:
+            self.writer.begin(sweep=False, keep=True)
+        self.writer.want(rows)
+        self.writer.begin(sweep=not lost and not engine.failed(), keep=lost)
 
     def _tell_gateways(self, engine: Engine) -> None:
         # What leads to a Vpc or leaves for a Subnet that cannot be read is there, and stays.

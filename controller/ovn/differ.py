@@ -21,6 +21,8 @@ WHOLE = frozenset({"Meter"})
 LARGE = 16
 """Sets with at least so many elements are changed by what differs, not written whole."""
 IDS = "external_ids"
+MEMBERS = frozenset({("Port_Group", "ports"), ("Address_Set", "addresses")})
+"""Columns that lose nobody while it is not known who belongs to them."""
 
 Ref = list[str]
 
@@ -72,8 +74,10 @@ class Plan:
 
     def __init__(
         self, replica: Replica, ours: Ours, desired: Desired, dirty: Collection[RowKey],
-        failed: Collection[RowKey],
+        failed: Collection[RowKey], *, keep: bool = False,
     ) -> None:  # fmt: skip
+        """`keep`: groups keep their members; some of whom they have to are not known."""
+        self._keep = keep
         self._replica, self._ours, self._desired = replica, ours, desired
         self._dirty, self._failed = dirty, failed
         self.deeds: dict[RowKey, Deed] = {}
@@ -130,6 +134,12 @@ class Plan:
             self._put(key, row, uuids)
         except RefusedError as error:
             self.refused[key] = str(error)
+        except Exception as error:  # noqa: BLE001  # any defect of ours
+            # It must cost one row, and not all that are to be written.
+            self._names.pop(key, None)
+            self._inserts.pop(key, None)
+            self.deeds.pop(key, None)
+            self.refused[key] = f"{error!r}; report this as a defect"
 
     # One row
 
@@ -213,6 +223,8 @@ class Plan:
         whole: dict[str, Any] = {}
         for column, value in wanted.items():
             now = _now(has, column)
+            if self._keep and (key.table, column) in MEMBERS:
+                value = value | now
             if now == value:
                 continue
             if isinstance(value, frozenset) and len(value) >= LARGE and now:

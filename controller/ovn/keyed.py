@@ -72,7 +72,7 @@ class Writer:
         self.failures: dict[RowKey, Failure] = {}
         self._random = random.Random()  # noqa: S311  # jitter, no secret
         self._leads = self._asked = False
-        self._sweep = False
+        self._sweep = self._keep = False
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -124,14 +124,15 @@ class Writer:
         self._turns.inbox.append(None)
         self._nudge()
 
-    def begin(self, *, sweep: bool = True) -> None:
+    def begin(self, *, sweep: bool = True, keep: bool = False) -> None:
         """All that is wanted has been said: rows of ours that nobody ever wanted may go.
 
         Args:
             sweep: False: they stay nevertheless, since some unit cannot say what it wants.
+            keep: port groups and address sets keep their members, too; say so before `want`.
         """
-        if sweep != self._sweep:
-            self._sweep = sweep
+        if (sweep, keep) != (self._sweep, self._keep):
+            self._sweep, self._keep = sweep, keep
             self._nudge()
 
     def lead(self, leads: bool) -> None:
@@ -180,7 +181,9 @@ class Writer:
         Raises:
             DataplaneError: the database is away.
         """
-        waiting = self._client.submit_wait(self._turns.difference, TIMEOUT_S)
+        waiting = self._client.submit_wait(
+            partial(self._turns.difference, keep=self._keep), TIMEOUT_S
+        )
         return await asyncio.wrap_future(waiting)
 
     async def ports(self) -> list[PortThere]:
@@ -230,7 +233,7 @@ class Writer:
         last: list[Turn] = []
 
         def step(replica: Replica, txn: Transaction) -> None:
-            turn = self._turns.turn(replica, txn, asked, sweep=self._sweep)
+            turn = self._turns.turn(replica, txn, asked, sweep=self._sweep, keep=self._keep)
             last[:] = [turn]
 
         try:

@@ -216,6 +216,9 @@ class Ours:
 _ALIKE = frozenset({OWNER_KEY, EXTRA_KEY, "ls"})
 """Keys of external_ids with few values."""
 
+_KEYS_ALIKE = frozenset({"external_ids", "options", "other_config"})
+"""Maps with few keys; those of others (`vips`, `ip_port_mappings`, `records`) come and go."""
+
 _CHILDREN = {
     ("Logical_Switch", "ports"): "Logical_Switch_Port",
     ("Logical_Switch", "acls"): "ACL",
@@ -244,7 +247,7 @@ def _share(kept: dict[Any, Any], table: str, row: Row) -> None:
     for column, datum in data.items():
         if not datum.values:
             data[column] = kept.setdefault((table, column), datum)
-        elif datum.type.is_map():
+        elif datum.type.is_map() and column in _KEYS_ALIKE:
             datum.values = {
                 kept.setdefault(key.value, key): (
                     kept.setdefault(("", key.value, value.value), value)

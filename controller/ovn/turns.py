@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from controller.network.rows import Row, RowKey
-from controller.ovn.differ import Deed, Desired, Plan
+from controller.ovn.differ import MEMBERS, Deed, Desired, Plan
 from controller.ovn.ours import Ours
 from controller.ovn.rows import committed
 from dataplane.drivers.idl import Replica, Transaction
@@ -27,6 +27,7 @@ ROOTS = frozenset({
     "HA_Chassis_Group", "Load_Balancer", "Load_Balancer_Group", "Meter", "Mirror",
 })  # fmt: skip
 RANKS = {"Logical_Router": 1, "Logical_Switch": 1, "Logical_Router_Port": 2}
+GROUPS = frozenset(table for table, _ in MEMBERS)
 LAST, GOING = 3, 4
 """Roots first, then routers and switches, their ports, all else; then what goes."""
 
@@ -92,6 +93,8 @@ class Turns:
     batch: int
     inbox: deque[Mapping[RowKey, Row | None] | None] = field(default_factory=deque)
     locked: bool = False
+    _blank: bool = True
+    _keeps: bool = False
     _ours: Ours = field(default_factory=Ours)
     _desired: Desired = field(default_factory=Desired)
     _dirty: dict[RowKey, int] = field(default_factory=dict)
@@ -114,6 +117,7 @@ class Turns:
         asked: tuple[RowKey, ...] | None,
         *,
         sweep: bool,
+        keep: bool = False,
     ) -> Turn:
         """Make one transaction: of these keys, or of what is dirty.
 
@@ -123,17 +127,25 @@ class Turns:
             asked: only these and what they need; None: as many as a transaction takes.
             sweep: whether rows may go of which nobody ever said anything; those that were wanted
                 and are no more always may.
+            keep: whether groups keep the members that they are not wanted to have.
 
         Raises:
             NotOurs: we may not write, or another holds the lock still.
         """
         self._intake(replica)
         self._look_at_lock(replica)
+        # Who was told to forget may have been asked to sweep before: nothing is wanted then.
+        sweep = sweep and not self._blank
+        if self._keeps and not keep:
+            for key in self._desired.rows:
+                if key.table in GROUPS:
+                    self._mark(key)
+        self._keeps = keep
         now = time.monotonic()
         patient = {key for key, one in tuple(self.failures.items()) if one.retry_at > now}
         for key in self.failures.keys() - patient:
             self._enqueue(key)
-        plan = Plan(replica, self._ours, self._desired, self._dirty.keys(), patient)
+        plan = Plan(replica, self._ours, self._desired, self._dirty.keys(), patient, keep=keep)
         if asked is not None:
             for key in asked:
                 plan.add(key)
@@ -151,11 +163,13 @@ class Turns:
         keys = tuple(plan.deeds)
         return Turn(keys, tuple(plan.deeds.values()), self._needed(keys, asked), stubborn)
 
-    def difference(self, replica: Replica) -> tuple[list[Deed], dict[RowKey, str]]:
+    def difference(
+        self, replica: Replica, *, keep: bool = False
+    ) -> tuple[list[Deed], dict[RowKey, str]]:
         """What would be done now, and what is refused beforehand."""
         self._intake(replica)
         everything = {*self._desired.rows, *self._ours.keys()}
-        plan = Plan(replica, self._ours, self._desired, everything, ())
+        plan = Plan(replica, self._ours, self._desired, everything, (), keep=keep)
         for key in sorted(everything, key=lambda key: (self._rank(key), key)):
             plan.add(key)
         return list(plan.deeds.values()), plan.refused
@@ -195,6 +209,7 @@ class Turns:
             self._mark(key)
         while self.inbox:
             wanted = self.inbox.popleft()
+            self._blank = wanted is None
             if wanted is None:
                 self._desired = Desired()
                 self._unwanted.clear()

@@ -400,3 +400,64 @@ def test_rows_of_more_than_one_transaction_refer_to_each_other(nb: OvnSandbox) -
         await writer.stop()
 
     asyncio.run(story())
+
+
+def members(nb: OvnSandbox) -> tuple[int, set[str]]:
+    """How many ports the group has, and what the address set has."""
+    ports = nb.nbctl("--bare", "--columns=ports", "list", "Port_Group").split()
+    return len(ports), set(nb.nbctl("--bare", "--columns=addresses", "list", "Address_Set").split())
+
+
+def test_groups_keep_their_members_while_it_is_not_known_who_they_are(nb: OvnSandbox) -> None:
+    group, names = RowKey("Port_Group", "held"), RowKey("Address_Set", "held")
+
+    def some(*numbers: int) -> dict[RowKey, Row]:
+        rows = dict([switch(), *(port(f"p{number}") for number in numbers)])
+        refs = {"ports": frozenset(key for key in rows if key.table == "Logical_Switch_Port")}
+        addresses = frozenset(f"10.0.0.{number}" for number in numbers)
+        rows[group] = Row({"name": "held"}, refs)
+        rows[names] = Row({"name": "held", "addresses": addresses})
+        return rows
+
+    async def story() -> None:
+        async with writing(nb.nb, some(1, 2, 3)):
+            assert members(nb) == (3, {"10.0.0.1", "10.0.0.2", "10.0.0.3"})
+        async with writing(nb.nb, {}, sweep=False) as writer:
+            writer.begin(sweep=False, keep=True)
+            writer.want(some(1, 4))
+            await settle(writer)
+            everybody = {f"10.0.0.{number}" for number in (1, 2, 3, 4)}
+            assert members(nb) == (4, everybody)
+            deeds, _ = await writer.difference()
+            assert all(deed.action == "delete" for deed in deeds)
+            writer.begin()
+            await settle(writer)
+            assert members(nb) == (2, {"10.0.0.1", "10.0.0.4"})
+
+    asyncio.run(story())
+
+
+def test_who_is_told_to_forget_removes_nothing(nb: OvnSandbox) -> None:
+    async def story() -> None:
+        async with writing(nb.nb, topology()) as writer:
+            before = listed(nb, "Logical_Switch_Port")
+            # All of it in doubt, and still asked to sweep: as when leadership ends meanwhile.
+            writer.want(topology())
+            writer.forget()
+            await settle(writer)
+            assert listed(nb, "Logical_Switch_Port") == before != []
+            writer.want(dict([switch()]))
+            await until("what is new is wanted", lambda: listed(nb, "Logical_Switch") == ["s1"])
+
+    asyncio.run(story())
+
+
+def test_a_row_that_nobody_can_understand_costs_no_other(nb: OvnSandbox) -> None:
+    async def story() -> None:
+        odd = {RowKey("Address_Set", "odd"): Row({"name": "odd", "external_ids": "none"})}
+        async with writing(nb.nb, topology() | odd) as writer:
+            assert len(listed(nb, "Logical_Switch_Port")) == 3
+            assert set(writer.failures) == set(odd)
+            assert "defect" in writer.failures[next(iter(odd))].reason
+
+    asyncio.run(story())
