@@ -29,7 +29,11 @@ def loads(text: str, parse_constant: Callable[[str], object] | None = None) -> o
     if _json is not None:
         try:
             return _scanned(text, parse_constant or _constant)
-        except (ValueError, RecursionError, StopIteration, AttributeError, TypeError):
+        except (
+            ValueError, RecursionError, StopIteration, AttributeError, TypeError, SystemError
+        ):  # fmt: skip
+            # The scanner raises an error of json.decoder's: where that is not loaded, none at all,
+            # and the interpreter says SystemError.
             pass
     import json
 

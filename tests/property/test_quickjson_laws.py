@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 
 from cni import quickjson, wire
 
+ROOT = Path(__file__).resolve().parents[2]
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20
@@ -43,3 +47,25 @@ def test_what_is_no_json_is_refused_in_jsons_words(value: object) -> None:
         json.dumps(value, allow_nan=False)
     with pytest.raises(theirs.type, match=str(theirs.value).replace("(", r"\(")[:20]):
         quickjson.dumps(value, allow_nan=False)
+
+
+@pytest.mark.parametrize("text", ["{", '{"a":1', '"', "[1,]", '{"a" 1}', "\\", "", "{}{}"])
+def test_a_process_without_json_refuses_what_is_none(text: str) -> None:
+    # As the plugin is: the C parts raise an error of json.decoder's, which is not loaded there.
+    program = (
+        "import sys\n"
+        "sys.path.insert(0, sys.argv[2])\n"
+        "from cni import quickjson\n"
+        "assert 'json' not in sys.modules\n"
+        "try: quickjson.loads(sys.argv[1])\n"
+        "except ValueError as error: print(error)\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-I", "-c", program, text, str(ROOT)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    with pytest.raises(ValueError) as refused:
+        json.loads(text)
+    assert told.stdout.strip() == str(refused.value)
