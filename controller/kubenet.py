@@ -102,7 +102,7 @@ class Controller:
         self._refused: set[RowKey] = set()
         self._blamed: dict[RowKey, frozenset[ObjectRef]] = {}
         self._turned = asyncio.Event()
-        self._busy = asyncio.Lock()
+        self.computing = asyncio.Lock()
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -195,7 +195,7 @@ class Controller:
         engine = Engine(self.config.network)
         taken = self.sources.take_all()
         held = [one for one in map(held_port, ports) if one is not None]
-        async with self._busy:
+        async with self.computing:
             engine.put(((TEMPLATE, "", self.config.gateways),))
             engine.put(taken.facts)
             changes = await asyncio.to_thread(engine.start, held)
@@ -214,7 +214,7 @@ class Controller:
         engine.put(taken.facts)
         engine.end(taken.ending)
         if engine.pending > INLINE:
-            async with self._busy:
+            async with self.computing:
                 changes = await asyncio.to_thread(engine.update)
         else:
             changes = engine.update()
@@ -257,7 +257,7 @@ class Controller:
 
     def _tell_refused(self) -> None:
         """Rows that OVN refuses are problems of the objects that want them."""
-        if self.engine is None or self._busy.locked():
+        if self.engine is None or self.computing.locked():
             return  # who computes calls this again
         keys, self._refused = self._refused, set()
         for key in keys:

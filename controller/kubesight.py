@@ -26,6 +26,11 @@ class Sight:
 
     async def status(self, _: Args) -> Args:
         """Who leads, what is watched, what was written, and what is wrong."""
+        # A large batch is computed in a thread, and must not be looked at meanwhile.
+        async with self._of.computing:
+            return self._status()
+
+    def _status(self) -> Args:
         of = self._of
         now = time.monotonic()
         engine = of.engine
@@ -76,6 +81,10 @@ class Sight:
         Raises:
             RemoteError: nothing is known of it.
         """
+        async with self._of.computing:
+            return self._explained(args)
+
+    def _explained(self, args: Args) -> Args:
         engine = self._of.engine
         text = str(args.get("row", ""))
         if engine is None:

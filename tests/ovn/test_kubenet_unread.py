@@ -168,3 +168,19 @@ def test_a_status_that_makes_no_sense_costs_nobody_else_his_own(nb: OvnSandbox) 
             assert "TypeError" in controller.back.sent.error
 
     told(case)
+
+
+def test_who_asks_while_much_is_computed_waits_for_it(nb: OvnSandbox) -> None:
+    async def case(api: StandIn) -> None:
+        async with leading(api, nb) as controller:
+            async with controller.computing:
+                asked = [
+                    asyncio.create_task(controller.sight.status({})),
+                    asyncio.create_task(controller.sight.explain({"row": "web1.shop"})),
+                ]
+                await asyncio.sleep(0)
+                assert not any(one.done() for one in asked)
+            status, explained = await asyncio.gather(*asked)
+            assert status["leads"] and explained["rows"]
+
+    told(case)
