@@ -159,7 +159,8 @@ def tell(view: View, key: Hashable) -> Said:
     if pod is None:
         return Said()
     told: dict[str, str | None] = {}
-    for nic in nics_of(view, pod).found:
+    nics = nics_of(view, pod).found
+    for nic in nics:
         lease = view.get(LEASES, nic.port)
         net = view.get(NETS, lease.subnet) if lease is not None else None
         if lease is None or net is None:
@@ -183,7 +184,8 @@ def tell(view: View, key: Hashable) -> Said:
     ref = ObjectRef(str(POD_OBJECTS), pod.namespace, pod.name)
     problems = tuple(
         Problem(f"pod {pod.namespace}/{pod.name}", f"{name} has no effect here", "take it away")
-        for name in (annotation(OVN, one) for one in _UNSERVED)
+        for provider in dict.fromkeys((OVN, *(nic.provider for nic in nics)))
+        for name in (annotation(provider, one) for one in _UNSERVED)
         if name in pod.annotations
     )
     writes = {ref: Wanted(annotations=told)} if told else {}

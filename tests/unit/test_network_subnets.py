@@ -276,8 +276,10 @@ def test_further_interfaces_have_ports_unless_only_their_address_is_ours() -> No
     only = ATTACHMENT.decode(custom("mac", {"config": json.dumps(plugin)}, "ns"))
     w.facts[ATTACHMENTS] = {Key("ns", "net1"): definition, Key("ns", "mac"): only}
     w.start()
-    w.pod("a", annotations={"k8s.v1.cni.cncf.io/networks": "net1,mac"})
+    routes = "net1.ns.ovn.kubernetes.io/routes"
+    w.pod("a", annotations={"k8s.v1.cni.cncf.io/networks": "net1,mac", routes: "[]"})
     found = said(w)
+    assert f"{routes} has no effect" in causes(found, "pods", "a", "ns")
     mine = {key.name for key in found.rows if key.name.startswith("a.ns")}
     assert mine == {"a.ns", "a.ns.net1.ns.ovn"}
     # A network that only takes addresses is none of OVN's: no switch, and no router on it.
