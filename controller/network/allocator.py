@@ -136,6 +136,8 @@ class Allocator:
         for kind in KEEPERS:
             for key in told.get(kind, ()):
                 self._safely(None, partial(self._recheck, key))
+        if self._ledger.may_move:
+            self._safely(None, partial(self._place, {SUBNETS: ()}))
         self._retry()
         return self._publish()
 

@@ -143,6 +143,11 @@ class Ledger:
             self._take(net)
         return tuple(lost)
 
+    @property
+    def may_move(self) -> bool:
+        """Whether somebody left a subnet that could not be as it is written."""
+        return any(net.refused for name in self.freed if (net := self._nets.get(name)))
+
     def _take(self, net: Net) -> None:
         before = self._nets.get(net.name)
         taken = self._fit(net, before if before and before.usable else None)

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from controller.kinds.addresses import IPS, POOLS, VIPS, IpObject, IpPool, Vip
@@ -111,6 +111,16 @@ def named(key: Any, fact: Any) -> Any:
 
 @settings(max_examples=120, deadline=None)
 @given(st.lists(st.lists(steps, max_size=4), max_size=10))
+@example(
+    # Who leaves a subnet in the same breath as it moves does not hold it back.
+    [
+        [
+            (IPS, "a.a", IpObject("", "", "a", "", ("10.1.0.7",), "02:00:00:00:00:07")),
+            (SUBNETS, "a", Subnet("a", cidr="10.1.0.0/24")),
+        ],
+        [(IPS, "a.a", None), (SUBNETS, "a", Subnet("a", cidr="10.0.0.0/28"))],
+    ]
+)
 def test_the_engines_rows_are_those_of_everything_at_once(
     batches: list[list[tuple[Kind[Any], Hashable, Any]]],
 ) -> None:
