@@ -8,7 +8,7 @@ the port; each port has its own order of them, so that ports of many VPCs are sp
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from ipaddress import ip_address, ip_network
@@ -21,11 +21,11 @@ from controller.network.facts import LEASES, NODES
 from controller.network.giving import Claim, Given, Ranges, give, ranges_of
 from controller.network.rows import Row, RowKey, pairs
 from controller.network.servicefacts import SERVICES
-from controller.network.settings import settings
+from controller.network.settings import DEFAULT_VPC, settings
 from controller.network.units import ObjectRef, Said, Unit, Wanted
 from controller.network.view import Derived, View
 from controller.translate.ovn import Problem
-from dataplane.model.addr import IPAddress, IPNetwork, Mac, mac_of_address
+from dataplane.model.addr import IPAddress, IPNetwork, Mac, mac_of_address, readable
 
 GATEWAY_LABEL = ("ovn.kubernetes.io/external-gw", "true")
 MAX_PRIORITY = 100
@@ -45,15 +45,10 @@ class ExternalNetwork:
         return f"{address}/{network.prefixlen}"
 
 
-def parsed(found: Iterable[str]) -> tuple[IPAddress, ...]:
-    """Those texts that are addresses."""
-    addresses = []
-    for text in found:
-        try:
-            addresses.append(ip_address(text))
-        except ValueError:
-            continue
-    return tuple(addresses)
+def vpc_of(view: View, name: str) -> str:
+    """The VPC of a Subnet; the default one if nothing else is said."""
+    subnet = view.get(SUBNETS, name)
+    return (subnet.vpc if subnet is not None else "") or DEFAULT_VPC
 
 
 def networks_of(subnet: Subnet) -> tuple[IPNetwork, ...]:
@@ -87,7 +82,7 @@ def _ranges(view: View, name: Hashable) -> Ranges:
         ends = 0 if network.prefixlen >= network.max_prefixlen - 1 else 1
         low, high = int(network[0]) + ends, int(network[-1]) - ends
         # Where no gateway is written it is the first address, as for every Subnet.
-        gateway = () if any(g.version == network.version for g in parsed(gateways)) else (low,)
+        gateway = () if any(g.version == network.version for g in readable(gateways)) else (low,)
         found[network.version] = (
             Intervals.of([(low, high)])
             - kept[network.version]
@@ -121,8 +116,8 @@ def _eip_claims(view: View, subnet: str) -> Iterator[Claim]:
         eip = view.get(EIPS, name)
         if eip is not None:
             yield Claim(
-                ("OvnEip", name), (eip.created, name), versions, parsed(eip.wished),
-                parsed(eip.held),
+                ("OvnEip", name), (eip.created, name), versions, readable(eip.wished),
+                readable(eip.held),
             )  # fmt: skip
 
 
@@ -141,7 +136,7 @@ def _port_claims(view: View, subnet: str) -> Iterator[Claim]:
             continue  # whose address it is
         ports = view.get(VPC_PORTS, name)
         created, held = ("", ()) if ports is None else (ports.created, dict(ports.held))
-        mine = parsed(dict(held).get(subnet, ()))
+        mine = readable(dict(held).get(subnet, ()))
         yield Claim(("Vpc", name), (created, name), _versions(view, subnet), held=mine)
 
 
@@ -150,11 +145,11 @@ def _service_claims(view: View, subnet: str) -> Iterator[Claim]:
         service = view.get(SERVICES, key)
         if service is None or service.type != "LoadBalancer":
             continue
-        families = tuple(dict.fromkeys(a.version for a in parsed(service.cluster_ips)))
-        wished = parsed((service.load_balancer_ip,))
+        families = tuple(dict.fromkeys(a.version for a in readable(service.cluster_ips)))
+        wished = readable((service.load_balancer_ip,))
         yield Claim(
             ("service", str(key)), (service.created, *key), families, wished,
-            parsed(service.ingress),
+            readable(service.ingress),
         )  # fmt: skip
 
 

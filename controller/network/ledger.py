@@ -14,12 +14,12 @@ from controller.kinds.nat import EIPS, VPC_PORTS
 from controller.kinds.subnet import RESOURCE as SUBNET_RESOURCE
 from controller.kinds.subnet import SUBNETS, Subnet
 from controller.network.asks import Holder
-from controller.network.external import parsed
 from controller.network.nets import NETS, REFUSALS, USAGE, Net, Usage, accepted, place, refuse
 from controller.network.nics import Held
 from controller.network.settings import DEFAULT_VPC, settings
 from controller.network.view import Kind, View
 from controller.translate.ovn import Problem
+from dataplane.model.addr import readable
 
 Change = tuple[Kind[Any], Hashable, Any]
 """A fact as it is from now on; None: it is gone."""
@@ -210,7 +210,7 @@ class Ledger:
         wanted: dict[str, dict[tuple[int, int], str]] = {}
 
         def keep(subnet: str, whose: str, texts: tuple[str, ...]) -> None:
-            for address in parsed(texts):
+            for address in readable(texts):
                 wanted.setdefault(subnet, {})[address.version, int(address)] = whose
 
         for name in view.all(EIPS):

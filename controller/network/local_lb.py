@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
 from hashlib import blake2b
-from ipaddress import ip_address
 
 from controller.network.backends import Targets, by_address, listed, spelt, usable
 from controller.network.facts import NODES
@@ -19,7 +18,7 @@ from controller.network.settings import settings
 from controller.network.units import Said, Unit
 from controller.network.view import Derived, View
 from controller.translate.vips import PROTOCOLS
-from dataplane.model.addr import IPAddress
+from dataplane.model.addr import IPAddress, readable
 from dataplane.model.config import EastWest
 from dataplane.model.names import REJECT_OPTION
 
@@ -40,14 +39,6 @@ def targets_of(view: View, key: Hashable, port: NetServicePort) -> Targets:
     )
 
 
-def _cluster_ips(service: NetService) -> Iterator[IPAddress]:
-    for text in service.cluster_ips:
-        try:
-            yield ip_address(text)
-        except ValueError:
-            continue
-
-
 def _name(service: NetService, port: NetServicePort, version: int) -> str:
     return f"{service.namespace}/{service.name}/{port.label}/{port.protocol}/local{version}"
 
@@ -59,7 +50,7 @@ def _variable(name: str) -> str:
 def _parts(service: NetService) -> Iterator[tuple[NetServicePort, IPAddress, str]]:
     for port in service.ports:
         if port.protocol in PROTOCOLS and 1 <= port.port <= 65535:
-            for address in _cluster_ips(service):
+            for address in readable(service.cluster_ips):
                 yield port, address, _name(service, port, address.version)
 
 

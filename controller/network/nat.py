@@ -17,7 +17,7 @@ from controller.kinds.nat import DNATS, EIPS, FIPS, SNATS, Eip, EipType, Rule, U
 from controller.kinds.subnet import SUBNETS
 from controller.kinds.vpc import VPCS
 from controller.network.backends import spelt
-from controller.network.external import GIVEN, externals_of, mac_for, networks_of
+from controller.network.external import GIVEN, externals_of, mac_for, networks_of, vpc_of
 from controller.network.facts import LEASES, PODS
 from controller.network.giving import Given
 from controller.network.rows import Row, RowKey, Value, pairs
@@ -221,19 +221,14 @@ def _inside(view: View, rule: Rule) -> tuple[str, tuple[IPAddress | IPNetwork, .
         if not texts:
             _refuse(f"Vip {vip.name} has no address yet", "see its own status")
         addresses = tuple(_address_or_network(text, rule.use) for text in texts)
-        return _vpc_of(view, vip.subnet), addresses, ""
+        return vpc_of(view, vip.subnet), addresses, ""
     lease = view.get(LEASES, rule.ip_name)
     if lease is None:
         _refuse(
             f"no workload has a port {rule.ip_name!r} yet",
             "write POD.NAMESPACE in ipName, or name vpc and an address instead",
         )
-    return _vpc_of(view, lease.subnet), lease.addresses, lease.port
-
-
-def _vpc_of(view: View, name: str) -> str:
-    subnet = view.get(SUBNETS, name)
-    return (subnet.vpc if subnet is not None else "") or DEFAULT_VPC
+    return vpc_of(view, lease.subnet), lease.addresses, lease.port
 
 
 def _address_or_network(text: str, use: Use) -> IPAddress | IPNetwork:
@@ -343,7 +338,7 @@ def pod_nat(view: View, key: Hashable) -> Said:
     vpc = view.get(VPCS, DEFAULT_VPC)
     for annotation, kind, text in wanted:
         try:
-            if _vpc_of(view, lease.subnet) != DEFAULT_VPC:
+            if vpc_of(view, lease.subnet) != DEFAULT_VPC:
                 cause = f"annotation {annotation}: the pod is not of the VPC {DEFAULT_VPC}"
                 _refuse(cause, "make an OvnEip, and an OvnFip or an OvnSnatRule")
             if vpc is None or not externals_of(view, vpc):

@@ -7,9 +7,8 @@ served all the same.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 
 from controller.kube.resources import Key
 from controller.network.external import GIVEN as EXTERNAL
@@ -24,7 +23,7 @@ from controller.network.settings import settings
 from controller.network.view import Derived, View
 from controller.translate.ovn import Problem
 from controller.translate.vips import Fault
-from dataplane.model.addr import IPAddress
+from dataplane.model.addr import IPAddress, readable
 
 CLASS = "millrace.dev/pool"
 """spec.loadBalancerClass of services that want an address of ours and nobody else's."""
@@ -53,10 +52,10 @@ def _pool_name(view: View, service: NetService) -> str:
 
 def claim_of(key: Key, service: NetService, doubts: list[Fault]) -> Claim:
     """What a service asks a pool for."""
-    families = dict.fromkeys(one.version for one in _parsed(service.cluster_ips)) or {4: None}
+    families = dict.fromkeys(one.version for one in readable(service.cluster_ips)) or {4: None}
     wished: tuple[IPAddress, ...] = ()
     if service.load_balancer_ip:
-        wished = tuple(_parsed((service.load_balancer_ip,)))
+        wished = readable((service.load_balancer_ip,))
         if not wished:
             text = service.load_balancer_ip
             doubts.append(Fault(f"spec.loadBalancerIP: {text!r} is no address", "correct it"))
@@ -65,16 +64,8 @@ def claim_of(key: Key, service: NetService, doubts: list[Fault]) -> Claim:
         (service.created, *key),
         tuple(families),
         wished,
-        tuple(_parsed(service.ingress)),
+        readable(service.ingress),
     )
-
-
-def _parsed(found: tuple[str, ...]) -> Iterator[IPAddress]:
-    for text in found:
-        try:
-            yield ip_address(text)
-        except ValueError:
-            continue
 
 
 def _members(view: View, pool: Hashable) -> Mapping[Hashable, Given]:

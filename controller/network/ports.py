@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from ipaddress import ip_address
 from sys import intern
 
 from controller.kinds.addresses import VIP_RESOURCE, VIPS, Vip
@@ -24,6 +23,7 @@ from controller.network.subnet import switch
 from controller.network.units import ObjectRef, Said, Unit, Wanted
 from controller.network.view import View
 from controller.translate.ovn import Problem
+from dataplane.model.addr import readable
 
 _UNSERVED = ("routes", "default_route", "north_gateway")
 """Annotations of Kube-OVN's that have no effect here (docs/kubernetes-kinds.md)."""
@@ -84,15 +84,7 @@ def _security(
     for name in _listed(said, lease.provider):
         vip = view.get(LEASES, vip_nic(view, name))
         more += map(str, vip.addresses if vip else ())
-    yield " ".join((addresses, *filter(_is_address, more)))
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
+    yield " ".join((addresses, *(one for one in more if readable((one,)))))
 
 
 def _listed(said: Mapping[str, str], provider: str) -> list[str]:

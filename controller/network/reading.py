@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 
 from controller.kube.structs import Meta, Namespace, Node, Pod
 from controller.network.facts import NetNamespace, NetNode, NetPod
-from dataplane.model.addr import IPAddress
+from dataplane.model.addr import readable
 
 DOMAINS = ("kubernetes.io", "kube-ovn", "millrace.dev", "kubevirt.io")
 """Annotations of these domains, and of those below them, are read."""
@@ -54,7 +53,7 @@ def node_fact(node: Node) -> NetNode:
     meta = node.metadata
     addresses = (one.address for one in node.status.addresses if one.type == INTERNAL)
     ready = all(one.status == "True" for one in node.status.conditions if one.type == "Ready")
-    return NetNode(meta.name, _addresses(addresses), meta.labels, _annotations(meta), ready)
+    return NetNode(meta.name, readable(addresses), meta.labels, _annotations(meta), ready)
 
 
 def _one(address: str) -> tuple[str, ...]:
@@ -95,14 +94,3 @@ def _is_read(key: str) -> bool:
     return key in MULTUS_NETWORKS or any(
         domain == one or domain.endswith("." + one) for one in DOMAINS
     )
-
-
-def _addresses(texts: Iterable[str]) -> tuple[IPAddress, ...]:
-    """Those that are addresses: a node may say other things, and must not stop the rest."""
-    found: list[IPAddress] = []
-    for text in texts:
-        try:
-            found.append(ipaddress.ip_address(text))
-        except ValueError:
-            continue
-    return tuple(found)

@@ -8,14 +8,13 @@ ready, or the addresses that it lists. A switch with a load balancer has every p
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from ipaddress import ip_address
+from collections.abc import Hashable, Sequence
 
 from controller.kinds.subnet import SUBNETS
 from controller.kinds.switchlbrule import READY, RESOURCE, RULES, RulePort, SwitchLbRule
 from controller.kinds.vpc import VPCS
 from controller.network.backends import listed, spelt
-from controller.network.external import networks_of
+from controller.network.external import networks_of, vpc_of
 from controller.network.facts import LEASES, PODS
 from controller.network.rows import Row, RowKey, Value, pairs
 from controller.network.settings import DEFAULT_VPC
@@ -23,7 +22,7 @@ from controller.network.units import ObjectRef, Said, Unit, Wanted
 from controller.network.view import Derived, View
 from controller.translate.ovn import Problem
 from controller.translate.vips import PROTOCOLS
-from dataplane.model.addr import IPAddress
+from dataplane.model.addr import IPAddress, readable
 from dataplane.model.names import REJECT_OPTION
 
 STICKY = frozenset({"ip_src"})
@@ -62,12 +61,12 @@ def _vpc(view: View, name: Hashable) -> str:
         return rule.vpc
     if not rule.endpoints:
         subnets = {subnet for subnet, _ in _leases(view, rule, ready=False)}
-        vpcs = sorted({_vpc_of(view, subnet) for subnet in subnets})
+        vpcs = sorted({vpc_of(view, subnet) for subnet in subnets})
         return vpcs[0] if vpcs else ""
-    inside = _addresses(rule.endpoints)
+    inside = readable(rule.endpoints)
     vpcs = sorted(
         {
-            _vpc_of(view, key)
+            vpc_of(view, key)
             for key in view.all(SUBNETS)
             if (subnet := view.get(SUBNETS, key)) is not None
             and any(
@@ -86,21 +85,6 @@ def _vpc(view: View, name: Hashable) -> str:
 VPC: Derived[str] = Derived("the VPC of a SwitchLBRule", _vpc)
 
 
-def _vpc_of(view: View, name: str) -> str:
-    subnet = view.get(SUBNETS, name)
-    return (subnet.vpc if subnet is not None else "") or DEFAULT_VPC
-
-
-def _addresses(found: tuple[str, ...]) -> list[IPAddress]:
-    addresses = []
-    for text in found:
-        try:
-            addresses.append(ip_address(text))
-        except ValueError:
-            continue
-    return addresses
-
-
 def _row_key(rule: SwitchLbRule, port: RulePort) -> RowKey:
     return RowKey("Load_Balancer", f"switch-lb-rule/{rule.name}/{port.protocol}/{port.port}")
 
@@ -112,7 +96,7 @@ def _wrong(port: RulePort) -> bool:
 
 def _keys(view: View, name: Hashable) -> tuple[RowKey, ...]:
     rule = view.get(RULES, name)
-    if rule is None or not _addresses(_vips(rule)):
+    if rule is None or not readable(_vips(rule)):
         return ()
     return tuple(_row_key(rule, port) for port in rule.ports if not _wrong(port))
 
@@ -144,7 +128,7 @@ def compute(view: View, key: Hashable) -> Said:
     def say(cause: str, step: str) -> None:
         problems.append(Problem(f"SwitchLBRule {rule.name}", cause, step))
 
-    vips, listed = _addresses(_vips(rule)), _addresses(rule.endpoints)
+    vips, listed = readable(_vips(rule)), readable(rule.endpoints)
     if not vips or len(vips) != len(_vips(rule)):
         say(f"vip: {rule.vip!r} is no address", "write it as 10.100.0.1")
     if len(listed) != len(rule.endpoints):
@@ -175,7 +159,9 @@ def compute(view: View, key: Hashable) -> Said:
     return Said(rows, writes, {ref: tuple(problems)} if problems else {})
 
 
-def _row(rule: SwitchLbRule, port: RulePort, vips: list[IPAddress], behind: list[IPAddress]) -> Row:
+def _row(
+    rule: SwitchLbRule, port: RulePort, vips: Sequence[IPAddress], behind: Sequence[IPAddress]
+) -> Row:
     values = {
         spelt(vip, port.port): listed(
             (one, port.target) for one in behind if one.version == vip.version

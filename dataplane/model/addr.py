@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+
+
+def readable(texts: Iterable[str]) -> tuple[IPAddress, ...]:
+    """Those texts that are addresses, in their order: others may say other things, too."""
+    found: list[IPAddress] = []
+    for text in texts:
+        try:
+            found.append(ip_address(text))
+        except ValueError:
+            continue
+    return tuple(found)
 
 
 class Protocol(IntEnum):
