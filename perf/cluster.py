@@ -16,17 +16,14 @@ import json
 import queue
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from perf.kubecache import rank
-from tests.labs.ovnsandbox import SCHEMAS, OvnSandbox
-from tests.labs.ovnsandbox import run as command
+from tests.labs.ovnsandbox import northbound
 
 SIZE = {"pods": 10_000, "nodes": 200, "services": 2_000, "policies": 500, "subnets": 100}
 PATIENCE_S = 300.0
@@ -97,16 +94,8 @@ class Talk:
 @contextmanager
 def database() -> Iterator[str]:
     """An empty northbound database; its remote."""
-    with tempfile.TemporaryDirectory(prefix="mrv-scale-") as directory:
-        box = OvnSandbox(Path(directory))
-        try:
-            schema = str(SCHEMAS / "ovn-nb.ovsschema")
-            command("ovsdb-tool", "create", f"{directory}/nb.db", schema)
-            box.start_database("nb")
-            box.nbctl("init")
-            yield box.nb
-        finally:
-            box.stop()
+    with northbound() as box:
+        yield box.nb
 
 
 def status(controller: Talk) -> dict[str, Any]:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,13 +41,17 @@ class OvnSandbox:
     def start(self) -> None:
         """Make both databases and start everything."""
         for name in ("nb", "sb"):
-            schema = SCHEMAS / f"ovn-{name}.ovsschema"
-            run("ovsdb-tool", "create", str(self.directory / f"{name}.db"), str(schema))
-            self.start_database(name)
+            self.make_database(name)
         self.nbctl("init")
         self.sbctl("init")
         self.start_northd()
         self.sync()
+
+    def make_database(self, name: str) -> None:
+        """Make `nb` or `sb`, empty, and start its ovsdb-server."""
+        schema = str(SCHEMAS / f"ovn-{name}.ovsschema")
+        run("ovsdb-tool", "create", str(self.directory / f"{name}.db"), schema)
+        self.start_database(name)
 
     def start_database(self, name: str) -> None:
         """Start the ovsdb-server of `nb` or `sb`."""
@@ -201,6 +208,20 @@ class OvnSandbox:
     def bind(self, port: str, chassis: str) -> None:
         """Bind a logical port to a chassis, as ovn-controller there would."""
         self.sbctl("lsp-bind", port, chassis)
+
+
+@contextmanager
+def northbound() -> Iterator[OvnSandbox]:
+    """An empty northbound database and nothing else, for as long as the block lasts."""
+    # Not pytest's tmp_path: a unix socket's path has at most 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="mrv-nb-") as directory:
+        box = OvnSandbox(Path(directory))
+        try:
+            box.make_database("nb")
+            box.nbctl("init")
+            yield box
+        finally:
+            box.stop()
 
 
 def is_running(pid: int) -> bool:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from controller.network.rows import Row, RowKey, pairs
 from controller.ovn.keyed import Writer
-from tests.labs.ovnsandbox import PATIENCE_S, SCHEMAS, OvnSandbox, run
+from tests.labs.ovnsandbox import PATIENCE_S, OvnSandbox, northbound
 
 SWITCH = RowKey("Logical_Switch", "s1")
 ROUTER = RowKey("Logical_Router", "vpc")
@@ -22,16 +20,8 @@ ROUTER = RowKey("Logical_Router", "vpc")
 @pytest.fixture
 def nb() -> Iterator[OvnSandbox]:
     """An empty northbound database."""
-    with tempfile.TemporaryDirectory(prefix="mrv-nb-") as directory:
-        box = OvnSandbox(Path(directory))
-        try:
-            schema = str(SCHEMAS / "ovn-nb.ovsschema")
-            run("ovsdb-tool", "create", str(box.directory / "nb.db"), schema)
-            box.start_database("nb")
-            box.nbctl("init")
-            yield box
-        finally:
-            box.stop()
+    with northbound() as box:
+        yield box
 
 
 @asynccontextmanager

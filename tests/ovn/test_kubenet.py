@@ -6,7 +6,6 @@ import asyncio
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from tests.apistandin.thread import running
 from tests.labs import kubecluster as objects
 from tests.labs import kubecontrol
 from tests.labs.kubecontrol import until
-from tests.labs.ovnsandbox import PATIENCE_S, SCHEMAS, OvnSandbox, run, wait_until
+from tests.labs.ovnsandbox import PATIENCE_S, OvnSandbox, northbound, wait_until
 
 MILLRACE = str(Path(sys.executable).with_name("millrace"))
 
@@ -29,16 +28,8 @@ MILLRACE = str(Path(sys.executable).with_name("millrace"))
 @pytest.fixture
 def nb() -> Iterator[OvnSandbox]:
     """An empty northbound database."""
-    with tempfile.TemporaryDirectory(prefix="mrv-kn-") as directory:
-        box = OvnSandbox(Path(directory))
-        try:
-            schema = str(SCHEMAS / "ovn-nb.ovsschema")
-            run("ovsdb-tool", "create", str(box.directory / "nb.db"), schema)
-            box.start_database("nb")
-            box.nbctl("init")
-            yield box
-        finally:
-            box.stop()
+    with northbound() as box:
+        yield box
 
 
 @asynccontextmanager

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +18,7 @@ from tests.apistandin.steps import Options
 from tests.labs import kubecluster as objects
 from tests.labs import kubecontrol
 from tests.labs.kubecontrol import until
-from tests.labs.ovnsandbox import SCHEMAS, OvnSandbox, run
+from tests.labs.ovnsandbox import OvnSandbox, northbound
 
 SUBNET = "subnets.kubeovn.io"
 CIDR = "10.30.0.0/16"
@@ -30,16 +28,8 @@ NAMES = ("web0", "web1", "web2")
 @pytest.fixture(scope="module")
 def nb() -> Iterator[OvnSandbox]:
     """A northbound database."""
-    with tempfile.TemporaryDirectory(prefix="mrv-ku-") as directory:
-        box = OvnSandbox(Path(directory))
-        try:
-            schema = str(SCHEMAS / "ovn-nb.ovsschema")
-            run("ovsdb-tool", "create", str(box.directory / "nb.db"), schema)
-            box.start_database("nb")
-            box.nbctl("init")
-            yield box
-        finally:
-            box.stop()
+    with northbound() as box:
+        yield box
 
 
 @asynccontextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from controller.kubenet import Controller
 from tests.apistandin.probe import Api
 from tests.apistandin.server import StandIn
 from tests.labs import kubecluster as objects
-from tests.labs.ovnsandbox import PATIENCE_S, SCHEMAS, OvnSandbox, run
+from tests.labs.ovnsandbox import PATIENCE_S, OvnSandbox, northbound
 
 CRDS = Path(__file__).parents[2] / "deploy" / "kubernetes" / "crds"
 SUBNETS, VPCS = "/apis/kubeovn.io/v1/subnets", "/apis/kubeovn.io/v1/vpcs"
@@ -103,17 +102,8 @@ def test_a_vpc_and_its_subnet_from_their_making_to_their_end() -> None:
             finally:
                 await cluster.end()
 
-    # Not pytest's tmp_path: a unix socket's path has at most 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="mrv-kl-") as directory:
-        box = OvnSandbox(Path(directory))
-        try:
-            schema = str(SCHEMAS / "ovn-nb.ovsschema")
-            run("ovsdb-tool", "create", str(box.directory / "nb.db"), schema)
-            box.start_database("nb")
-            box.nbctl("init")
-            asyncio.run(story(box))
-        finally:
-            box.stop()
+    with northbound() as box:
+        asyncio.run(story(box))
 
 
 async def life(cluster: Cluster) -> None:
