@@ -14,14 +14,22 @@ from dataplane.drivers.processes import Daemon, ProcessError
 from tests.labs import image
 
 HUGEPAGE_MIB = 256
+"""Hugepage memory of one guest, real or not."""
+
+
+def wait_booted(name: str, console: Path, timeout_s: float) -> float:
+    """Wait until a guest's console says that its server runs; the seconds it took."""
+    return processes.wait_until(
+        lambda: console.exists() and f"guest {name} ready" in console.read_text(errors="replace"),
+        f"guest {name} boots; console {console} ends:\n{processes.tail(console, 5)}",
+        timeout_s=timeout_s,
+        every_s=0.2,
+    )
 
 
 def file_prefix(rundir: Path, name: str) -> str:
     """EAL's name for a guest's testpmd: what it leaves in /run/dpdk is found by it."""
     return f"{rundir.name}-{name}"
-
-
-"""Hugepage memory of one guest, real or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,15 +168,7 @@ class QemuGuest:
 
     def wait_ready(self, timeout_s: float = 180) -> float:
         """Wait until its server runs; the seconds it took."""
-        return processes.wait_until(
-            lambda: (
-                self.console.exists()
-                and f"guest {self.name} ready" in self.console.read_text(errors="replace")
-            ),
-            f"{self.name} boots; console {self.console} ends:\n{processes.tail(self.console, 5)}",
-            timeout_s=timeout_s,
-            every_s=0.2,
-        )
+        return wait_booted(self.name, self.console, timeout_s)
 
     def stop(self) -> None:
         """Power off, the hard way."""

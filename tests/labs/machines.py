@@ -14,6 +14,7 @@ from pathlib import Path
 from dataplane.drivers import processes
 from dataplane.drivers.processes import Daemon
 from tests.labs import image
+from tests.labs.guests import wait_booted
 from tests.labs.qmp import Monitor
 
 MEMORY_MIB = 192
@@ -103,15 +104,7 @@ class Machine:
 
     def wait_ready(self, timeout_s: float = 180) -> float:
         """Wait until its server runs; the seconds it took."""
-        return processes.wait_until(
-            lambda: (
-                self.console.exists()
-                and f"guest {self.name} ready" in self.console.read_text(errors="replace")
-            ),
-            f"{self.key} boots; {self.console}, {self._file('log')}",
-            timeout_s=timeout_s,
-            every_s=0.2,
-        )
+        return wait_booted(self.name, self.console, timeout_s)
 
     def run(self, command: str) -> str:
         """A command of the guest's shell; what it prints, standard error too."""
