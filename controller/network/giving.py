@@ -93,20 +93,30 @@ def give(
         got[claim.who][address.version] = address
         holders[address] = claim.who
 
-    # Wishes before habits, the older before the younger; a wish that is held already comes first.
-    for claim in sorted(in_order, key=lambda one: not set(one.wished) <= set(one.held)):
+    def wish(claim: Claim, *, held: bool) -> None:
         for address in claim.wished:
+            if (address in claim.held) is not held:
+                continue
             fault = _refusal(address, claim, ranges, others, holders)
+            if address.version in got[claim.who]:
+                fault = Fault(f"{address} is the second of its family", "name one of each")
             if fault is None:
                 settle(claim, address)
             else:
                 faults[claim.who].append(fault)
+
+    # What somebody has, by a wish or by habit, is nobody's who wishes for it later: behind it may
+    # be something that is used. Of those who come at once the older goes before the younger.
+    for claim in in_order:
+        wish(claim, held=True)
     for claim in in_order:
         for address in claim.held:
             if address.version in _wanted(claim, got[claim.who]) and not _refusal(
                 address, claim, ranges, others, holders
             ):
                 settle(claim, address)
+    for claim in in_order:
+        wish(claim, held=False)
     for version in _VERSIONS:
         asking = [one for one in in_order if version in _wanted(one, got[one.who])]
         if not asking:

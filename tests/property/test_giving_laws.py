@@ -68,8 +68,9 @@ def test_who_comes_later_changes_nothing_for_those_who_have(
 ) -> None:
     found = give(RANGES, asked)
     held = [replace(one, held=tuple(found[one.who].addresses.values())) for one in asked]
-    # Without wishes: an older one's wish goes before what a younger one has.
-    late = [Claim(f"late-{one.who}", ("9", f"late-{one.who}"), one.families) for one in more]
+    late = [
+        Claim(f"late-{one.who}", ("", f"late-{one.who}"), one.families, one.wished) for one in more
+    ]
     after = give(RANGES, [*held, *late])
     assert all(after[who].addresses == one.addresses for who, one in found.items())
 
