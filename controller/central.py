@@ -53,6 +53,7 @@ TABLES = (
     "static_macs",
     "routes",
     "policies",
+    "address_sets",
     "nats",
     "balancer_groups",
     "grouped_switches",

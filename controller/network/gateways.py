@@ -9,9 +9,9 @@ VPCs it leads to. Networks that leave with a gateway's address (`natOutgoing`) o
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface, ip_network
 
 from controller.kinds.subnet import CENTRALIZED, OVN, SUBNETS, Subnet
 from controller.kinds.vpc import VPCS
@@ -25,7 +25,7 @@ from controller.network.view import Derived, Kind, View
 from controller.translate.ovn import Problem
 from controller.translate.vips import Fault
 from dataplane.model.addr import IPAddress
-from dataplane.model.config import ClusterConfig, EastWest, GatewayConfig, Outgoing
+from dataplane.model.config import ClusterConfig, EastWest, GatewayConfig, Outgoing, OutgoingRule
 
 ADDRESS_ANNOTATION = "millrace.dev/gateway-address"
 """Of a Node: its gateway router's addresses with their networks' lengths, with commas."""
@@ -197,19 +197,33 @@ def _of_subnet(view: View, name: Hashable) -> _Way:
                 "workloads leave by their own nodes",
                 "correct gatewayNode or gatewayNodeSelectors",
             )
-        if subnet.ecmp:
-            say("enableEcmp: one gateway at a time is used, the first that is alive", "remove it")
-    if subnet.nat_rules:
-        say(
-            "natOutgoingPolicyRules: OVN 23.03 translates by source networks alone, so these "
-            "rules are void",
-            "split the Subnet, or use an OvnSnatRule",
-        )
+    rules = tuple(_rules(subnet, say)) if subnet.nat_outgoing else ()
     net = view.get(NETS, name)
     networks = networks_of(subnet) if net is None else net.networks
     if not networks or not (chassis or subnet.nat_outgoing):
         return _Way(None, tuple(problems))
-    return _Way(Outgoing(vpc, networks, subnet.nat_outgoing, chassis), tuple(problems))
+    way = Outgoing(vpc, networks, subnet.nat_outgoing, chassis, subnet.ecmp, rules)
+    return _Way(way, tuple(problems))
+
+
+def _rules(subnet: Subnet, say: Callable[[str, str], None]) -> Iterator[OutgoingRule]:
+    """What of natOutgoingPolicyRules can be; a rule with anything unreadable is void as a whole."""
+    for at, rule in enumerate(subnet.nat_rules):
+        where = f"natOutgoingPolicyRules[{at}]"
+        try:
+            sources, destinations = (
+                tuple(ip_network(text, strict=False) for text in texts)
+                for texts in (rule.sources, rule.destinations)
+            )
+        except ValueError as error:
+            say(f"{where}: {error}: this rule is void", "write addresses and networks with commas")
+            continue
+        families = [{one.version for one in ones} or {4, 6} for ones in (sources, destinations)]
+        if families[0].isdisjoint(families[1]):
+            cause = f"{where}: its sources and destinations are of two families: no packet fits it"
+            say(cause, "write a rule for each family")
+            continue
+        yield OutgoingRule(sources, destinations, rule.action == "nat")
 
 
 WAY_OUT: Derived[_Way] = Derived("a Subnet's way out", _of_subnet)

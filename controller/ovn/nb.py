@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from controller.ovn.rows import refs, text_or_none
 from controller.translate.ovn import (
+    AddressSet,
     DhcpOptions,
     LoadBalancer,
     LoadBalancerGroup,
@@ -48,9 +49,11 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "Logical_Router_Policy": (
         "priority", "match", "action", "nexthop", "nexthops", "external_ids",
     ),
-    "NAT": ("type", "external_ip", "logical_ip", "external_ids"),
+    "NAT": ("type", "external_ip", "logical_ip", "external_ids", "exempted_ext_ips"),
     "Static_MAC_Binding": ("logical_port", "ip", "mac", "override_dynamic_mac"),
 }  # fmt: skip
+_SETS = {"Address_Set": ("name", "addresses", "external_ids")}
+"""For the writer alone: policies' sets have a member for each workload, and no node asks."""
 
 
 def client(
@@ -62,12 +65,13 @@ def client(
 ) -> DatabaseClient[NbSnapshot]:
     """A client of the northbound database at `remote`; see `DatabaseClient`, start it.
 
-    A writer needs `leader_only`; a node only reads, and any member of a cluster will do.
+    A writer needs `leader_only`, and sees address sets; a node only reads, and any member of a
+    cluster will do.
     """
     return DatabaseClient(
         remote=remote,
         database=DATABASE,
-        tables=TABLES,
+        tables={**TABLES, **_SETS} if leader_only else TABLES,
         snapshot=snapshot,
         on_change=on_change,
         on_connection=on_connection,
@@ -91,6 +95,7 @@ def snapshot(replica: Replica) -> NbSnapshot:
         static_routes=rows("Logical_Router_Static_Route", _route),
         policies=rows("Logical_Router_Policy", _policy),
         nat=rows("NAT", _nat),
+        address_sets=rows("Address_Set", _address_set),
         static_mac_bindings=rows("Static_MAC_Binding", _static_mac_binding),
         dhcp_options=rows("DHCP_Options", _dhcp_options),
     )
@@ -196,6 +201,13 @@ def _nat(row: Row) -> tuple[str, Nat]:
         read(row, "external_ip"),
         read(row, "logical_ip"),
         read(row, "external_ids"),
+        next(iter(refs(row, "exempted_ext_ips")), ""),
+    )
+
+
+def _address_set(row: Row) -> tuple[str, AddressSet]:
+    return str(row.uuid), AddressSet(
+        read(row, "name"), tuple(sorted(read(row, "addresses"))), read(row, "external_ids")
     )
 
 

@@ -138,6 +138,7 @@ def tables(client: DatabaseClient[NbSnapshot]) -> tuple[NbTable[Any, Any], ...]:
         table("static_macs", writes.put_mac, writes.drop_mac),
         table("routes", writes.put_route, writes.drop_route),
         table("policies", writes.put_policy, writes.drop_policy),
+        table("address_sets", writes.put_set, writes.drop_set),
         table("nats", writes.put_nat, writes.drop_nat),
         table("balancer_groups", groups.put_group, groups.drop_group),
         table("grouped_switches", groups.put_grouped, groups.drop_grouped),

@@ -24,6 +24,7 @@ from controller.translate.nbrows import (
     RouteRow,
     RouterPortRow,
     RouterRow,
+    SetRow,
     SwitchPortRow,
     SwitchRow,
 )
@@ -33,7 +34,7 @@ from dataplane.model.names import OWNER, OWNER_KEY
 _SWITCH, _SWITCH_PORT = "Logical_Switch", "Logical_Switch_Port"
 _ROUTER, _ROUTER_PORT = "Logical_Router", "Logical_Router_Port"
 _ROUTE, _POLICY = "Logical_Router_Static_Route", "Logical_Router_Policy"
-_MAC, _NAT = "Static_MAC_Binding", "NAT"
+_MAC, _NAT, _SET = "Static_MAC_Binding", "NAT", "Address_Set"
 
 Below = dict[Hashable, list[tuple[Row, Row]]]
 """Rows below a parent, by what tells them apart: the parent's row and the row."""
@@ -292,7 +293,7 @@ def put_policy(batch: Batch, key: PolicyKey, value: PolicyRow) -> None:
         "priority": key.priority,
         "match": key.match,
         "action": value.action,
-        "nexthops": [value.nexthop] if value.nexthop else [],
+        "nexthops": list(value.nexthops),
     }
     _put_below(batch, key.router, (_POLICY, "policies"), _policies(batch, key), values)
 
@@ -303,6 +304,16 @@ def drop_policy(batch: Batch, key: PolicyKey) -> None:
         parent.delvalue("policies", row.uuid)
 
 
+def put_set(batch: Batch, name: str, value: SetRow) -> None:
+    """Make an address set so."""
+    write(batch.named(_SET, name), "addresses", list(value.addresses))
+
+
+def drop_set(batch: Batch, name: str) -> None:
+    """Remove an address set of ours."""
+    _drop_named(batch, _SET, name)
+
+
 def _nats(batch: Batch, key: NatKey) -> list[tuple[Row, Row]]:
     rows = batch.below(key.router, _NAT, "nat", lambda row: committed(row, "logical_ip"))
     return rows.get(key.inside, [])
@@ -310,7 +321,12 @@ def _nats(batch: Batch, key: NatKey) -> list[tuple[Row, Row]]:
 
 def put_nat(batch: Batch, key: NatKey, value: NatRow) -> None:
     """Make a translation of source addresses so."""
-    values = {"type": "snat", "external_ip": value.outside, "logical_ip": key.inside}
+    values = {
+        "type": "snat",
+        "external_ip": value.outside,
+        "logical_ip": key.inside,
+        "exempted_ext_ips": [batch.parent(_SET, value.kept).uuid] if value.kept else [],
+    }
     _put_below(batch, key.router, (_NAT, "nat"), _nats(batch, key), values)
 
 

@@ -127,7 +127,7 @@ class _Draft:
                 if name in join[family]:
                     ways = [g for g in gateways if name in g.routers]
                     self._way_out(family, router, ways, join[family])
-        self.rows.nats = translated(self.cluster, gateways, vpcs)
+        self.rows.nats, self.rows.address_sets = translated(self.cluster, gateways, vpcs)
         self._trunks()
         if self.cluster.hosts is not None and self._name_is_free(HOSTS_SWITCH, "switch"):
             self.problems += add_hosts(
@@ -386,5 +386,5 @@ class _Draft:
             )
             nexthop = join[gateway_router(gateway.chassis)]
             self.rows.policies[PolicyKey(vpc.name, MAIN_PRIORITY, match)] = PolicyRow(
-                "reroute", str(nexthop)
+                "reroute", (str(nexthop),)
             )

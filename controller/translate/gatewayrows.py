@@ -21,6 +21,7 @@ from controller.translate.nbrows import (
     RouteRow,
     RouterPortRow,
     RouterRow,
+    SetRow,
     SwitchPortRow,
     SwitchRow,
     external_port,
@@ -50,6 +51,7 @@ class GatewayRows:
         self.static_macs: dict[MacKey, MacRow] = {}
         self.routes: dict[RouteKey, RouteRow] = {}
         self.policies: dict[PolicyKey, PolicyRow] = {}
+        self.address_sets: dict[str, SetRow] = {}
         self.nats: dict[NatKey, NatRow] = {}
         self.inside = InsideRows()
 
@@ -63,6 +65,7 @@ class GatewayRows:
             static_macs=self.static_macs,
             routes=self.routes,
             policies=self.policies,
+            address_sets=self.address_sets,
             nats=self.nats,
             balancer_groups=self.inside.groups,
             grouped_switches=self.inside.switches,

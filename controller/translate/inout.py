@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 
 from controller.translate.families import Family
 from controller.translate.gatewayrows import GatewayRows
+from controller.translate.natrules import Kept, alike, collapsed
 from controller.translate.nbrows import (
     IN_TABLE,
     MAIN_PRIORITY,
@@ -25,9 +25,11 @@ from controller.translate.nbrows import (
     PolicyRow,
     RouteKey,
     RouteRow,
+    SetRow,
     external_port,
     gateway_router,
     join_port,
+    set_name,
 )
 from controller.translate.ovn import LogicalRouter, Problem
 from dataplane.model.addr import IPAddress, IPNetwork
@@ -82,53 +84,55 @@ def centralized(
     join: Mapping[str, IPAddress],
     alive: Collection[str],
 ) -> dict[PolicyKey, PolicyRow]:
-    """A VPC router's policies for networks that leave by one gateway: the first that is alive.
+    """A VPC router's policies for networks that leave by chosen gateways.
 
-    One for all networks that have the same gateways. They go before the workload's own gateway.
+    By the first that is alive, or by all that are, each flow by one. One policy for all networks
+    that have the same gateways. They go before the workload's own gateway.
     """
-    together: dict[tuple[str, ...], list[IPNetwork]] = {}
+    together: dict[tuple[tuple[str, ...], bool], list[IPNetwork]] = {}
     for one in cluster.outgoing:
         if one.router == vpc and one.chassis:
             mine = [network for network in one.networks if network.version == family.version]
-            together.setdefault(one.chassis, []).extend(mine)
+            together.setdefault((one.chassis, one.shared), []).extend(mine)
     found = {}
-    for chassis, networks in together.items():
+    for (chassis, shared), networks in together.items():
         known = [name for name in chassis if gateway_router(name) in join]
         live = [name for name in known if name in alive] or known
         if not networks or not live:
             continue
         sources = ", ".join(map(str, collapsed(networks)))
         match = f'outport == "{join_port(vpc)}" && {family.ip}.src == {{{sources}}}'
-        hop = str(join[gateway_router(live[0])])
-        found[PolicyKey(vpc, MAIN_PRIORITY + 1, match)] = PolicyRow("reroute", hop)
+        hops = sorted(str(join[gateway_router(name)]) for name in (live if shared else live[:1]))
+        found[PolicyKey(vpc, MAIN_PRIORITY + 1, match)] = PolicyRow("reroute", tuple(hops))
     return found
 
 
 def translated(
     cluster: ClusterConfig, gateways: Sequence[GatewayConfig], vpcs: Collection[str]
-) -> dict[NatKey, NatRow]:
-    """What every gateway router translates: networks next to each other are one row."""
+) -> tuple[dict[NatKey, NatRow], dict[str, SetRow]]:
+    """What every gateway router translates, and the sets of those to whom it does not.
+
+    Networks next to each other that are alike in this are one row.
+    """
     found: dict[NatKey, NatRow] = {}
+    sets: dict[str, SetRow] = {}
+    by_routers: dict[frozenset[str], dict[Kept, list[IPNetwork]]] = {}
     for gateway in gateways:
-        networks = [
-            network
-            for one in cluster.outgoing
-            if one.translated and one.router in vpcs and one.router in gateway.routers
-            for network in one.networks
-        ]
+        mine = frozenset(gateway.routers).intersection(vpcs)
+        if mine not in by_routers:
+            by_routers[mine] = alike(
+                one for one in cluster.outgoing if one.translated and one.router in mine
+            )
         outside = {4: gateway.address, 6: gateway.address6}
-        for network in collapsed(networks):
-            address = outside[network.version]
-            if address is not None:
-                key = NatKey(gateway_router(gateway.chassis), str(network))
-                found[key] = NatRow(str(address.ip))
-    return found
-
-
-def collapsed(networks: Iterable[IPNetwork]) -> list[IPNetwork]:
-    """The fewest networks that have exactly the same addresses."""
-    found = list(networks)
-    return [
-        *collapse_addresses(one for one in found if isinstance(one, IPv4Network)),
-        *collapse_addresses(one for one in found if isinstance(one, IPv6Network)),
-    ]
+        for kept, networks in by_routers[mine].items():
+            name = ""
+            if kept:
+                row = SetRow(kept)
+                name = set_name(row)
+                sets[name] = row
+            for network in networks:
+                address = outside[network.version]
+                if address is not None:
+                    key = NatKey(gateway_router(gateway.chassis), str(network))
+                    found[key] = NatRow(str(address.ip), name)
+    return found, sets

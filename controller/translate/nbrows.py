@@ -6,6 +6,7 @@
 | router_ports, switch_ports | name | external_ids:owner=millrace |
 | routes, policies, nats | router, and what tells two of them apart | external_ids:owner=millrace |
 | static_macs | logical port and address | the port's name begins with one of PORT_PREFIXES |
+| address_sets | name | external_ids:owner=millrace |
 | balancer_groups | name | it is GROUP |
 | grouped_switches | name | it refers to that group |
 
@@ -16,6 +17,7 @@ as they are.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -70,6 +72,12 @@ def localnet_port(chassis: str) -> str:
 def join_port(router: str) -> str:
     """Name of a router's port on the join switch."""
     return f"{JOIN_PORT_PREFIX}{router}"
+
+
+def set_name(row: SetRow) -> str:
+    """Name of an address set: by its members, so that equal ones are one and none ever changes."""
+    digest = hashlib.blake2b(" ".join(row.addresses).encode(), digest_size=8).hexdigest()
+    return f"millrace_kept_{digest}"
 
 
 def host_port(chassis: str) -> str:
@@ -165,10 +173,10 @@ class PolicyKey:
 
 @dataclass(frozen=True, slots=True)
 class PolicyRow:
-    """What a policy does: allow, drop, or reroute to a next hop."""
+    """What a policy does: allow, drop, or reroute to a next hop, or to one of several by flow."""
 
     action: str
-    nexthop: str | None = None
+    nexthops: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -180,10 +188,18 @@ class NatKey:
 
 
 @dataclass(frozen=True, slots=True)
+class SetRow:
+    """Address_Set by name: its members, sorted."""
+
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class NatRow:
-    """The address that those inside have outside."""
+    """The address that those inside have outside; `kept`: of whom the set has they stay as is."""
 
     outside: str
+    kept: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +225,7 @@ class NbPlan:
     static_macs: Mapping[MacKey, MacRow] = field(default_factory=dict)
     routes: Mapping[RouteKey, RouteRow] = field(default_factory=dict)
     policies: Mapping[PolicyKey, PolicyRow] = field(default_factory=dict)
+    address_sets: Mapping[str, SetRow] = field(default_factory=dict)
     nats: Mapping[NatKey, NatRow] = field(default_factory=dict)
     balancer_groups: Mapping[str, GroupRow] = field(default_factory=dict)
     grouped_switches: Mapping[str, GroupedRow] = field(default_factory=dict)

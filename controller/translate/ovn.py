@@ -144,11 +144,21 @@ class RouterPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Nat:
-    """NB NAT."""
+    """NB NAT. `kept`: the UUID of its exempted_ext_ips' set."""
 
     type: str
     external_ip: str
     logical_ip: str
+    external_ids: Mapping[str, str] = field(default_factory=dict)
+    kept: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AddressSet:
+    """NB Address_Set. `addresses`: sorted."""
+
+    name: str
+    addresses: tuple[str, ...] = ()
     external_ids: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -175,6 +185,7 @@ class NbSnapshot:
     static_routes: Mapping[str, StaticRoute] = field(default_factory=dict)
     policies: Mapping[str, RouterPolicy] = field(default_factory=dict)
     nat: Mapping[str, Nat] = field(default_factory=dict)
+    address_sets: Mapping[str, AddressSet] = field(default_factory=dict)
     static_mac_bindings: Mapping[str, StaticMacBinding] = field(default_factory=dict)
     dhcp_options: Mapping[str, DhcpOptions] = field(default_factory=dict)
 

@@ -22,6 +22,7 @@ from controller.translate.nbrows import (
     RouteRow,
     RouterPortRow,
     RouterRow,
+    SetRow,
     SwitchPortRow,
     SwitchRow,
 )
@@ -86,6 +87,11 @@ def owned(nb: NbSnapshot) -> NbPlan:
         },
         routes=_routes(nb),
         policies=_policies(nb),
+        address_sets={
+            row.name: SetRow(row.addresses)
+            for row in nb.address_sets.values()
+            if is_ours(row.external_ids)
+        },
         nats=_nats(nb),
         balancer_groups={
             group.name: GroupRow(tuple(sorted(group.load_balancers))) for group in groups.values()
@@ -116,9 +122,7 @@ def _policies(nb: NbSnapshot) -> Mapping[PolicyKey, PolicyRow]:
         if row is not None and is_ours(row.external_ids):
             key = PolicyKey(router.name, row.priority, row.match)
             twice = key in found
-            found[key] = PolicyRow(
-                "twice" if twice else row.action, ", ".join(row.nexthops) or None
-            )
+            found[key] = PolicyRow("twice" if twice else row.action, row.nexthops)
     return found
 
 
@@ -129,7 +133,10 @@ def _nats(nb: NbSnapshot) -> Mapping[NatKey, NatRow]:
         if row is not None and is_ours(row.external_ids):
             key = NatKey(router.name, row.logical_ip)
             is_plain = key not in found and row.type == "snat"
-            found[key] = NatRow(row.external_ip if is_plain else "another")
+            kept = nb.address_sets.get(row.kept)
+            found[key] = NatRow(
+                row.external_ip if is_plain else "another", kept.name if kept else ""
+            )
     return found
 
 

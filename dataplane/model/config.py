@@ -225,6 +225,8 @@ class NodeConfig:
     `rebalance`: whether queues are moved between PMD threads: off, advise or apply.
     `computed`: the whole tuning plan; None: the file names cores and memory itself, and nothing but
     what it says is set.
+    `iface_id`: the template of logical ports' names that other CMS gave; "": <pod>.<namespace>.
+    `ovn_tls`: private key, certificate and authorities for `ssl:` remotes of OVN.
     """
 
     name: str
@@ -256,6 +258,8 @@ class NodeConfig:
     wishes: PlanWishes = PlanWishes()
     containers: ContainersConfig = ContainersConfig()
     host: HostConfig = HostConfig()
+    iface_id: str = ""
+    ovn_tls: tuple[str, str, str] | None = None
 
     @property
     def nics(self) -> tuple[UplinkConfig, ...]:
@@ -294,17 +298,29 @@ class HostsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class OutgoingRule:
+    """Whether packets from some addresses to some others are translated; none: from or to all."""
+
+    sources: tuple[IPNetwork, ...]
+    destinations: tuple[IPNetwork, ...]
+    translated: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Outgoing:
     """Networks behind one VPC router that leave in a way of their own.
 
-    `translated`: with the gateway's external address. `chassis`: by the first of these that is
-    alive, wherever the workload is; none: by the workload's own chassis.
+    `translated`: with the gateway's external address, unless the first of `rules` that a packet
+    fits says otherwise. `chassis`: by the first of these that is alive, wherever the workload is,
+    or `shared` by all that are alive; none: by the workload's own chassis.
     """
 
     router: str
     networks: tuple[IPNetwork, ...]
     translated: bool = False
     chassis: tuple[str, ...] = ()
+    shared: bool = False
+    rules: tuple[OutgoingRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +333,7 @@ class ClusterConfig:
     OVN, too, or OVN's load balancers on their switches do. `trunks`: every chassis gets a logical
     port for its containers. `hosts` None: nodes' kernels have no way of their own to workloads.
     `one_way_in`: what comes in by a gateway has a route to its first VPC, not one to each network.
+    `tls`: private key, certificate and authorities for `ssl:` remotes.
     """
 
     nb_remote: str
@@ -333,3 +350,4 @@ class ClusterConfig:
     hosts: HostsConfig | None = None
     one_way_in: bool = False
     outgoing: tuple[Outgoing, ...] = ()
+    tls: tuple[str, str, str] | None = None

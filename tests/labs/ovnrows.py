@@ -169,9 +169,12 @@ def applied(nb: NbSnapshot, plan: NbPlan) -> NbSnapshot:
         _refer(lab, by_name[key.router], "static_routes", uuid)
     for policy_key, policy in plan.policies.items():
         uuid = f"ours-{policy_key.router}-{policy_key.priority}-{policy_key.match}"
-        nexthops = (policy.nexthop,) if policy.nexthop else ()
         made = RouterPolicy(
-            policy_key.priority, policy_key.match, policy.action, nexthops, external_ids=OURS
+            policy_key.priority,
+            policy_key.match,
+            policy.action,
+            policy.nexthops,
+            external_ids=OURS,
         )
         lab._nb("policies", uuid, made)
         _refer(lab, by_name[policy_key.router], "policies", uuid)

@@ -9,7 +9,7 @@ from controller.ovn import nb as nb_database
 from controller.ovn.tables import tables
 from controller.translate.central import northbound
 from controller.translate.ovn import SbSnapshot
-from dataplane.model.config import ClusterConfig, Outgoing
+from dataplane.model.config import ClusterConfig, Outgoing, OutgoingRule
 from dataplane.reconcile.backoff import Backoff
 from dataplane.reconcile.reconciler import Reconciler
 from tests.labs.ovnrows import Lab, cluster_config, gateway_config
@@ -17,7 +17,7 @@ from tests.labs.ovnsandbox import OvnSandbox
 
 TABLES = (
     "switches", "routers", "router_ports", "switch_ports", "static_macs", "routes", "policies",
-    "nats",
+    "address_sets", "nats",
 )  # fmt: skip
 BOTH = cluster_config(gateway_config("n1", 111), gateway_config("n2", 112))
 INSIDE = (ip_network("10.1.0.0/24"),)
@@ -27,7 +27,7 @@ CLIENT, CLIENT_MAC = "172.18.0.50", "0a:00:00:00:00:50"
 def apply(ovn: OvnSandbox, cluster: ClusterConfig) -> int:
     """Make the rows so; the number of writes."""
     sb: SbSnapshot = Lab().chassis("n1").chassis("n2").sb
-    with nb_database.client(ovn.nb) as client:
+    with nb_database.client(ovn.nb, leader_only=True) as client:
         client.wait_synced(60)
         plan = northbound(cluster, client.read(nb_database.snapshot, 60), sb)
         assert plan.problems == ()
@@ -104,3 +104,24 @@ def test_what_is_asked_for_no_more_goes(ovn: OvnSandbox) -> None:
     assert ovn.nbctl("lr-nat-list", "GR_n1").strip() == ""
     assert "millrace-in" not in ovn.nbctl("lr-route-list", "GR_n1")
     assert apply(ovn, BOTH) == 0
+
+
+def test_who_is_not_translated_is_in_a_set_that_goes_with_its_last_row(ovn: OvnSandbox) -> None:
+    def rules(kept: str) -> ClusterConfig:
+        rule = OutgoingRule((ip_network("10.1.0.0/25"),), (ip_network(kept),), translated=False)
+        way = Outgoing("vpc0", INSIDE, translated=True, rules=(rule,))
+        return replace(BOTH, one_way_in=True, outgoing=(way,))
+
+    def sets() -> list[str]:
+        return ovn.nbctl("--bare", "--columns=addresses", "list", "Address_Set").split()
+
+    apply(ovn, rules("198.51.100.0/24"))
+    assert apply(ovn, rules("198.51.100.0/24")) == 0
+    assert sets() == ["198.51.100.0/24"]
+    listed = ovn.nbctl("lr-nat-list", "GR_n1")
+    assert "10.1.0.0/25" in listed
+    assert "10.1.0.128/25" in listed
+    apply(ovn, rules("198.51.100.9/32"))
+    assert sets() == ["198.51.100.9/32"]
+    apply(ovn, BOTH)
+    assert sets() == []

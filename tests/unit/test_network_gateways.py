@@ -20,7 +20,7 @@ from controller.network.settings import SETTINGS, NetSettings
 from controller.network.units import ObjectRef
 from controller.translate.central import northbound
 from controller.translate.nbrows import IN_TABLE, NatKey, NatRow, RouteKey, RouteRow
-from dataplane.model.config import ClusterConfig, EastWest, Outgoing
+from dataplane.model.config import ClusterConfig, EastWest, Outgoing, OutgoingRule
 from tests.labs.factview import FactView, whole
 from tests.labs.natobjects import Facts, add, custom
 from tests.labs.ovnrows import Lab
@@ -116,17 +116,44 @@ def test_subnets_that_leave_in_a_way_of_their_own() -> None:
     assert ref == ObjectRef("subnets.kubeovn.io", "", "lost")
 
 
-@pytest.mark.parametrize(
-    "spec",
-    [
-        {"natOutgoingPolicyRules": [{"action": "nat", "match": {"srcIPs": "10.17.0.2"}}]},
-        {"gatewayType": "centralized", "gatewayNode": "n1", "enableEcmp": True},
-    ],
-)
-def test_what_cannot_be_is_said_of_the_subnet(spec: dict[str, Any]) -> None:
-    facts = world(custom("Subnet", "out", cidrBlock="10.17.0.0/24", natOutgoing=True, **spec))
-    assert set(whole(UNITS, facts).problems) == {ObjectRef("subnets.kubeovn.io", "", "out")}
-    assert config(facts).outgoing
+def test_rules_of_translation_are_told_in_their_order_and_void_ones_said() -> None:
+    rules = [
+        {"action": "forward", "match": {"srcIPs": "10.17.0.0/30, 10.17.0.254"}},
+        {"action": "nat", "match": {"srcIPs": "10.17.0", "dstIPs": "8.8.8.8"}},
+        {"action": "nat", "match": {"srcIPs": "10.17.0.8", "dstIPs": "2001:db8::8"}},
+        {"action": "nat", "match": {"dstIPs": "8.8.8.8"}},
+    ]
+    subnet = custom("Subnet", "out", cidrBlock="10.17.0.0/24", natOutgoing=True,
+                    natOutgoingPolicyRules=rules)  # fmt: skip
+    facts = world(subnet)
+    (way,) = config(facts).outgoing
+    assert way.rules == (
+        OutgoingRule((ip_network("10.17.0.0/30"), ip_network("10.17.0.254")), (), False),
+        OutgoingRule((), (ip_network("8.8.8.8"),), True),
+    )
+    (problems,) = whole(UNITS, facts).problems.values()
+    assert sorted(problem.cause.partition(":")[0] for problem in problems) == [
+        "natOutgoingPolicyRules[1]", "natOutgoingPolicyRules[2]",
+    ]  # fmt: skip
+
+
+def test_what_leaves_by_several_gateways_at_once_has_those_that_are_alive() -> None:
+    facts = world(
+        custom("Subnet", "s0", cidrBlock="10.16.0.0/24", gatewayType="centralized",
+               gatewayNode="n1,n2", enableEcmp=True),
+    )  # fmt: skip
+    lab = network(0, 1).chassis("n1").chassis("n2")
+
+    def hops(*down: str) -> tuple[str, ...]:
+        policies = northbound(config(facts), lab.nb, lab.sb, down).policies
+        (found,) = [row for key, row in policies.items() if "10.16.0.0/24" in key.match]
+        return found.nexthops
+
+    both = hops()
+    assert len(both) == 2
+    assert hops("n1") == both[1:]
+    assert hops("n2") == both[:1]
+    assert whole(UNITS, facts).problems == {}
 
 
 # -- rows -----------------------------------------------------------------------------------------
@@ -201,10 +228,11 @@ def test_the_way_in_and_the_ways_out_of_one_gateway() -> None:
         for name in ("n1", "n2")
     }
 
-    def first(down: frozenset[str]) -> str | None:
+    def first(down: frozenset[str]) -> str:
         policies = northbound(cluster, lab.nb, lab.sb, down).policies
         (found,) = [row for key, row in policies.items() if "10.16.1.0/24" in key.match]
-        return found.nexthop
+        (hop,) = found.nexthops
+        return hop
 
     assert first(frozenset()) == hops["n1"]
     assert first(frozenset({"n1"})) == hops["n2"]
