@@ -7,7 +7,7 @@ manifests of older days carry.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -44,6 +44,8 @@ def want_of(
     subnets: tuple[str, ...],
     provider: str = PRIMARY,
     ordinal: int | None = None,
+    shared: str = "",
+    interface: str = "",
 ) -> Want:
     """What a pod's annotations ask for.
 
@@ -51,13 +53,16 @@ def want_of(
         annotations: the pod's.
         subnets: which subnets its namespace has, if it names none itself.
         provider: the interface's.
+        shared: its definition's, where several interfaces of the pod are of it and each has a
+            provider of its own.
+        interface: what the pod calls it, if it is a further one.
         ordinal: the pod's number in its StatefulSet: it takes that entry of a list of addresses.
 
     Raises:
         RangeTextError: an address or a MAC cannot be read, or a list is too short.
         FamilyError: ip_family is none.
     """
-    read = _Reader(annotations, provider)
+    read = _Reader(annotations, provider, shared or provider, interface)
     named = tuple(part.strip() for part in read("logical_switch").split(",") if part.strip())
     family = read("ip_family").lower()
     if family not in _FAMILIES:
@@ -89,15 +94,30 @@ def want_of(
 
 
 class _Reader:
-    """A provider's annotations, each under its present or its older name."""
+    """A provider's annotations, each under its present, its interface's or its older name."""
 
-    def __init__(self, annotations: Mapping[str, str], provider: str) -> None:
+    def __init__(
+        self, annotations: Mapping[str, str], provider: str, shared: str, interface: str
+    ) -> None:
         self._annotations = annotations
         self._provider = provider
+        self._shared = shared
+        self._interface = interface
+
+    def _names(self, name: str) -> Iterator[str]:
+        yield f"{self._provider}.kubernetes.io/{name}"
+        if self._interface:
+            # Kube-OVN's pages leave the "ovn" out there.
+            for base in dict.fromkeys((self._shared.removesuffix(f".{PRIMARY}"), self._shared)):
+                yield f"{base}.kubernetes.io/{name}.{self._interface}"
+        # Several interfaces can be of one subnet or pool, and not have one address.
+        if self._shared != self._provider and name not in _OLDER:
+            yield f"{self._shared}.kubernetes.io/{name}"
 
     def key(self, name: str) -> str:
         """What the annotation is called."""
-        key = f"{self._provider}.kubernetes.io/{name}"
+        names = tuple(self._names(name))
+        key = next((one for one in names if one in self._annotations), names[0])
         older = _OLDER.get(name, "")
         if key not in self._annotations and older in self._annotations:
             return older if self._provider == PRIMARY else key

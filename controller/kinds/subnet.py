@@ -18,7 +18,18 @@ OVN = "ovn"
 
 def is_logical(provider: str) -> bool:
     """Whether a provider's interfaces are ports of OVN; of others only addresses are given here."""
-    return provider == OVN or provider.endswith(f".{OVN}")
+    return provider == OVN or shared(provider).endswith(f".{OVN}")
+
+
+def shared(provider: str) -> str:
+    """A definition's provider, where one of several interfaces of it has one of its own.
+
+    Of a definition that a pod has more than once each interface is called
+    `<definition>.<namespace>.ovn.<interface>`, as Kube-OVN calls it.
+    """
+    before, _, interface = provider.rpartition(".")
+    own = interface != OVN and before.endswith(f".{OVN}") and before.count(".") >= 2
+    return before if own else provider
 
 
 DISTRIBUTED, CENTRALIZED = "distributed", "centralized"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from controller.kinds.subnet import is_logical
 from controller.kube.resources import Key
 from controller.network.view import Kind
 from dataplane.model.addr import IPAddress, Mac
@@ -109,7 +110,7 @@ def security_groups(pod: NetPod) -> tuple[tuple[str, tuple[str, ...]], ...]:
     for key, value in pod.annotations.items():
         provider, domain, _ = key.partition(".kubernetes.io/security_groups")
         names = tuple(name for part in value.split(",") if (name := part.strip()))
-        if domain and names and (provider == "ovn" or provider.endswith(".ovn")):
+        if domain and names and is_logical(provider):
             found.append((provider, names))
     return tuple(sorted(found))
 

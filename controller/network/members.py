@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from controller.kinds.subnet import is_logical, shared
 from controller.kube.resources import Key
 from controller.network.facts import LEASES, NAMESPACES, PODS
 from controller.network.view import Derived, View
@@ -38,7 +39,7 @@ def _ends(view: View, key: Key) -> PodEnds:
     leases = [view.get(LEASES, name) for name in view.by(LEASES, "pod", key)]
     found = [lease for lease in leases if lease is not None]
     return PodEnds(
-        tuple((lease.port, lease.provider) for lease in found),
+        tuple((lease.port, lease.provider) for lease in found if is_logical(lease.provider)),
         tuple((str(address), lease.provider) for lease in found for address in lease.addresses),
     )
 
@@ -125,7 +126,7 @@ def _share(view: View, chosen: Chosen) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def _is_about(chosen: Chosen, provider: str) -> bool:
-    return chosen.providers is None or provider in chosen.providers
+    return chosen.providers is None or shared(provider) in chosen.providers
 
 
 SHARE: Derived[tuple[frozenset[str], frozenset[str]]] = Derived("members-of-namespace", _share)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from ipaddress import ip_address
@@ -32,8 +33,9 @@ from dataplane.model.addr import Mac
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
 DEFAULT_NETWORK = "v1.multus-cni.io/default-network"
 """Of a pod whose first interface is that network's, and not the provider `ovn`'s."""
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")
+"""What a part of an annotation's key may be (RFC 1123, as the API has it)."""
 _ORDINAL = re.compile(r"-(\d+)\Z")
-_DEFAULT_NETWORK_INTERFACES = ("", "eth0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,24 +185,24 @@ def nics_of(view: View, pod: NetPod) -> Nics:
     asked: list[dict[str, Any]] = []
     for key in (DEFAULT_NETWORK, NETWORKS):
         try:
-            asked += _selections(pod.annotations.get(key, ""), pod.namespace)
+            asked += _selections(pod.annotations.get(key, ""), pod.namespace, key == NETWORKS)
         except ValueError as error:
             problems.append(Problem(who, f"{key}: {error}", "write names, or a JSON list"))
+    several = Counter(map(_definition, asked))
     told = {nic.provider for nic in found}
     for element in asked:
         try:
-            nic = _further(view, pod, element, ordinal)
+            nic = _further(view, pod, element, ordinal, told, several[_definition(element)] > 1)
         except AddressError as error:
             problems.append(Problem(who, error.cause, error.next_step))
             continue
         if nic is None:
             continue
         if nic.provider in told:
-            # The first element is the one that was told.
             told.discard(nic.provider)
         elif any(nic.port == other.port for other in found):
-            cause = f"two of its interfaces are of the network {nic.provider}"
-            problems.append(Problem(who, cause, "write a second definition for the second one"))
+            cause = f"two of its interfaces of {_definition(element)} have one name"
+            problems.append(Problem(who, cause, "write another interface for the second one"))
         else:
             found.append(nic)
     return Nics(tuple(found), tuple(problems))
@@ -251,23 +253,50 @@ def _of_vip(view: View, name: str) -> Want:
     return Want((vip.subnet,), choices=(addresses,))
 
 
+def _definition(element: Mapping[str, Any]) -> Key:
+    return Key(element["namespace"], element["name"])
+
+
+def _provider(shared: str, interface: str, told: Collection[str], several: bool) -> str:
+    """What an interface's annotations and its port are called by; what was told is for life."""
+    own = f"{shared}.{interface}" if interface else shared
+    if was := next((one for one in (own, shared) if one in told), ""):
+        return was
+    if not several or not interface:
+        return shared
+    if not _LABEL.match(interface):
+        cause = f"it has several interfaces of one definition, and one is called {interface!r}"
+        raise AddressError(cause, "call it by lower-case letters and digits: it names annotations")
+    return own
+
+
 def _further(
-    view: View, pod: NetPod, element: Mapping[str, Any], ordinal: int | None
+    view: View,
+    pod: NetPod,
+    element: Mapping[str, Any],
+    ordinal: int | None,
+    told: Collection[str],
+    several: bool,
 ) -> Nic | None:
-    key = Key(element["namespace"], element["name"])
+    """One of the interfaces that Multus is asked for; one that was `told` is not read again."""
+    key = _definition(element)
     definition = view.get(ATTACHMENTS, key)
     if definition is None:
         cause = f"it asks for the network {key}, and there is no such definition"
         raise AddressError(cause, "make the NetworkAttachmentDefinition, or correct the name")
     if not definition.provider or definition.provider == PRIMARY:
         return None
-    provider = definition.provider
-    own_pool = view.get(POOLS, pod.annotations.get(annotation(provider, "ip_pool"), "").strip())
-    subnets = (own_pool.subnet,) if own_pool else view.by(SUBNETS, "provider", provider)
-    want = want_of(pod.annotations, tuple(subnets), provider, ordinal)
+    shared, interface = definition.provider, element["interface"]
+    provider = _provider(shared, interface, told, several)
+    if provider in told:
+        return Nic(port_name(pod, provider), provider, Want(()), definition.logical)
+    subnets = tuple(view.by(SUBNETS, "provider", shared))
+    want = want_of(pod.annotations, subnets, provider, ordinal, shared, interface)
+    if (own_pool := view.get(POOLS, want.pool)) is not None and want.subnets == subnets:
+        want = replace(want, subnets=(own_pool.subnet,))
     if not want.subnets:
-        cause = f"no Subnet has the provider {provider} of the network {key}"
-        raise AddressError(cause, f"write spec.provider: {provider} in one")
+        cause = f"no Subnet has the provider {shared} of the network {key}"
+        raise AddressError(cause, f"write spec.provider: {shared} in one")
     ips, mac = element.get("ips"), element.get("mac")
     try:
         if ips and not want.choices:
@@ -281,25 +310,34 @@ def _further(
     return Nic(port_name(pod, provider), provider, want, definition.logical)
 
 
-def _selections(text: str, namespace: str) -> list[dict[str, Any]]:
+def _selections(text: str, namespace: str, numbered: bool) -> list[dict[str, Any]]:
     """The elements of the annotation, in either of its two forms; none of an empty one.
+
+    Each has its namespace and its interface: where the pod does not call it, Multus calls it by its
+    place among the further networks (`numbered`).
 
     Raises:
         ValueError: it is none of them.
     """
+    found: list[dict[str, Any]] = []
     if text.lstrip().startswith("["):
-        elements = json.loads(text)
-        found = []
-        for element in elements:
+        for element in json.loads(text):
             named = isinstance(element, dict) and isinstance(element.get("name"), str)
             if not named or not isinstance(element.get("ips") or [], list):
                 msg = "an element has no name, or its ips are no list"
                 raise ValueError(msg)
             found.append({**element, "namespace": element.get("namespace") or namespace})
-        return found
-    found = []
-    for word in filter(None, (part.strip() for part in text.split(","))):
-        name = word.partition("@")[0]
-        space, slash, rest = name.partition("/")
-        found.append({"namespace": space if slash else namespace, "name": rest or space})
+    else:
+        for word in filter(None, (part.strip() for part in text.split(","))):
+            name, _, interface = word.partition("@")
+            space, slash, rest = name.partition("/")
+            found.append(
+                {
+                    "namespace": space if slash else namespace,
+                    "name": rest or space,
+                    "interface": interface,
+                }
+            )
+    for place, element in enumerate(found, 1):
+        element["interface"] = str(element.get("interface") or (f"net{place}" if numbered else ""))
     return found

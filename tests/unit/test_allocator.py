@@ -270,7 +270,7 @@ def test_further_interfaces_are_of_their_providers_subnets() -> None:
         "b",
         annotations={
             "k8s.v1.cni.cncf.io/networks": '[{"name": "net1", "ips": ["10.20.0.50/24"],'
-            ' "mac": "02:00:00:00:00:50"}, {"name": "net1"}]'
+            ' "mac": "02:00:00:00:00:50"}]'
         },
     )
     lease = w.lease("b.ns.net1.ns.ovn")
@@ -278,8 +278,53 @@ def test_further_interfaces_are_of_their_providers_subnets() -> None:
         (ip_address("10.20.0.50"),),
         Mac("02:00:00:00:00:50"),
     )
-    assert "two of its interfaces" in w.why("pods", "ns", "b")
-    assert not w.why("pods", "ns", "a")
+    assert not w.why("pods", "ns", "a") + w.why("pods", "ns", "b")
+
+
+def test_interfaces_of_one_definition_have_addresses_of_their_own() -> None:
+    w = world(
+        Subnet("ovn-default", default=True, cidr="10.16.0.0/24"),
+        Subnet("second", provider="net1.ns.ovn", cidr="10.20.0.0/24"),
+    )
+    w.facts[ATTACHMENTS] = {Key("ns", "net1"): NetworkAttachment("net1.ns.ovn", logical=True)}
+    w.start()
+    networks = "k8s.v1.cni.cncf.io/networks"
+    w.pod(
+        "a",
+        annotations={
+            networks: '[{"name": "net1", "interface": "east"}, {"name": "net1"}, {"name": "net1",'
+            ' "interface": "west"}]',
+            "net1.ns.kubernetes.io/ip_address.east": "10.20.0.40",
+            "net1.ns.kubernetes.io/mac_address.east": "02:00:00:00:00:40",
+            "net1.ns.ovn.kubernetes.io/ip_address.west": "10.20.0.41",
+        },
+    )
+    first = w.lease("a.ns.net1.ns.ovn.east")
+    assert first is not None
+    assert (str(first.addresses[0]), str(first.mac)) == ("10.20.0.40", "02:00:00:00:00:40")
+    # Multus calls the second further network net2.
+    assert w.ip("a.ns.net1.ns.ovn.net2") == "10.20.0.2"
+    assert w.ip("a.ns.net1.ns.ovn.west") == "10.20.0.41"
+    assert w.lease("a.ns.net1.ns.ovn") is None
+    # One interface that is called something has its annotations as well.
+    said = {networks: "net1@east", "net1.ns.kubernetes.io/ip_address.east": "10.20.0.50"}
+    w.pod("b", annotations=said)
+    assert w.ip("b.ns.net1.ns.ovn") == "10.20.0.50"
+    # A second one that is added later leaves the first what it has.
+    w.annotate("b", "net1.ns.ovn")
+    pod = w.facts[PODS][Key("ns", "b")]
+    w.have(PODS, Key("ns", "b"), replace(pod, annotations={
+        **pod.annotations, networks: "net1@east,net1@west",
+    }))  # fmt: skip
+    assert w.ip("b.ns.net1.ns.ovn") == "10.20.0.50"
+    assert w.lease("b.ns.net1.ns.ovn.east") is None
+    assert w.ip("b.ns.net1.ns.ovn.west")
+    w.annotate("b", "net1.ns.ovn.west")
+    assert w.ip("b.ns.net1.ns.ovn.west")
+    w.pod("c", annotations={networks: "net1@same,net1@same"})
+    assert "have one name" in w.why("pods", "ns", "c")
+    w.pod("d", annotations={networks: "net1@ok,net1@North_1"})
+    assert "'North_1'" in w.why("pods", "ns", "d")
 
 
 def test_a_network_that_was_told_is_for_life_whatever_goes_or_breaks_meanwhile() -> None:
