@@ -16,6 +16,7 @@ from controller.network.asks import vip_nic
 from controller.network.facts import LEASES, PODS, NetPod, NicLease
 from controller.network.nets import NETS
 from controller.network.nics import annotation, nics_of
+from controller.network.podroutes import PodRoutes, pod_routes
 from controller.network.qos import port_limits
 from controller.network.rows import Row, RowKey, pairs
 from controller.network.settings import settings
@@ -25,9 +26,8 @@ from controller.network.view import View
 from controller.translate.ovn import Problem
 from dataplane.model.addr import readable
 
-_UNSERVED = ("routes", "default_route", "north_gateway")
+_UNSERVED = ("north_gateway",)
 """Annotations of Kube-OVN's that have no effect here (docs/kubernetes-kinds.md)."""
-
 
 _EMPTY: frozenset[str] = frozenset()
 """This one, for an empty set is 216 bytes each time that it is made."""
@@ -43,17 +43,21 @@ def port(name: str) -> RowKey:
 def compute(view: View, key: Hashable) -> Said:
     """The row of one interface; parent_name and tag are the node daemon's."""
     lease = view.get(LEASES, key)
-    if lease is None or not is_logical(lease.provider):
+    if lease is None or not lease.provider:
         return Said()
     pod = view.get(PODS, lease.pod)
     said = pod.annotations if pod is not None else {}
+    who, ref = f"pod {lease.pod}", ObjectRef(str(POD_OBJECTS), *lease.pod)
     addresses = " ".join((str(lease.mac), *map(str, lease.addresses)))
+    routes = pod_routes(who, lease.provider, said, view.get(NETS, lease.subnet))
+    if not is_logical(lease.provider):
+        return _reserved(lease, addresses, routes, ref)
     # Frames to a MAC that no port has go to such a port, too (a bridge within the pod).
     forwards = said.get(annotation(lease.provider, "layer2_forward")) == "true"
-    problems: list[Problem] = []
+    problems = list(routes.problems)
     rows: dict[RowKey, Row] = {}
     refs = _dhcp(view, lease, said, rows, problems)
-    limits = port_limits(f"pod {lease.pod}", lease.provider, said)
+    limits = port_limits(who, lease.provider, said)
     problems += limits.problems
     rows[port(lease.port)] = Row(
         {
@@ -63,14 +67,38 @@ def compute(view: View, key: Hashable) -> Said:
             "port_security": frozenset(_security(view, lease, said, addresses)) or _EMPTY,
             "options": pairs({**_placement(view, pod), **limits.options}),
             "external_ids": pairs(
-                {"ls": lease.subnet, "pod": str(lease.pod), **limits.external_ids}
+                {
+                    "ls": lease.subnet,
+                    "pod": str(lease.pod),
+                    **limits.external_ids,
+                    **routes.external_ids,
+                }
             ),
         },
         refs,
         (switch(lease.subnet), "ports"),
     )
-    ref = ObjectRef(str(POD_OBJECTS), *lease.pod)
     return Said(rows, {}, {ref: tuple(problems)} if problems else {})
+
+
+def _reserved(lease: NicLease, addresses: str, routes: PodRoutes, ref: ObjectRef) -> Said:
+    """The row of an interface that another plugin makes: the node tells that plugin what it says.
+
+    No frame is switched by it, and nobody can claim it.
+    """
+    row = Row(
+        {
+            "name": lease.port,
+            "type": "",
+            "addresses": frozenset({addresses}),
+            "enabled": False,
+            "external_ids": pairs(
+                {"ls": lease.subnet, "pod": str(lease.pod), **routes.external_ids}
+            ),
+        },
+        parent=(switch(lease.subnet), "ports"),
+    )
+    return Said({port(lease.port): row}, {}, {ref: routes.problems} if routes.problems else {})
 
 
 def _security(

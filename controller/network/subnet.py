@@ -58,7 +58,7 @@ def compute(view: View, key: Hashable) -> Said:
     ]
     problems += _belongs(view, subnet, net)
     rows: dict[RowKey, Row] = {}
-    if net.usable and is_logical(subnet.provider):
+    if net.usable:
         mtu = subnet.mtu or settings(view).mtu
         try:
             rows |= _switch(view, subnet, net, mtu)
@@ -103,7 +103,12 @@ def _switch(view: View, subnet: Subnet, net: Net, mtu: int) -> dict[RowKey, Row]
         config["mtu"] = mtu
     if subnet.multicast:
         config |= _snooping(net)
-    joined = subnet.name != settings(view).join_subnet and subnet.balanced is not False
+    # Of a network of another plugin the switch tells nodes the addresses, and carries nothing.
+    joined = (
+        subnet.name != settings(view).join_subnet
+        and subnet.balanced is not False
+        and is_logical(subnet.provider)
+    )
     columns: dict[str, Value] = {"name": net.name, "other_config": pairs(config)}
     told = {} if net.routed else {NETWORKS_KEY: _networks(net)}
     columns["external_ids"] = pairs({name: text for name, text in told.items() if text})

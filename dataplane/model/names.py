@@ -71,6 +71,13 @@ sends OVN has options:qos_max_rate."""
 RECEIVE_BURST_KEY = "millrace:ingress-burst"
 """The same: bits that may arrive at once."""
 
+ROUTES_KEY = "millrace:routes"
+"""NB Logical_Switch_Port external_ids: routes of the workload's interface by its gateways, or on
+the link: "192.168.0.0/16 10.16.0.254,10.9.0.0/16"."""
+
+DEFAULT_ROUTE_KEY = "millrace:default-route"
+"""The same: "false": the interface has no default route by its network's router."""
+
 INTEGRATION_BRIDGE = "br-int"
 TRUNK_LINK, TRUNK_PORT = "mrt0", "mrt0-ovs"
 """The veth pair that all containers of a node share: the kernel's end, and OVS's port on br-int."""

@@ -46,6 +46,8 @@ def stations(rows: dict[RowKey, Row]) -> dict[str, Station]:
     for key, row in rows.items():
         if key.table != "Logical_Switch_Port" or row.columns.get("type") or row.parent is None:
             continue
+        if row.columns.get("enabled") is False:
+            continue
         addresses = row.columns["addresses"]
         assert isinstance(addresses, frozenset)
         mac, *hosts = str(min(addresses)).split()

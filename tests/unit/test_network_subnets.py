@@ -211,7 +211,7 @@ def test_a_pods_port_and_what_is_written_to_the_pod() -> None:
     w = world(Subnet("s", default=True, cidr="10.1.0.0/24")).start()
     w.pod("a")
     w.pod("b", annotations={O + "port_security": "true", O + "port_vips": "10.1.0.99, junk"})
-    w.pod("c", annotations={O + "dhcp-v4-options": "router=10.1.0.77", O + "routes": "[]"})
+    w.pod("c", annotations={O + "dhcp-v4-options": "router=10.1.0.77", O + "north_gateway": "x"})
     w.pod("d", annotations={O + "layer2_forward": "true"})
     found = said(w)
     lease = w.lease("a.ns")
@@ -225,7 +225,7 @@ def test_a_pods_port_and_what_is_written_to_the_pod() -> None:
     (secure,) = column(found, "Logical_Switch_Port", "b.ns", "port_security")
     assert secure.split()[1:] == ["10.1.0.3", "10.1.0.99"]
     assert column(found, "DHCP_Options", "c.ns//v4", "options")["router"] == "10.1.0.77"
-    assert f"{O}routes has no effect" in causes(found, "pods", "c", "ns")
+    assert f"{O}north_gateway has no effect" in causes(found, "pods", "c", "ns")
     assert "unknown" in column(found, "Logical_Switch_Port", "d.ns", "addresses")
     assert wanted(found, "pods", "a", "ns").annotations == {
         O + "allocated": "true",
@@ -276,14 +276,20 @@ def test_further_interfaces_have_ports_unless_only_their_address_is_ours() -> No
     only = ATTACHMENT.decode(custom("mac", {"config": json.dumps(plugin)}, "ns"))
     w.facts[ATTACHMENTS] = {Key("ns", "net1"): definition, Key("ns", "mac"): only}
     w.start()
-    routes = "net1.ns.ovn.kubernetes.io/routes"
-    w.pod("a", annotations={"k8s.v1.cni.cncf.io/networks": "net1,mac", routes: "[]"})
+    routes = "mac.ns.kubernetes.io/routes"
+    w.pod("a", annotations={"k8s.v1.cni.cncf.io/networks": "net1,mac", routes: '[{"gw": "::9"}]'})
     found = said(w)
-    assert f"{routes} has no effect" in causes(found, "pods", "a", "ns")
-    mine = {key.name for key in found.rows if key.name.startswith("a.ns")}
-    assert mine == {"a.ns", "a.ns.net1.ns.ovn"}
-    # A network that only takes addresses is none of OVN's: no switch, and no router on it.
-    assert not [key for key in found.rows if "u" in key.name.split("-")]
+    mine = {key.name: found.rows[key] for key in found.rows if key.name.startswith("a.ns")}
+    assert mine.keys() == {"a.ns", "a.ns.net1.ns.ovn", "a.ns.mac.ns"}
+    # Of a network that only takes addresses nothing is carried: a port that is off, no router.
+    assert "enabled" not in mine["a.ns.net1.ns.ovn"].columns
+    off = mine["a.ns.mac.ns"].columns
+    assert (off["enabled"], off["type"]) == (False, "")
+    assert dict(off["external_ids"])["millrace:routes"] == "::/0 ::9"  # type: ignore[arg-type]
+    assert not [key for key in found.rows if "u" in key.name.split("-") and "Router" in key.table]
+    told_by = column(found, "Logical_Switch", "u", "external_ids")
+    assert told_by == {"millrace:networks": "10.3.0.0/24 10.3.0.1"}
+    assert row(found, "Logical_Switch", "u").refs == {"load_balancer_group": frozenset()}
     told = wanted(found, "pods", "a", "ns").annotations
     assert told["net1.ns.ovn.kubernetes.io/ip_address"] == "10.2.0.2"
     assert told["mac.ns.kubernetes.io/ip_address"] == "10.3.0.2"
