@@ -39,10 +39,15 @@ class _Event(msgspec.Struct):
     object: msgspec.Raw
 
 
+class _Details(msgspec.Struct, rename="camel"):
+    retry_after_seconds: int | None = None
+
+
 class _Status(msgspec.Struct):
     code: int = 0
     reason: str = ""
     message: str = ""
+    details: _Details | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +141,8 @@ class Decoder(Generic[T]):
 
     def _ended(self, status: _Status) -> ApiError:
         verb, where = "WATCH", str(self._resource)
-        return ApiError(verb, where, status.code, status.reason, status.message)
+        wait = status.details.retry_after_seconds if status.details else None
+        return ApiError(verb, where, status.code, status.reason, status.message, wait or None)
 
     def _revision(self, text: str) -> int:
         """A resourceVersion as a number, as which the API lets clients compare them.

@@ -31,9 +31,14 @@ FIELD_MANAGER = "millrace"
 _FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
 
 
+class _Details(msgspec.Struct, rename="camel"):
+    retry_after_seconds: int | None = None
+
+
 class _Status(msgspec.Struct):
     message: str = ""
     reason: str = ""
+    details: _Details | None = None
 
 
 class Client:
@@ -208,6 +213,8 @@ async def _refusal(verb: str, path: str, response: aiohttp.ClientResponse) -> Ap
         status = _Status(text[:200].decode(errors="replace"))
     after = response.headers.get("Retry-After", "")
     wait = float(after) if after.isdigit() else None
+    if wait is None and status.details is not None:
+        wait = status.details.retry_after_seconds or None
     return ApiError(verb, path, response.status, status.reason, status.message, wait)
 
 

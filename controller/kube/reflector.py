@@ -28,7 +28,15 @@ SHORT_WATCH_S = 5.0
 """A watch that ends sooner, without having told anything, counts as a failure [s]."""
 STALE_PATIENCE_S = 60.0
 """How long lists that are older than the cache are refused [s]; a server that still has nothing
-newer was restored from a backup, and what it has is what there is."""
+newer was restored from a backup, and what it has is what there is. So long, too, a kind whose
+definition is gone keeps the objects that were seen last."""
+SILENT_S = 120.0
+"""A watch that lasted so long and told nothing, not even a bookmark, may wait for a revision that a
+restored server has yet to reach [s]: such a watch is silent, without an error, until then."""
+OUTAGE_S = 30.0
+"""Who heard nothing for so long lists anew [s]: another past may lie behind the same revisions."""
+_PASSING = frozenset({401, 403, 408, 429, 502, 503})
+"""Refusals of a watch that say nothing about the revision that it was to begin from."""
 
 
 @dataclass(slots=True)
@@ -73,6 +81,8 @@ class Reflector(Generic[T]):
     _decoder: Decoder[T] = field(init=False)
     _pace: Backoff = field(init=False)
     _stale_since: float | None = None
+    _absent_since: float | None = None
+    _failing_since: float | None = None
 
     def __post_init__(self) -> None:
         self._decoder = Decoder(self.cache.resource)
@@ -86,8 +96,9 @@ class Reflector(Generic[T]):
                 if relist:
                     await self._list()
                     relist = False
+                    self._failing_since = None
                     self.progress.error = ""
-                await self._watch()
+                relist = await self._watch()
                 continue
             except (KubeError, StaleList) as problem:
                 relist = self._note(problem) or relist
@@ -95,16 +106,20 @@ class Reflector(Generic[T]):
             await self.clock.sleep(self._pace.delay(wish))
 
     def _note(self, problem: KubeError | StaleList) -> bool:
-        """Write down what went wrong; whether only a list can mend it."""
-        gone = isinstance(problem, ApiError) and problem.is_gone
-        if gone:
+        """Write down what went wrong; whether a list is to mend it."""
+        now = self.clock.monotonic()
+        if isinstance(problem, ApiError) and problem.is_gone:
             self.progress.gone += 1
             log.info("%s; listing anew", problem)
-        else:
-            self.progress.errors += 1
-            self.progress.error = str(problem)
-            log.warning("%s; trying again", problem)
-        return gone
+            return True
+        self.progress.errors += 1
+        self.progress.error = str(problem)
+        log.warning("%s; trying again", problem)
+        if self._failing_since is None:
+            self._failing_since = now
+        if isinstance(problem, ApiError) and problem.code not in _PASSING:
+            return True
+        return now - self._failing_since >= OUTAGE_S
 
     async def _list(self) -> None:
         """Read the whole collection, in pages of one revision."""
@@ -114,10 +129,13 @@ class Reflector(Generic[T]):
         except ApiError as problem:
             # The token of a page expired: the collection is too large for the time that the
             # server keeps a snapshot. In one piece there is nothing to expire.
+            if problem.code == 404:
+                self._absent(problem)
             if not (problem.is_gone and self.page):
                 raise
             self.progress.gone += 1
             entries, revision = await self._pages(0)
+        self._absent_since = None
         try:
             self.cache.replace(entries, revision)
             self._stale_since = None
@@ -136,6 +154,15 @@ class Reflector(Generic[T]):
             self.cache.replace(entries, revision, backwards=True)
             self._stale_since = None
 
+    def _absent(self, problem: ApiError) -> None:
+        """The kind is not served any more: with its definition its objects are deleted, too."""
+        now = self.clock.monotonic()
+        if self._absent_since is None:
+            self._absent_since = now
+        if len(self.cache) and now - self._absent_since >= self.stale_patience_s:
+            log.error("%s; its %d objects count as deleted", problem, len(self.cache))
+            self.cache.replace((), self.cache.revision)
+
     async def _pages(self, limit: int) -> tuple[list[Upsert[T]], int]:
         # Without a resourceVersion: the most recent state, which no lagging cache may answer.
         query = dict(self.selectors)
@@ -150,8 +177,8 @@ class Reflector(Generic[T]):
                 return entries, page.revision
             query["continue"] = page.token
 
-    async def _watch(self) -> None:
-        """Follow the changes until the watch ends."""
+    async def _watch(self) -> bool:
+        """Follow the changes until the watch ends; whether to list before the next one."""
         self.progress.watches += 1
         lasts = self.random.uniform(*self.watch_s)
         query = {
@@ -162,18 +189,29 @@ class Reflector(Generic[T]):
             "timeoutSeconds": str(max(1, int(lasts))),
         }
         path = self.cache.resource.collection(self.namespace)
-        began, told = self.clock.monotonic(), False
+        began, told, silent = self.clock.monotonic(), False, True
         async with self.client.stream(path, query, lasts + GRACE_S) as batches:
             self.progress.error = ""
+            self._failing_since = None
             async for lines in batches:
+                silent = False
                 told = self._take(lines) or told
                 if told:
                     self._pace.reset()
-        if told or self.clock.monotonic() - began >= SHORT_WATCH_S:
+        lasted = self.clock.monotonic() - began
+        if told or lasted >= SHORT_WATCH_S:
             self._pace.reset()
-            return
+            return silent and lasted >= SILENT_S and await self._is_behind()
         # A server that ends each watch at once must not be asked in a circle.
         await self.clock.sleep(self._pace.delay())
+        return False
+
+    async def _is_behind(self) -> bool:
+        """Whether the server has not reached the revision that we wait for news of."""
+        path = self.cache.resource.collection(self.namespace)
+        query = {**self.selectors, "limit": "1"}
+        page = self._decoder.page(await self.client.request("GET", path, query))
+        return page.revision < self.cache.revision
 
     def _take(self, lines: list[bytes]) -> bool:
         """Put a batch of events into the cache; whether any of them was new."""

@@ -22,6 +22,8 @@ class Fault(StrEnum):
     """A list or watch answers 410 as its HTTP status."""
     GONE_EVENT = "gone-event"
     """A watch ends with an ERROR event of 410, after `argument` events."""
+    ERROR_EVENT = "error-event"
+    """A watch ends at once with an ERROR event of the status `argument`; `retry_after` as above."""
     CUT = "cut"
     """A watch is cut in the middle of a line, after `argument` events."""
     END = "end"

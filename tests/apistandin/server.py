@@ -21,7 +21,7 @@ from tests.apistandin.faults import Fault, Faults, Rule
 from tests.apistandin.paths import Target
 from tests.apistandin.steps import Options, served_as
 from tests.apistandin.store import Change
-from tests.apistandin.watching import events, gone_event
+from tests.apistandin.watching import event, events, gone_event
 
 VERSION = {
     "major": "1",
@@ -30,6 +30,10 @@ VERSION = {
     "gitTreeState": "not a real server",
     "platform": "millrace/stand-in",
 }
+_REASONS = {429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable"}
+_OF_WATCHES = (
+    Fault.GONE_EVENT, Fault.ERROR_EVENT, Fault.CUT, Fault.END, Fault.BOOKMARK, Fault.DUPLICATE,
+)  # fmt: skip
 _WRITE_PARAMETERS = {"dryRun", "fieldManager", "fieldValidation", "force", "pretty"}
 
 
@@ -165,10 +169,9 @@ class StandIn:
         if self.faults.strike(Fault.DROP_BEFORE, verb, plural):
             _drop(request)
         if rule := self.faults.strike(Fault.STATUS, verb, plural):
-            reasons = {429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable"}
             code = int(rule.argument)
             text = "a fault that the test asked for"
-            raise Failure(code, reasons.get(code, ""), text, retry_after=rule.retry_after)
+            raise Failure(code, _REASONS.get(code, ""), text, retry_after=rule.retry_after)
         if verb in ("list", "watch") and self.faults.strike(Fault.GONE, verb, plural):
             raise failure.gone("too old resource version: a fault that the test asked for")
         return False
@@ -255,7 +258,7 @@ class StandIn:
         watch = listing.watch(self.cluster, target, query)
         ends = {
             fault: rule
-            for fault in (Fault.GONE_EVENT, Fault.CUT, Fault.END, Fault.BOOKMARK, Fault.DUPLICATE)
+            for fault in _OF_WATCHES
             if (rule := self.faults.strike(fault, "watch", plural))
         }
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
@@ -298,6 +301,11 @@ class StandIn:
         self, request: web.Request, response: web.StreamResponse, ends: Mapping[Fault, Rule],
         count: int,
     ) -> bool:  # fmt: skip
+        if rule := ends.get(Fault.ERROR_EVENT):
+            code, text = int(rule.argument), "a fault that the test asked for"
+            said = Failure(code, _REASONS.get(code, ""), text, retry_after=rule.retry_after)
+            await response.write(_line(event("ERROR", said.status())))
+            return True
         for fault in (Fault.GONE_EVENT, Fault.CUT, Fault.END):
             rule = ends.get(fault)
             if rule is None or count < rule.argument:

@@ -63,6 +63,13 @@ class Store:
         """
         self.compacted = max(self.compacted, self.revision if revision is None else revision)
 
+    def restore(self, revision: int) -> None:
+        """Be as at a revision, and count on from there, as etcd does from a backup."""
+        for kind in self.objects:
+            self.objects[kind] = self.snapshot(kind, revision)
+        self.log = [change for change in self.log if change.revision <= revision]
+        self.revision = revision
+
     def since(self, revision: int) -> Iterator[Change]:
         """The changes after a revision, oldest first."""
         start = bisect.bisect_right(self.log, revision, key=_revision)

@@ -237,6 +237,86 @@ def test_a_connection_that_says_nothing_counts_as_dead() -> None:
     asyncio.run(run())
 
 
+def test_a_restored_server_that_tells_nothing_is_found_out() -> None:
+    async def case(at: Running) -> None:
+        for number in range(4):
+            config(at.api, f"c{number}", a="1")
+        await at.follows()
+        # The next watch waits for a revision that lies in the future now, without an error.
+        at.api.cluster.store.restore(at.api.cluster.store.revision - 2)
+        watches = at.reflector.progress.watches
+        await eventually(lambda: at.reflector.progress.watches > watches)
+        at.clock.move(200)
+        await at.follows()
+        assert len(at.cache) == 2
+        assert at.reflector.progress.stale_lists
+
+    Running(watch_s=(1.0, 1.0)).run(case)
+
+
+def test_a_long_silence_of_an_honest_server_needs_no_list() -> None:
+    async def case(at: Running) -> None:
+        await at.follows()
+        at.clock.move(200)
+        watches = at.reflector.progress.watches
+        await eventually(lambda: at.reflector.progress.watches > watches)
+        assert at.reflector.progress.lists == 1
+
+    Running(watch_s=(1.0, 1.0)).run(case)
+
+
+def test_after_an_outage_everything_is_listed_anew() -> None:
+    async def case(at: Running) -> None:
+        for name in ("a", "b", "c"):
+            config(at.api, name, v="1")
+        await at.follows()
+        rule = at.api.faults.add(Fault.STATUS, 503)
+        at.api.cut_watches()
+        await eventually(lambda: at.reflector.progress.errors > 2)
+        # Restored, and already beyond what was seen before: no revision tells of that.
+        at.api.cluster.store.restore(at.api.cluster.store.revision - 2)
+        for name in ("d", "e", "f"):
+            config(at.api, name, v="1")
+        at.clock.move(60)
+        await eventually(lambda: at.reflector.progress.errors > 4)
+        rule.times = 0
+        await at.follows()
+        assert {one.metadata.name for one in at.cache} == {"a", "d", "e", "f"}
+
+    Running().run(case)
+
+
+@pytest.mark.parametrize(("code", "lists"), [(500, 2), (429, 1)])
+def test_an_error_within_a_watch_is_no_reason_to_ask_in_a_circle(code: int, lists: int) -> None:
+    async def case(at: Running) -> None:
+        await at.follows()
+        await eventually(lambda: at.reflector.progress.errors == 1)
+        config(at.api, "late", v="1")
+        await at.follows()
+        assert at.reflector.progress.lists == lists
+        assert [pause for pause in at.clock.slept if 7 <= pause < 8]
+
+    running = Running()
+    running.api.faults.add(Fault.ERROR_EVENT, code, times=1, retry_after=7)
+    running.run(case)
+
+
+def test_a_kind_that_is_no_longer_served_has_no_objects_after_a_while() -> None:
+    async def case(at: Running) -> None:
+        config(at.api, "a", v="1")
+        await at.follows()
+        rule = at.api.faults.add(Fault.STATUS, 404, plural="configmaps")
+        at.api.cut_watches()
+        await eventually(lambda: at.reflector.progress.errors > 2)
+        assert len(at.cache) == 1, "a definition may be replaced by another"
+        assert "404" in at.reflector.progress.error
+        await eventually(lambda: not len(at.cache))
+        rule.times = 0
+        await at.follows()
+
+    Running().run(case)
+
+
 def test_an_inbox_gives_each_key_once() -> None:
     async def case(at: Running) -> None:
         inbox = Inbox()
