@@ -18,8 +18,15 @@ import msgspec
 from controller.kube.errors import ApiError, KubeError
 from controller.kube.events import Recorder
 from controller.kube.http import Client
-from controller.kube.resources import Resource, key_of
-from controller.kube.status import Condition, Written, merged, set_finalizer, write_status
+from controller.kube.resources import Resource
+from controller.kube.status import (
+    Condition,
+    Written,
+    annotate,
+    merged,
+    set_finalizer,
+    write_status,
+)
 from controller.kubesources import Sources
 from controller.network.units import ObjectRef, Wanted
 from controller.translate.ovn import Problem
@@ -34,6 +41,8 @@ WRITERS = 16
 RATE = 200.0
 """Requests a second, at most: the API server has others to serve, and each costs us a millisecond
 that changes of rows do not have."""
+REFUSED = frozenset({400, 403, 413, 422})
+"""Answers that the same write gets again; the object is told once."""
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 60.0
 STATUS = {True: "True", False: "False", None: "Unknown"}
 _NOTHING = Wanted()
@@ -178,11 +187,17 @@ class WriteBack:
     def _later(self, ref: ObjectRef, problem: Exception) -> None:
         self.sent.errors += 1
         self.sent.error = str(problem) if isinstance(problem, KubeError) else repr(problem)
-        if isinstance(problem, ApiError) and problem.code in (400, 403, 422):
-            log.warning("not_written object=%s problem=%s", ref, problem)
         tries = self._tries[ref] = self._tries.get(ref, 0) + 1
         bound = min(LAST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(tries - 1, 16))
         pause = random.uniform(bound / 2, bound)  # noqa: S311  # jitter, no secret
+        if isinstance(problem, ApiError):
+            pause += problem.retry_after or 0.0
+            found = self.sources.look_up(ref)
+            if problem.code in REFUSED and tries == 1 and found is not None:
+                log.warning("not_written object=%s problem=%s", ref, problem)
+                self.recorder.tell(
+                    found[0], found[1].metadata, "Warning", "NotWritten", str(problem)
+                )
         asyncio.get_running_loop().call_later(pause, self._enqueue, ref)
 
     async def _pace(self) -> None:
@@ -209,28 +224,22 @@ class WriteBack:
                 self.client, resource, obj, FINALIZER, present=wanted.finalizer
             )
             self.sent.finalizers += outcome is Written.DONE
+        # Each write makes the object another version, which comes back and is looked at again.
         if outcome is Written.SAME and "annotations" in may:
-            await self._annotate(resource, obj, wanted)
-        if "status" in may and outcome is not Written.GONE:
+            outcome = await self._annotate(resource, obj, wanted)
+        if outcome is Written.SAME and "status" in may:
             outcome = await self._status(resource, obj, wanted, problems)
         if outcome is Written.CONFLICT:
             self.sent.conflicts += 1  # the cache will have what was newer, and touches it
 
-    async def _annotate(self, resource: Resource[Any], obj: Any, wanted: Wanted) -> None:
+    async def _annotate(self, resource: Resource[Any], obj: Any, wanted: Wanted) -> Written:
         has = obj.metadata.annotations
-        patch = {name: text for name, text in wanted.annotations.items() if has.get(name) != text}
-        if not patch:
-            return
+        if all(has.get(name) == text for name, text in wanted.annotations.items()):
+            return Written.SAME
         await self._pace()
-        body = {"metadata": {"uid": obj.metadata.uid, "annotations": patch}}
-        try:
-            await self.client.merge(resource, key_of(obj.metadata), body)
-        except ApiError as problem:
-            # It is gone, or another one of the same name.
-            if problem.code not in (404, 409):
-                raise
-        else:
-            self.sent.annotations += 1
+        outcome = await annotate(self.client, resource, obj, wanted.annotations)
+        self.sent.annotations += outcome is Written.DONE
+        return outcome
 
     async def _status(
         self, resource: Resource[Any], obj: Any, wanted: Wanted, problems: tuple[Problem, ...]

@@ -100,7 +100,8 @@ async def write_status(
     Args:
         client: an open client.
         resource: its resource, which has a status subresource.
-        metadata: of the object that the status is about; its uid guards the write.
+        metadata: of the object that the status is about; its version guards the write, since a
+            patch of a custom object's status is taken whatever uid it names.
         has: the status as the cache has it.
         wanted: the fields that we want, as `difference` reads them.
 
@@ -110,8 +111,30 @@ async def write_status(
     patch = difference(has, wanted)
     if not patch:
         return Written.SAME
-    body = {"metadata": {"uid": metadata.uid}, "status": patch}
+    body = {"metadata": _version(metadata), "status": patch}
     return await _guarded(client, resource, metadata, body, "status")
+
+
+async def annotate(
+    client: Client, resource: Resource[Any], obj: HasMeta, wanted: Mapping[str, str | None]
+) -> Written:
+    """Give this very object these annotations; None takes one away, the others stay.
+
+    Others write to it meanwhile: only its uid guards the write.
+
+    Raises:
+        KubeError: as write_status.
+    """
+    metadata = obj.metadata
+    patch = {name: text for name, text in wanted.items() if metadata.annotations.get(name) != text}
+    if not patch:
+        return Written.SAME
+    body = {"metadata": {"uid": metadata.uid, "annotations": patch}}
+    return await _guarded(client, resource, metadata, body, "")
+
+
+def _version(metadata: Meta) -> dict[str, Json]:
+    return {"uid": metadata.uid, "resourceVersion": metadata.resource_version}
 
 
 async def set_finalizer(
@@ -129,8 +152,7 @@ async def set_finalizer(
     if (name in has) is present:
         return Written.SAME
     wanted = [*has, name] if present else [one for one in has if one != name]
-    guard = {"uid": metadata.uid, "resourceVersion": metadata.resource_version}
-    body = {"metadata": {**guard, "finalizers": wanted}}
+    body = {"metadata": {**_version(metadata), "finalizers": wanted}}
     return await _guarded(client, resource, metadata, body, "")
 
 

@@ -127,6 +127,10 @@ class Cluster:
             raise failure.invalid(
                 kind.group, kind.kind, name, [Cause("metadata.resourceVersion", text)]
             )
+        if obj["metadata"].get("uid", before["metadata"]["uid"]) != before["metadata"]["uid"]:
+            text = f"Precondition failed: UID in precondition: {obj['metadata']['uid']}, "
+            text += f"UID in object meta: {before['metadata']['uid']}"
+            raise failure.conflict(kind.group, kind.plural, name, text)
         return Answer(200, self._update(kind, before, obj, sub, options), warnings)
 
     def patch(
@@ -217,11 +221,14 @@ class Cluster:
         """Put a whole object in the place of another, through the main resource or its status."""
         name, old = before["metadata"]["name"], before["metadata"]
         sent = obj["metadata"]
-        if sent.get("uid", old["uid"]) != old["uid"]:
-            text = f"Precondition failed: UID in precondition: {sent['uid']}, UID in object meta: "
-            raise failure.conflict(kind.group, kind.plural, name, text + old["uid"])
         if sent.get("resourceVersion") not in (None, "", old["resourceVersion"]):
             raise failure.stale(kind.group, kind.plural, name)
+        # Only a PUT's uid is a precondition. A patch's is a change of what cannot change, and in a
+        # patch of a custom object's status all metadata is put back before anybody looks at it.
+        changed = sent.get("uid", old["uid"]) != old["uid"]
+        if changed and not (kind.custom and sub == "status"):
+            text = f'Invalid value: "{sent["uid"]}": field is immutable'
+            raise failure.invalid(kind.group, kind.kind, name, [Cause("metadata.uid", text)])
         obj = copy.deepcopy(obj)
         if sub == "status":
             fields = obj["metadata"].get("managedFields")

@@ -125,6 +125,20 @@ def test_status_has_versions_too(api: Api, place: Place) -> None:
 
 
 @cites(CONVENTIONS, "concurrency-control-and-consistency")
+def test_a_patch_of_a_status_heeds_the_version_and_no_uid(api: Api, place: Place) -> None:
+    first = api.post(place.widgets, place.widget("reborn", spec={})).body["metadata"]
+    path = f"{place.widgets}/reborn/status"
+    assert api.merge(path, {"status": {"seen": 1}}).code == 200
+    stale = {"metadata": {"resourceVersion": first["resourceVersion"]}, "status": {"seen": 2}}
+    assert api.merge(path, stale).code == 409
+    stranger = {"uid": "6a2b9f0e-0000-4000-8000-000000000000"}
+    told = api.merge(path, {"metadata": stranger, "status": {"seen": 3}})
+    assert (told.code, told.body["status"], told.body["metadata"]["uid"]) == (
+        200, {"seen": 3}, first["uid"],
+    )  # fmt: skip
+
+
+@cites(CONVENTIONS, "concurrency-control-and-consistency")
 def test_a_custom_put_needs_a_version(api: Api, place: Place) -> None:
     api.post(place.widgets, place.widget("versioned", spec={}))
     reply = api.put(f"{place.widgets}/versioned", place.widget("versioned", spec={"size": 1}))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import datetime
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
+import yaml
 
 from controller.kube.auth import Access
 from controller.kube.errors import ApiError
@@ -17,6 +19,7 @@ from controller.kube.resources import CONFIG_MAPS, LEASES, PODS, Key, custom
 from controller.kube.status import (
     Condition,
     Written,
+    annotate,
     difference,
     merged,
     set_finalizer,
@@ -183,8 +186,38 @@ def test_a_status_is_written_once_and_only_to_this_object() -> None:
         gone = await write_status(client, resource, node.metadata, {}, wanted)
         api.cluster.create(nodes, "", body, Options())
         other = await write_status(client, resource, node.metadata, {}, wanted)
-        assert gone is other is Written.GONE
+        assert (gone, other) == (Written.GONE, Written.CONFLICT)
         assert "status" not in api.cluster.get(nodes, "", "n")
+
+    served(case)
+
+
+def test_a_custom_object_that_came_back_is_not_told_of_the_one_before() -> None:
+    async def case(api: StandIn, client: Client) -> None:
+        crds = api.cluster.kinds["apiextensions.k8s.io", "v1", "customresourcedefinitions"]
+        path = Path(__file__).parents[2] / "deploy/kubernetes/crds/vlans.yaml"
+        api.cluster.create(crds, "", yaml.safe_load(path.read_text()), Options())
+        vlans = api.cluster.kinds["kubeovn.io", "v1", "vlans"]
+        body = {
+            "apiVersion": "kubeovn.io/v1",
+            "kind": "Vlan",
+            "metadata": {"name": "v"},
+            "spec": {},
+        }
+        api.cluster.create(vlans, "", body, Options())
+        resource = custom("kubeovn.io", "v1", "vlans", "Vlan")
+        before = await client.get(resource, Key("", "v"))
+        api.cluster.delete(vlans, "", "v", {}, Options())
+        api.cluster.create(vlans, "", body, Options())
+        told = await write_status(client, resource, before.metadata, {}, {"subnets": ["s"]})
+        assert told is Written.CONFLICT
+        assert "status" not in api.cluster.get(vlans, "", "v")
+        assert await annotate(client, resource, before, {"a.example/b": "1"}) is Written.GONE
+        now = await client.get(resource, Key("", "v"))
+        assert await annotate(client, resource, now, {"a.example/b": "1"}) is Written.DONE
+        now = await client.get(resource, Key("", "v"))
+        assert now.metadata.annotations == {"a.example/b": "1"}
+        assert await annotate(client, resource, now, {"a.example/b": "1"}) is Written.SAME
 
     served(case)
 
