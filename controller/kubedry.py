@@ -24,12 +24,9 @@ async def difference(config: KubernetesConfig) -> dict[str, Any]:
         try:
             await controller.sources.synced()
             engine = await controller.compute()
-            controller.writer.begin(sweep=False, keep=bool(controller.sources.lost))
             controller.writer.want(dict(engine.book.rows))
+            controller.writer.begin(controller.hold(engine))
             deeds, refused = await controller.writer.difference()
-            if controller.sources.lost or engine.failed():
-                # Nothing is swept while somebody cannot say what he wants.
-                deeds = [deed for deed in deeds if deed.action != "delete"]
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)

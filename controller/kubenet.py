@@ -39,6 +39,7 @@ from controller.network.engine import Engine
 from controller.network.gateways import TEMPLATE
 from controller.network.heldports import held_port
 from controller.network.merging import Changes
+from controller.network.reach import ALL_AND_MEMBERS, Hold, hold_of
 from controller.network.registry import WATCHED
 from controller.network.rows import Row, RowKey
 from controller.network.units import ObjectRef
@@ -158,7 +159,7 @@ class Controller:
         self._refused.clear()
         self._blamed.clear()
         self.writer.lead(False)
-        self.writer.begin(sweep=False)
+        self.writer.begin(ALL_AND_MEMBERS)
         self.writer.forget()
         self.engine = None
         self.gateways.stop()
@@ -198,13 +199,13 @@ class Controller:
         async with self.computing:
             engine.put(((TEMPLATE, "", self.config.gateways),))
             engine.put(taken.facts)
-            changes = await asyncio.to_thread(engine.start, held)
+            changes = await asyncio.to_thread(engine.start, held, self.sources.lost)
         self.engine = engine
         self.counts.computed_at = time.monotonic()
         self._tell(changes, taken.problems)
         self._tell_refused()
         for ref in sorted(set(self.sources.lost.values()), key=str):
-            log.error("object_unreadable object=%s nothing is removed until it can be read", ref)
+            log.error("object_unreadable object=%s what may be its own stays until it is read", ref)
         log.info("computed rows=%d failed=%d", len(changes.rows), len(engine.failed()))
         return engine
 
@@ -231,15 +232,16 @@ class Controller:
 
     def _want(self, engine: Engine, rows: Mapping[RowKey, Row | None]) -> None:
         """Rows that nobody wants may go, unless somebody who may want them cannot say so."""
-        lost = bool(self.sources.lost)
-        if lost:
-            self.writer.begin(sweep=False, keep=True)
         self.writer.want(rows)
-        self.writer.begin(sweep=not lost and not engine.failed(), keep=lost)
+        self.writer.begin(self.hold(engine))
+
+    def hold(self, engine: Engine) -> Hold:
+        """What stays although nobody wants it."""
+        return hold_of(kind for kind, _ in self.sources.lost) | engine.hold()
 
     def _tell_gateways(self, engine: Engine) -> None:
         # What leads to a Vpc or leaves for a Subnet that cannot be read is there, and stays.
-        if not self.sources.lost:
+        if self.hold(engine).tables is not None:
             self.gateways.tell(engine.gateways())
 
     def _tell(self, changes: Changes, problems: dict[ObjectRef, tuple[Problem, ...]]) -> None:

@@ -12,12 +12,11 @@ into its store as they are returned.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from controller.ipam.errors import AddressError
-from controller.ipam.want import PRIMARY, Addresses, Want
+from controller.ipam.want import PRIMARY, Want
 from controller.kinds.addresses import POOLS, VIP_RESOURCE, VIPS
 from controller.kinds.attachments import ATTACHMENTS
 from controller.kinds.nat import EIPS, VPC_PORTS
@@ -26,15 +25,23 @@ from controller.kinds.vpc import VPCS
 from controller.kinds.workloads import INSTANCES
 from controller.kube.resources import Key
 from controller.network.asks import SOURCES, Ask, Asks, Holder, Source
-from controller.network.book import place_of
+from controller.network.booknodes import place_of
 from controller.network.facts import LEASES, NAMESPACES, PODS, VIP_ANNOTATION, NicLease
-from controller.network.keeping import KEEPERS, Keeper, keeper_of, keepers, keeps, of_port
+from controller.network.heldports import HeldPort
+from controller.network.keeping import (
+    KEEPERS,
+    Kept,
+    keeper_named,
+    keeper_of,
+    keeps,
+    of_port,
+    pod_of,
+)
 from controller.network.ledger import Change, Ledger
 from controller.network.nics import Held
 from controller.network.settings import SETTINGS
 from controller.network.view import Kind, View
 from controller.translate.ovn import Problem
-from dataplane.model.addr import Mac
 
 STRUCTURE: tuple[Kind[Any], ...] = (
     SUBNETS, POOLS, NAMESPACES, ATTACHMENTS, VPCS, VIPS, SETTINGS,
@@ -53,16 +60,6 @@ READS: tuple[Kind[Any], ...] = (
 _VIPS = str(VIP_RESOURCE)
 
 
-@dataclass(frozen=True, slots=True)
-class HeldPort:
-    """A logical switch port of ours as the northbound database has it."""
-
-    port: str
-    switch: str
-    addresses: Addresses
-    mac: Mac
-
-
 class Allocator:
     """Call `start` once every kind has been listed, then `changed` for every batch of changes.
 
@@ -76,8 +73,7 @@ class Allocator:
         self._ledger = Ledger()
         self._asks: dict[Holder, tuple[Ask, ...]] = {}
         self._holders: dict[str, dict[Holder, Ask]] = {}
-        self._keepers: dict[str, Keeper] = {}
-        self._kept: dict[Hashable, set[str]] = {}
+        self._kept = Kept()
         self._last: dict[str, tuple[Key, str]] = {}
         self._waiting: dict[str, tuple[str, ...]] = {}
         self._untold: set[Holder] = set()
@@ -88,12 +84,20 @@ class Allocator:
 
     # -- what the loop calls ----------------------------------------------------------------------
 
-    def start(self, ports: Iterable[HeldPort] = ()) -> list[Change]:
-        """The first time: restore everything, then give. `ports`: those of ours, as they are."""
+    def start(self, ports: Iterable[HeldPort] = (), unread: Iterable[Key] = ()) -> list[Change]:
+        """The first time: restore everything, then give.
+
+        Args:
+            ports: those of ours, as they are.
+            unread: pods that are there and cannot be read.
+        """
         view = self._view
-        self._ledger.restore_nets(view)
-        self._ledger.place_pools(view)
-        self._ledger.place_reserved(view)
+        for step in (
+            self._ledger.restore_nets,
+            self._ledger.place_pools,
+            self._ledger.place_reserved,
+        ):
+            self._safely(None, partial(step, view))
         entered: list[tuple[Holder, Ask]] = []
 
         def enter(holder: Holder, source: Source, key: Any) -> None:
@@ -106,17 +110,19 @@ class Allocator:
 
                 self._safely(holder, partial(enter, holder, source, key))
         there = tuple(ports)
-        broken = {f"{h.name}.{h.namespace}": h for h in self._ledger.refused() if h in self.faults}
+        mute = [holder for holder in self._ledger.refused() if holder in self.faults]
+        mute += [Holder(self._pods, *key) for key in unread]
+        broken = {f"{holder.name}.{holder.namespace}": holder for holder in mute}
         for port in there:
             # Nobody can say what such a pod asks for: it has what its ports say.
-            if (whose := of_port(port.port, broken)) is not None:
+            if (whose := of_port(port.port, broken.get)) is not None:
                 self._safely(whose, partial(self._remember, entered, whose, port))
         # Once in the networks that were in force, and once in those that are from now on: the
         # controller before may have died after it gave and before it said what is in force.
-        self._restore_all(entered, there)
-        self._ledger.place_nets(view)
-        self._ledger.place_pools(view)
-        self._restore_all(entered, there)
+        self._safely(None, partial(self._restore_all, entered, there))
+        self._safely(None, partial(self._ledger.place_nets, view))
+        self._safely(None, partial(self._ledger.place_pools, view))
+        self._safely(None, partial(self._restore_all, entered, there))
         for holder, ask in entered:
             if self._ledger.lease(ask.nic) is None:
                 self._safely(holder, partial(self._acquire, holder, ask))
@@ -127,7 +133,10 @@ class Allocator:
     def changed(self, keys: Mapping[Kind[Any], Iterable[Hashable]]) -> list[Change]:
         """Facts of these keys are others than before; the facts that follow from it."""
         told = {kind: list(found) for kind, found in keys.items()}
-        self.faults.pop(None, None)
+        if self.faults.pop(None, None) is not None:
+            # What is common to all failed: all of it once more.
+            for kind in (*STRUCTURE, *RESERVES):
+                told.setdefault(kind, [])
         self._safely(None, partial(self._place, told))
         if vips := self._vips_of(told.get(PODS, ())):
             told[VIPS] = sorted({*told.get(VIPS, ()), *vips})
@@ -222,7 +231,7 @@ class Allocator:
             for ask in asks.found:
                 self._last[ask.nic] = key, ask.provider
                 if keeper is not None:
-                    self._keep(ask.nic, keeper)
+                    self._kept.put(ask.nic, keeper)
         if holder.resource == self._pods and any(ask.held is None for ask in asks.found):
             self._untold.add(holder)
         else:
@@ -254,33 +263,19 @@ class Allocator:
             return
         self._holders.pop(nic, None)
         self._waiting.pop(nic, None)
-        keeper = self._keepers.get(nic)
+        keeper = self._kept.of(nic)
         if keeper is None or not keeps(self._view, keeper):
             self._drop(nic)
 
     def _recheck(self, key: Hashable) -> None:
-        for nic in sorted(self._kept.get(key, ())):
+        for nic in self._kept.by(key):
             self._ledger.touched.add(nic)
-            if nic not in self._holders and not keeps(self._view, self._keepers[nic]):
+            keeper = self._kept.of(nic)
+            if nic not in self._holders and keeper and not keeps(self._view, keeper):
                 self._drop(nic)
 
-    def _keep(self, nic: str, keeper: Keeper) -> None:
-        before = self._keepers.get(nic)
-        if before is not None and before.key != keeper.key:
-            # A pod's owner is what its maker writes: the same name may come with another.
-            self._unkeep(nic, before)
-        self._keepers[nic] = keeper
-        self._kept.setdefault(keeper.key, set()).add(nic)
-
-    def _unkeep(self, nic: str, keeper: Keeper) -> None:
-        self._kept[keeper.key].discard(nic)
-        if not self._kept[keeper.key]:
-            del self._kept[keeper.key]
-
     def _drop(self, nic: str) -> None:
-        keeper = self._keepers.pop(nic, None)
-        if keeper is not None:
-            self._unkeep(nic, keeper)
+        self._kept.drop(nic)
         self._ledger.release(nic)
         self._last.pop(nic, None)
 
@@ -290,16 +285,18 @@ class Allocator:
         for holder, ask in entered:
             if ask.held is not None:
                 self._safely(holder, partial(self._restore, holder, ask.nic, ask.held))
-        kept = keepers(self._view)
         for port in ports:
-            held = Held(port.switch, port.addresses, port.mac)
-            if port.port in self._holders:
-                self._restore(min(self._holders[port.port]), port.port, held)
-            elif (keeper := of_port(port.port, kept)) is not None:
-                self._restore(None, port.port, held)
-                if self._ledger.lease(port.port) is not None:
-                    self._keep(port.port, keeper)
-                    self._last[port.port] = _guess(port.port, keeper)
+            self._safely(None, partial(self._restore_port, port))
+
+    def _restore_port(self, port: HeldPort) -> None:
+        held = Held(port.switch, port.addresses, port.mac)
+        if port.port in self._holders:
+            self._restore(min(self._holders[port.port]), port.port, held)
+        elif (keeper := of_port(port.port, partial(keeper_named, self._view))) is not None:
+            self._restore(None, port.port, held)
+            if self._ledger.lease(port.port) is not None:
+                self._kept.put(port.port, keeper)
+                self._last[port.port] = pod_of(port.port, keeper)
 
     # -- giving -----------------------------------------------------------------------------------
 
@@ -359,7 +356,7 @@ class Allocator:
         provider = self._last.get(nic, (None, ""))[1]
         holders = self._holders.get(nic, {})
         pods = sorted(Key(*h[1:]) for h in holders if h.resource == self._pods)
-        keeper = self._keepers.get(nic)
+        keeper = self._kept.of(nic)
         if pods:
             pod = pods[0]
             # Of a machine's two pods the one where it runs.
@@ -370,7 +367,7 @@ class Allocator:
                     pod = key
         elif keeper is not None:
             # By its name, and not by the pod that it had last: so a new controller says it, too.
-            pod, provider = _guess(nic, keeper)
+            pod, provider = pod_of(nic, keeper)
         else:
             holder = min(holders) if holders else Holder("", "", nic)
             pod, provider = Key(holder.namespace, holder.name), ""
@@ -389,10 +386,3 @@ def _turn(one: tuple[Holder, Asks]) -> tuple[bool, bool, Holder]:
 
 def _key(source: Source, holder: Holder) -> Any:
     return Key(holder.namespace, holder.name) if source.namespaced else holder.name
-
-
-def _guess(port: str, keeper: Keeper) -> tuple[Key, str]:
-    """The pod and the provider of a port that is kept without a pod."""
-    name = keeper.key.name if keeper.ordinal < 0 else f"{keeper.key.name}-{keeper.ordinal}"
-    provider = port[len(f"{name}.{keeper.key.namespace}") + 1 :]
-    return Key(keeper.key.namespace, name), provider or "ovn"

@@ -12,6 +12,18 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from controller.network.booknodes import (
+    CLEAN,
+    DIRTY,
+    DOUBTFUL,
+    RUNNING,
+    Node,
+    Nodes,
+    Raised,
+    place_of,
+    with_one,
+    without,
+)
 from controller.network.merging import NOTHING, Changes, Merger, Sayer
 from controller.network.rows import Row, RowKey
 from controller.network.store import Store, Token
@@ -24,58 +36,9 @@ T = TypeVar("T")
 ObjectOf = Callable[[Kind[Any], Hashable], ObjectRef]
 """The object that a fact comes from, for texts."""
 
-_CLEAN, _DOUBTFUL, _DIRTY, _RUNNING = range(4)
-
 
 class CycleError(Exception):
     """A derived fact asks for itself."""
-
-
-class _Node:
-    """A unit applied to a key, or a derived fact, with what it read."""
-
-    __slots__ = ("asked", "key", "of", "rank", "readers", "reads", "state", "value")
-
-    def __init__(self, of: Unit | Derived[Any], key: Hashable, rank: int = -1) -> None:
-        self.of = of
-        self.key = key
-        self.rank = rank
-        self.state = _DIRTY
-        self.value: Any = NOTHING if rank >= 0 else None
-        # Tens of thousands of these are remembered: an empty set alone would be 216 bytes.
-        self.reads: tuple[Token, ...] = ()
-        self.asked: tuple[_Node, ...] = ()
-        self.readers: tuple[_Node, ...] | set[_Node] = ()
-
-
-_Nodes = tuple[_Node, ...] | set[_Node]
-"""Several nodes: most often so few that a tuple is a third of a set."""
-_FEW = 6
-
-
-def _with(nodes: _Nodes, one: _Node) -> _Nodes:
-    if isinstance(nodes, set):
-        nodes.add(one)
-        return nodes
-    if one in nodes:
-        return nodes
-    return (*nodes, one) if len(nodes) < _FEW else {*nodes, one}
-
-
-def _without(nodes: _Nodes, one: _Node) -> _Nodes:
-    if isinstance(nodes, set):
-        nodes.discard(one)
-        return nodes
-    return tuple(node for node in nodes if node is not one)
-
-
-class _Raised:
-    """A derived fact that could not be computed; equal to no other value."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
 
 
 class _Noting:
@@ -83,12 +46,10 @@ class _Noting:
 
     __slots__ = ("_book", "_derived", "_store", "asked", "reads")
 
-    def __init__(
-        self, book: Book, derived: Mapping[Derived[Any], Mapping[Hashable, _Node]]
-    ) -> None:
+    def __init__(self, book: Book, derived: Mapping[Derived[Any], Mapping[Hashable, Node]]) -> None:
         self._book, self._store, self._derived = book, book.store, derived
         self.reads: set[Token] = set()
-        self.asked: dict[_Node, None] = {}
+        self.asked: dict[Node, None] = {}
 
     def get(self, kind: Kind[T], key: Hashable) -> T | None:
         """The fact of this key, if there is one."""
@@ -109,11 +70,11 @@ class _Noting:
         """A derived fact."""
         known = self._derived.get(kind)
         node = known.get(key) if known is not None else None
-        if node is None or node.state != _CLEAN:
+        if node is None or node.state != CLEAN:
             node = self._book.derive(kind, key)[1]
         self.asked[node] = None
         value = node.value
-        if isinstance(value, _Raised):
+        if isinstance(value, Raised):
             raise value.error
         return value  # type: ignore[no-any-return]  # a node's value is of its Derived's type
 
@@ -142,12 +103,12 @@ class Book:
         self._units: dict[Kind[Any], list[tuple[int, Unit]]] = {}
         for rank, unit in enumerate(units):
             self._units.setdefault(unit.of, []).append((rank, unit))
-        self._applied: dict[tuple[int, Hashable], _Node] = {}
-        self._derived: dict[Derived[Any], dict[Hashable, _Node]] = {}
-        self._readers: dict[Token, _Nodes] = {}
+        self._applied: dict[tuple[int, Hashable], Node] = {}
+        self._derived: dict[Derived[Any], dict[Hashable, Node]] = {}
+        self._readers: dict[Token, Nodes] = {}
         self._tokens: dict[Token, Token] = {}
-        self._pending: dict[_Node, None] = {}
-        self._orphans: set[_Node] = set()
+        self._pending: dict[Node, None] = {}
+        self._orphans: set[Node] = set()
         self._merger = Merger()
 
     # Facts
@@ -167,12 +128,17 @@ class Book:
                 self._unlink(node)
                 self._say(node, NOTHING)
             elif there and node is None:
-                node = self._applied[where] = _Node(unit, key, rank)
+                node = self._applied[where] = Node(unit, key, rank)
                 self._pending[node] = None
         for token in touched:
             for node in self._readers.get(token, ()):
-                self._mark(node, _DIRTY)
+                self._mark(node, DIRTY)
         return True
+
+    def mute(self) -> set[Kind[Any]]:
+        """Of which kinds units fail that never said anything that could stay."""
+        nodes = (self._applied[one.rank, one.key] for one in self.failed)
+        return {node.of.of for node in nodes if isinstance(node.of, Unit) and not node.value.rows}
 
     @property
     def pending(self) -> int:
@@ -212,7 +178,7 @@ class Book:
     def behind(self, row: RowKey) -> tuple[ObjectRef, ...]:
         """All objects whose facts were read for a row, by whatever detour; sorted."""
         todo = [self._applied[one.rank, one.key] for one in self._merger.sayers(row)]
-        seen: set[_Node] = set(todo)
+        seen: set[Node] = set(todo)
         found: set[ObjectRef] = set()
         while todo:
             node = todo.pop()
@@ -228,7 +194,7 @@ class Book:
 
     # Computing
 
-    def derive(self, kind: Derived[Any], key: Hashable) -> tuple[Any, _Node]:
+    def derive(self, kind: Derived[Any], key: Hashable) -> tuple[Any, Node]:
         """A derived fact as it is now, for a view.
 
         Raises:
@@ -239,16 +205,16 @@ class Book:
             known = self._derived[kind] = {}
         node = known.get(key)
         if node is None:
-            node = known[key] = _Node(kind, key)
+            node = known[key] = Node(kind, key)
             self._orphans.add(node)
-        elif node.state == _RUNNING:
+        elif node.state == RUNNING:
             msg = f"derived fact {kind.name} {key} asks for itself"
             raise CycleError(msg)
-        if node.state != _CLEAN:
+        if node.state != CLEAN:
             self._refresh(node)
         return node.value, node
 
-    def _mark(self, node: _Node, state: int) -> None:
+    def _mark(self, node: Node, state: int) -> None:
         todo = [(node, state)]
         while todo:
             node, state = todo.pop()
@@ -258,23 +224,23 @@ class Book:
             node.state = state
             if node.rank >= 0:
                 self._pending[node] = None
-            elif was == _CLEAN:
-                todo += ((reader, _DOUBTFUL) for reader in node.readers)
+            elif was == CLEAN:
+                todo += ((reader, DOUBTFUL) for reader in node.readers)
 
-    def _refresh(self, node: _Node) -> None:
+    def _refresh(self, node: Node) -> None:
         """Compute what has to be; a derived fact that comes out otherwise marks its readers."""
-        if node.state == _DOUBTFUL:
+        if node.state == DOUBTFUL:
             # In the order in which they were asked: what is asked later may depend on the former.
             for one in node.asked:
-                if one.state != _CLEAN:
+                if one.state != CLEAN:
                     self._refresh(one)
-                    if node.state == _DIRTY:
+                    if node.state == DIRTY:
                         break
             else:
-                node.state = _CLEAN
-        if node.state != _DIRTY:
+                node.state = CLEAN
+        if node.state != DIRTY:
             return
-        node.state = _RUNNING
+        node.state = RUNNING
         noting = _Noting(self, self._derived)
         if node.rank >= 0:
             value = self._applied_value(node, noting)
@@ -287,11 +253,11 @@ class Book:
             if not _same(value, node.value):
                 node.value = value
                 for reader in node.readers:
-                    if reader.state < _DIRTY:
-                        reader.state = _DIRTY
-        node.state = _CLEAN
+                    if reader.state < DIRTY:
+                        reader.state = DIRTY
+        node.state = CLEAN
 
-    def _applied_value(self, node: _Node, view: _Noting) -> Said:
+    def _applied_value(self, node: Node, view: _Noting) -> Said:
         self.work.units += 1
         sayer = Sayer(node.rank, node.of.name, node.key)
         try:
@@ -311,35 +277,35 @@ class Book:
         self.failed.pop(sayer, None)
         return said if said.rows or said.writes or said.problems else NOTHING
 
-    def _derived_value(self, node: _Node, view: _Noting) -> Any:
+    def _derived_value(self, node: Node, view: _Noting) -> Any:
         self.work.derived += 1
         try:
             return node.of.compute(view, node.key)
         except Exception as error:  # noqa: BLE001  # raised again to each unit that asks
-            return _Raised(error)
+            return Raised(error)
 
-    def _say(self, node: _Node, value: Said) -> None:
+    def _say(self, node: Node, value: Said) -> None:
         if value is not node.value:
             sayer = Sayer(node.rank, node.of.name, node.key)
             self._merger.say(sayer, self._ref(node), node.value, value)
             if value is NOTHING:
                 self.failed.pop(sayer, None)
 
-    def _ref(self, node: _Node) -> ObjectRef:
+    def _ref(self, node: Node) -> ObjectRef:
         of = node.of
         assert isinstance(of, Unit)
         return self._object_of(of.of, node.key)
 
     # Links
 
-    def _link(self, node: _Node, noting: _Noting) -> None:
+    def _link(self, node: Node, noting: _Noting) -> None:
         reads = noting.reads
         before = frozenset(node.reads)
         if reads != before:
             for token in before - reads:
                 self._forget(token, node)
             for token in reads - before if before else reads:
-                self._readers[token] = _with(self._readers.get(token, ()), node)
+                self._readers[token] = with_one(self._readers.get(token, ()), node)
             # One tuple for all who read the same.
             node.reads = tuple(self._tokens.setdefault(token, token) for token in reads)
         asked = tuple(noting.asked)
@@ -347,23 +313,23 @@ class Book:
             known = frozenset(node.asked)
             for one in node.asked:
                 if one not in noting.asked:
-                    one.readers = _without(one.readers, node)
+                    one.readers = without(one.readers, node)
                     self._orphans.add(one)
             for one in asked:
                 if one not in known:
-                    one.readers = _with(one.readers, node)
+                    one.readers = with_one(one.readers, node)
             node.asked = asked
 
-    def _unlink(self, node: _Node) -> None:
+    def _unlink(self, node: Node) -> None:
         for token in node.reads:
             self._forget(token, node)
         for one in node.asked:
-            one.readers = _without(one.readers, node)
+            one.readers = without(one.readers, node)
             self._orphans.add(one)
         node.reads, node.asked = (), ()
 
-    def _forget(self, token: Token, node: _Node) -> None:
-        left = _without(self._readers[token], node)
+    def _forget(self, token: Token, node: Node) -> None:
+        left = without(self._readers[token], node)
         if not left:
             del self._readers[token]
             del self._tokens[token]
@@ -384,14 +350,6 @@ class Book:
 
     def __iter__(self) -> Iterator[tuple[RowKey, Row]]:
         return iter(self._merger.rows.items())
-
-
-def place_of(error: Exception) -> str:
-    """Where it was raised."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "nowhere"
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -6,16 +6,18 @@ always the same: facts, then the allocator, whose leases are facts, then the boo
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from controller.kube.resources import Key
-from controller.network.allocator import READS, Allocator, HeldPort
+from controller.network.allocator import READS, Allocator
 from controller.network.book import Book
-from controller.network.facts import LEASES
+from controller.network.facts import LEASES, PODS
 from controller.network.gateways import CLUSTER
+from controller.network.heldports import HeldPort
 from controller.network.merging import Changes
+from controller.network.reach import Hold, hold_of
 from controller.network.registry import UNITS, WATCHED
 from controller.network.settings import SETTINGS, NetSettings
 from controller.network.standins import stand_ins
@@ -27,6 +29,9 @@ from dataplane.model.config import ClusterConfig
 T = TypeVar("T")
 Fact = tuple[Kind[Any], Hashable, Any]
 """A fact as it is from now on; None: there is none."""
+
+Place = tuple[Kind[Any], Hashable]
+"""Where a fact is."""
 
 _RESOURCES = {watched.kind: watched.resource for watched in reversed(WATCHED)}
 _READS = frozenset(READS)
@@ -68,6 +73,7 @@ class Engine:
         self._allocator = Allocator(StoreView(self.book.store))
         self._stand_ins = {(kind, key): fact for kind, key, fact in stand_ins(settings)}
         self._changed: dict[Kind[Any], set[Hashable]] = {}
+        self._unread: set[Place] = set()
         self.put(((SETTINGS, "", settings),))
         self.put(tuple((kind, key, None) for kind, key in self._stand_ins))
 
@@ -76,7 +82,12 @@ class Engine:
         for kind, key, fact in facts:
             if fact is None:
                 fact = self._stand_ins.get((kind, key))
-            if self.book.put(kind, key, fact) and kind in _READS:
+            changed = self.book.put(kind, key, fact)
+            if (kind, key) in self._unread:
+                # Nobody knew what it was: that there is nothing is news, too.
+                self._unread.discard((kind, key))
+                changed = True
+            if changed and kind in _READS:
                 self._changed.setdefault(kind, set()).add(key)
 
     def end(self, places: Iterable[tuple[Kind[Any], Hashable]]) -> None:
@@ -86,14 +97,22 @@ class Engine:
             if hasattr(fact, "ending"):
                 self.put(((kind, key, replace(fact, ending=True)),))
 
-    def start(self, ports: Iterable[HeldPort] = ()) -> Changes:
+    def start(
+        self, ports: Iterable[HeldPort] = (), unread: Collection[Place] = frozenset()
+    ) -> Changes:
         """Give addresses, those first that were given before, and compute everything.
 
         Args:
             ports: logical switch ports of ours as the northbound database has them.
+            unread: objects that are there and cannot be read.
         """
         self._changed.clear()
-        self._put_given(self._allocator.start(ports))
+        self._unread = set(unread)
+        self._put_given(
+            self._allocator.start(
+                ports, [k for kind, k in unread if kind is PODS and isinstance(k, Key)]
+            )
+        )
         self.started = True
         return self.book.update()
 
@@ -115,6 +134,11 @@ class Engine:
         return found | {
             f"addresses {holder or 'of all'}": why for holder, why in self._allocator.faults.items()
         }
+
+    def hold(self) -> Hold:
+        """What stays in OVN, since by a defect nobody can say who wants it."""
+        faulty = self._allocator.faults
+        return hold_of(self.book.mute()) | hold_of(None if one is None else PODS for one in faulty)
 
     @property
     def pending(self) -> int:

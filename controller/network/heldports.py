@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import dataclass
 from typing import Protocol
 
-from controller.network.allocator import HeldPort
 from dataplane.model.addr import IPAddress, Mac
+
+
+@dataclass(frozen=True, slots=True)
+class HeldPort:
+    """A logical switch port of ours as the northbound database has it."""
+
+    port: str
+    switch: str
+    addresses: tuple[IPAddress, ...]
+    mac: Mac
 
 
 class PortThere(Protocol):

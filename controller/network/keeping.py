@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple, TypeVar
 
 from controller.kinds.workloads import INSTANCES, MACHINES, SETS
@@ -43,24 +43,60 @@ def keeps(view: View, keeper: Keeper) -> bool:
     return found is not None and found.has(keeper.ordinal)
 
 
-def keepers(view: View) -> dict[str, Keeper]:
-    """Everything that is kept now, by the name of the first interface's port."""
-    found: dict[str, Keeper] = {}
-    for key in view.all(SETS):
-        one = view.get(SETS, key)
-        if one is not None:
-            for ordinal in range(one.first, one.first + one.replicas):
-                found[f"{key.name}-{ordinal}.{key.namespace}"] = Keeper(key, ordinal)
-    for kind in (MACHINES, INSTANCES):
-        for key in view.all(kind):
-            found[f"{key.name}.{key.namespace}"] = Keeper(key, -1)
-    return found
+def keeper_named(view: View, pod: str) -> Keeper | None:
+    """What keeps the addresses of `<name>.<namespace>` now, whether there is such a pod or not."""
+    name, _, space = pod.rpartition(".")
+    for kind in (INSTANCES, MACHINES):
+        if view.get(kind, Key(space, name)) is not None:
+            return Keeper(Key(space, name), -1)
+    base, _, number = name.rpartition("-")
+    found = view.get(SETS, Key(space, base))
+    if found is None or not number.isdecimal() or str(int(number)) != number:
+        return None
+    return Keeper(Key(space, base), int(number)) if found.has(int(number)) else None
 
 
-def of_port(port: str, named: Mapping[str, T]) -> T | None:
+def of_port(port: str, named: Callable[[str], T | None]) -> T | None:
     """Whose a port is: `<name>.<namespace>`, and perhaps a provider behind."""
     words = port.split(".")
     for count in range(2, len(words) + 1):
-        if (found := named.get(".".join(words[:count]))) is not None:
+        if (found := named(".".join(words[:count]))) is not None:
             return found
     return None
+
+
+def pod_of(port: str, keeper: Keeper) -> tuple[Key, str]:
+    """The pod and the provider of a port that is kept without a pod."""
+    name = keeper.key.name if keeper.ordinal < 0 else f"{keeper.key.name}-{keeper.ordinal}"
+    provider = port[len(f"{name}.{keeper.key.namespace}") + 1 :]
+    return Key(keeper.key.namespace, name), provider or "ovn"
+
+
+class Kept:
+    """What keeps which interfaces' addresses."""
+
+    def __init__(self) -> None:
+        self._keepers: dict[str, Keeper] = {}
+        self._nics: dict[Hashable, set[str]] = {}
+
+    def of(self, nic: str) -> Keeper | None:
+        """What keeps an interface's address, if anything may."""
+        return self._keepers.get(nic)
+
+    def by(self, key: Hashable) -> list[str]:
+        """The interfaces whose addresses an object keeps."""
+        return sorted(self._nics.get(key, ()))
+
+    def put(self, nic: str, keeper: Keeper) -> None:
+        """Have it kept by this; a pod's owner is what its maker writes, and may be another."""
+        self.drop(nic)
+        self._keepers[nic] = keeper
+        self._nics.setdefault(keeper.key, set()).add(nic)
+
+    def drop(self, nic: str) -> None:
+        """Have it kept by nothing."""
+        keeper = self._keepers.pop(nic, None)
+        if keeper is not None:
+            self._nics[keeper.key].discard(nic)
+            if not self._nics[keeper.key]:
+                del self._nics[keeper.key]

@@ -14,6 +14,7 @@ from controller.kinds.nat import EIPS, VPC_PORTS
 from controller.kinds.subnet import RESOURCE as SUBNET_RESOURCE
 from controller.kinds.subnet import SUBNETS, Subnet
 from controller.network.asks import Holder
+from controller.network.booknodes import place_of
 from controller.network.nets import NETS, REFUSALS, USAGE, Net, Usage, accepted, place, refuse
 from controller.network.nics import Held
 from controller.network.settings import DEFAULT_VPC, settings
@@ -113,7 +114,7 @@ class Ledger:
     def restore_nets(self, view: View) -> None:
         """The first time: what was in force is so until everybody has what they had."""
         there = _subnets(view)
-        known = {name: net for name, one in there.items() if (net := accepted(one))}
+        known = {name: net for name, one in there.items() if (net := _accepted(one))}
         held = {name: there[name] for name in known}
         for name, net in place(held, known, DEFAULT_VPC).items():
             was = known[name]
@@ -169,6 +170,8 @@ class Ledger:
             self._ipam.check_subnet(net.space)
         except AddressError as error:
             return Problem(who, error.cause, error.next_step)
+        except Exception as error:  # noqa: BLE001  # any defect of ours
+            return _defect(who, error)
         return None
 
     def _fit(self, net: Net, held: Net | None) -> Net:
@@ -179,8 +182,11 @@ class Ledger:
             self._ipam.set_subnet(net.space)
         except AddressError as error:
             problem = Problem(f"Subnet {net.name}", error.cause, error.next_step)
-            return refuse(held or Net(net.name, net.vpc, usable=False), (problem,))
-        return net
+        except Exception as error:  # noqa: BLE001  # any defect of ours
+            problem = _defect(f"Subnet {net.name}", error)
+        else:
+            return net
+        return refuse(held or Net(net.name, net.vpc, usable=False), (problem,))
 
     def place_pools(self, view: View) -> None:
         """Have the pools of the IPPools."""
@@ -203,6 +209,8 @@ class Ledger:
                     self._stale_usage.add(pool.subnet)
             except AddressError as error:
                 problem = Problem(f"IPPool {name}", error.cause, error.next_step)
+            except Exception as error:  # noqa: BLE001  # any defect of ours
+                problem = _defect(f"IPPool {name}", error)
             self.refuse(Holder(_POOLS, "", name), "", problem)
 
     def place_reserved(self, view: View) -> None:
@@ -280,6 +288,19 @@ class Ledger:
         if after is not None:
             self._users[after.subnet] = self._users.get(after.subnet, 0) + 1
             self._stale_usage.add(after.subnet)
+
+
+def _accepted(subnet: Subnet) -> Net | None:
+    """What was in force, as far as its status can be understood."""
+    try:
+        return accepted(subnet)
+    except Exception:  # noqa: BLE001  # the same defect is told of what is written
+        return None
+
+
+def _defect(who: str, error: Exception) -> Problem:
+    """A defect of ours costs one object its changes, and nobody his network."""
+    return Problem(who, f"{error!r} at {place_of(error)}", "report this as a defect")
 
 
 def _subnets(view: View) -> Mapping[str, Subnet]:

@@ -19,6 +19,7 @@ from controller.ipam.intervals import Intervals
 from controller.ipam.subnet import Subnet as Space
 from controller.ipam.subnet import hosts_of, intervals_of, networks_of
 from controller.kinds.subnet import Subnet, is_logical
+from controller.network.booknodes import place_of
 from controller.network.view import Kind
 from controller.translate.ovn import Problem
 from dataplane.model.addr import IPAddress, IPNetwork, Mac
@@ -103,6 +104,16 @@ def written(subnet: Subnet, default_vpc: str) -> Net:
     vpc = subnet.vpc or default_vpc
     routed = is_routed(subnet)
     return _net(subnet.name, vpc, subnet.cidr, subnet.gateway, subnet.excluded, routed)
+
+
+def asked_by(subnet: Subnet, default_vpc: str) -> Net:
+    """The same; a defect of ours costs one subnet what it asks for, and nobody his network."""
+    try:
+        return written(subnet, default_vpc)
+    except Exception as error:  # noqa: BLE001  # any defect of ours
+        cause = f"what it asks for is not understood: {error!r} at {place_of(error)}"
+        vpc = subnet.vpc or default_vpc
+        return _unusable(subnet.name, vpc, cause, "report this as a defect")
 
 
 def accepted(subnet: Subnet) -> Net | None:
@@ -201,7 +212,7 @@ def place(
         if was is None or not was.usable:
             continue
         # Excluded addresses and how it is routed are always as written now.
-        fresh = written(subnet, default_vpc)
+        fresh = asked_by(subnet, default_vpc)
         excluded = fresh.excluded if fresh.usable else was.excluded
         net = Net(was.name, was.vpc, was.networks, was.gateways, excluded, is_routed(subnet))
         if not taken.clash(net):
@@ -212,7 +223,7 @@ def place(
         # Who moves away may make room for somebody who was asked before him.
         left: list[Subnet] = []
         for subnet in order:
-            asked, mine = written(subnet, default_vpc), held.get(subnet.name)
+            asked, mine = asked_by(subnet, default_vpc), held.get(subnet.name)
             if mine is not None:
                 taken.remove(mine)
             refused = _refused(asked, mine, taken, objection)

@@ -6,13 +6,25 @@ never in it, but for the one column by which a foreign parent would hold a child
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from controller.network.rows import Row, RowKey, Value
+from controller.network.rows import Row, RowKey
 from controller.ovn.ours import EXTRA_KEY, NAME_KEY, OWNER, OWNER_KEY, Ours
+from controller.ovn.spelling import (
+    IDS,
+    RefusedError,
+    atom,
+    canonical,
+    encoded,
+    now_of,
+    of_row,
+    pairs_of,
+    ref_of,
+    told,
+)
 from dataplane.drivers.idl import Replica
 from dataplane.drivers.operations import Operation
 
@@ -20,15 +32,11 @@ WHOLE = frozenset({"Meter"})
 """Tables whose rows may not be without children: those are made in the same transaction."""
 LARGE = 16
 """Sets with at least so many elements are changed by what differs, not written whole."""
-IDS = "external_ids"
 MEMBERS = frozenset({("Port_Group", "ports"), ("Address_Set", "addresses")})
 """Columns that lose nobody while it is not known who belongs to them."""
+PORTS = "Logical_Switch_Port"
 
 Ref = list[str]
-
-
-class RefusedError(Exception):
-    """A row cannot be made so; the text says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +82,16 @@ class Plan:
 
     def __init__(
         self, replica: Replica, ours: Ours, desired: Desired, dirty: Collection[RowKey],
-        failed: Collection[RowKey], *, keep: bool = False,
+        failed: Collection[RowKey], *, members: bool = False,
+        mute: Callable[[RowKey], bool] | None = None,
     ) -> None:  # fmt: skip
-        """`keep`: groups keep their members; some of whom they have to are not known."""
-        self._keep = keep
+        """What is wanted, against what is there.
+
+        `members`: groups keep all their members; whom they have to is not known. `mute` says
+        whether a row of ours stays for which nobody speaks: whoever refers to it goes on to.
+        """
+        self._members, self._mute = members, mute
+        self._addresses: frozenset[str] | None = None
         self._replica, self._ours, self._desired = replica, ours, desired
         self._dirty, self._failed = dirty, failed
         self.deeds: dict[RowKey, Deed] = {}
@@ -104,7 +118,7 @@ class Plan:
             {
                 "op": "mutate",
                 "table": table,
-                "where": _where(uuid),
+                "where": of_row(uuid),
                 "mutations": [[c, how, ["set", values]] for (c, how), values in found.items()],
             }
             for uuid, (table, found) in self._mutations.items()
@@ -178,7 +192,7 @@ class Plan:
         wanted: dict[str, Any] = {}
         for column, value in row.columns.items():
             if column != IDS:
-                wanted[column] = _canonical(key, column, value, self._type(key.table, column))
+                wanted[column] = canonical(key, column, value, self._type(key.table, column))
         return wanted
 
     def _type(self, table: str, column: str) -> Any:
@@ -199,10 +213,10 @@ class Plan:
     def _insert(self, key: RowKey, row: Row, wanted: Mapping[str, Any], parent: Ref | None) -> None:
         name = f"r{len(self._inserts)}"
         self._names[key] = ["named-uuid", name]
-        wanted = {column: _told(row, column, value) for column, value in wanted.items()}
-        values = {column: _encoded(value) for column, value in wanted.items()}
+        wanted = {column: told(row, column, value) for column, value in wanted.items()}
+        values = {column: encoded(value) for column, value in wanted.items()}
         if self._replica.has(key.table, IDS):
-            values[IDS] = _encoded(self._ids(key, row))
+            values[IDS] = encoded(self._ids(key, row))
         self._inserts[key] = {
             "op": "insert", "table": key.table, "uuid-name": name, "row": values,
         }  # fmt: skip
@@ -222,29 +236,28 @@ class Plan:
         changed: dict[str, tuple[Any, Any]] = {}
         whole: dict[str, Any] = {}
         for column, value in wanted.items():
-            now = _now(has, column)
-            if self._keep and (key.table, column) in MEMBERS:
-                value = value | now
+            now = now_of(has, column)
+            value = self._kept(key.table, column, value, now)
             if now == value:
                 continue
             if isinstance(value, frozenset) and len(value) >= LARGE and now:
-                goes, comes = _told(row, column, now - value), _told(row, column, value - now)
+                goes, comes = told(row, column, now - value), told(row, column, value - now)
                 self._mutate(key.table, uuid, column, "delete", goes)
                 self._mutate(key.table, uuid, column, "insert", comes)
                 changed[column] = (goes, comes) if column in row.refs else (now, value)
             else:
-                changed[column] = (_told(row, column, now), _told(row, column, value))
-                whole[column] = _encoded(changed[column][1])
+                changed[column] = (told(row, column, now), told(row, column, value))
+                whole[column] = encoded(changed[column][1])
         if self._replica.has(key.table, IDS):
-            ids = _now(has, IDS)
+            ids = now_of(has, IDS)
             after = {**ids, **self._ids(key, row)}
-            for name in set(ids.get(EXTRA_KEY, "").split(",")) - dict(_pairs(row)).keys():
+            for name in set(ids.get(EXTRA_KEY, "").split(",")) - dict(pairs_of(row)).keys():
                 after.pop(name, None)
-            if EXTRA_KEY in after and not _pairs(row):
+            if EXTRA_KEY in after and not pairs_of(row):
                 del after[EXTRA_KEY]
             if after != ids:
                 changed[IDS] = (ids, after)
-                whole[IDS] = _encoded(after)
+                whole[IDS] = encoded(after)
         if parent is not None and row.parent is not None:
             moved = self._move(uuid, row.parent, parent)
             if moved:
@@ -258,8 +271,36 @@ class Plan:
         self.deeds[key] = Deed("update", key, changed)
         self._guard(key.table, uuid)
         if whole:
-            where = _where(uuid)
+            where = of_row(uuid)
             self._updates.append({"op": "update", "table": key.table, "where": where, "row": whole})
+
+    def _kept(self, table: str, column: str, value: Any, now: Any) -> Any:
+        """The value, and what of the one before belongs to somebody who says nothing."""
+        if self._mute is None or not isinstance(value, frozenset) or not now - value:
+            return value
+        if self._members and (table, column) in MEMBERS:
+            return value | now
+        if (table, column) == ("Address_Set", "addresses"):
+            return value | (now & self._mute_addresses())
+        refers = self._type(table, column).key.ref_table
+        if refers is None:
+            return value
+        gone = ((one, self._ours.key(refers.name, UUID(int=one))) for one in now - value)
+        return value | {one for one, key in gone if key is not None and self._mute(key)}
+
+    def _mute_addresses(self) -> frozenset[str]:
+        if self._addresses is None:
+            assert self._mute is not None
+            rows = self._replica.tables[PORTS].rows
+            ports = (key for key in [*self._ours.keys()] if key.table == PORTS and self._mute(key))
+            texts = (
+                text
+                for key in ports
+                for uuid in self._ours.find(key)
+                for text in now_of(rows[uuid], "addresses")
+            )
+            self._addresses = frozenset(word for text in texts for word in text.split()[1:])
+        return self._addresses
 
     def _move(self, uuid: UUID, wanted: tuple[RowKey, str], parent: Ref) -> str:
         """Have one holder and no other; who held it before, if that changes."""
@@ -279,7 +320,7 @@ class Plan:
         for uuid in uuids:
             if self._replica.tables[key.table].is_root:
                 self._guard(key.table, uuid)
-                self._deletes.append({"op": "delete", "table": key.table, "where": _where(uuid)})
+                self._deletes.append({"op": "delete", "table": key.table, "where": of_row(uuid)})
             for holder, (table, column) in self._ours.holders(uuid).items():
                 self._mutate(table, holder, column, "delete", [("uuid", str(uuid))])
 
@@ -288,7 +329,7 @@ class Plan:
     def _resolve(self, key: RowKey) -> Ref | None:
         """How a row of ours is referred to in this transaction; None: there is none."""
         found = self._refer(key)
-        return None if found is None else list(_ref(found))
+        return None if found is None else list(ref_of(found))
 
     def _refer(self, key: RowKey) -> int | str | None:
         """The same in the words of comparison: the number of its UUID, or its name in here."""
@@ -317,80 +358,13 @@ class Plan:
     ) -> None:
         if values:
             _, found = self._mutations.setdefault(uuid, (table, {}))
-            found.setdefault((column, how), []).extend(_atom(value) for value in values)
+            found.setdefault((column, how), []).extend(atom(value) for value in values)
 
     def _guard(self, table: str, uuid: UUID) -> None:
         """Only if it still is the row that we saw: somebody may have taken it away or over."""
         if self._replica.has(table, IDS):
-            ids = _now(self._replica.tables[table].rows[uuid], IDS)
+            ids = now_of(self._replica.tables[table].rows[uuid], IDS)
             self._before.append({
-                "op": "wait", "timeout": 0, "table": table, "where": _where(uuid),
-                "columns": [IDS], "until": "==", "rows": [{IDS: _encoded(ids)}],
+                "op": "wait", "timeout": 0, "table": table, "where": of_row(uuid),
+                "columns": [IDS], "until": "==", "rows": [{IDS: encoded(ids)}],
             })  # fmt: skip
-
-
-def _pairs(row: Row) -> tuple[tuple[str, str], ...]:
-    more = row.columns.get(IDS, ())
-    return more if isinstance(more, tuple) else ()
-
-
-def _where(uuid: UUID) -> list[Any]:
-    return [["_uuid", "==", ["uuid", str(uuid)]]]
-
-
-def _now(row: Any, column: str) -> Any:
-    """A committed column in the words of comparison; references as numbers, which compare fast."""
-    datum = row._data[column]  # noqa: SLF001  # no public way, and twenty times faster than it
-    type_ = datum.type
-    if type_.is_map():
-        return {key.value: value.value for key, value in datum.values.items()}
-    if type_.key.ref_table is not None:
-        return frozenset(atom.value.int for atom in datum.values)
-    if type_.n_min == 1 and type_.n_max == 1:
-        return next(iter(datum.values)).value
-    return frozenset(atom.value for atom in datum.values)
-
-
-def _ref(refer: int | str) -> tuple[str, str]:
-    """A reference as RFC 7047 (5.1) writes it."""
-    return ("uuid", str(UUID(int=refer))) if isinstance(refer, int) else ("named-uuid", refer)
-
-
-def _told(row: Row, column: str, value: Any) -> Any:
-    """A column's value as it is written, from the words of comparison."""
-    return frozenset(map(_ref, value)) if column in row.refs else value
-
-
-_WORDS = {"string": str, "integer": int, "boolean": bool}
-
-
-def _canonical(key: RowKey, column: str, value: Value, type_: Any) -> Any:
-    if type_.is_map():
-        if not isinstance(value, tuple):
-            msg = f"{key}: {column} is a map, not {value!r}"
-            raise RefusedError(msg)
-        return dict(value)
-    word = _WORDS.get(type_.key.type.to_string())
-    elements = value if isinstance(value, frozenset) else (value,)
-    if isinstance(value, tuple) or any(type(one) is not word for one in elements):
-        msg = f"{key}: {column} is of {type_.key.type.to_string()}, not {value!r}"
-        raise RefusedError(msg)
-    if type_.n_min == 1 and type_.n_max == 1:
-        if isinstance(value, frozenset):
-            msg = f"{key}: {column} has one value, not the set {sorted(map(str, value))}"
-            raise RefusedError(msg)
-        return value
-    return frozenset(elements)
-
-
-def _atom(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _encoded(value: Any) -> Any:
-    """As RFC 7047 (5.1) writes a value."""
-    if isinstance(value, dict):
-        return ["map", [[name, text] for name, text in value.items()]]
-    if isinstance(value, frozenset):
-        return ["set", [_atom(one) for one in value]]
-    return value

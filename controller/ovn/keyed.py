@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from controller.network.reach import ALL_AND_MEMBERS, NOTHING, Hold
 from controller.network.rows import Row, RowKey
 from controller.ovn.differ import Deed
 from controller.ovn.ours import COLUMNS
@@ -72,7 +73,7 @@ class Writer:
         self.failures: dict[RowKey, Failure] = {}
         self._random = random.Random()  # noqa: S311  # jitter, no secret
         self._leads = self._asked = False
-        self._sweep = self._keep = False
+        self._hold = ALL_AND_MEMBERS
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -124,15 +125,14 @@ class Writer:
         self._turns.inbox.append(None)
         self._nudge()
 
-    def begin(self, *, sweep: bool = True, keep: bool = False) -> None:
+    def begin(self, hold: Hold = NOTHING) -> None:
         """All that is wanted has been said: rows of ours that nobody ever wanted may go.
 
         Args:
-            sweep: False: they stay nevertheless, since some unit cannot say what it wants.
-            keep: port groups and address sets keep their members, too; say so before `want`.
+            hold: these stay nevertheless, since somebody cannot say what he wants.
         """
-        if (sweep, keep) != (self._sweep, self._keep):
-            self._sweep, self._keep = sweep, keep
+        if hold != self._hold:
+            self._hold = hold
             self._nudge()
 
     def lead(self, leads: bool) -> None:
@@ -182,7 +182,7 @@ class Writer:
             DataplaneError: the database is away.
         """
         waiting = self._client.submit_wait(
-            partial(self._turns.difference, keep=self._keep), TIMEOUT_S
+            partial(self._turns.difference, hold=self._hold), TIMEOUT_S
         )
         return await asyncio.wrap_future(waiting)
 
@@ -233,7 +233,7 @@ class Writer:
         last: list[Turn] = []
 
         def step(replica: Replica, txn: Transaction) -> None:
-            turn = self._turns.turn(replica, txn, asked, sweep=self._sweep, keep=self._keep)
+            turn = self._turns.turn(replica, txn, asked, hold=self._hold)
             last[:] = [turn]
 
         try:

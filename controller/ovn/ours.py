@@ -128,6 +128,10 @@ class Ours:
         """The keys of all rows that are there."""
         return self._found.keys()
 
+    def key(self, table: str, uuid: UUID) -> RowKey | None:
+        """The key of a row; None: it is not ours."""
+        return self._keys.get(table, {}).get(uuid)
+
     def holders(self, uuid: UUID) -> Mapping[UUID, tuple[str, str]]:
         """Which rows have it in a column of `PARENTS`: to (table, column)."""
         return self._holders.get(uuid, {})

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from controller.network.reach import ALL_AND_MEMBERS, NOTHING, Hold
 from controller.network.rows import Row, RowKey
-from controller.ovn.differ import MEMBERS, Deed, Desired, Plan
+from controller.ovn.differ import Deed, Desired, Plan
 from controller.ovn.ours import Ours
 from controller.ovn.rows import committed
 from dataplane.drivers.idl import Replica, Transaction
@@ -27,7 +28,6 @@ ROOTS = frozenset({
     "HA_Chassis_Group", "Load_Balancer", "Load_Balancer_Group", "Meter", "Mirror",
 })  # fmt: skip
 RANKS = {"Logical_Router": 1, "Logical_Switch": 1, "Logical_Router_Port": 2}
-GROUPS = frozenset(table for table, _ in MEMBERS)
 LAST, GOING = 3, 4
 """Roots first, then routers and switches, their ports, all else; then what goes."""
 
@@ -94,7 +94,7 @@ class Turns:
     inbox: deque[Mapping[RowKey, Row | None] | None] = field(default_factory=deque)
     locked: bool = False
     _blank: bool = True
-    _keeps: bool = False
+    _held: Hold = NOTHING
     _ours: Ours = field(default_factory=Ours)
     _desired: Desired = field(default_factory=Desired)
     _dirty: dict[RowKey, int] = field(default_factory=dict)
@@ -116,8 +116,7 @@ class Turns:
         txn: Transaction,
         asked: tuple[RowKey, ...] | None,
         *,
-        sweep: bool,
-        keep: bool = False,
+        hold: Hold,
     ) -> Turn:
         """Make one transaction: of these keys, or of what is dirty.
 
@@ -125,9 +124,8 @@ class Turns:
             replica: the database.
             txn: gets the operations.
             asked: only these and what they need; None: as many as a transaction takes.
-            sweep: whether rows may go of which nobody ever said anything; those that were wanted
-                and are no more always may.
-            keep: whether groups keep the members that they are not wanted to have.
+            hold: which rows stay of those of which nobody ever said anything; those that were
+                wanted and are no more always may go.
 
         Raises:
             NotOurs: we may not write, or another holds the lock still.
@@ -135,17 +133,18 @@ class Turns:
         self._intake(replica)
         self._look_at_lock(replica)
         # Who was told to forget may have been asked to sweep before: nothing is wanted then.
-        sweep = sweep and not self._blank
-        if self._keeps and not keep:
-            for key in self._desired.rows:
-                if key.table in GROUPS:
+        hold = ALL_AND_MEMBERS if self._blank else hold
+        if self._held != hold:
+            # Who belongs to a group is to be asked once more, and who may go at last.
+            for key, row in self._desired.rows.items():
+                if row.refs or key.table == "Address_Set":
                     self._mark(key)
-        self._keeps = keep
+        self._held = hold
         now = time.monotonic()
         patient = {key for key, one in tuple(self.failures.items()) if one.retry_at > now}
         for key in self.failures.keys() - patient:
             self._enqueue(key)
-        plan = Plan(replica, self._ours, self._desired, self._dirty.keys(), patient, keep=keep)
+        plan = self._plan(replica, self._dirty.keys(), patient, hold)
         if asked is not None:
             for key in asked:
                 plan.add(key)
@@ -154,7 +153,7 @@ class Turns:
                 for key in tuple(queue):
                     if plan.size >= self.batch:
                         break
-                    may = rank != GOING or sweep or key in self._unwanted
+                    may = rank != GOING or key not in hold or key in self._unwanted
                     if may and key not in patient:
                         plan.add(key)
         stubborn = self._conclude(plan)
@@ -163,15 +162,26 @@ class Turns:
         keys = tuple(plan.deeds)
         return Turn(keys, tuple(plan.deeds.values()), self._needed(keys, asked), stubborn)
 
+    def _plan(
+        self, replica: Replica, dirty: Collection[RowKey], failed: Collection[RowKey], hold: Hold
+    ) -> Plan:
+        def mute(key: RowKey) -> bool:
+            wanted = key in self._desired.rows or key in self._unwanted
+            return key in hold and not wanted
+
+        args = (replica, self._ours, self._desired, dirty, failed)
+        return Plan(*args, members=hold.members, mute=mute if hold else None)
+
     def difference(
-        self, replica: Replica, *, keep: bool = False
+        self, replica: Replica, *, hold: Hold = NOTHING
     ) -> tuple[list[Deed], dict[RowKey, str]]:
         """What would be done now, and what is refused beforehand."""
         self._intake(replica)
         everything = {*self._desired.rows, *self._ours.keys()}
-        plan = Plan(replica, self._ours, self._desired, everything, (), keep=keep)
+        plan = self._plan(replica, everything, (), hold)
         for key in sorted(everything, key=lambda key: (self._rank(key), key)):
-            plan.add(key)
+            if key in self._desired.rows or key not in hold:
+                plan.add(key)
         return list(plan.deeds.values()), plan.refused
 
     def ports(self, replica: Replica) -> list[PortThere]:

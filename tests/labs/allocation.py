@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from controller.kinds.addresses import VIPS
 from controller.kinds.subnet import SUBNETS, Accepted, Subnet
 from controller.kube.resources import Key
-from controller.network.allocator import Allocator, HeldPort
+from controller.network.allocator import Allocator
 from controller.network.asks import vip_nic
 from controller.network.facts import LEASES, NAMESPACES, PODS, NetNamespace, NetPod, NicLease
+from controller.network.heldports import HeldPort
 from controller.network.ledger import Change
 from controller.network.nets import NETS, REFUSALS, USAGE, Net
 from controller.network.view import Kind
@@ -37,9 +38,9 @@ class World:
         if self.allocator is not None:
             self._take(self.allocator.changed({kind: [key]}))
 
-    def start(self) -> World:
+    def start(self, unread: Iterable[Key] = ()) -> World:
         self.allocator = Allocator(FactView(self.facts))
-        self._take(self.allocator.start(self.ports))
+        self._take(self.allocator.start(self.ports, unread))
         return self
 
     def _take(self, changes: list[Change]) -> None:
@@ -92,15 +93,15 @@ class World:
                 held = tuple(map(str, lease.addresses))
                 self.have(VIPS, name, replace(vip, held=held, held_mac=str(lease.mac)))
 
-    def again(self, ports: list[HeldPort]) -> World:
-        """A controller that starts anew with the same objects."""
+    def again(self, ports: list[HeldPort], unread: Iterable[Key] = ()) -> World:
+        """A controller that starts anew with the same objects, `unread` ones beside them."""
         kept = {kind: dict(there) for kind, there in self.facts.items() if kind not in OUTPUTS}
         for name, subnet in kept[SUBNETS].items():
             net = self.net(name)
             if net.usable:
                 said = Accepted(net.vpc, net.cidr, net.gateway)
                 kept[SUBNETS][name] = replace(subnet, accepted=said)
-        return World(kept, ports).start()
+        return World(kept, ports).start(unread)
 
     def held(self) -> list[HeldPort]:
         """The ports that OVN's database has of these leases."""

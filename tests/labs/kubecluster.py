@@ -73,7 +73,8 @@ def put(api: StandIn, obj: dict[str, Any]) -> None:
     if there is None:
         api.cluster.create(kind, space, obj, Options("test"))
     else:
-        body = {**obj, "metadata": {**meta, "uid": there["metadata"]["uid"]}}
+        same = {name: there["metadata"][name] for name in ("uid", "resourceVersion")}
+        body = {**obj, "metadata": {**meta, **same}}
         api.cluster.replace(kind, space, meta["name"], body, "", Options("test"))
 
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from controller.network.rows import Row, RowKey, pairs
+from controller.network.reach import ALL_AND_MEMBERS, EVERYTHING, NOTHING, RULES, Hold
+from controller.network.rows import Row, RowKey, Value, pairs
 from controller.ovn.keyed import Writer
 from tests.labs.ovnsandbox import PATIENCE_S, OvnSandbox, northbound
 
@@ -25,14 +26,16 @@ def nb() -> Iterator[OvnSandbox]:
 
 
 @asynccontextmanager
-async def writing(remote: str, rows: dict[RowKey, Row], **how: bool) -> AsyncIterator[Writer]:
+async def writing(
+    remote: str, rows: dict[RowKey, Row], hold: Hold = NOTHING
+) -> AsyncIterator[Writer]:
     """A writer that leads and has written these rows."""
     writer = Writer(remote)
     writer.start()
     working = asyncio.create_task(writer.run())
     try:
         writer.want(dict(rows))
-        writer.begin(sweep=how.get("sweep", True))
+        writer.begin(hold)
         writer.lead(True)
         await settle(writer)
         yield writer
@@ -310,7 +313,7 @@ def test_stale_rows_go_only_when_everything_has_been_said(nb: OvnSandbox) -> Non
     async def story() -> None:
         async with writing(nb.nb, topology()):
             pass
-        async with writing(nb.nb, dict([switch()]), sweep=False) as writer:
+        async with writing(nb.nb, dict([switch()]), hold=EVERYTHING) as writer:
             assert len(listed(nb, "Logical_Switch_Port")) == 3 and writer.written.rows == 0
             writer.begin()
             await settle(writer)
@@ -324,7 +327,7 @@ def test_what_was_wanted_goes_even_while_nothing_else_may(nb: OvnSandbox) -> Non
     async def story() -> None:
         async with writing(nb.nb, topology()):
             pass
-        async with writing(nb.nb, dict([switch(), port("p1")]), sweep=False) as writer:
+        async with writing(nb.nb, dict([switch(), port("p1")]), hold=EVERYTHING) as writer:
             writer.want({RowKey("Logical_Switch_Port", "p1"): None})
             await settle(writer)
             assert listed(nb, "Logical_Switch_Port") == ["p0", "p2"]
@@ -412,8 +415,7 @@ def test_groups_keep_their_members_while_it_is_not_known_who_they_are(nb: OvnSan
     async def story() -> None:
         async with writing(nb.nb, some(1, 2, 3)):
             assert members(nb) == (3, {"10.0.0.1", "10.0.0.2", "10.0.0.3"})
-        async with writing(nb.nb, {}, sweep=False) as writer:
-            writer.begin(sweep=False, keep=True)
+        async with writing(nb.nb, {}, hold=ALL_AND_MEMBERS) as writer:
             writer.want(some(1, 4))
             await settle(writer)
             everybody = {f"10.0.0.{number}" for number in (1, 2, 3, 4)}
@@ -423,6 +425,43 @@ def test_groups_keep_their_members_while_it_is_not_known_who_they_are(nb: OvnSan
             writer.begin()
             await settle(writer)
             assert members(nb) == (2, {"10.0.0.1", "10.0.0.4"})
+
+    asyncio.run(story())
+
+
+def test_who_says_nothing_stays_in_groups_and_who_speaks_leaves_them(nb: OvnSandbox) -> None:
+    group, names = RowKey("Port_Group", "held"), RowKey("Address_Set", "held")
+    rules = RowKey("ACL", "rule")
+
+    def some(ports: tuple[int, ...], members: tuple[int, ...]) -> dict[RowKey, Row]:
+        made = {number: port(f"p{number}") for number in ports}
+        refs = {"ports": frozenset(made[number][0] for number in members)}
+        addresses = frozenset(f"p{number}" for number in members)
+        rows = dict([switch(), *made.values()])
+        rows[group] = Row({"name": "held"}, refs)
+        rows[names] = Row({"name": "held", "addresses": addresses})
+        return rows
+
+    def there() -> tuple[int, set[str], int]:
+        return *members(nb), len(listed(nb, "Logical_Switch_Port"))
+
+    async def story() -> None:
+        acl: dict[str, Value] = {"priority": 1, "direction": "to-lport", "match": "1"}
+        rule = Row({**acl, "action": "drop"}, parent=(group, "acls"))
+        async with writing(nb.nb, some((1, 2, 3), (1, 2, 3)) | {rules: rule}):
+            assert there() == (3, {"p1", "p2", "p3"}, 3)
+        # p3 says nothing, p2 says that it belongs to nobody.
+        async with writing(nb.nb, some((1, 2), (1,)), hold=EVERYTHING) as writer:
+            assert there() == (2, {"p1", "p3"}, 3)
+            assert all(deed.action != "delete" for deed in (await writer.difference())[0])
+            # A policy that says nothing holds only what is of policies.
+            writer.begin(Hold(RULES))
+            await settle(writer)
+            assert there() == (1, {"p1"}, 2)
+            assert len(listed(nb, "ACL", "priority")) == 1
+            writer.begin()
+            await settle(writer)
+            assert listed(nb, "ACL", "priority") == []
 
     asyncio.run(story())
 

@@ -174,3 +174,39 @@ def test_who_asks_while_much_is_computed_waits_for_it(nb: OvnSandbox) -> None:
             assert status["leads"] and explained["rows"]
 
     told(case)
+
+
+def test_a_rule_that_cannot_be_read_holds_nobody_elses_rows(nb: OvnSandbox) -> None:
+    def group(ports: tuple[int, int]) -> dict[str, Any]:
+        rule = {
+            "ipVersion": "ipv4", "protocol": "tcp", "priority": 1, "remoteType": "address",
+            "remoteAddress": "0.0.0.0/0", "policy": "allow",
+            "portRangeMin": ports[0], "portRangeMax": ports[1],
+        }  # fmt: skip
+        return {
+            "apiVersion": "kubeovn.io/v1",
+            "kind": "SecurityGroup",
+            "metadata": {"name": "sg"},
+            "spec": {"ingressRules": [rule]},
+        }
+
+    def matches() -> str:
+        return nb.nbctl("--bare", "--columns=match", "find", "ACL", "action=allow-related")
+
+    async def case(api: StandIn) -> None:
+        objects.put(api, group((80, 90)))
+        async with leading(api, nb):
+            assert "tcp.dst >= 80" in matches()
+        objects.put(api, group((90, 80)))
+        objects.drop(api, "pods", "web1", "shop")
+        async with leading(api, nb, "b") as controller:
+            assert (await controller.sight.status({}))["unread"] == [
+                "security-groups.kubeovn.io sg"
+            ]
+            await until("who went meanwhile is gone", lambda: "web1" not in addresses(nb))
+            assert "tcp.dst >= 80" in matches()
+            objects.put(api, group((100, 110)))
+            await until("it is as written", lambda: "tcp.dst >= 100" in matches())
+            assert "tcp.dst >= 80" not in matches()
+
+    told(case)

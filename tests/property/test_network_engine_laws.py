@@ -16,7 +16,6 @@ from controller.kinds.underlay import PROVIDERS, VLANS, ProviderNetwork, Vlan
 from controller.kinds.vpc import VPCS, Vpc, VpcPeering
 from controller.kinds.workloads import INSTANCES, Machine
 from controller.kube.resources import Key
-from controller.network.allocator import HeldPort
 from controller.network.engine import Engine
 from controller.network.facts import (
     LEASES,
@@ -27,6 +26,7 @@ from controller.network.facts import (
     NetNode,
     NetPod,
 )
+from controller.network.heldports import HeldPort
 from controller.network.nets import NETS
 from controller.network.registry import UNITS
 from controller.network.settings import NetSettings

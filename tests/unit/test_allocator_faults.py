@@ -13,9 +13,9 @@ from controller.kinds.nat import EIPS, VPC_PORTS, Eip, VpcPorts
 from controller.kinds.subnet import SUBNETS, Accepted, Subnet
 from controller.kinds.workloads import SETS, OrdinalSet
 from controller.kube.resources import Key
-from controller.network import asks, nics
-from controller.network.allocator import HeldPort
+from controller.network import asks, nets, nics
 from controller.network.facts import PODS, NetPod
+from controller.network.heldports import HeldPort
 from controller.network.ledger import Ledger
 from controller.network.nets import USAGE
 from controller.network.nics import Nics
@@ -75,6 +75,74 @@ def test_a_pod_whose_wishes_cannot_be_told_has_what_its_ports_say(
     w.have(PODS, Key("ns", "bad"), None)
     assert w.lease("bad.ns") is None
     assert w.why("pods", "ns", "bad") == ""
+
+
+def test_a_pod_that_cannot_be_read_has_what_its_ports_say_until_it_is_gone() -> None:
+    before = world().start()
+    before.pod("odd")
+    before.pod("good")
+    was, ports = before.lease("odd.ns"), before.held()
+    assert was is not None
+    del before.facts[PODS][Key("ns", "odd")]
+    w = before.again(ports, unread=[Key("ns", "odd")])
+    w.pod("new")
+    assert (w.lease("odd.ns"), w.ip("new.ns")) == (was, "10.16.0.4")
+    w.pod("odd")
+    assert w.lease("odd.ns") == was
+    w = before.again(ports, unread=[Key("ns", "odd")])
+    w.have(PODS, Key("ns", "odd"), None)
+    assert w.lease("odd.ns") is None
+
+
+def test_a_defect_in_one_subnet_at_the_start_costs_nobody_else_his_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written = nets.written
+
+    def broken(subnet: Subnet, default_vpc: str) -> nets.Net:
+        if subnet.name == "odd":
+            raise ZeroDivisionError
+        return written(subnet, default_vpc)
+
+    subnets = (Subnet("ovn-default", default=True, cidr="10.16.0.0/24"), Subnet("odd"))
+    w = world(*subnets)
+    w.pod("a")
+    monkeypatch.setattr(nets, "written", broken)
+    w.start()
+    assert w.ip("a.ns") == "10.16.0.2"
+    assert "ZeroDivisionError" in w.why("subnets.kubeovn.io", "", "odd")
+    assert w.allocator is not None and w.allocator.faults == {}
+
+
+@pytest.mark.parametrize("step", ["restore_nets", "place_pools", "place_reserved", "place_nets"])
+def test_a_defect_in_what_is_common_to_all_is_told_and_tried_again_with_the_next_change(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = world().start()
+    before.pod("a")
+    was, ports = before.lease("a.ns"), before.held()
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, step, broken)
+        w = before.again(ports)
+        assert w.allocator is not None and "ZeroDivisionError" in w.allocator.faults[None]
+    w.pod("b")
+    assert w.allocator.faults == {}
+    assert (w.lease("a.ns"), w.ip("b.ns")) == (was, "10.16.0.3")
+
+
+def test_a_set_of_more_pods_than_there_are_addresses_is_not_counted_out() -> None:
+    w = world()
+    w.have(SETS, Key("ns", "web"), OrdinalSet(0, 2_147_483_647))
+    mac = Mac("02:00:00:00:00:08")
+    for number, name in enumerate(("web-7", "web-07", "web-2147483647", "web-x", "web")):
+        address = ip_address(f"10.16.0.{number + 9}")
+        w.ports.append(HeldPort(f"{name}.ns", "ovn-default", (address,), mac))
+    w.start()
+    assert [w.ip(port.port) for port in w.ports] == ["10.16.0.9", *["none"] * 4]
 
 
 def test_a_pod_that_comes_again_with_another_owner_is_kept_by_that_one() -> None:
