@@ -23,10 +23,15 @@ PATIENCE_S = 60.0
 
 @dataclass
 class OvnSandbox:
-    """NB, SB and northd of one test. Use `start`, then `stop`, also after a failure."""
+    """NB, SB and northd of one test. Use `start`, then `stop`, also after a failure.
+
+    A chassis reads `chassis_sb` ("": our own socket), its ovn-controller has `chassis_options`.
+    """
 
     directory: Path
     pids: dict[str, int] = field(default_factory=dict)
+    chassis_sb: str = ""
+    chassis_options: tuple[str, ...] = ()
 
     @property
     def nb(self) -> str:
@@ -53,13 +58,28 @@ class OvnSandbox:
         run("ovsdb-tool", "create", str(self.directory / f"{name}.db"), schema)
         self.start_database(name)
 
-    def start_database(self, name: str) -> None:
+    def start_database(self, name: str, *options: str) -> None:
         """Start the ovsdb-server of `nb` or `sb`."""
         self._daemon(
             name,
             "ovsdb-server",
             str(self.directory / f"{name}.db"),
             f"--remote=punix:{self.directory}/{name}.sock",
+            *options,
+        )
+
+    def start_relay(self, name: str, database: str, source: str, *options: str) -> None:
+        """Start an ovsdb-server that passes on what the one at `source` has of a database.
+
+        It listens where `options` say, and at `<name>.sock`.
+        """
+        (self.directory / f"{name}.sock").unlink(missing_ok=True)
+        self._daemon(
+            name,
+            "ovsdb-server",
+            f"relay:{database}:{source}",
+            f"--remote=punix:{self.directory}/{name}.sock",
+            *options,
         )
 
     def start_northd(self) -> None:
@@ -92,10 +112,13 @@ class OvnSandbox:
             "OVN_SB_DB": self.sb,
         }
 
-    def start_chassis(self, name: str, address: str, physnet: str, bridge: str) -> None:
+    def start_chassis(
+        self, name: str, address: str, physnet: str, bridge: str, *, tunnels: bool = False
+    ) -> None:
         """Start a real chassis: OVS on dummy devices, and ovn-controller.
 
-        `--enable-dummy=override` and `--disable-system` keep every device inside the process.
+        `--enable-dummy` and `--disable-system` keep every device inside the process: `override`
+        even those of tunnels, which then lead nowhere.
         """
         here = self.directory
         schema = "/usr/share/openvswitch/vswitch.ovsschema"
@@ -107,7 +130,7 @@ class OvnSandbox:
         ids = {
             "system-id": name,
             "hostname": name,
-            "ovn-remote": self.sb,
+            "ovn-remote": self.chassis_sb or self.sb,
             "ovn-encap-type": "geneve",
             "ovn-encap-ip": address,
             "ovn-bridge-mappings": f"{physnet}:{bridge}",
@@ -123,11 +146,11 @@ class OvnSandbox:
             "vswitchd",
             "ovs-vswitchd",
             f"unix:{here}/db.sock",
-            "--enable-dummy=override",
+            f"--enable-dummy={'system' if tunnels else 'override'}",
             "--disable-system",
         )
         self.vsctl("add-br", bridge)
-        self._daemon("controller", "ovn-controller", f"unix:{here}/db.sock")
+        self._daemon("controller", "ovn-controller", f"unix:{here}/db.sock", *self.chassis_options)
 
     def vsctl(self, *arguments: str) -> str:
         """Run ovs-vsctl on the chassis of this sandbox."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
 
 from tests.oracle.wire import ICMP, ICMPV6, SCTP, TCP, UDP, checksum, crc32c, pseudo
 
@@ -113,6 +115,34 @@ def is_advertisement(octets: bytes, address: str) -> bool:
     """Whether a frame is a neighbour advertisement of an address (RFC 4861, 4.4)."""
     ours = octets[12:14] == b"\x86\xdd" and octets[20] == ICMPV6 and octets[54] == 136
     return ours and octets[62:78] == ip_address(address).packed
+
+
+def arp_reply(mac: str, address: str, target_mac: str, target: str) -> bytes:
+    """`target` is told who has `address`."""
+    own = _mac(mac) + ip_address(address).packed
+    body = struct.pack(">HHBBH", 1, 0x0800, 6, 4, 2) + own
+    body += _mac(target_mac) + ip_address(target).packed
+    return _mac(target_mac) + _mac(mac) + b"\x08\x06" + body
+
+
+def frames(path: Path) -> Iterator[bytes]:
+    """The frames of a capture (pcap), one that is half written left out."""
+    octets = path.read_bytes() if path.exists() else b""
+    place = 24
+    while place + 16 <= len(octets):
+        (size,) = struct.unpack_from("<I", octets, place + 8)
+        if place + 16 + size > len(octets):
+            return
+        yield octets[place + 16 : place + 16 + size]
+        place += 16 + size
+
+
+def ends_of(octets: bytes) -> tuple[str, str]:
+    """Source and target of an untagged IPv4 or IPv6 frame."""
+    four = octets[12:14] == b"\x08\x00"
+    at, size = (26, 4) if four else (22, 16)
+    source, target = octets[at : at + size], octets[at + size : at + 2 * size]
+    return str(ip_address(source)), str(ip_address(target))
 
 
 def number_of(octets: bytes) -> int | None:

@@ -5,38 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import ip_network
 
-from controller.ovn import nb as nb_database
-from controller.ovn.tables import tables
-from controller.translate.central import northbound
-from controller.translate.ovn import SbSnapshot
 from dataplane.model.config import ClusterConfig, Outgoing, OutgoingRule
-from dataplane.reconcile.backoff import Backoff
-from dataplane.reconcile.reconciler import Reconciler
-from tests.labs.ovnrows import Lab, cluster_config, gateway_config
+from tests.labs.centralrows import apply
+from tests.labs.ovnrows import cluster_config, gateway_config
 from tests.labs.ovnsandbox import OvnSandbox
 
-TABLES = (
-    "switches", "routers", "router_ports", "switch_ports", "static_macs", "routes", "policies",
-    "address_sets", "nats",
-)  # fmt: skip
 BOTH = cluster_config(gateway_config("n1", 111), gateway_config("n2", 112))
 INSIDE = (ip_network("10.1.0.0/24"),)
 CLIENT, CLIENT_MAC = "172.18.0.50", "0a:00:00:00:00:50"
-
-
-def apply(ovn: OvnSandbox, cluster: ClusterConfig) -> int:
-    """Make the rows so; the number of writes."""
-    sb: SbSnapshot = Lab().chassis("n1").chassis("n2").sb
-    with nb_database.client(ovn.nb, leader_only=True) as client:
-        client.wait_synced(60)
-        plan = northbound(cluster, client.read(nb_database.snapshot, 60), sb)
-        assert plan.problems == ()
-        report = Reconciler(tables(client), Backoff()).apply(
-            {name: getattr(plan, name) for name in TABLES}, 0.0
-        )
-        assert report.failed == 0
-    ovn.sync()
-    return report.writes
 
 
 def learned(ovn: OvnSandbox, chassis: str) -> None:

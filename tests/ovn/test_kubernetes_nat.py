@@ -20,7 +20,7 @@ from tests.labs.manifests import engine_of, gateways, stations
 from tests.labs.nbrows import put
 from tests.labs.ovnsandbox import OvnSandbox, wait_until
 from tests.labs.packetlab import PacketLab, Station
-from tests.labs.packets import Packet, arp_request, frame, number_of
+from tests.labs.packets import Packet, arp_request, frame, frames, number_of
 
 SETTINGS = NetSettings(external_subnet="external204", join_cidr="100.64.0.0/24")
 OBJECTS = """
@@ -200,15 +200,6 @@ class World:
     def next(self) -> int:
         self.number += 1
         return self.number
-
-
-def frames(path: Path) -> Iterator[bytes]:
-    octets = path.read_bytes() if path.exists() else b""
-    place = 24
-    while place + 16 <= len(octets):
-        (size,) = struct.unpack_from("<I", octets, place + 8)
-        yield octets[place + 16 : place + 16 + size]
-        place += 16 + size
 
 
 @pytest.fixture(scope="module")
