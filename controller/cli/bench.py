@@ -37,8 +37,9 @@ def perf(arguments: argparse.Namespace) -> int:
     found = benchmarks()
     if arguments.benchmark in ("help", "-h", "--help"):
         print("usage: millrace perf BENCHMARK [--help] [ARGUMENT ...]")
+        wide = max(map(len, found), default=0)
         for name, point in sorted(found.items()):
-            print(f"  {name:<10} {_claim(point)}")
+            print(f"  {name:<{wide}} {_claim(point)}")
         return failures.OK
     if arguments.benchmark not in found:
         names = ", ".join(sorted(found)) or "none; is the distribution installed (`make setup`)?"

@@ -115,17 +115,10 @@ def guest_image() -> Image:
 
 
 def _unpack_kernel(kernel: Path) -> None:
-    package = _kernel_package()
+    package = package_of(META_PACKAGE)
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
         where = Path(scratch)
-        processes.run(
-            # apt's own user may not write here.
-            ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package],
-            cwd=where,
-            timeout_s=300,
-        )
-        archive = next(where.glob("*.deb"))
-        processes.run(["dpkg-deb", "-x", str(archive), str(where / "root")], timeout_s=120)
+        unpack(package, where)
         modules = where / "modules"
         modules.mkdir()
         for name in MODULES:
@@ -139,17 +132,39 @@ def _unpack_kernel(kernel: Path) -> None:
         shutil.copy(next((where / "root/boot").glob("vmlinuz-*")), kernel)
 
 
-def _kernel_package() -> str:
-    """The package that the meta package stands for; apt's lists are fetched if they lack it."""
+def unpack(package: str, where: Path) -> None:
+    """A package of Debian's into `where`/root, without installing it.
+
+    Raises:
+        ProcessError: it cannot be downloaded.
+    """
+    processes.run(
+        # apt's own user may not write here.
+        ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package],
+        cwd=where,
+        timeout_s=300,
+    )
+    archive = next(where.glob(f"{package}_*.deb"))
+    processes.run(["dpkg-deb", "-x", str(archive), str(where / "root")], timeout_s=120)
+    archive.unlink()
+
+
+def package_of(meta: str) -> str:
+    """The kernel package that a meta package stands for; apt's lists are fetched if they lack it.
+
+    Raises:
+        ProcessError: it stands for none.
+    """
+    prefix = "-".join(meta.split("-")[:2])
     for lists_are_fresh in (False, True):
         if lists_are_fresh:
             processes.run(["apt-get", "-q", "update"], timeout_s=300)
         # An unknown package is an exit code, one that is known by name only has no dependency.
-        depends = processes.run(["apt-cache", "depends", META_PACKAGE], check=False)
+        depends = processes.run(["apt-cache", "depends", meta], check=False)
         for line in depends.splitlines():
-            if "Depends: linux-image-" in line:
+            if f"Depends: {prefix}-" in line:
                 return line.split()[1]
-    msg = f"{META_PACKAGE} names no kernel, even after `apt-get update`; look at apt's sources"
+    msg = f"{meta} names no kernel, even after `apt-get update`; look at apt's sources"
     raise ProcessError(msg)
 
 
