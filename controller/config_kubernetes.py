@@ -100,6 +100,8 @@ def _network(root: TableReader) -> NetSettings:
         pools=_pools(root),
         default_pool=_word(table, "default_pool", "", "public"),
         external_subnet=_word(table, "external_subnet", "", "external"),
+        external_network=_word(table, "external_network", decided.external_network, "external"),
+        external_vlan=table.integer("external_vlan", 0, 4094, default=decided.external_vlan),
         lax=table.boolean("lax", default=decided.lax),
         stateless=table.boolean("stateless", default=decided.stateless),
         default_subnet=_word(table, "default_subnet", decided.default_subnet, "a"),

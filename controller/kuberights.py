@@ -22,12 +22,28 @@ OWN_RULES: tuple[Rule, ...] = (
 """In its own namespace: the Lease of the one that works."""
 
 
+def single_rules(watched: Iterable[Watched] = WATCHED) -> dict[str, list[Rule]]:
+    """By namespace, the rules of its Role: objects that are watched one by one.
+
+    A list or a watch whose fieldSelector names one object is asked for by that object's name.
+    """
+    found: dict[str, list[Rule]] = {}
+    for one in watched:
+        if one.only is not None:
+            rule = _rule(one.resource.group, {one.resource.plural}, "get", "list", "watch")
+            named = rule | {"resourceNames": [one.only.name]}
+            found.setdefault(one.only.namespace, []).append(named)
+    return found
+
+
 def rules(watched: Iterable[Watched] = WATCHED) -> list[Rule]:
     """The rules of the ClusterRole, in an order that does not change."""
     reads: dict[str, set[str]] = {}
     patched: dict[str, set[str]] = {}
     statuses: dict[str, set[str]] = {}
     for one in watched:
+        if one.only is not None:
+            continue
         group, plural = one.resource.group, one.resource.plural
         reads.setdefault(group, set()).add(plural)
         if one.writes & {"annotations", "finalizers"}:

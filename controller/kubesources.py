@@ -86,7 +86,7 @@ class Sources:
             if name not in self._sources:
                 cache: Cache[Any] = Cache(one.resource)
                 cache.subscribe(self._listener(name))
-                reflector = Reflector(client, cache)
+                reflector = Reflector(client, cache, *_part(one))
                 self._sources[name] = _Source(one.resource, [], cache, reflector)
             self._sources[name].watched.append(one)
 
@@ -225,7 +225,9 @@ class Sources:
         """Wait for the kind to be there, then watch it."""
         while True:
             try:
-                await self._client.request("GET", source.resource.collection(), {"limit": "1"})
+                reflector = source.reflector
+                path = source.resource.collection(reflector.namespace)
+                await self._client.request("GET", path, {"limit": "1", **reflector.selectors})
                 break
             except ApiError as problem:
                 source.error = str(problem)
@@ -238,6 +240,13 @@ class Sources:
             await asyncio.sleep(random.uniform(*pause))  # noqa: S311  # jitter, no secret
         source.error = ""
         await source.reflector.run()
+
+
+def _part(watched: Watched) -> tuple[str, Mapping[str, str]]:
+    """The namespace and the selectors of what is watched: everything, or one object."""
+    if watched.only is None:
+        return "", {}
+    return watched.only.namespace, {"fieldSelector": f"metadata.name={watched.only.name}"}
 
 
 def by_resource(watched: Iterable[Watched]) -> Mapping[str, Resource[Any]]:

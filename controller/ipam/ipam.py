@@ -218,15 +218,21 @@ class Ipam:
     # -- sight ----------------------------------------------------------------------------------
 
     def usage(self, subnet: str, pool: str = "") -> Mapping[int, Usage]:
-        """By family. A subnet's counts its pools in what is used, not in what it may give."""
+        """By family. A subnet's counts its pools in what is used, not in what it may give.
+
+        What is reserved is used, too.
+        """
         state = self._state(subnet, "usage")
+        others = {4: 0, 6: 0}
+        for version, _ in state.reserved.keys() - state.holders.keys():
+            others[version] += 1
         return {
             version: Usage(
                 sum(
                     family == version and number in space.ranges for family, number in state.holders
                 )
                 if pool
-                else state.using[version],
+                else state.using[version] + others[version],
                 space.free,
             )
             for (name, version), space in state.spaces.items()

@@ -17,17 +17,21 @@ PROVIDER_RESOURCE = custom(GROUP, VERSION, "provider-networks", "ProviderNetwork
 
 @dataclass(frozen=True, slots=True)
 class Vlan:
-    """A Vlan. `tag` 0: untagged frames."""
+    """A Vlan. `tag` 0: untagged frames; `made`: there is no such object."""
 
     name: str
     tag: int
     provider: str
     ending: bool = False
+    made: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderNetwork:
-    """A ProviderNetwork: its name is the physical network's that the nodes' bridges map."""
+    """A ProviderNetwork: its name is the physical network's that the nodes' bridges map.
+
+    `made`: there is no such object.
+    """
 
     name: str
     interface: str
@@ -35,6 +39,7 @@ class ProviderNetwork:
     nodes: Selector | None = None
     excluded: tuple[str, ...] = ()
     ending: bool = False
+    made: bool = False
 
 
 def _vlan(meta: Meta, spec: Reading, _: Reading) -> Vlan:

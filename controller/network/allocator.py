@@ -19,6 +19,7 @@ from controller.ipam.errors import AddressError
 from controller.ipam.want import PRIMARY, Want
 from controller.kinds.addresses import POOLS, VIP_RESOURCE, VIPS
 from controller.kinds.attachments import ATTACHMENTS
+from controller.kinds.externalgw import EXTERNAL_GATEWAYS
 from controller.kinds.nat import EIPS, VPC_PORTS
 from controller.kinds.subnet import SUBNETS
 from controller.kinds.vpc import VPCS
@@ -39,6 +40,7 @@ from controller.network.keeping import (
 )
 from controller.network.ledger import Change, Ledger
 from controller.network.nics import Held
+from controller.network.reserved import Reserved
 from controller.network.settings import SETTINGS
 from controller.network.view import Kind, View
 from controller.translate.ovn import Problem
@@ -47,7 +49,7 @@ STRUCTURE: tuple[Kind[Any], ...] = (
     SUBNETS, POOLS, NAMESPACES, ATTACHMENTS, VPCS, VIPS, SETTINGS,
 )  # fmt: skip
 """Changes of these may help those who were refused something."""
-RESERVES: tuple[Kind[Any], ...] = (EIPS, VPC_PORTS, SETTINGS)
+RESERVES: tuple[Kind[Any], ...] = (EIPS, VPC_PORTS, SETTINGS, EXTERNAL_GATEWAYS)
 """These have addresses of subnets, too."""
 READS: tuple[Kind[Any], ...] = (
     *STRUCTURE,
@@ -147,6 +149,13 @@ class Allocator:
                 self._safely(None, partial(self._recheck, key))
         if self._ledger.may_move:
             self._safely(None, partial(self._place, {SUBNETS: ()}))
+        self._retry()
+        return self._publish()
+
+    def reserve(self, decided: Reserved) -> list[Change]:
+        """These addresses are others' than interfaces' now; the facts that follow from it."""
+        self._ledger.decide(decided)
+        self._safely(None, partial(self._ledger.place_reserved, self._view))
         self._retry()
         return self._publish()
 

@@ -10,15 +10,18 @@ from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from controller.kinds.externalgw import EXTERNAL_GATEWAYS, PLACE
 from controller.kube.resources import Key
 from controller.network.allocator import READS, Allocator
 from controller.network.book import Book
+from controller.network.externalgw import stand_ins as gateway_stand_ins
 from controller.network.facts import LEASES, PODS
 from controller.network.gateways import CLUSTER
 from controller.network.heldports import HeldPort
 from controller.network.merging import Changes
 from controller.network.reach import Hold, hold_of
 from controller.network.registry import UNITS, WATCHED
+from controller.network.reserved import RESERVED, Reserved
 from controller.network.settings import SETTINGS, NetSettings
 from controller.network.standins import stand_ins
 from controller.network.store import Store
@@ -71,7 +74,10 @@ class Engine:
         self.book = Book(units, self._object_of)
         self.started = False
         self._allocator = Allocator(StoreView(self.book.store))
+        self._settings = settings
         self._stand_ins = {(kind, key): fact for kind, key, fact in stand_ins(settings)}
+        self._of_gateway: dict[tuple[Kind[Any], Hashable], Any] = {}
+        self._reserved: Reserved = {}
         self._changed: dict[Kind[Any], set[Hashable]] = {}
         self._unread: set[Place] = set()
         self.put(((SETTINGS, "", settings),))
@@ -81,7 +87,8 @@ class Engine:
         """Have these facts from now on; what follows from them comes with the next update."""
         for kind, key, fact in facts:
             if fact is None:
-                fact = self._stand_ins.get((kind, key))
+                place = kind, key
+                fact = self._stand_ins.get(place, self._of_gateway.get(place))
             changed = self.book.put(kind, key, fact)
             if (kind, key) in self._unread:
                 # Nobody knew what it was: that there is nothing is news, too.
@@ -89,6 +96,18 @@ class Engine:
                 changed = True
             if changed and kind in _READS:
                 self._changed.setdefault(kind, set()).add(key)
+            if changed and kind is EXTERNAL_GATEWAYS:
+                self._stand_in()
+
+    def _stand_in(self) -> None:
+        """Hold what the external gateway stands for, wherever there is no object."""
+        gateway = self.book.store.get(EXTERNAL_GATEWAYS, PLACE)
+        found = gateway_stand_ins(gateway, self._settings)
+        before, self._of_gateway = self._of_gateway, {(kind, key): f for kind, key, f in found}
+        for kind, key in before.keys() | self._of_gateway.keys():
+            there: Any = self.book.store.get(kind, key)
+            if there is None or there.made:
+                self.put(((kind, key, None),))
 
     def end(self, places: Iterable[tuple[Kind[Any], Hashable]]) -> None:
         """These are being deleted, which is all that could be read of them."""
@@ -113,6 +132,7 @@ class Engine:
                 ports, [k for kind, k in unread if kind is PODS and isinstance(k, Key)]
             )
         )
+        self._reserve()
         self.started = True
         return self.book.update()
 
@@ -121,7 +141,15 @@ class Engine:
         changed, self._changed = self._changed, {}
         if changed:
             self._put_given(self._allocator.changed(changed))
+        self._reserve()
         return self.book.update()
+
+    def _reserve(self) -> None:
+        """Keep from interfaces what the units give to others, before anybody asks again."""
+        reserved: Reserved = self.book.derive(RESERVED, "")[0]
+        if isinstance(reserved, Mapping) and reserved != self._reserved:
+            self._reserved = reserved
+            self._put_given(self._allocator.reserve(reserved))
 
     def gateways(self) -> ClusterConfig | None:
         """What the cluster controller is to make now; None: nothing."""

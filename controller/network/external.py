@@ -1,9 +1,9 @@
 """External networks: the routers' ports on them, who gets which of their addresses, gateways.
 
 A Vpc with `enableExternal` has a port on the external Subnet and on each of its
-`extraExternalSubnets`, bound to the gateway nodes: those with the label below. The first of them
-that answers (BFD between chassis, which ovn-controller does by itself for a group of several) has
-the port; each port has its own order of them, so that ports of many VPCs are spread.
+`extraExternalSubnets`, bound to the gateway nodes (`controller.network.externalgw`). The first of
+them that answers (BFD between chassis, which ovn-controller does by itself for a group of several)
+has the port; each port has its own order of them, so that ports of many VPCs are spread.
 """
 
 from __future__ import annotations
@@ -14,20 +14,26 @@ from hashlib import blake2b
 from ipaddress import ip_address, ip_network
 
 from controller.ipam.intervals import Intervals
+from controller.kinds.externalgw import ExternalGateway
 from controller.kinds.nat import EIPS, HELD_DOMAIN, VPC_PORTS, EipType
 from controller.kinds.subnet import SUBNETS, Subnet
 from controller.kinds.vpc import VPCS, Vpc
-from controller.network.facts import LEASES, NODES
+from controller.network.externalgw import (
+    GATEWAY_LABEL,
+    external_gateway,
+    external_subnet,
+    gateway_nodes,
+)
+from controller.network.facts import LEASES
 from controller.network.giving import Claim, Given, Ranges, give, ranges_of
 from controller.network.rows import Row, RowKey, pairs
 from controller.network.servicefacts import SERVICES
-from controller.network.settings import DEFAULT_VPC, settings
+from controller.network.settings import DEFAULT_VPC
 from controller.network.units import ObjectRef, Said, Unit, Wanted
 from controller.network.view import Derived, View
 from controller.translate.ovn import Problem
 from dataplane.model.addr import IPAddress, IPNetwork, Mac, mac_of_address, readable
 
-GATEWAY_LABEL = ("ovn.kubernetes.io/external-gw", "true")
 MAX_PRIORITY = 100
 """Of the first gateway node; the others' go down by one."""
 
@@ -96,9 +102,10 @@ RANGES: Derived[Ranges] = Derived("addresses of an external network", _ranges)
 
 def externals_of(view: View, vpc: Vpc) -> tuple[str, ...]:
     """The Subnets that a Vpc has ports on."""
-    if not vpc.enable_external:
+    asked = vpc.name == DEFAULT_VPC and external_gateway(view) is not None
+    if not (vpc.enable_external or asked):
         return ()
-    first = settings(view).external_subnet
+    first = external_subnet(view)
     return tuple(dict.fromkeys(name for name in (first, *vpc.external_subnets) if name))
 
 
@@ -109,7 +116,7 @@ def port_name(vpc: str, subnet: str) -> str:
 
 def _eip_claims(view: View, subnet: str) -> Iterator[Claim]:
     names = [*view.by(EIPS, "subnet", subnet)]
-    if subnet == settings(view).external_subnet:
+    if subnet == external_subnet(view):
         names += view.by(EIPS, "subnet", "")
     versions = _versions(view, subnet)
     for name in names:
@@ -137,7 +144,15 @@ def _port_claims(view: View, subnet: str) -> Iterator[Claim]:
         ports = view.get(VPC_PORTS, name)
         created, held = ("", ()) if ports is None else (ports.created, dict(ports.held))
         mine = readable(dict(held).get(subnet, ()))
-        yield Claim(("Vpc", name), (created, name), _versions(view, subnet), held=mine)
+        said = _said_of_port(view, name, subnet)
+        wished = readable(said.addresses) if said is not None else ()
+        yield Claim(("Vpc", name), (created, name), _versions(view, subnet), wished, mine)
+
+
+def _said_of_port(view: View, vpc: str, subnet: str) -> ExternalGateway | None:
+    """The ConfigMap, if it tells of this port."""
+    theirs = vpc == DEFAULT_VPC and subnet == external_subnet(view)
+    return external_gateway(view) if theirs else None
 
 
 def _service_claims(view: View, subnet: str) -> Iterator[Claim]:
@@ -205,13 +220,14 @@ def vpc_external(view: View, key: Hashable) -> Said:
         if eip is None:
             texts = ",".join(str(given.addresses[v]) for v in sorted(given.addresses))
             annotations[f"{HELD_DOMAIN}/{subnet}"] = texts
-        nodes = view.by(NODES, "label", GATEWAY_LABEL)
+        nodes = gateway_nodes(view)
         if not nodes:
             say(
                 f"no node is a gateway to {subnet}, so nothing passes its port there",
                 f"label some: kubectl label node NAME {'='.join(GATEWAY_LABEL)}",
             )
-        mac = mac_for(given, eip.mac if eip else "")
+        said = _said_of_port(view, vpc.name, subnet)
+        mac = mac_for(given, eip.mac if eip else said.mac if said else "")
         rows |= _port_rows(vpc.name, network, given, mac, nodes)
     writes = {ref: Wanted(annotations=annotations)} if annotations and not vpc.made else {}
     return Said(rows, writes, {ref: tuple(problems)} if problems else {})

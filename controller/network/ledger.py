@@ -15,9 +15,11 @@ from controller.kinds.subnet import RESOURCE as SUBNET_RESOURCE
 from controller.kinds.subnet import SUBNETS, Subnet
 from controller.network.asks import Holder
 from controller.network.booknodes import place_of
+from controller.network.externalgw import external_subnet
 from controller.network.nets import NETS, REFUSALS, USAGE, Net, Usage, accepted, place, refuse
 from controller.network.nics import Held
-from controller.network.settings import DEFAULT_VPC, settings
+from controller.network.reserved import Reserved
+from controller.network.settings import DEFAULT_VPC
 from controller.network.view import Kind, View
 from controller.translate.ovn import Problem
 from dataplane.model.addr import readable
@@ -42,6 +44,7 @@ class Ledger:
         self._nets: dict[str, Net] = {}
         self._pools: dict[str, Pool] = {}
         self._reserved: dict[str, dict[tuple[int, int], str]] = {}
+        self._decided: Reserved = {}
         self._users: dict[str, int] = {}
         self._refused: dict[Holder, dict[str, Problem]] = {}
         self._stale_usage: set[str] = set()
@@ -213,8 +216,16 @@ class Ledger:
                 problem = _defect(f"IPPool {name}", error)
             self.refuse(Holder(_POOLS, "", name), "", problem)
 
+    def decide(self, reserved: Reserved) -> None:
+        """Who has which addresses beside interfaces, from the next `place_reserved` on."""
+        self._decided = reserved
+
     def place_reserved(self, view: View) -> None:
-        """Have external addresses given to no workload: those of OvnEips and of Vpcs' ports."""
+        """Have external addresses given to no workload.
+
+        Those that were decided, and those that OvnEips and Vpcs' ports wish for or say that they
+        have: nobody comes before them who is heard of together with them.
+        """
         wanted: dict[str, dict[tuple[int, int], str]] = {}
 
         def keep(subnet: str, whose: str, texts: tuple[str, ...]) -> None:
@@ -223,11 +234,13 @@ class Ledger:
 
         for name in view.all(EIPS):
             if (eip := view.get(EIPS, name)) is not None:
-                subnet = eip.subnet or settings(view).external_subnet
+                subnet = eip.subnet or external_subnet(view)
                 keep(subnet, f"OvnEip {name}", (*eip.wished, *eip.held))
         for name in view.all(VPC_PORTS):
             for subnet, held in ports.held if (ports := view.get(VPC_PORTS, name)) else ():
                 keep(subnet, f"Vpc {name}", held)
+        for subnet, decided in self._decided.items():
+            wanted[subnet] = {**wanted.get(subnet, {}), **decided}
         for subnet in self._reserved.keys() | wanted.keys():
             mine = wanted.get(subnet, {})
             if mine != self._reserved.get(subnet, {}):

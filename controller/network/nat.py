@@ -18,10 +18,11 @@ from controller.kinds.subnet import SUBNETS
 from controller.kinds.vpc import VPCS
 from controller.network.backends import spelt
 from controller.network.external import GIVEN, externals_of, mac_for, networks_of, vpc_of
+from controller.network.externalgw import external_subnet
 from controller.network.facts import LEASES, PODS
 from controller.network.giving import Given
 from controller.network.rows import Row, RowKey, Value, pairs
-from controller.network.settings import DEFAULT_VPC, settings
+from controller.network.settings import DEFAULT_VPC
 from controller.network.units import ObjectRef, Said, Unit, Wanted
 from controller.network.view import Derived, Kind, View
 from controller.translate.ovn import Problem
@@ -52,7 +53,7 @@ def _of_eip(view: View, name: Hashable) -> Given:
     eip = view.get(EIPS, name)
     if eip is None:
         return Given()
-    subnet = eip.subnet or settings(view).external_subnet
+    subnet = eip.subnet or external_subnet(view)
     return view.ask(GIVEN, subnet).get(("OvnEip", eip.name), Given()) if subnet else Given()
 
 
@@ -97,7 +98,7 @@ def eip_said(view: View, key: Hashable) -> Said:
     ref = ObjectRef("ovn-eips.kubeovn.io", "", eip.name)
     given = view.ask(ADDRESS, key)
     problems = [Problem(f"OvnEip {eip.name}", f.cause, f.next_step) for f in given.faults]
-    subnet = eip.subnet or settings(view).external_subnet
+    subnet = eip.subnet or external_subnet(view)
     if not subnet:
         step = "name one in externalSubnet, or as external_subnet in the configuration"
         problems.append(Problem(f"OvnEip {eip.name}", "it names no external Subnet", step))
@@ -185,7 +186,7 @@ def _ends(view: View, rule: Rule) -> _Ends:
     found = view.get(VPCS, vpc)
     if found is None:
         _refuse(f"there is no Vpc {vpc}", "make it, or correct vpc")
-    subnet = eip.subnet or settings(view).external_subnet
+    subnet = eip.subnet or external_subnet(view)
     if subnet not in externals_of(view, found):
         _refuse(
             f"Vpc {vpc} has no port on {subnet}, where OvnEip {eip.name} is from",

@@ -10,10 +10,10 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
+from controller.kinds import externalgw, securitygroup, switchlbrule
 from controller.kinds import nat as nat_kinds
-from controller.kinds import securitygroup, switchlbrule
 from controller.kinds import vpc as vpc_kind
-from controller.kube.resources import ENDPOINT_SLICES, Key, Resource
+from controller.kube.resources import CONFIG_MAPS, ENDPOINT_SLICES, Key, Resource
 from controller.kube.resources import NAMESPACES as NAMESPACE_OBJECTS
 from controller.kube.resources import NODES as NODE_OBJECTS
 from controller.kube.resources import PODS as POD_OBJECTS
@@ -21,6 +21,7 @@ from controller.kube.resources import SERVICES as SERVICE_OBJECTS
 from controller.network.adminpolicies import FORMS as ADMIN_FORMS
 from controller.network.adminpolicies import UNITS as ADMIN_UNITS
 from controller.network.external import UNITS as EXTERNAL_UNITS
+from controller.network.externalgw import UNITS as EXTERNAL_GATEWAY_UNITS
 from controller.network.facts import NAMESPACES, NODES, PODS
 from controller.network.gateways import UNITS as GATEWAY_UNITS
 from controller.network.nat import UNITS as NAT_UNITS
@@ -36,6 +37,7 @@ from controller.network.policies import UNITS as POLICY_UNITS
 from controller.network.policynodes import UNITS as POLICY_NODE_UNITS
 from controller.network.ports import UNITS as PORT_UNITS
 from controller.network.reading import namespace_fact, node_fact, pod_fact
+from controller.network.reserved import UNITS as RESERVED_UNITS
 from controller.network.security_groups import UNITS as SECURITY_GROUP_UNITS
 from controller.network.servicefacts import SERVICES, SLICES, service_fact, slice_fact
 from controller.network.services import UNITS as SERVICE_UNITS
@@ -70,6 +72,7 @@ class Watched:
         writes: what of these objects is written: of "annotations", "status", "finalizers".
         optional: the API may not know the resource at all (another project's); then there are
             none of its objects, and nobody waits for a list of them.
+        only: this one object alone is watched.
     """
 
     resource: Resource[Any]
@@ -78,6 +81,7 @@ class Watched:
     warn: Callable[[Any], tuple[Problem, ...]] = _nothing
     writes: frozenset[str] = frozenset()
     optional: bool = False
+    only: Key | None = None
 
     def fact_key(self, key: Key) -> Hashable:
         """The fact's key: (namespace, name), or the name alone of what has no namespace."""
@@ -117,6 +121,13 @@ WATCHED: tuple[Watched, ...] = (
         writes=frozenset({"annotations", "status"}),
     ),
     Watched(POD_OBJECTS, switchlbrule.READY, switchlbrule.readiness),
+    Watched(
+        CONFIG_MAPS,
+        externalgw.EXTERNAL_GATEWAYS,
+        externalgw.decode,
+        externalgw.warn,
+        only=externalgw.PLACE,
+    ),
     *(
         Watched(resource, kind, form.decode, form.warn, frozenset({"status"}))
         for resource, kind, form in (
@@ -139,7 +150,9 @@ UNITS: tuple[Unit, ...] = (
     *ADMIN_UNITS,
     *SECURITY_GROUP_UNITS,
     *SUBNET_ACL_UNITS,
+    *EXTERNAL_GATEWAY_UNITS,
     *EXTERNAL_UNITS,
+    *RESERVED_UNITS,
     *NAT_UNITS,
     *GATEWAY_UNITS,
     *SWITCH_LB_UNITS,

@@ -123,6 +123,7 @@ SERVICES: Kind[NetService] = Kind(
         "vpc": lambda _, service: (service.vpc,),
         "pool": _pool,
         "subnet": lambda _, service: filter(None, (service.annotations.get(_SUBNET),)),
+        "from_subnet": lambda _, service: (True,) if service.annotations.get(_SUBNET) else (),
     },
 )
 """Keys are `Key(namespace, name)`. `pool` and `subnet`: whom they name for their addresses."""

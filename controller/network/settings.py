@@ -21,6 +21,8 @@ class NetSettings:
             ranges `a-b`, in both families.
         default_pool: the pool of services that name none; "": they get no address of ours.
         external_subnet: the Subnet of EIPs and VPCs that name none.
+        external_network, external_vlan: the wire of an external Subnet that is no object
+            (`controller.network.externalgw`): its name on the nodes, and its tag; 0: untagged.
         lax: of pods that a policy isolates only TCP, UDP and SCTP are dropped, and no DHCP.
         stateless: pods that everything may reach and that may reach everything are kept out of
             connection tracking, where no load balancer of OVN's needs it.
@@ -37,6 +39,8 @@ class NetSettings:
     pools: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     default_pool: str = ""
     external_subnet: str = ""
+    external_network: str = "external"
+    external_vlan: int = 0
     lax: bool = False
     stateless: bool = True
     default_subnet: str = "ovn-default"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from controller.kinds.addresses import POOL_RESOURCE, POOLS
+from controller.kinds.nat import EIPS
 from controller.kinds.subnet import RESOURCE, SUBNETS, Subnet, is_logical
 from controller.kinds.vpc import VPCS
 from controller.network import dhcp
@@ -186,7 +187,8 @@ def status(view: View, key: Hashable) -> Said:
         "Ready": ("True", "SwitchMade", "") if net.usable else ("False", "Refused", cause),
         "Error": ("True", "Refused", f"{cause}: {in_force}") if cause else ("False", "None", ""),
     }
-    gone = subnet.ending and not view.by(LEASES, "subnet", subnet.name)
+    used = view.by(LEASES, "subnet", subnet.name) or view.by(EIPS, "subnet", subnet.name)
+    gone = subnet.ending and not used
     ref = ObjectRef(str(RESOURCE), "", subnet.name)
     return Said(writes={ref: Wanted(status=told, conditions=conditions, finalizer=not gone)})
 

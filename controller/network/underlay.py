@@ -67,7 +67,7 @@ def compute(view: View, key: Hashable) -> Said:
 def vlans(view: View, key: Hashable) -> Said:
     """A Vlan's status."""
     vlan = view.get(VLANS, key)
-    if vlan is None:
+    if vlan is None or vlan.made:
         return Said()
     ref, who = ObjectRef(str(VLAN_RESOURCE), "", vlan.name), f"Vlan {vlan.name}"
     problems = []
@@ -99,7 +99,7 @@ def providers(view: View, key: Hashable) -> Said:
     Whether a node's bridge carries it is the node's own word (`millrace status`), not known here.
     """
     network = view.get(PROVIDERS, key)
-    if network is None:
+    if network is None or network.made:
         return Said()
     nodes = [name for name in view.all(NODES) if _has(view, network, name)]
     ready = [name for name in nodes if (node := view.get(NODES, name)) and node.ready]

@@ -52,7 +52,7 @@ def compute(view: View, key: Hashable) -> Said:
     if vpc is None:
         return Said()
     said = _Saying(vpc)
-    outside = vpc.enable_external or bool(vpc.external_subnets)
+    outside = bool(externals_of(view, vpc))
     options = {
         "mac_binding_age_threshold": 300,
         "dynamic_neigh_routers": "true",
@@ -82,7 +82,7 @@ def compute(view: View, key: Hashable) -> Said:
             "standby": True,
             "subnets": list(subnets),
             "vpcPeerings": sorted(peers),
-            "enableExternal": vpc.enable_external,
+            "enableExternal": vpc.enable_external or outside,
             "extraExternalSubnets": list(vpc.external_subnets),
             "enableBfd": vpc.enable_bfd,
         }
