@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 
-from cni import asked, config, quickjson, spec, wire
+from cni import asked, config, ipam, quickjson, spec, wire
 
 TIMEOUTS_S = {"ADD": 60.0, "DEL": 30.0, "CHECK": 20.0, "STATUS": 5.0, "GC": 60.0}
 """How long the daemon gets, in seconds. Its own waits are shorter, so it answers first."""
@@ -60,9 +60,12 @@ def answer(
             return 0, spec.version_object(str(named) if known else version)
         version = config.parse_version(obj)
         config.require_command(version, command)
+        if (part := ipam.section(obj)) is not None:
+            own = config.NetworkConfig(ipam.network(obj, part, command), command)
+            return 0, _give_addresses(own, command, version, env, call)
         network = config.NetworkConfig(obj, command)
         args = _request(command, network, env)
-        result = _ask(network, command, args, call)
+        result = _ask(network, command, command.lower(), args, call)
         if command == "ADD":
             return 0, spec.result_object(result, version, network.dns)
     except spec.CniError as error:
@@ -73,6 +76,18 @@ def answer(
         )
         return 1, spec.error_object(wrapped, version)
     return 0, None
+
+
+def _give_addresses(
+    network: config.NetworkConfig, command: str, version: str, env: Mapping[str, str], call: Call
+) -> spec.Json | None:
+    """What to print as another plugin's IPAM."""
+    if command in ("DEL", "GC"):
+        # An address goes with its pod; nobody is asked, so a removal never waits for the daemon.
+        return None
+    op = "status" if command == "STATUS" else f"ipam_{command.lower()}"
+    result = _ask(network, command, op, _request(command, network, env), call)
+    return ipam.result_object(result, version) if command == "ADD" else None
 
 
 def _command(env: Mapping[str, str]) -> str:
@@ -166,14 +181,16 @@ def _container(command: str, network: config.NetworkConfig, env: Mapping[str, st
     }
 
 
-def _ask(network: config.NetworkConfig, command: str, args: spec.Json, call: Call) -> spec.Json:
-    """The daemon's result.
+def _ask(
+    network: config.NetworkConfig, command: str, op: str, args: spec.Json, call: Call
+) -> spec.Json:
+    """The daemon's result of an operation.
 
     Raises:
         CniError: the daemon said no, or is not there.
     """
     try:
-        return call(network.socket, command.lower(), args, TIMEOUTS_S[command])
+        return call(network.socket, op, args, TIMEOUTS_S[command])
     except wire.RemoteError as error:
         raise spec.CniError(error.code, error.msg, error.details) from error
     except wire.UnreachableError as error:

@@ -31,7 +31,7 @@ from dataplane.drivers import durable
 from dataplane.ports import DataplaneError
 
 PLUGIN = "millrace-cni"
-MODULES = ("__init__", "asked", "config", "plugin", "quickjson", "spec", "wire")
+MODULES = ("__init__", "asked", "config", "ipam", "plugin", "quickjson", "spec", "wire")
 """Of the package `cni`; the KubeVirt sidecar is a program of its own."""
 
 _SCRIPT = """\

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from cni import config, spec
 from cni.wire import CODE_BAD_REQUEST, MAX_PATH_SIZE, RemoteError
-from controller import vm_ports
+from controller import cni_routes, vm_ports
 from controller.cni_asked import NOTHING, Asked, asked_of, routes_of
 from dataplane.model.bandwidth import UNLIMITED, Bandwidth, Limits
 from dataplane.model.devices import device_name, peer_name
@@ -43,13 +43,18 @@ class InterfaceRequest:
 
     @property
     def iface_id(self) -> str:
-        """The logical switch port's name, and external_ids:iface-id of the OVS interface."""
-        return self.port_names[0]
+        """The logical switch port's name, and external_ids:iface-id of the OVS interface.
+
+        Of several interfaces of one network each has its own behind it (`port_names`).
+        """
+        return vm_ports.port_names(self.kind, self.pod, self.namespace, self.provider)[0]
 
     @property
     def port_names(self) -> tuple[str, ...]:
         """The names that the logical switch port may have, the best first."""
-        return vm_ports.port_names(self.kind, self.pod, self.namespace, self.provider)
+        return vm_ports.port_names(
+            self.kind, self.pod, self.namespace, self.provider, self.ifname
+        )
 
     @property
     def device(self) -> str:
@@ -122,6 +127,7 @@ def attachment_of(
     if size > MAX_PATH_SIZE:
         msg = f"vhost-user socket path {socket} has {size} bytes, the kernel takes {MAX_PATH_SIZE}"
         raise RemoteError(spec.INVALID_CONFIG, msg, "choose a shorter node.rundir")
+    found = cni_routes.ways(port, request.provider, request.ifname, request.routes)
     return Attachment(
         container_id=request.container_id,
         ifname=request.ifname,
@@ -132,10 +138,9 @@ def attachment_of(
         peer=peer_name(request.kind, request.container_id, request.ifname),
         mac=port.mac,
         addresses=port.addresses,
-        # A pod's further networks do not take its default route: they have routes of their own.
-        gateway=None if request.provider else port.gateway,
-        gateway6=None if request.provider else port.gateway6,
-        routes=request.routes,
+        gateway=found.gateway,
+        gateway6=found.gateway6,
+        routes=found.routes,
         host_ports=request.asked.host_ports,
         device_info=request.asked.device_info if request.kind is PortKind.VHOST_USER else "",
         mtu=request.mtu or port.mtu or default_mtu,
@@ -162,26 +167,10 @@ def result_of(attachment: Attachment) -> dict[str, object]:
         interfaces = [{"name": attachment.device, "mtu": attachment.mtu}, inner]
     else:
         inner["socketPath"] = attachment.socket
-    ips: list[dict[str, object]] = []
-    for address in attachment.addresses:
-        ip: dict[str, object] = {"address": str(address), "interface": len(interfaces) - 1}
-        gateway = attachment.gateway if address.version == 4 else attachment.gateway6
-        if gateway is not None:
-            ip["gateway"] = str(gateway)
-        ips.append(ip)
-    routes: list[dict[str, object]] = [
-        {"dst": dst, "gw": str(gateway)}
-        for dst, gateway in (
-            ("0.0.0.0/0", attachment.gateway),
-            ("::/0", attachment.gateway6),
-        )
-        if gateway is not None
-    ]
-    for route in attachment.routes:
-        more: dict[str, object] = {"dst": str(route.to)}
-        if route.via is not None:
-            more["gw"] = str(route.via)
-        routes.append(more)
+    gateways = (attachment.gateway, attachment.gateway6)
+    ips = cni_routes.ip_objects(attachment.addresses, *gateways, len(interfaces) - 1)
+    ways = cni_routes.Ways(*gateways, attachment.routes)
+    routes = cni_routes.route_objects((*ways.defaults(), *ways.routes))
     return {"interfaces": interfaces, "ips": ips, "routes": routes}
 
 

@@ -24,6 +24,7 @@ from cni import spec
 from cni.wire import RemoteError
 from controller import cni_asked, cni_request, device_info, vm_ports
 from controller.cni_host import DEFAULT_PATIENCE, AttachError, Host, Patience
+from controller.cni_ipam import Ipam
 from controller.cni_request import InterfaceRequest
 from controller.completion import finish, in_thread
 from controller.server import Handler
@@ -67,6 +68,7 @@ class CniServer:
             "check": self.check,
             "status": self.status,
             "gc": self.gc,
+            **Ipam(self._host, self._patience).handlers(),
         }
 
     async def add(self, args: Args) -> Args:
@@ -100,7 +102,7 @@ class CniServer:
             attachment = self._host.attachment(request.container_id, request.ifname)
             if attachment is None:
                 # A runtime may not say any more whose the container was.
-                async with self._serial(*(f"port {name}" for name in request.port_names[:1])):
+                async with self._serial(*(f"port {name}" for name in request.port_names)):
                     await finish(self._delete_unrecorded(request))
                 return {}
             async with self._serial(f"port {attachment.iface_id}", f"device {attachment.device}"):

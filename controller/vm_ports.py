@@ -25,17 +25,20 @@ def vm_name(pod: str) -> str:
     return found["vm"] if found else ""
 
 
-def port_names(kind: PortKind, pod: str, namespace: str, provider: str = "") -> tuple[str, ...]:
+def port_names(
+    kind: PortKind, pod: str, namespace: str, provider: str = "", ifname: str = ""
+) -> tuple[str, ...]:
     """The names that the pod's logical switch port may have; the first that OVN knows is it.
 
     A vhost-user interface is the machine's own; a veth of the same pod is the pod's, unless the
     port is made of Kubernetes' objects (`fits`). Further networks have their provider in it, as
-    Kube-OVN names them.
+    Kube-OVN names them, and the interface behind it where a pod has several of one network.
     """
     vm = vm_name(pod)
+    further = [f".{provider}.{ifname}"] if provider and ifname else []
+    further.append(f".{provider}" if provider else "")
     owners = (vm, pod) if kind is PortKind.VHOST_USER else (pod, vm)
-    further = f".{provider}" if provider else ""
-    return tuple(f"{owner}.{namespace}{further}" for owner in owners if owner)
+    return tuple(f"{owner}.{namespace}{behind}" for owner in owners if owner for behind in further)
 
 
 def fits(kind: PortKind, pod: str, port: LogicalPort) -> bool:

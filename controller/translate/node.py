@@ -19,14 +19,16 @@ from controller.translate.ovn import (
 from dataplane.model.addr import IPAddress, IPNetwork, Mac
 from dataplane.model.names import (
     CMS_OPTIONS,
+    DEFAULT_ROUTE_KEY,
     DOWN_KEY,
     NETWORKS_KEY,
     OWNER_KEY,
+    ROUTES_KEY,
     SERVICE_ADDRESS6_KEY,
     SERVICE_ADDRESS_KEY,
     WITHDRAWN,
 )
-from dataplane.model.state import Gateway, LogicalPort
+from dataplane.model.state import Gateway, LogicalPort, Route
 
 
 def gateway_problems(nb: NbSnapshot, chassis: str) -> tuple[Problem, ...]:
@@ -211,6 +213,8 @@ def logical_port(
         chassis=index.chassis_of(name),
         up=port.up,
         owner=port.external_ids.get(OWNER_KEY, ""),
+        routes=tuple(Route(to, via) for to, via in _told(port.external_ids.get(ROUTES_KEY, ""))),
+        default_route=port.external_ids.get(DEFAULT_ROUTE_KEY, "") != "false",
     )
 
 
@@ -270,7 +274,7 @@ def networks_on(
 
 
 def _told(text: str) -> Iterator[tuple[IPNetwork, IPAddress | None]]:
-    """The networks that a switch's own row names: a physical router's, which is no row."""
+    """Networks that a row names, and who leads to them: a physical router, which is no row."""
     for entry in text.split(","):
         words = entry.split()
         try:

@@ -22,12 +22,12 @@ import contextlib
 import errno
 import socket
 from collections.abc import Collection
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from typing import Any
 
 from pyroute2 import NetlinkError
 
-from dataplane.drivers import netns
+from dataplane.drivers import netns, podroutes
 from dataplane.drivers.ethtool import set_tx_checksum, tx_checksum
 from dataplane.drivers.rtnl import LinkState, find_link, links, route_socket
 from dataplane.model.devices import is_pod_link
@@ -39,9 +39,6 @@ ALIAS_PREFIX = f"{LINK_ALIAS_PREFIX}pod:"
 MAX_ALIAS_SIZE = 255
 """Bytes; IFALIASZ less its NUL (linux/if.h)."""
 
-_RTNH_F_ONLINK = 4
-_RT_TABLE_MAIN = 254
-_RTN_UNICAST = 1
 _IFA_F_NODAD = 2
 
 
@@ -272,7 +269,7 @@ def _configure_inside(attachment: Attachment) -> None:
             set_tx_checksum(attachment.ifname, on=False)
             _set_addresses(ipr, link.index, attachment)
             ipr.link("set", index=link.index, state="up")
-            _set_routes(ipr, link.index, attachment)
+            podroutes.set_routes(ipr, link.index, attachment)
         except NetlinkError as error:
             msg = f"{attachment.ifname} in {attachment.netns} cannot be configured: {error}"
             raise LinkError(msg) from error
@@ -307,46 +304,6 @@ def _set_addresses(ipr: Any, index: int, attachment: Attachment) -> None:
             )
 
 
-def _default_routes(ipr: Any, family: int = socket.AF_INET) -> list[tuple[int, str]]:
-    """Interface index and gateway of each default route of a family in the main table."""
-    return [
-        (message.get_attr("RTA_OIF") or 0, message.get_attr("RTA_GATEWAY") or "")
-        for message in ipr.get_routes(family=family, table=_RT_TABLE_MAIN)
-        if message["dst_len"] == 0 and message["type"] == _RTN_UNICAST
-    ]
-
-
-def _set_routes(ipr: Any, index: int, attachment: Attachment) -> None:
-    for via in (attachment.gateway, attachment.gateway6):
-        if via is not None:
-            _set_default_route(ipr, index, attachment, via)
-    for route in attachment.routes:
-        wanted: dict[str, Any] = {"dst": str(route.to), "oif": index}
-        if route.via is not None:
-            wanted |= {"gateway": str(route.via), "flags": _RTNH_F_ONLINK}
-        ipr.route("replace", **wanted)
-
-
-def _set_default_route(
-    ipr: Any, index: int, attachment: Attachment, via: IPv4Address | IPv6Address
-) -> None:
-    gateway = str(via)
-    routes = _default_routes(ipr, socket.AF_INET if via.version == 4 else socket.AF_INET6)
-    if any(oif != index for oif, _ in routes) or (index, gateway) in routes:
-        # Right already; or another interface of the pod has the default route, and keeps it
-        # (CNI specification, notes on IPAM: be prepared to skip it).
-        return
-    on_link = any(via in address.network for address in attachment.addresses)
-    ipr.route(
-        "replace",
-        dst="0.0.0.0/0" if via.version == 4 else "::/0",
-        gateway=gateway,
-        oif=index,
-        # Under a /32 the gateway is in no network of ours: say that it is on the wire all the same.
-        flags=0 if on_link else _RTNH_F_ONLINK,
-    )
-
-
 def _problems_inside(attachment: Attachment, host: LinkState) -> list[str]:
     name, where = attachment.ifname, attachment.netns
     with route_socket() as ipr:
@@ -361,7 +318,7 @@ def _problems_inside(attachment: Attachment, host: LinkState) -> list[str]:
                     (attachment.gateway, socket.AF_INET),
                     (attachment.gateway6, socket.AF_INET6),
                 )
-                if via is not None and not _default_routes(ipr, family)
+                if via is not None and not podroutes.defaults(ipr, family)
             ]
         except NetlinkError as error:
             msg = f"{name} in {where} cannot be read: {error}"

@@ -88,7 +88,8 @@ class Attachment:
 class LogicalPort:
     """What OVN says of a logical switch port that a workload of ours may claim.
 
-    `owner`: external_ids:owner of its row; empty: another CMS's.
+    `owner`: external_ids:owner of its row; empty: another CMS's. `routes` are its own, and
+    `default_route` says whether it may have one by the network's router.
     """
 
     name: str
@@ -100,6 +101,8 @@ class LogicalPort:
     up: bool
     gateway6: IPv6Address | None = None
     owner: str = ""
+    routes: tuple[Route, ...] = ()
+    default_route: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pyroute2 import IPRoute
 
-from dataplane.drivers import ethtool, netns, podlink
+from dataplane.drivers import ethtool, netns, podlink, podroutes
 from dataplane.model.addr import Mac
 from dataplane.model.devices import device_name, peer_name
 from dataplane.model.state import Attachment, PortKind
@@ -70,7 +70,7 @@ def edit(path: str, work: Callable[[Any, int], Any], ifname: str = "eth0") -> No
 
 def default_routes(path: str) -> list[tuple[str, int]]:
     return [
-        (route.get_attr("RTA_GATEWAY"), route["flags"] & podlink._RTNH_F_ONLINK)
+        (route.get_attr("RTA_GATEWAY"), route["flags"] & podroutes.RTNH_F_ONLINK)
         for route in inside(path, lambda ipr: list(ipr.get_routes(family=socket.AF_INET)))
         if route["dst_len"] == 0
     ]
@@ -108,7 +108,7 @@ def test_a_gateway_outside_a_32_is_reached_on_link(pod: Attachment) -> None:
     )
     podlink.ensure(narrow)
     assert podlink.check(narrow) == []
-    assert default_routes(pod.netns) == [("169.254.1.1", podlink._RTNH_F_ONLINK)]
+    assert default_routes(pod.netns) == [("169.254.1.1", podroutes.RTNH_F_ONLINK)]
 
 
 def test_no_gateway_no_route(pod: Attachment) -> None:

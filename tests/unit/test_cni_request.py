@@ -7,7 +7,14 @@ import json
 import stat
 from collections.abc import Callable
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv6Address,
+    IPv6Interface,
+    ip_address,
+    ip_network,
+)
 from pathlib import Path
 
 import pytest
@@ -21,7 +28,7 @@ from controller.completion import finish, in_thread
 from controller.vhost_dirs import VhostDirs
 from dataplane.model.addr import Mac
 from dataplane.model.bandwidth import Bandwidth, Limits
-from dataplane.model.state import Attachment, LogicalPort, PortKind
+from dataplane.model.state import Attachment, LogicalPort, PortKind, Route
 
 ARGS: dict[str, object] = {
     "network": "mill", "container_id": "c0ffee", "ifname": "eth0", "netns": "/run/netns/web",
@@ -186,8 +193,33 @@ def test_both_families_have_their_gateway_and_route() -> None:
 def test_a_further_network_is_named_by_its_provider_and_leaves_the_default_route() -> None:
     request = cni_request.interface_request({**ARGS, "provider": "net1.shop.ovn"})
     assert request.iface_id == "web-0.shop.net1.shop.ovn"
-    made = cni_request.attachment_of(request, DUAL, 1442, "")
+    named = replace(request, ifname="net1")
+    made = cni_request.attachment_of(named, DUAL, 1442, "")
     assert cni_request.result_of(made)["routes"] == []
+    # A network that stands in for the cluster's is the pod's first.
+    assert cni_request.result_of(cni_request.attachment_of(request, DUAL, 1442, ""))["routes"] == [
+        {"dst": "0.0.0.0/0", "gw": "10.0.0.1"}, {"dst": "::/0", "gw": "fd00::1"},
+    ]  # fmt: skip
+
+
+def test_routes_of_the_port_go_before_the_networks_and_take_the_default_route() -> None:
+    own = {"routes": [{"dst": "10.9.0.0/16", "gw": "10.0.0.9"}]}
+    request = cni_request.interface_request({**ARGS, **own})
+    told = replace(
+        DUAL,
+        routes=(
+            Route(ip_network("10.9.0.0/16"), ip_address("10.0.0.8")),
+            Route(ip_network("0.0.0.0/0"), ip_address("10.0.0.254")),
+        ),
+    )
+    made = cni_request.attachment_of(request, told, 1442, "")
+    assert cni_request.result_of(made)["routes"] == [
+        {"dst": "::/0", "gw": "fd00::1"},
+        {"dst": "10.9.0.0/16", "gw": "10.0.0.8"},
+        {"dst": "0.0.0.0/0", "gw": "10.0.0.254"},
+    ]
+    without = cni_request.attachment_of(REQUEST, replace(DUAL, default_route=False), 1442, "")
+    assert cni_request.result_of(without)["routes"] == []
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,11 @@ def test_a_veth_has_the_machines_port_only_where_the_kubernetes_controller_made_
 def test_a_further_network_of_a_machine_is_a_port_of_its_own() -> None:
     names = port_names(PortKind.VHOST_USER, "virt-launcher-vm1-abcde", "shop", "fast.shop")
     assert names == ("vm1.shop.fast.shop", "virt-launcher-vm1-abcde.shop.fast.shop")
+    # Of several interfaces of one network each has a port; who has one has the network's.
+    assert port_names(PortKind.VETH, "web-0", "shop", "fast.shop.ovn", "net1") == (
+        "web-0.shop.fast.shop.ovn.net1", "web-0.shop.fast.shop.ovn",
+    )  # fmt: skip
+    assert port_names(PortKind.VETH, "web-0", "shop", "", "eth0") == ("web-0.shop",)
 
 
 @dataclass
