@@ -6,10 +6,10 @@ priorities:
     3000  from the hosts' network, which nodes speak from
     1900  within the subnet (allowEWTraffic)
     1001  within a private subnet, and with the subnets that it allows
-    1000  everything else to a private subnet's addresses is dropped
+    1000  everything else is dropped that comes to a private subnet or leaves it
 
-What its workloads begin themselves passes, and is answered: the drop is of packets to the subnet,
-not of those that leave its switch for the router.
+To leave is to come to the router's port of the switch, so one drop is both directions. What answers
+a connection that is allowed is known by its state, there too.
 
 Source: Kube-OVN's documentation of Subnet ("Subnet Isolation", "Subnet ACL").
 """
@@ -84,9 +84,8 @@ def _private(
         except ValueError:
             cause = f"spec.allowSubnets[{at}]: {text!r} is no network"
             problems.append(Problem(f"Subnet {subnet.name}", cause, "write it as 10.16.0.0/16"))
+    yield SubnetAcl("to-lport", DROPPED, "ip", "drop")
     for network in networks:
-        dropped = f"ip{network.version}.dst == {network}"
-        yield SubnetAcl("to-lport", DROPPED, dropped, "drop")
         yield SubnetAcl("to-lport", ALLOWED, _between(network, network), _ALLOW)
         for other in allowed:
             if other.version == network.version:

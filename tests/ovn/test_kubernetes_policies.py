@@ -138,8 +138,9 @@ def test_a_security_group_as_kube_ovn_documents_it(net: Network) -> None:
 def test_a_private_subnet_as_kube_ovn_documents_it(net: Network) -> None:
     assert net.passes("mate.lab", "vault.lab")
     assert net.passes("allowed.lab", "vault.lab")
+    assert net.passes("vault.lab", "allowed.lab", protocol="TCP")
     assert not net.passes("free.lab", "vault.lab")
-    assert net.passes("vault.lab", "free.lab")
+    assert not net.passes("vault.lab", "free.lab")
     assert net.passes("node-n1", "vault.lab")
 
 
