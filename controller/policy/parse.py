@@ -27,6 +27,7 @@ from controller.policy.model import (
 )
 from dataplane.model.addr import IPNetwork, Protocol
 
+_TYPES = ("Ingress", "Egress")
 _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 """IANA service name (RFC 6335, 5.1)."""
 
@@ -41,7 +42,7 @@ def network_policy(item: Mapping[str, Any]) -> NetworkPolicy:
     _known(spec, {"podSelector", "policyTypes", "ingress", "egress"}, "spec")
     types = _list(spec, "policyTypes", "spec")
     for at, kind in enumerate(types or ()):
-        if kind not in {"Ingress", "Egress"}:
+        if kind not in _TYPES:
             raise KindError(
                 path=f"spec.policyTypes[{at}]",
                 cause=f"{kind!r} is no type",
@@ -73,9 +74,10 @@ def _policy(
 ) -> NetworkPolicy:
     meta = _map(item, "metadata", "")
     ingress, egress = rules
-    types = spec.get("policyTypes")
-    # Without types: always ingress, and egress if there are rules of it.
-    wanted = set(types) if types else {"Ingress", *({"Egress"} if spec.get("egress") else ())}
+    types = spec.get("policyTypes") or ("Ingress", *(("Egress",) if spec.get("egress") else ()))
+    # Without types: always ingress, and egress if there are rules of it. What is none closes all.
+    readable = isinstance(types, list | tuple) and all(one in _TYPES for one in types)
+    wanted = types if readable else _TYPES
     notes = _map(meta, "annotations", "metadata")
     return NetworkPolicy(
         namespace=str(meta.get("namespace", "")),
