@@ -29,13 +29,13 @@ def of(obj: spec.Json) -> spec.Json:
     args = _object(_object(obj.get("args"), "args").get("cni"), "args.cni")
     found: spec.Json = {}
     for place, values in (("args.cni", args), ("runtimeConfig", runtime)):
-        if mac := _text(values.get("mac"), f"{place}.mac"):
+        if mac := text(values.get("mac"), f"{place}.mac"):
             found["mac"] = mac
         if ips := _texts(values.get("ips"), f"{place}.ips"):
             found["ips"] = ips
     if mappings := _mappings(runtime.get("portMappings")):
         found["port_mappings"] = mappings
-    if path := _text(runtime.get("CNIDeviceInfoFile"), "runtimeConfig.CNIDeviceInfoFile"):
+    if path := text(runtime.get("CNIDeviceInfoFile"), "runtimeConfig.CNIDeviceInfoFile"):
         if not path.startswith("/") or "\0" in path or "/../" in f"{path}/":
             raise invalid(path, "runtimeConfig.CNIDeviceInfoFile", "it is an absolute path")
         found["device_info"] = path
@@ -71,7 +71,7 @@ def routes(value: object) -> list[spec.Json]:
     for one in value:
         if not isinstance(one, dict) or not one.keys() <= {"dst", "gw"}:
             raise invalid(one, "routes", "each is an object with dst and gw")
-        dst, gw = _text(one.get("dst"), "routes.dst"), _text(one.get("gw"), "routes.gw")
+        dst, gw = text(one.get("dst"), "routes.dst"), text(one.get("gw"), "routes.gw")
         if not dst:
             raise invalid(dst, "routes.dst", "a network such as 10.9.0.0/16")
         found.append({"dst": dst, "gw": gw})
@@ -111,8 +111,18 @@ def _mapping(one: object) -> spec.Json | None:
         "host_port": host,
         "port": inside,
         "protocol": protocol.lower(),
-        "host_ip": _text(one.get("hostIP"), f"{key}.hostIP"),
+        "host_ip": text(one.get("hostIP"), f"{key}.hostIP"),
     }
+
+
+def args(obj: spec.Json) -> dict[str, str]:
+    """The texts of `args.cni`, by key: what a pod's own annotation says of this network.
+
+    Raises:
+        CniError: no object.
+    """
+    found = _object(_object(obj.get("args"), "args").get("cni"), "args.cni")
+    return {key: value for key, value in found.items() if isinstance(value, str)}
 
 
 def _object(value: object, key: str) -> spec.Json:
@@ -123,7 +133,12 @@ def _object(value: object, key: str) -> spec.Json:
     return value
 
 
-def _text(value: object, key: str) -> str:
+def text(value: object, key: str) -> str:
+    """A text that may be missing.
+
+    Raises:
+        CniError: something else, or too long.
+    """
     if value is None:
         return ""
     if not isinstance(value, str) or len(value) > 4096:

@@ -27,7 +27,7 @@ _WELL_KNOWN = frozenset(
         "runtimeConfig", "prevResult", "disableCheck", "disableGC", "deviceID",
     }
 )  # fmt: skip
-_OURS = frozenset({"socket", "mode", "mtu", "queues", "provider", "routes"})
+_OURS = frozenset({"socket", "mode", "mtu", "queues", "provider", "routes", "iface_id"})
 _KUBE_OVN = frozenset(
     {
         "server_socket", "vhost_user_socket_volume_name", "vhost_user_socket_name",
@@ -56,11 +56,12 @@ class NetworkConfig:
     `valid` are the attachments that GC must keep, `prev_result` the object that CHECK compares
     with; both None where absent. `provider` is "" for a pod's first network. `socket_name` is the
     file that QEMU makes, "" for our own name. `asked` has what the runtime asks for besides.
+    `iface_id` is the template of the logical port's name, "" for ours; `args` what it may name.
     """
 
     __slots__ = (
-        "asked", "bandwidth", "dns", "mode", "mtu", "name", "prev_result", "provider", "queues",
-        "routes", "socket", "socket_name", "valid",
+        "args", "asked", "bandwidth", "dns", "iface_id", "mode", "mtu", "name", "prev_result",
+        "provider", "queues", "routes", "socket", "socket_name", "valid",
     )  # fmt: skip
 
     def __init__(self, obj: spec.Json, command: str) -> None:
@@ -75,6 +76,8 @@ class NetworkConfig:
         self.dns: spec.Json = {}
         self.bandwidth: dict[str, int] = {}
         self.asked: spec.Json = {}
+        self.iface_id = ""
+        self.args: dict[str, str] = {}
         self.valid = _valid_attachments(obj) if command == "GC" else []
         self.prev_result: spec.Json | None = None
         if command == "DEL":
@@ -100,6 +103,8 @@ class NetworkConfig:
         if command == "ADD":
             self.bandwidth = _bandwidth(obj)
             self.asked = asked.of(obj)
+            self.iface_id = asked.text(obj.get("iface_id"), "iface_id")
+            self.args = asked.args(obj)
         self.dns = _dns(obj)
         self.prev_result = _prev_result(obj, command)
 

@@ -177,6 +177,8 @@ def _container(command: str, network: config.NetworkConfig, env: Mapping[str, st
         "provider": network.provider,
         "routes": network.routes,
         "socket_name": network.socket_name,
+        "iface_id": network.iface_id,
+        "cni_args": network.args if network.iface_id else {},
         "asked": {**asked.by_environment(pod), **network.asked} if command == "ADD" else {},
     }
 

@@ -17,6 +17,7 @@ from controller import config as config_files
 from controller.balance_api import BalanceApi
 from controller.completion import in_thread
 from controller.config_machine import check_machine
+from controller.ovn.reach import unreachable
 from controller.restart_watch import SETTINGS_RECORD, RestartWatch
 from controller.server import Args, Handler
 from controller.sight_api import SightApi
@@ -46,7 +47,7 @@ APPLY_TIMEOUT_S = 30.0
 """How long an order waits for the round that carries it out; a slow vswitchd takes seconds."""
 
 FIXED = ("name", "rundir", "statedir", "bpf_root", "ovs_remote", "ovs_rundir", "nb_remote",
-         "sb_remote", "metrics_listen", "embedded_ovs", "embedded_ovn")  # fmt: skip
+         "sb_remote", "metrics_listen", "embedded_ovs", "embedded_ovn", "ovn_tls")  # fmt: skip
 """Fields of the configuration that a running daemon cannot change."""
 
 CAPACITIES = ("flows", "services", "backends")
@@ -87,6 +88,7 @@ class AgentApi:
         view = daemon.sources.view(daemon.config)
         settings = await in_thread(self._settings)
         found = [
+            *unreachable(daemon.nb, daemon.sb),
             *(gateway_problems(daemon.sources.nb, daemon.config.name) if daemon.sources.nb else ()),
             *daemon.sources.problems(),
             *daemon.sources.mtu_problems(daemon.config, daemon.attachments.values()),

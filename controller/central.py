@@ -24,6 +24,7 @@ from controller import config
 from controller.loop import ApplyLoop, RoundFailed, Scope
 from controller.ovn import nb as nb_database
 from controller.ovn import sb as sb_database
+from controller.ovn.reach import unreachable
 from controller.ovn.tables import tables
 from controller.server import Args, serve
 from controller.translate.central import northbound
@@ -31,6 +32,7 @@ from controller.translate.nbrows import NbPlan
 from controller.translate.ovn import NbSnapshot, SbSnapshot, is_ours
 from controller.vitals import Vitals
 from dataplane.drivers.idl import Replica
+from dataplane.drivers.ovsdb_tls import Tls, use_tls
 from dataplane.model.config import ClusterConfig
 from dataplane.model.names import DOWN_KEY
 from dataplane.ports import DataplaneError
@@ -304,7 +306,10 @@ class Central:
             "down": sorted(self._vitals.down) if self._vitals is not None else [],
             "applied": asdict(self.applied),
             "rows": {name: len(getattr(self.plan, name)) for name in TABLES},
-            "problems": [asdict(problem) for problem in self.plan.problems],
+            "problems": [
+                asdict(problem)
+                for problem in (*unreachable(self._nb, self._sb_client), *self.plan.problems)
+            ],
             "unfinished": [
                 {
                     "table": table,
@@ -361,6 +366,9 @@ def main(cluster_path: Path, socket: Path | None = None) -> int:
     Raises:
         ConfigProblems: the cluster file is wrong.
     """
-    central = Central(cluster_path, config.load_cluster(cluster_path))
+    cluster = config.load_cluster(cluster_path)
+    if cluster.tls is not None:
+        use_tls(Tls(*cluster.tls))
+    central = Central(cluster_path, cluster)
     asyncio.run(central.run(socket))
     return 0

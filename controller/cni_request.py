@@ -6,11 +6,11 @@ Pure: the daemon's side of the calls, without any of their effects (`controller.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cni import config, spec
 from cni.wire import CODE_BAD_REQUEST, MAX_PATH_SIZE, RemoteError
-from controller import cni_routes, vm_ports
+from controller import cni_routes, iface_id, vm_ports
 from controller.cni_asked import NOTHING, Asked, asked_of, routes_of
 from dataplane.model.bandwidth import UNLIMITED, Bandwidth, Limits
 from dataplane.model.devices import device_name, peer_name
@@ -40,6 +40,8 @@ class InterfaceRequest:
     routes: tuple[Route, ...] = ()
     socket_name: str = ""
     asked: Asked = NOTHING
+    template: str = ""
+    cni_args: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def iface_id(self) -> str:
@@ -47,14 +49,34 @@ class InterfaceRequest:
 
         Of several interfaces of one network each has its own behind it (`port_names`).
         """
+        if self.template:
+            return self.port_names[0]
         return vm_ports.port_names(self.kind, self.pod, self.namespace, self.provider)[0]
 
     @property
     def port_names(self) -> tuple[str, ...]:
-        """The names that the logical switch port may have, the best first."""
+        """The names that the logical switch port may have, the best first.
+
+        Raises:
+            RemoteError: the template names what the runtime did not tell.
+        """
+        if self.template:
+            return (iface_id.expand(self.template, self._variables(), self.cni_args),)
         return vm_ports.port_names(
             self.kind, self.pod, self.namespace, self.provider, self.ifname
         )
+
+    def _variables(self) -> Mapping[str, str]:
+        return {
+            "pod": self.pod,
+            "namespace": self.namespace,
+            "uid": self.pod_uid,
+            "vm": vm_ports.vm_name(self.pod) or self.pod,
+            "ifname": self.ifname,
+            "provider": self.provider,
+            "container": self.container_id,
+            "network": self.network,
+        }
 
     @property
     def device(self) -> str:
@@ -67,8 +89,8 @@ class InterfaceRequest:
         return self.pod_uid or self.container_id
 
 
-def interface_request(args: Args) -> InterfaceRequest:
-    """The request in a call's arguments.
+def interface_request(args: Args, template: str = "") -> InterfaceRequest:
+    """The request in a call's arguments. `template`: the node's own for names of logical ports.
 
     The plugin has checked them, but a path is made of some, so nothing is taken on trust.
 
@@ -97,7 +119,12 @@ def interface_request(args: Args) -> InterfaceRequest:
         routes=routes_of(args),
         socket_name=_text({"socket_name": "", **args}, "socket_name"),
         asked=asked_of(args),
+        template=_text({"iface_id": "", **args}, "iface_id") or template,
+        cni_args=_texts(args, "cni_args"),
     )
+    if request.template and (why := iface_id.fault(request.template)):
+        msg = f'network configuration: "iface_id" is {request.template!r}: {why}'
+        raise RemoteError(spec.INVALID_CONFIG, msg, "such as {namespace}_{pod}; see docs/cni.md")
     for key, good in (
         ("container_id", config.is_container_id(request.container_id)),
         ("ifname", config.is_ifname(request.ifname)),
@@ -255,6 +282,13 @@ def _text(args: Args, key: str) -> str:
     if not isinstance(value, str):
         raise _refused(args, key)
     return value
+
+
+def _texts(args: Args, key: str) -> Mapping[str, str]:
+    value = args.get(key, {})
+    if not isinstance(value, dict):
+        raise _refused(args, key)
+    return {name: one for name, one in value.items() if isinstance(one, str)}
 
 
 def _number(args: Args, key: str) -> int:

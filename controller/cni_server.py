@@ -22,7 +22,7 @@ from weakref import WeakValueDictionary
 
 from cni import spec
 from cni.wire import RemoteError
-from controller import cni_asked, cni_request, device_info, vm_ports
+from controller import cni_asked, cni_request, device_info, iface_id, vm_ports
 from controller.cni_host import DEFAULT_PATIENCE, AttachError, Host, Patience
 from controller.cni_ipam import Ipam
 from controller.cni_request import InterfaceRequest
@@ -52,10 +52,12 @@ class CniServer:
         default_mtu: int,
         patience: Patience = DEFAULT_PATIENCE,
         dirs: VhostDirs | None = None,
+        template: str = "",
     ) -> None:
         self._host = host
         self._dirs = dirs or VhostDirs(rundir)
         self.default_mtu = default_mtu
+        self.template = template
         self._patience = patience
         self._ending: set[asyncio.Future[None]] = set()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -73,7 +75,7 @@ class CniServer:
 
     async def add(self, args: Args) -> Args:
         """Attach one interface; the CNI result."""
-        request = cni_request.interface_request(args)
+        request = cni_request.interface_request(args, self.template)
         if not request.pod or not request.namespace:
             raise RemoteError(spec.INVALID_ENVIRONMENT, "CNI_ARGS names no pod and namespace")
         self._require_ready(spec.TRY_AGAIN_LATER)
@@ -85,7 +87,9 @@ class CniServer:
         ):
             await self._make_way(attachment)
             try:
-                attachment = await self._host.placed(attachment)
+                # On the trunk its row would be written, and the row is somebody else's.
+                if not request.template:
+                    attachment = await self._host.placed(attachment)
                 await self._bring_up(attachment)
             except BaseException as error:
                 await finish(self._undo(attachment))
@@ -211,13 +215,11 @@ class CniServer:
             self._host,
             request.port_names,
             self._patience.logical_port,
-            partial(vm_ports.fits, request.kind, request.pod),
+            partial(vm_ports.fits, request.kind, "" if request.template else request.pod),
         )
         name = request.iface_id if port is None else port.name
         if port is None:
-            msg = f"OVN has no logical switch port {name!r}"
-            details = f"create it (ovn-nbctl lsp-add SWITCH {name}), or let the cluster controller"
-            raise RemoteError(spec.TRY_AGAIN_LATER, msg, f"{details}; the runtime will try again")
+            raise iface_id.absent(name)
         if reason := self._host.unfit(name, request.asked.ips):
             raise cni_asked.unfit(name, reason)
         if request.mtu and (small := self._host.too_big(name, request.mtu)):
@@ -229,7 +231,9 @@ class CniServer:
             socket = self._dirs.socket(request.directory, request.ifname, request.socket_name)
         wanted = cni_request.attachment_of(request, port, self.default_mtu, socket)
         known = self._host.attachment(wanted.container_id, wanted.ifname)
-        # What is attached already keeps its place.
+        # What is attached already keeps its place, but for one whose row is somebody else's.
+        if request.template:
+            return wanted
         return wanted if known is None else replace(wanted, tag=known.tag)
 
     async def _make_way(self, attachment: Attachment) -> None:

@@ -31,6 +31,8 @@ def cluster_config(root: TableReader) -> ClusterConfig:
     """The configuration in a document; faults are in its notes, stand-ins in their places."""
     table = root.table("cluster")
     nb, sb = values.remote(table, "nb", None), values.remote(table, "sb", None)
+    tls = values.tls(table)
+    values.needs_tls(table, tls, "nb", "sb")
     join = cluster_network(table, "join", IPv4Network, "100.64.0.0/24")
     pool = cluster_network(table, "service_pool", IPv4Network, "100.64.255.0/24")
     apart(table, ("join", join), ("service_pool", pool))
@@ -51,6 +53,7 @@ def cluster_config(root: TableReader) -> ClusterConfig:
     return ClusterConfig(
         nb_remote=nb,
         sb_remote=sb,
+        tls=tls,
         join=str(join),
         service_pool=str(pool),
         gateways=gateways,

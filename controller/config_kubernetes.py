@@ -62,7 +62,8 @@ def kubernetes_config(root: TableReader) -> KubernetesConfig:
     """The configuration in a document; faults are in its notes, stand-ins in their places."""
     table = root.table("controller")
     nb = values.remote(table, "nb", None)
-    tls = _tls(table)
+    tls = values.tls(table)
+    values.needs_tls(table, tls, "nb")
     kubeconfig = _word(table, "kubeconfig", "", "/etc/millrace/kubeconfig")
     namespace = _word(table, "namespace", "", "millrace-system")
     lease = _word(table, "lease", LEASE, LEASE)
@@ -73,23 +74,6 @@ def kubernetes_config(root: TableReader) -> KubernetesConfig:
     return KubernetesConfig(
         nb, tls, kubeconfig, namespace, lease, identity, socket, network, gateways
     )
-
-
-def _tls(table: TableReader) -> tuple[str, str, str] | None:
-    names = ("private_key", "certificate", "ca_certificate")
-    given = [name for name in names if table.has(name)]
-    if not given:
-        return None
-    found = [values.path(table, name, f"/etc/millrace/{name}.pem") for name in names]
-    for name in names:
-        if name not in given:
-            table.fault(
-                given[0],
-                f"{table.name(given[0])} is given, and {table.name(name)} is not",
-                "TLS needs a key, its certificate and the authorities",
-                f"add {name}, or remove the others",
-            )
-    return found[0], found[1], found[2]
 
 
 def _network(root: TableReader) -> NetSettings:

@@ -6,6 +6,7 @@ import re
 from ipaddress import ip_address
 
 from controller import config_values as values
+from controller import iface_id
 from controller.config_containers import containers_config
 from controller.config_hosts import host_config
 from controller.config_reader import TableReader, shown
@@ -41,6 +42,7 @@ HUGEPAGE_SIZES_KIB = (2048, 32768, 524288, 1048576)
 
 _SERVICE_LINK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,10}")
 _WORD = re.compile(r"\S+")
+_ANY = re.compile(r".*", re.DOTALL)
 
 
 def node_config(root: TableReader) -> NodeConfig:
@@ -72,6 +74,9 @@ def node_config(root: TableReader) -> NodeConfig:
     embedded_ovn = _embedded(ovn, ("nb", "sb"))
     nb_remote = values.remote(ovn, "nb", f"unix:{rundir}/nb.sock" if embedded_ovn else None)
     sb_remote = values.remote(ovn, "sb", f"unix:{rundir}/sb.sock" if embedded_ovn else None)
+    ovn_tls = values.tls(ovn)
+    values.needs_tls(ovn, ovn_tls, "nb", "sb")
+    template = _template(ovn)
     ovn.finish()
     bridges = _bridges(root)
     uplinks, bonds = uplinks_and_bonds(root, {bridge.name for bridge in bridges})
@@ -134,7 +139,20 @@ def node_config(root: TableReader) -> NodeConfig:
         wishes=wishes,
         containers=containers,
         host=host,
+        iface_id=template,
+        ovn_tls=ovn_tls,
     )
+
+
+def _template(ovn: TableReader) -> str:
+    """The names of logical ports where another CMS gave them; "": <pod>.<namespace>."""
+    if not ovn.has("iface_id"):
+        return ""
+    text = ovn.text("iface_id", example="{namespace}_{pod}", pattern=_ANY, rule="")
+    if ovn.sound("iface_id") and (why := iface_id.fault(text)):
+        what = f"{ovn.name('iface_id')} = {shown(text)}"
+        ovn.fault("iface_id", what, why, 'write iface_id = "{namespace}_{pod}", or leave it out')
+    return text
 
 
 def node_identity(node: TableReader) -> tuple[str, str]:

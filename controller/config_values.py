@@ -81,6 +81,40 @@ def remote(table: TableReader, key: str, default: str | None) -> str:
     )
 
 
+def tls(table: TableReader) -> tuple[str, str, str] | None:
+    """Private key, certificate and authorities for `ssl:` remotes; None: none of them is given."""
+    names = ("private_key", "certificate", "ca_certificate")
+    given = [name for name in names if table.has(name)]
+    if not given:
+        return None
+    found = [path(table, name, f"/etc/millrace/{name}.pem") for name in names]
+    for name in names:
+        if name not in given:
+            table.fault(
+                given[0],
+                f"{table.name(given[0])} is given, and {table.name(name)} is not",
+                "TLS needs a key, its certificate and the authorities",
+                f"add {name}, or remove the others",
+            )
+    return found[0], found[1], found[2]
+
+
+def needs_tls(table: TableReader, given: tuple[str, str, str] | None, *keys: str) -> None:
+    """Note the remotes (by key) that are `ssl:` where no files for it are given."""
+    for key in keys:
+        if (
+            given is None
+            and table.sound(key)
+            and "ssl:" in table.text(key, default="", example="", pattern=_REMOTE, rule="")
+        ):
+            table.fault(
+                key,
+                f"{table.name(key)} has an ssl: remote, and there are no files for it",
+                "the database asks for a certificate, and ours has to be held against an authority",
+                'add private_key, certificate and ca_certificate = "/etc/millrace/..."',
+            )
+
+
 def unique(table: TableReader, key: str, value: str, seen: dict[str, int]) -> None:
     """Note a value that an earlier table of the same array has; `seen` maps value to line."""
     if not table.sound(key):

@@ -115,7 +115,9 @@ def up(config_path: Path, cluster_path: Path | None, netns: str | None, progress
         _timed(
             progress,
             "ovn-controller",
-            lambda: ovsprocess.start_ovn_controller(node.instance, node.database),
+            lambda: ovsprocess.start_ovn_controller(
+                node.instance, node.database, node.config.ovn_tls
+            ),
         )
     start_agent(node, progress)
     if node.cluster_path is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from controller.cni_host import AttachError
 from controller.completion import in_thread
+from controller.iface_id import port_named
 from controller.translate.hostports import balancers
 from controller.translate.node import logical_port, unfit_addresses
 from controller.upset import ATTACHED
@@ -36,7 +37,8 @@ class NodeHost:
         view = sources.view(self._daemon.config)
         if view is None or sources.nb is None or sources.sb is None:
             return None
-        return logical_port(sources.nb, sources.sb, name, view.index)
+        found = port_named(view.index, name)
+        return logical_port(sources.nb, sources.sb, found, view.index) if found else None
 
     async def wait_logical_port(self, name: str, timeout: float) -> LogicalPort | None:
         """The port, as soon as OVN has it; None after `timeout` seconds."""
@@ -183,9 +185,13 @@ class NodeHost:
             return f"not connected to the OVS database at {daemon.config.ovs_remote}"
         if daemon.vswitchd.pid is None:
             return f"ovs-vswitchd is not running (no live pid in {daemon.config.ovs_rundir})"
-        for name, value in (("northbound", daemon.sources.nb), ("southbound", daemon.sources.sb)):
+        for name, value, client in (
+            ("northbound", daemon.sources.nb, daemon.nb),
+            ("southbound", daemon.sources.sb, daemon.sb),
+        ):
             if value is None:
-                return f"OVN's {name} database has not been in sync yet"
+                why = f": {client.problem}" if client.problem else ""
+                return f"OVN's {name} database has not been in sync yet{why}"
         if "br-int" not in (daemon.ovs.latest.bridges if daemon.ovs.latest else ()):
             return "br-int does not exist yet"
         return None

@@ -66,6 +66,7 @@ from dataplane.drivers.bpfstate import BpfState
 from dataplane.drivers.machinefacts import machine_facts
 from dataplane.drivers.nics import LinkMonitor
 from dataplane.drivers.ovsdb import Ovs, OvsState, PortState
+from dataplane.drivers.ovsdb_tls import Tls, use_tls
 from dataplane.drivers.ovstables import SettingsTable
 from dataplane.drivers.sockprograms import SocketTable
 from dataplane.drivers.trunk import TrunkTable
@@ -190,7 +191,9 @@ class NodeDaemon:
                     await serve(rundir / "agent.sock", AGENT_MODE, api.handlers(), uids)
                 )
                 dirs = self._vhost_dirs = VhostDirs(rundir, self.config.vhost, self._vswitchd_uid)
-                cni = self.cni = CniServer(host, rundir, self.config.port_mtu, dirs=dirs)
+                cni = self.cni = CniServer(
+                    host, rundir, self.config.port_mtu, dirs=dirs, template=self.config.iface_id
+                )
                 await cni.sweep()
                 await stack.enter_async_context(
                     await serve(rundir / "cni.sock", CNI_MODE, cni.handlers(), uids)
@@ -336,6 +339,7 @@ class NodeDaemon:
         self.config = config
         if self.cni is not None:
             self.cni.default_mtu = config.port_mtu
+            self.cni.template = config.iface_id
         if self._vhost_dirs is not None:
             self._vhost_dirs.vhost = config.vhost
         self.loop.invalidate()
@@ -356,6 +360,8 @@ def main(config_path: Path) -> int:
     problems = check_machine(source, machine_facts())
     if problems:
         raise config_files.ConfigProblems(problems)
+    if source.config.ovn_tls is not None:
+        use_tls(Tls(*source.config.ovn_tls))
     daemon = NodeDaemon(config_path, settle(source))
     asyncio.run(daemon.run())
     return 0

@@ -46,7 +46,10 @@ def fits(kind: PortKind, pod: str, port: LogicalPort) -> bool:
 
     The Kubernetes controller names every interface of a machine's pod by the machine; another CMS
     may have made the machine's port for its vhost-user interface, and the pod's has yet to come.
+    Without a pod's name any port does: a template said which.
     """
+    if not pod:
+        return True
     if kind is PortKind.VHOST_USER or port.owner == KUBERNETES_OWNER:
         return True
     return port.name.startswith(f"{pod}.")

@@ -14,11 +14,14 @@ from controller.config import load_node
 from controller.ovn.deployment import deployment
 from controller.translate.vxlan import Verdict
 from controller.translate.vxlan import preflight as judge
+from dataplane.drivers.ovsdb_tls import Tls, use_tls
 
 
 def preflight(arguments: argparse.Namespace) -> int:
     """`millrace preflight vxlan`: 0 if nothing would break, 4 if something would."""
     config = load_node(Path(arguments.config)).config
+    if config.ovn_tls is not None:
+        use_tls(Tls(*config.ovn_tls))
     verdict = judge(deployment(config.nb_remote, config.sb_remote))
     if arguments.json:
         print(json.dumps(asdict(verdict), indent=2))

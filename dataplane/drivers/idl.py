@@ -18,21 +18,23 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, NoReturn, TypeVar
 
 import ovs.db.idl
 
 from dataplane.drivers.operations import Transaction
 from dataplane.drivers.ovsdb_session import (
+    DatabaseTimeoutError,
     Job,
     Poller,
-    Tls,
-    error_text,
+    TransactionError,
+    attempt,
     fetch_schema,
     present,
     settle,
-    use_tls,
 )
+from dataplane.drivers.ovsdb_tls import Tls, install, problem_of, use_tls
 from dataplane.drivers.replica import Replica, Row, optional, read, references, write
 from dataplane.ports import DataplaneError
 
@@ -57,14 +59,6 @@ SNAPSHOT_RETRY_S = 1.0
 
 S = TypeVar("S")
 T = TypeVar("T")
-
-
-class TransactionError(DataplaneError):
-    """OVSDB refused a transaction; the text is the server's own."""
-
-
-class DatabaseTimeoutError(DataplaneError):
-    """The database did not answer, or did not become as waited for, in time."""
 
 
 @dataclass(slots=True)
@@ -112,6 +106,7 @@ class DatabaseClient(Generic[S]):
         """
         if self.tls is not None:
             use_tls(self.tls)
+        install()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._thread = threading.Thread(
             target=self._main, name=f"ovsdb-{self.database}", daemon=True
@@ -140,6 +135,11 @@ class DatabaseClient(Generic[S]):
     def connected(self) -> bool:
         """The connection is up and the replica equals the server's contents."""
         return self._connected
+
+    @property
+    def problem(self) -> str:
+        """Why there is no encrypted connection, and what to do; "" if none is known."""
+        return "" if self._connected else problem_of(self.remote)
 
     def wait_synced(self, timeout: float) -> None:
         """Return once the contents are here for the first time and `on_change` has had them.
@@ -198,7 +198,8 @@ class DatabaseClient(Generic[S]):
         deadline = time.monotonic() + timeout
 
         def step(replica: Replica) -> bool:
-            return self._attempt(replica, fn, future, deadline)
+            wait = partial(self._wait_a_turn, replica, deadline)
+            return attempt(self.database, replica, fn, future, wait)
 
         self._submit(Job(future, deadline, step, "a transaction", False))
         return future
@@ -282,7 +283,7 @@ class DatabaseClient(Generic[S]):
             if replica.synced and self._done(job, replica):
                 continue
             if time.monotonic() >= job.deadline:
-                up = "connected" if replica.synced else f"not connected to {self.remote}"
+                up = "connected" if replica.synced else self._absent()
                 self._fail(job, f"{job.what} took too long: {up}")
                 continue
             still.append(job)
@@ -309,34 +310,6 @@ class DatabaseClient(Generic[S]):
         if self._jobs or self._stop.is_set():
             poller.immediate_wake()
 
-    def _attempt(
-        self,
-        replica: Replica,
-        fn: Callable[[Replica, Transaction], T],
-        future: Future[T],
-        deadline: float,
-    ) -> bool:
-        """One try of a transaction; False: try again later."""
-        txn = Transaction(replica)
-        try:
-            value = fn(replica, txn)
-        except BaseException:
-            txn.abort()
-            raise
-        status = txn.commit()
-        while status == txn.INCOMPLETE:
-            if not self._wait_a_turn(replica, deadline):
-                txn.abort()
-                return False
-            status = txn.commit()
-        if status in (txn.SUCCESS, txn.UNCHANGED):
-            settle(future, value)
-            return True
-        if status == txn.TRY_AGAIN:
-            return False
-        msg = f"{self.database}: {error_text(txn.get_error())}"
-        raise TransactionError(msg)
-
     def _wait_a_turn(self, replica: Replica, deadline: float) -> bool:
         """Wait for the server's next word and take it in; False: no time is left."""
         left = deadline - time.monotonic()
@@ -358,7 +331,7 @@ class DatabaseClient(Generic[S]):
         for job in tuple(self._jobs):
             if now >= job.deadline:
                 self._jobs.remove(job)
-                self._fail(job, f"{job.what} took too long: not connected to {self.remote}")
+                self._fail(job, f"{job.what} took too long: {self._absent()}")
         return self._stop.is_set()
 
     def _submit(self, job: Job) -> None:
@@ -382,9 +355,14 @@ class DatabaseClient(Generic[S]):
         except TimeoutError:
             self._raise_timeout(f"its thread is stuck for {timeout + 5.0:g} s")
 
+    def _absent(self) -> str:
+        why = f": {self.problem}" if self.problem else ""
+        return f"not connected to {self.remote}{why}"
+
     def _raise_timeout(self, why: str) -> NoReturn:
         cause = f" ({self._failed!r})" if self._failed else ""
-        msg = f"{self.database} at {self.remote}: {why}{cause}; is ovsdb-server running there?"
+        step = self.problem or "is ovsdb-server running there?"
+        msg = f"{self.database} at {self.remote}: {why}{cause}; {step}"
         raise DatabaseTimeoutError(msg)
 
     def _set_connected(self, *, up: bool) -> None:

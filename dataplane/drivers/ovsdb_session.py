@@ -1,4 +1,4 @@
-"""Connecting to an OVSDB server: schema, TLS files, and a poller for many descriptors."""
+"""Connecting to an OVSDB server: schema, and a poller for many descriptors."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ovs.jsonrpc
-import ovs.stream
 
+from dataplane.drivers.operations import Transaction
 from dataplane.drivers.replica import Replica
-from dataplane.ports import ConfigError
+from dataplane.ports import DataplaneError
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """Files for `ssl:` remotes. The library keeps them per process, so all clients share one."""
+class TransactionError(DataplaneError):
+    """OVSDB refused a transaction; the text is the server's own."""
 
-    private_key: str
-    certificate: str
-    ca_certificate: str
+
+class DatabaseTimeoutError(DataplaneError):
+    """The database did not answer, or did not become as waited for, in time."""
 
 
 @dataclass(slots=True)
@@ -132,27 +131,6 @@ def present(schema: Mapping[str, Any], tables: Mapping[str, Sequence[str]]) -> d
     }
 
 
-def use_tls(tls: Tls) -> None:
-    """Have the library use these files for `ssl:` remotes.
-
-    Raises:
-        ConfigError: others are in use already.
-    """
-    stream = ovs.stream.Stream
-    current = (
-        stream._SSL_private_key_file,  # noqa: SLF001  # there are setters, but no getters
-        stream._SSL_certificate_file,  # noqa: SLF001
-        stream._SSL_ca_cert_file,  # noqa: SLF001
-    )
-    wanted = (tls.private_key, tls.certificate, tls.ca_certificate)
-    if any(current) and current != wanted:
-        msg = f"one process has one TLS identity: {current} is in use, {wanted} was asked for"
-        raise ConfigError(msg)
-    stream.ssl_set_private_key_file(tls.private_key)
-    stream.ssl_set_certificate_file(tls.certificate)
-    stream.ssl_set_ca_cert_file(tls.ca_certificate)
-
-
 def error_text(raw: str) -> str:
     """The server's error object in one line; the text itself if it is none."""
     try:
@@ -162,6 +140,41 @@ def error_text(raw: str) -> str:
     if not isinstance(value, dict):
         return raw
     return ": ".join(str(value[key]) for key in ("error", "details") if value.get(key))
+
+
+def attempt(
+    database: str,
+    replica: Replica,
+    fn: Callable[[Replica, Transaction], T],
+    future: Future[T],
+    wait_a_turn: Callable[[], bool],
+) -> bool:
+    """One try of a transaction; False: try again later.
+
+    `wait_a_turn` waits for the server's next word and takes it in; False: no time is left.
+
+    Raises:
+        TransactionError: OVSDB refused it, with its own error.
+    """
+    txn = Transaction(replica)
+    try:
+        value = fn(replica, txn)
+    except BaseException:
+        txn.abort()
+        raise
+    status = txn.commit()
+    while status == txn.INCOMPLETE:
+        if not wait_a_turn():
+            txn.abort()
+            return False
+        status = txn.commit()
+    if status in (txn.SUCCESS, txn.UNCHANGED):
+        settle(future, value)
+        return True
+    if status == txn.TRY_AGAIN:
+        return False
+    msg = f"{database}: {error_text(txn.get_error())}"
+    raise TransactionError(msg)
 
 
 def settle(future: Future[T], value: T) -> None:

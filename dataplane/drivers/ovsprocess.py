@@ -126,12 +126,18 @@ def start_vswitchd(instance: Instance, database: str, *, timeout_s: float = 120.
     return start(instance, "ovs-vswitchd", [str(VSWITCHD), database], timeout_s=timeout_s)
 
 
-def start_ovn_controller(instance: Instance, database: str) -> bool:
+def start_ovn_controller(
+    instance: Instance, database: str, tls: tuple[str, str, str] | None = None
+) -> bool:
     """Start ovn-controller on a local OVS database's remote.
+
+    `tls`: private key, certificate and authorities, where the southbound remote is an `ssl:` one.
 
     It names its control socket by its pid; `ovn-controller.ctl` is made to lead there.
     """
-    started = start(instance, "ovn-controller", ["ovn-controller", database], own_control_name=True)
+    files = dict(zip(("--private-key", "--certificate", "--ca-cert"), tls or (), strict=False))
+    argv = ["ovn-controller", database, *(f"{option}={file}" for option, file in files.items())]
+    started = start(instance, "ovn-controller", argv, own_control_name=True)
     pid = processes.running_pid(instance.daemon("ovn-controller"))
     link = instance.control("ovn-controller")
     link.unlink(missing_ok=True)

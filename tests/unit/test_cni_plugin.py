@@ -86,9 +86,19 @@ def test_add_hands_the_daemon_what_the_runtime_said() -> None:
                 "pod": "web-0", "namespace": "shop", "pod_uid": "u-1",
                 "mode": "veth", "mtu": 1400, "queues": 1, "bandwidth": {},
                 "provider": "", "routes": [], "socket_name": "", "asked": {},
+                "iface_id": "", "cni_args": {},
             },
         )
     ]  # fmt: skip
+
+
+def test_a_template_of_the_ports_name_goes_with_what_the_pod_says_of_this_network() -> None:
+    conf = network(iface_id="{args.port}", args={"cni": {"port": "6f3c", "ips": ["10.0.0.5"]}})
+    status, _, daemon = ask(env("ADD"), conf)
+    assert status == 0
+    handed = daemon.asked[0][2]
+    assert (handed["iface_id"], handed["cni_args"]) == ("{args.port}", {"port": "6f3c"})
+    assert ask(env("ADD"), network(iface_id=5))[0] == 1
 
 
 def test_the_capability_bandwidth_is_handed_on() -> None:

@@ -118,7 +118,8 @@ def test_what_a_name_alone_gives() -> None:
 def test_databases_of_somebody_else() -> None:
     config = parse_node(
         '[node]\nname = "n"\n[ovs]\nembedded = false\n'
-        '[ovn]\nembedded = false\nnb = "tcp:192.0.2.1:6641"\nsb = "ssl:[2001:db8::1]:6642"\n',
+        '[ovn]\nembedded = false\nnb = "tcp:192.0.2.1:6641"\nsb = "ssl:[2001:db8::1]:6642"\n'
+        f"{FILES}",
         "node.toml",
     )
     assert config.ovs_remote == "unix:/run/openvswitch/db.sock"
@@ -127,6 +128,27 @@ def test_databases_of_somebody_else() -> None:
         "tcp:192.0.2.1:6641",
         "ssl:[2001:db8::1]:6642",
     )
+    assert config.ovn_tls == ("/k.pem", "/c.pem", "/a.pem")
+
+
+FILES = 'private_key = "/k.pem"\ncertificate = "/c.pem"\nca_certificate = "/a.pem"\n'
+
+
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        ("", "no files for it"),
+        ('private_key = "/k.pem"\n', "certificate is not"),
+        (FILES.replace("/a.pem", "a.pem"), "absolute path"),
+    ],
+)
+def test_an_encrypted_remote_needs_all_its_files(files: str, why: str) -> None:
+    remotes = 'nb = "ssl:192.0.2.1:6641"\nsb = "ssl:192.0.2.1:6642"\n'
+    node = f'[node]\nname = "n"\n[ovn]\nembedded = false\n{remotes}{files}'
+    with pytest.raises(ConfigProblems, match=why):
+        parse_node(node, "node.toml")
+    with pytest.raises(ConfigProblems, match=why):
+        parse_cluster(f"[cluster]\n{remotes}{files}", "cluster.toml")
 
 
 def test_a_vfio_uplink_lets_dpdk_look_for_pci_devices() -> None:
