@@ -40,6 +40,40 @@ def put(engine: Engine, text: str) -> None:
             engine.put(((one.kind, key, one.decode(obj)),))
 
 
+def pod(name: str, namespace: str = "default", **notes: str) -> str:
+    """A pod's manifest, with Kube-OVN's annotations, and the mark behind it."""
+    said = ", ".join(f'ovn.kubernetes.io/{key}: "{value}"' for key, value in notes.items())
+    return f"""
+apiVersion: v1
+kind: Pod
+metadata:
+  {{name: {name}, namespace: {namespace}, labels: {{app: {name}}}, annotations: {{{said}}}}}
+spec: {{nodeName: n1}}
+---"""
+
+
+def namespaces(*names: str) -> str:
+    """Namespaces' manifests, and the mark behind each."""
+    return "".join(
+        f"\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n---" for name in names
+    )
+
+
+NODE = """
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}
+---"""
+"""The one that a network with one chassis has, and the mark behind it."""
+
+
+def joined(*texts: str) -> str:
+    """Manifests as one text, whatever marks are at their ends."""
+    documents = (document for text in texts for document in text.split("\n---"))
+    return "\n---\n".join(document for document in documents if document.strip())
+
+
 def stations(rows: dict[RowKey, Row]) -> dict[str, Station]:
     """The workloads' and nodes' ports of these rows, as stations of a packet lab."""
     found: dict[str, Station] = {}

@@ -111,6 +111,41 @@ def neighbour_solicitation(mac: str, address: str, wanted: str) -> bytes:
     return b"\x33\x33" + group[-4:] + _mac(mac) + b"\x86\xdd" + header + body
 
 
+def icmp6(source_mac: str, target_mac: str, source: str, target: str, message: bytes) -> bytes:
+    """A frame with an ICMPv6 message, whose checksum is put in (RFC 4443, 2.3)."""
+    one, other = ip_address(source).packed, ip_address(target).packed
+    body = _summed(message, 2, pseudo(one, other, ICMPV6, len(message)))
+    return _six(source_mac, target_mac, one + other, ICMPV6, body)
+
+
+def udp6(
+    source_mac: str, target_mac: str, source: str, target: str, ports: tuple[int, int], data: bytes
+) -> bytes:
+    """A frame with a UDP datagram over IPv6."""
+    one, other = ip_address(source).packed, ip_address(target).packed
+    size = 8 + len(data)
+    whole = struct.pack(">HHHH", *ports, size, 0) + data
+    return _six(source_mac, target_mac, one + other, UDP,
+                _summed(whole, 6, pseudo(one, other, UDP, size)))  # fmt: skip
+
+
+def igmp_report(mac: str, source: str, group: str) -> bytes:
+    """A station joins a group of multicast (RFC 2236, 2)."""
+    member = ip_address(group).packed
+    body = struct.pack(">BBH4s", 0x16, 0, 0, member)
+    body = _summed(body, 2, b"")
+    head = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 1, 0, 1, 2, 0,
+                       ip_address(source).packed, member)  # fmt: skip
+    head = head[:10] + struct.pack(">H", checksum(head)) + head[12:]
+    towards = b"\x01\x00\x5e" + bytes((member[1] & 0x7F,)) + member[2:]
+    return towards + _mac(mac) + b"\x08\x00" + head + body
+
+
+def _six(source_mac: str, target_mac: str, ends: bytes, protocol: int, body: bytes) -> bytes:
+    header = struct.pack(">IHBB", 6 << 28, len(body), protocol, 255) + ends
+    return _mac(target_mac) + _mac(source_mac) + b"\x86\xdd" + header + body
+
+
 def is_advertisement(octets: bytes, address: str) -> bool:
     """Whether a frame is a neighbour advertisement of an address (RFC 4861, 4.4)."""
     ours = octets[12:14] == b"\x86\xdd" and octets[20] == ICMPV6 and octets[54] == 136

@@ -14,20 +14,10 @@ import pytest
 from controller.network.settings import NetSettings
 from dataplane.model.config import EastWest
 from tests.labs.kubernetesnet import Network, running
+from tests.labs.manifests import pod
 from tests.labs.packets import Packet
 
 SETTINGS = NetSettings(default_cidr="10.16.0.0/24,fd00:16::/64", join_cidr="100.64.0.0/24")
-
-
-def pod(name: str, namespace: str, **notes: str) -> str:
-    said = ", ".join(f'ovn.kubernetes.io/{key}: "{value}"' for key, value in notes.items())
-    return f"""
-apiVersion: v1
-kind: Pod
-metadata:
-  {{name: {name}, namespace: {namespace}, labels: {{app: {name}}}, annotations: {{{said}}}}}
-spec: {{nodeName: n1}}
----"""
 
 
 OBJECTS = f"""
