@@ -2,7 +2,7 @@
 
 Each manifest has the fields of one of the examples of Kube-OVN's pages on several interfaces, fixed
 addresses by interface and custom routes, in words of our own. What the node makes of the rows, in a
-real pod, is in tests/netns/test_cni_ipam.py and tests/system/test_cni_interfaces.py.
+real pod, is in tests/netns/test_cni_ipam.py and tests/system/test_cni_verbs.py.
 """
 
 from __future__ import annotations

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from ipaddress import IPv4Interface
+from typing import Any
 
 import pytest
 
 from cni import wire
 from dataplane.drivers import processes
 from dataplane.model.devices import device_name
+from dataplane.model.names import ROUTES_KEY
 from dataplane.model.state import PortKind
 from tests.labs import logical
 from tests.labs.cniverbs import Runtime, Sandbox, devices_of
@@ -182,3 +184,60 @@ def test_a_further_network_has_its_own_port_socket_and_device_information(node: 
         assert gone.code == 0, gone.answer
     assert not info.exists()
     assert not (node.node.rundir / "vhost" / "multi").exists()
+
+
+def test_two_interfaces_of_one_network_and_routes_of_a_pods_own_carry_packets(node: Lab) -> None:
+    """What the cluster controller writes of a pod's annotations, in the pod, with real packets.
+
+    The way out is a pod, too: who has an address behind it answers.
+    """
+    network, octets = "fast.demo.ovn", {"far": 80, "twins.net1": 81, "twins.net2": 82}
+    for name, octet in octets.items():
+        pod, _, ifname = name.partition(".")
+        behind = f".{network}.{ifname}" if ifname else ""
+        address = IPv4Interface(f"10.1.0.{octet}/24")
+        port = PodPort(f"{pod}.{POD_NAMESPACE}{behind}", "sw0", address)
+        logical.add_port(node.nb, port)
+        logical.nbctl(node.nb, "lsp-set-port-security", port.name)
+    routes = "192.0.2.0/24 10.1.0.80,0.0.0.0/0 10.1.0.80"
+    logical.nbctl(
+        node.nb, "set", "Logical_Switch_Port", f"twins.{POD_NAMESPACE}.{network}.net1",
+        f'external_ids:"{ROUTES_KEY}"="{routes}"',
+    )  # fmt: skip
+    spaces = {name: Namespace(f"{PREFIX}-{name}").create() for name in ("far", "twins")}
+    calls: list[dict[str, Any]] = [
+        {"pod": "far", "ifname": "eth0", "network": {}},
+        {"pod": "twins", "ifname": "net1", "network": {"provider": network}},
+        {"pod": "twins", "ifname": "net2", "network": {"provider": network}},
+    ]
+    for call in calls:
+        call |= {
+            "socket": node.node.cni_socket, "container_id": call["pod"],
+            "netns": str(spaces[call["pod"]].path),
+        }  # fmt: skip
+        done = call_cni("ADD", **call)
+        assert done.code == 0, done.answer
+    said = {call["ifname"]: call_cni("ADD", **call).answer for call in calls}
+    assert said["net1"]["routes"] == [
+        {"dst": "192.0.2.0/24", "gw": "10.1.0.80"}, {"dst": "0.0.0.0/0", "gw": "10.1.0.80"},
+    ]  # fmt: skip
+    assert said["net2"]["routes"] == []
+    spaces["far"].run("ip", "address", "add", "192.0.2.9/32", "dev", "lo")
+    spaces["far"].run("ip", "address", "add", "203.0.113.9/32", "dev", "lo")
+    for words in (
+        ("-I", "net1", "10.1.0.80"), ("-I", "net2", "10.1.0.80"), ("192.0.2.9",), ("203.0.113.9",),
+    ):  # fmt: skip
+        spaces["twins"].run("ping", "-c", "1", "-W", "5", *words)
+    spaces["far"].run("ping", "-c", "1", "-W", "5", "10.1.0.82")
+    # Another plugin asks for the addresses of its own interface of the same pod.
+    address = IPv4Interface("10.1.0.83/24")
+    logical.add_port(node.nb, PodPort(f"twins.{POD_NAMESPACE}.mac.demo", "sw0", address))
+    part = {"type": "kube-ovn", "server_socket": str(node.node.cni_socket), "provider": "mac.demo"}
+    macvlan = {"type": "macvlan", "master": "up0", "mode": "bridge", "ipam": part}
+    asked = call_cni("ADD", **{**calls[1], "ifname": "net3", "network": macvlan})
+    assert (asked.code, asked.answer["routes"]) == (0, []), asked.answer
+    assert [one["address"] for one in asked.answer["ips"]] == ["10.1.0.83/24"]
+    assert "interfaces" not in asked.answer
+    for call in calls:
+        gone = call_cni("DEL", **call)
+        assert gone.code == 0, gone.answer
