@@ -124,7 +124,8 @@ class _Reader:
         return key
 
     def __call__(self, name: str) -> str:
-        return self._annotations.get(self.key(name), "").strip()
+        # Kube-OVN's pages have remarks behind such values; YAML keeps them as part of the text.
+        return self._annotations.get(self.key(name), "").partition(" //")[0].strip()
 
 
 def _is_address(text: str) -> bool:

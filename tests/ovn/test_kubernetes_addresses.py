@@ -19,6 +19,18 @@ from tests.labs.packets import Packet, arp_reply, arp_request, frame, frames, ic
 from tests.oracle.wire import ICMPV6
 
 SETTINGS = NetSettings(default_cidr="10.16.0.0/16,fd00:16::/64", join_cidr="100.64.0.0/24")
+STATEFUL = """
+apiVersion: v1
+kind: Pod
+metadata:
+  name: web-{at}
+  namespace: default
+  ownerReferences:
+    - {{apiVersion: apps/v1, kind: StatefulSet, name: web, uid: u, controller: true}}
+  annotations:
+    ovn.kubernetes.io/ip_pool: 10.16.4.15,fd00:16::4:e;10.16.4.16,fd00:16::4:f
+spec: {{nodeName: n1}}
+---"""
 ADDRESSES = f"""
 apiVersion: kubeovn.io/v1
 kind: IPPool
@@ -59,9 +71,11 @@ spec: {{cidrBlock: 10.13.0.0/24}}
         "secure",
         port_security="true",
         ip_address="10.16.1.15,fd00:16::e",
-        mac_address="00:00:00:53:6B:B6",
+        mac_address="00:00:00:53:6B:B6   // as on its label",
     )
 }{pod("loose")}
+{"".join(pod(f"backend-{at}", ip_pool="10.16.3.15,10.16.3.16,10.16.3.17") for at in "ab")}
+{"".join(STATEFUL.format(at=at) for at in (1, 0))}
 """
 DHCP = f"""
 apiVersion: kubeovn.io/v1
@@ -92,7 +106,7 @@ kind: Vpc
 apiVersion: kubeovn.io/v1
 metadata: {{name: tenant-3}}
 spec: {{}}
----{pod("guest", logical_switch="leased")}
+---{pod("guest", logical_switch="leased")}{pod("twin", logical_switch="leased")}
 """  # noqa: E501
 
 
@@ -117,6 +131,20 @@ def test_a_pool_is_for_its_namespaces_alone(net: Network) -> None:
     assert not others & pool
     assert net.passes("p0.pooled", "p3.pooled", 6)
     assert net.passes("plain.default", "p2.pooled")
+
+
+def test_workloads_have_the_addresses_that_their_templates_list(net: Network) -> None:
+    backends = {net.there[f"backend-{at}.default"].address(4) for at in "ab"}
+    assert backends == {"10.16.3.15", "10.16.3.16"}
+    assert net.passes("backend-a.default", "backend-b.default")
+    # By their numbers, whoever came first.
+    for at, addresses in enumerate(
+        (("10.16.4.15", "fd00:16::4:e"), ("10.16.4.16", "fd00:16::4:f"))
+    ):
+        one = net.there[f"web-{at}.default"]
+        assert (one.address(4), one.address(6)) == addresses
+    assert net.passes("web-0.default", "web-1.default", 6)
+    assert net.passes("backend-a.default", "web-1.default", protocol="TCP")
 
 
 def test_a_pod_has_the_address_of_the_vip_that_it_names(net: Network) -> None:
@@ -189,6 +217,17 @@ def test_port_security_holds_source_addresses_of_all_layers(net: Network) -> Non
 
 
 # -- DHCP and router advertisements ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_subnet_of_both_families_has_both(net: Network, version: int) -> None:
+    guest, twin = net.there["guest.default"], net.there["twin.default"]
+    assert {guest.address(4), twin.address(4)} == {"10.0.0.2", "10.0.0.3"}
+    assert {guest.address(6), twin.address(6)} == {"240e::a02", "240e::a03"}
+    assert net.passes("guest.default", "twin.default", version)
+    # It is another VPC's.
+    assert net.routed("guest.default", net.there["plain.default"].address(version),
+                      version=version) == set()  # fmt: skip
 
 
 def test_a_guest_is_told_its_ipv6_address_and_its_router(net: Network) -> None:

@@ -235,6 +235,21 @@ def test_annotations_say_what_is_wanted() -> None:
     )  # fmt: skip
 
 
+def test_a_remark_behind_a_value_is_none_of_it() -> None:
+    said = want_of(
+        {
+            "ovn.kubernetes.io/ip_address": "10.1.0.9   // or both: 10.1.0.9,fd00:1::9",
+            "ovn.kubernetes.io/mac_address": "00:00:00:53:6B:B6",
+        },
+        ("s",),
+    )
+    assert said.choices == ((ip_address("10.1.0.9"),),)
+    listed = {
+        "ovn.kubernetes.io/ip_pool": "10.1.0.5,10.1.0.6 // or 10.1.0.7;10.1.0.8"
+    }
+    assert len(want_of(listed, ("s",)).choices) == 2
+
+
 def test_older_annotations_are_for_the_first_interface() -> None:
     older = {"kube-ovn/ipv4": "10.1.0.5", "kube-ovn/mac": "00:16:3e:00:00:05"}
     assert want_of(older, ("s",)).choices == fixed("10.1.0.5")
