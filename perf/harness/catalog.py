@@ -42,8 +42,9 @@ def _vhosts() -> tuple[Scenario, ...]:
     ]
     for number in (1, 100):
         for kind, verb in (("stateless", "allow-stateless"), ("stateful", "allow-related")):
-            title = f"VM to VM, OVN switch, {number} {kind} ACL{'s' if number > 1 else ''}"
-            middle = f"br-int, OVN switch, {number} ACLs ({verb}) each way"
+            many = "s" if number > 1 else ""
+            title = f"VM to VM, OVN switch, {number} {kind} ACL{many}"
+            middle = f"br-int, OVN switch, {number} ACL{many} ({verb}) each way"
             found.append(_vhost(f"vm-vm-ovn-{kind}-{number}", title, f"{verb}:{number}", middle))
     big = _vhost("vm-vm-ovn-1518", "VM to VM, OVN switch, 1518 octets", "ovn",
                  "br-int, OVN switch", quick=False)  # fmt: skip

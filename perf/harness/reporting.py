@@ -32,11 +32,11 @@ TITLES = {
 
 _STYLE = """
 :root { color-scheme: light dark; --fg: #1c1e21; --bg: #fff; --dim: #5f6671; --line: #d8dce2;
- --c0: #1f6feb; --c1: #c2410c; --c2: #15803d; --c3: #9333ea; --c4: #b45309; --c5: #0e7490;
- --c6: #be185d; --c7: #4d7c0f; }
+ --c0: #1f6feb; --c1: #c2410c; --c2: #15803d; --c3: #9333ea; --c4: #475569; --c5: #0e7490;
+ --c6: #be185d; --c7: #a16207; }
 @media (prefers-color-scheme: dark) { :root { --fg: #e6e8eb; --bg: #14171a; --dim: #9aa3ad;
- --line: #343a41; --c0: #6cb0ff; --c1: #ff9a5c; --c2: #5fd38a; --c3: #c79bff; --c4: #f0b94d;
- --c5: #4fd0e0; --c6: #ff8ac0; --c7: #b5d96a; } }
+ --line: #343a41; --c0: #6cb0ff; --c1: #ff9a5c; --c2: #5fd38a; --c3: #c79bff; --c4: #b4bfcd;
+ --c5: #4fd0e0; --c6: #ff8ac0; --c7: #e6cb5c; } }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--fg); background: var(--bg);
  max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
@@ -44,10 +44,15 @@ p.dim, figcaption, .dim { color: var(--dim); } figure { margin: 1rem 0; overflow
 table { border-collapse: collapse; width: 100%; font-size: .9rem; } .wide { overflow-x: auto; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td:first-child { white-space: nowrap; } h3 { margin: 1.5rem 0 .3rem; font-size: 1rem; }
 svg { width: 100%; min-width: 44rem; height: auto; } svg text { fill: var(--fg); font-size: 13px; }
 svg .name { fill: var(--dim); } .grid { stroke: var(--line); } .axis { stroke: var(--dim); }
 .dot { opacity: .45; } .range { stroke-width: 3; opacity: .8; } .median { stroke-width: 4; }
-.curve { fill: none; stroke-width: 2; } pre { overflow-x: auto; font-size: .8rem; }
+.curve { fill: none; stroke-width: 2; }
+.s1.curve { stroke-dasharray: 9 3; } .s2.curve { stroke-dasharray: 3 3; }
+.s3.curve { stroke-dasharray: 9 3 2 3; } .s5.curve { stroke-dasharray: 14 4; }
+.s6.curve { stroke-dasharray: 5 2; } .s7.curve { stroke-dasharray: 2 5; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem; }
 """ + "".join(
     f".s{n} {{ stroke: var(--c{n}); }} circle.s{n} {{ fill: var(--c{n}); stroke: none; }} "
     for n in range(svg.SERIES)
@@ -177,6 +182,7 @@ def html(run: Results) -> str:
         parts.append(f"<h2>{escape(TITLES.get(family, family))}</h2>")
         parts += _plots(members)
         parts.append(_details(members))
+        parts.append(_counted(members))
     parts.append(_ratios(run))
     environment = escape(json.dumps(run.environment, indent=1))
     parts.append(f"<h2>Measured on</h2><pre>{environment}</pre>")
@@ -200,7 +206,8 @@ def _headline(run: Results) -> str:
 def _legend() -> str:
     return (
         '<p class="dim">Each dot is a trial, the thick bar their median, the line its 95 % '
-        "bootstrap interval. Every axis begins at nothing. Colours only tell rows apart.</p>"
+        "bootstrap interval; these axes begin at nothing. Axes of latency are logarithmic. Colours "
+        "and dashes only tell rows apart.</p>"
     )
 
 
@@ -257,15 +264,16 @@ def _ratios(run: Results) -> str:
     ]
     if not lines:
         return ""
-    titles = ("scenario", "against", "by", "ratio", "95 % interval")
-    head = "".join(f"<th>{title}</th>" for title in titles)
+    head = "".join(f"<th>{title}</th>" for title in ("scenario", "against", "by"))
+    head += "".join(f'<th class="n">{title}</th>' for title in ("ratio", "95 % interval"))
     body = "".join(f"<tr>{line}</tr>" for line in (head, *lines))
     return f'<h2>Ratios</h2><div class="wide"><table>{body}</table></div>'
 
 
 def _percentiles(timed: dict[str, list[tuple[int, latency.Latency]]]) -> str:
-    heads = ["scenario", "load", *(f"{each:g} %" for each in latency.PERCENTILES), "most", "frames"]
-    lines = ["".join(f"<th>{head}</th>" for head in heads)]
+    heads = [*(f"{each:g} %" for each in latency.PERCENTILES), "most", "frames"]
+    numbers = "".join(f'<th class="n">{head}</th>' for head in heads)
+    lines = [f"<th>scenario</th><th>load</th>{numbers}"]
     for name, of in timed.items():
         for load, told in of:
             figures = [svg.figure(ns / 1e3) for _, ns in told.percentiles]
@@ -273,7 +281,7 @@ def _percentiles(timed: dict[str, list[tuple[int, latency.Latency]]]) -> str:
             cells = [f"<td>{escape(name)}</td><td>{load} %</td>"]
             lines.append("".join([*cells, *(f'<td class="n">{each}</td>' for each in figures)]))
     body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<p class="dim">Latency [us]</p><div class="wide"><table>{body}</table></div>'
+    return f'<h3>Latency [us]</h3><div class="wide"><table>{body}</table></div>'
 
 
 def _details(members: Sequence[Measured]) -> str:
@@ -299,9 +307,41 @@ def _details(members: Sequence[Measured]) -> str:
     return f'<div class="wide"><table>{head}{body}</table></div>'
 
 
+_COUNTED = (
+    ("busy_share", "PMD busy"),
+    ("simple_match_hit_ratio", "simple match hits"),
+    ("emc_hit_ratio", "EMC"),
+    ("smc_hit_ratio", "SMC"),
+    ("megaflow_hit_ratio", "megaflow"),
+    ("upcalls", "upcalls"),
+    ("failed_upcalls", "of these failed"),
+)
+"""What trials count (perf.harness.ovscount), and its heading; ratios are of all passes."""
+
+
+def _counted(members: Sequence[Measured]) -> str:
+    """Medians over the trials of what the data plane counted."""
+    there = {key for each in members for trial in each.trials for key in trial.counters}
+    heads = [(key, head) for key, head in _COUNTED if key in there]
+    if not heads:
+        return ""
+    lines = ["<th>scenario</th>" + "".join(f'<th class="n">{head}</th>' for _, head in heads)]
+    for each in members:
+        cells = [f"<td>{escape(each.name)}</td>"]
+        for key, _ in heads:
+            found = [trial.counters[key] for trial in each.trials if key in trial.counters]
+            told = svg.figure(stats.median(found).median) if found else "-"
+            cells.append(f'<td class="n">{told}</td>')
+        lines.append("".join(cells))
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<h3>Where the cycles go</h3><div class="wide"><table>{body}</table></div>'
+
+
 def _traffic(each: Measured) -> str:
     sizes = ", ".join(f"{size}" for size, _ in each.traffic.get("sizes", ()))
-    return f"{sizes} octets, {each.traffic.get('flows', 1):,} flows, {each.traffic.get('carrier')}"
+    flows = each.traffic.get("flows", 1)
+    many = "1 flow" if flows == 1 else f"{flows:,} flows"
+    return f"{sizes} octets, {many}, {each.traffic.get('carrier')}"
 
 
 def _one_line(text: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 ROW, LEFT, WIDTH, TOP, FOOT = 26, 240, 900, 24, 52
+LEGEND_COLUMNS = 3
 SERIES = 8
 """How many colours there are: classes s0 to s7."""
 
@@ -44,6 +45,15 @@ def ticks(low: float, high: float, wanted: int = 6) -> list[float]:
     if first == last:
         last += 1
     return [number * step for number in range(first, last + 1)]
+
+
+def decades(low: float, high: float) -> list[float]:
+    """1, 2, 5, 10, .. from at most `low`, which is positive, to at least `high`."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(max(high, low * 1.001)))
+    every = [times * 10.0**power for power in range(first, last + 1) for times in (1, 2, 5)]
+    begin = max(number for number, mark in enumerate(every) if mark <= low * 1.0001)
+    end = min(number for number, mark in enumerate(every) if mark >= high * 0.9999)
+    return every[begin : max(end, begin + 1) + 1]
 
 
 def figure(value: float) -> str:
@@ -91,29 +101,33 @@ def dots(title: str, axis: str, rows: Sequence[Row]) -> str:
 
 
 def lines(title: str, x_axis: str, y_axis: str, curves: Sequence[Curve]) -> str:
-    """Curves over a common x, with a legend; the y axis begins at nothing."""
+    """Curves over a common x, with a legend; the y axis is logarithmic, and its values positive."""
     points = [point for curve in curves for point in curve.points]
-    left, right, bottom = 90, WIDTH - 30, 300
+    left, right, top, bottom = 90, WIDTH - 30, TOP + 20, 320
     xs = ticks(min(p[0] for p in points), max(p[0] for p in points))
-    ys = ticks(0.0, max(p[1] for p in points))
+    ys = decades(min(p[1] for p in points), max(p[1] for p in points))
 
     def x(value: float) -> float:
         return left + (right - left) * (value - xs[0]) / (xs[-1] - xs[0])
 
     def y(value: float) -> float:
-        return bottom - (bottom - TOP) * (value - ys[0]) / (ys[-1] - ys[0])
+        return bottom - (bottom - top) * math.log(value / ys[0]) / math.log(ys[-1] / ys[0])
 
-    parts = [_open(title, bottom + FOOT + ROW * len(curves))]
+    rows = math.ceil(len(curves) / LEGEND_COLUMNS)
+    parts = [_open(title, bottom + FOOT + ROW * rows)]
     for mark in xs:
         parts.append(
-            f'<line class="grid" x1="{x(mark):.1f}" x2="{x(mark):.1f}" y1="{TOP}" y2="{bottom}"/>'
+            f'<line class="grid" x1="{x(mark):.1f}" x2="{x(mark):.1f}" y1="{top}" y2="{bottom}"/>'
         )
         parts.append(_text(x(mark), bottom + 16, figure(mark), "middle"))
+    # Over more than four decades, those between would stand on each other.
+    few = len(ys) <= 12
     for mark in ys:
         parts.append(
             f'<line class="grid" x1="{left}" x2="{right}" y1="{y(mark):.1f}" y2="{y(mark):.1f}"/>'
         )
-        parts.append(_text(left - 8, y(mark) + 4, figure(mark), "end"))
+        if few or math.log10(mark) == round(math.log10(mark)):
+            parts.append(_text(left - 8, y(mark) + 4, figure(mark), "end"))
     for number, curve in enumerate(curves):
         kind = f"s{number % SERIES}"
         way = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in curve.points)
@@ -122,11 +136,15 @@ def lines(title: str, x_axis: str, y_axis: str, curves: Sequence[Curve]) -> str:
             f'<circle class="dot {kind}" cx="{x(a):.1f}" cy="{y(b):.1f}" r="4"/>'
             for a, b in curve.points
         ]
-        at = bottom + FOOT + ROW * number
-        parts.append(f'<circle class="dot {kind}" cx="{left}" cy="{at}" r="5"/>')
-        parts.append(_text(left + 14, at + 4, curve.label, "start"))
-    parts.append(_text((left + right) / 2, bottom + 38, x_axis, "middle", "name"))
-    parts.append(_text(8, TOP - 8, y_axis, "start", "name"))
+        row, column = divmod(number, LEGEND_COLUMNS)
+        begin, at = left + column * (right - left) / LEGEND_COLUMNS, bottom + FOOT + ROW * row
+        parts.append(
+            f'<line class="curve {kind}" x1="{begin:.0f}" x2="{begin + 36:.0f}" y1="{at}" '
+            f'y2="{at}"/><circle class="dot {kind}" cx="{begin + 18:.0f}" cy="{at}" r="4"/>'
+        )
+        parts.append(_text(begin + 44, at + 4, curve.label, "start"))
+    parts.append(_text((left + right) / 2, bottom + 36, x_axis, "middle", "name"))
+    parts.append(_text(8, TOP - 4, y_axis, "start", "name"))
     return "".join([*parts, "</svg>"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.dom.minidom
 from dataclasses import replace
 from functools import cache
@@ -244,6 +245,41 @@ def test_axes_are_round_numbers_around_the_data() -> None:
         assert marks[0] <= low
         assert marks[-1] >= high
         assert 2 <= len(marks) <= 9
+
+
+def test_logarithmic_axes_are_one_two_five_around_the_data() -> None:
+    assert svg.decades(0.6, 42) == pytest.approx([0.5, 1, 2, 5, 10, 20, 50])
+    for low, high in ((1, 1), (0.003, 0.0031), (9, 11), (1e-3, 1e7)):
+        marks = svg.decades(low, high)
+        assert marks[0] <= low * 1.001
+        assert marks[-1] >= high * 0.999
+        assert len(marks) >= 2
+        assert marks == sorted(set(marks))
+
+
+def test_an_axis_over_many_decades_has_no_labels_on_each_other() -> None:
+    curves = [svg.Curve(f"c{at}", ((0, 0.01), (90, 10.0**5))) for at in range(9)]
+    text = svg.lines("t", "x", "y", curves)
+    assert ">1</text>" in text
+    assert ">2</text>" not in text
+    assert text.count("<polyline") == 9
+    drawn = [float(each) for each in re.findall(r'[ "]c?[xy][12]?="([-\d.]+)"', text)]
+    assert min(drawn) >= 0
+    assert max(drawn) <= svg.WIDTH
+
+
+def test_what_the_data_plane_counted_is_on_the_page(tmp_path: Path) -> None:
+    run = filled(tmp_path)
+    counted = {"emc_hit_ratio": 0.875, "upcalls": 3.0}
+    first = run.scenarios[0]
+    trials = tuple(replace(each, counters=counted) for each in first.trials)
+    page = reporting.html(replace(run, scenarios=(replace(first, trials=trials),)))
+    assert "Where the cycles go" in page
+    for words in ("EMC", "0.875", "upcalls", ">3<"):
+        assert words in page
+    bare = tuple(replace(each, counters={}) for each in first.trials)
+    empty = reporting.html(replace(run, scenarios=(replace(first, trials=bare),)))
+    assert "Where the cycles go" not in empty
 
 
 PMD = """\
