@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,13 +40,15 @@ class Host(Protocol):
         """
         ...
 
-    async def attach(self, attachment: Attachment) -> None:
+    async def attach(self, attachment: Attachment, link: Awaitable[object] | None = None) -> None:
         """Record it durably, and return when its OVS port is written. Again is success.
 
-        May be cancelled at any await; `detach` follows then.
+        `link` is awaited before anything is written that needs the attachment's link. May be
+        cancelled at any await; `detach` follows then.
 
         Raises:
             AttachError: OVS rejected the port; it is in quarantine.
+            Exception: what `link` raises.
         """
         ...
 

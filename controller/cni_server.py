@@ -28,6 +28,7 @@ from controller.cni_ipam import Ipam
 from controller.cni_request import InterfaceRequest
 from controller.completion import finish, in_thread
 from controller.server import Handler
+from controller.unlinking import Unlinking
 from controller.vhost_dirs import VhostDirs
 from dataplane.drivers import netns, podlink
 from dataplane.model.devices import device_name
@@ -37,9 +38,6 @@ from dataplane.ports import DataplaneError
 log = logging.getLogger(__name__)
 
 Args = dict[str, object]
-
-LISTED_LOOK_S = 0.001
-"""Between two looks whether a link that is being removed is out of sight [s]."""
 
 
 class CniServer:
@@ -59,7 +57,7 @@ class CniServer:
         self.default_mtu = default_mtu
         self.template = template
         self._patience = patience
-        self._ending: set[asyncio.Future[None]] = set()
+        self._links = Unlinking()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def handlers(self) -> Mapping[str, Handler]:
@@ -258,22 +256,23 @@ class CniServer:
     async def _bring_up(self, attachment: Attachment) -> None:
         try:
             async with asyncio.TaskGroup() as group:
+                made: asyncio.Task[bool] | None = None
                 if attachment.kind is PortKind.VETH:
-                    await in_thread(podlink.create, attachment)
-                    group.create_task(in_thread(podlink.configure, attachment))
+                    made = group.create_task(in_thread(podlink.create, attachment))
+                    group.create_task(_configured(made, attachment))
                 else:
                     await in_thread(self._dirs.make, _directory(attachment))
                     if attachment.device_info:
                         group.create_task(in_thread(device_info.write, attachment))
-                await self._take_port(attachment)
+                await self._take_port(attachment, made)
         except BaseExceptionGroup as several:
             raise several.exceptions[0] from several
 
-    async def _take_port(self, attachment: Attachment) -> None:
-        """Have OVS and OVN take the port."""
+    async def _take_port(self, attachment: Attachment, link: asyncio.Task[bool] | None) -> None:
+        """Have OVS and OVN take the port, whose link is being made."""
         try:
             async with asyncio.timeout(self._patience.attach):
-                await self._host.attach(attachment)
+                await self._host.attach(attachment, link)
         except TimeoutError as error:
             msg = f"OVS has not taken port {attachment.device} in {self._patience.attach:g} s"
             details = "`millrace status` shows whether ovs-vswitchd and its database answer"
@@ -303,7 +302,7 @@ class CniServer:
             errors.append(error)
         try:
             if attachment.kind is PortKind.VETH:
-                await self._unlink(attachment.device)
+                await self._links.remove(attachment.device)
             else:
                 directory = _directory(attachment)
                 others = any(
@@ -325,35 +324,12 @@ class CniServer:
             msg = f"port {attachment.device} of {attachment.iface_id} is not all gone: {errors[0]}"
             raise RemoteError(spec.TRY_AGAIN_LATER, msg) from errors[0]
 
-    async def _unlink(self, device: str) -> None:
-        """Remove a pod's link; return when both ends are out of sight.
-
-        The kernel takes the link off its lists at once, and then holds the caller until the last
-        of its readers is done, some 20 ms: that much goes on without the runtime.
-        """
-        index = podlink.listed(device)
-        if index is None:
-            return
-        removing = asyncio.ensure_future(in_thread(podlink.remove, device, index))
-        while not removing.done() and podlink.listed(device) == index:
-            await asyncio.wait({removing}, timeout=LISTED_LOOK_S)
-        if removing.done():
-            await removing
-            return
-        self._ending.add(removing)
-        removing.add_done_callback(self._ended)
-
-    def _ended(self, removing: asyncio.Future[None]) -> None:
-        self._ending.discard(removing)
-        if not removing.cancelled() and (error := removing.exception()) is not None:
-            log.warning("link_removal_failed error=%s", error)
-
     async def _delete_unrecorded(self, request: InterfaceRequest) -> None:
         """Remove what a lost record may have left: names follow from container and interface."""
         device = device_name(PortKind.VETH, request.container_id, request.ifname)
         try:
             await self._host.detach(request.container_id, request.ifname)
-            await self._unlink(device)
+            await self._links.remove(device)
             # The directory is the pod's: its next sandbox may be in it by now.
             if all(_directory(one) != request.directory for one in self._host.attachments()):
                 await in_thread(self._dirs.remove, request.directory, request.ifname, last=False)
@@ -374,6 +350,12 @@ class CniServer:
                     lock = self._locks[name] = asyncio.Lock()
                 await stack.enter_async_context(lock)
             yield
+
+
+async def _configured(made: asyncio.Task[bool], attachment: Attachment) -> None:
+    """Configure the pod's end of a link as soon as it is made."""
+    fresh = await made
+    await in_thread(podlink.configure, attachment, fresh=fresh)
 
 
 def _directory(attachment: Attachment) -> str:

@@ -34,6 +34,9 @@ TRUNK_PATIENCE_S = 15.0
 POLL_S = 0.003
 """Between two looks whether flows are in [s]."""
 
+EXPECTED_S = 60.0
+"""How long OVN is waited for before anybody asks [s]; more than a call lasts."""
+
 Key = tuple[str, str]
 
 
@@ -51,6 +54,7 @@ class Containers:
     def __init__(self, daemon: NodeDaemon) -> None:
         self._daemon = daemon
         self._given: dict[Key, int] = {}
+        self._expected: dict[Key, asyncio.Task[bool]] = {}
         self._last = max(tags(daemon.attachments.values()), default=0)
 
     def trunk(self) -> Trunk:
@@ -134,19 +138,38 @@ class Containers:
     def release(self, container_id: str, ifname: str) -> None:
         """Its tag may be given to another; the attachment's record is gone, or never was."""
         self._given.pop((container_id, ifname), None)
+        if (expected := self._expected.pop((container_id, ifname), None)) is not None:
+            expected.cancel()
 
     # -- waiting ------------------------------------------------------------------------------
 
+    def expect(self, attachment: Attachment) -> None:
+        """Begin to wait for OVN, which is being told of a nested port; `installed` says the end."""
+        key = (attachment.container_id, attachment.ifname)
+        wait = self._wait(attachment, EXPECTED_S)
+        self._expected[key] = asyncio.get_running_loop().create_task(wait)
+
     async def installed(self, attachment: Attachment, timeout: float) -> bool:
         """Whether OVN has claimed a nested port, and its flows are in OVS, within `timeout` s."""
+        expected = self._expected.pop((attachment.container_id, attachment.ifname), None)
+        if expected is None:
+            return await self._wait(attachment, timeout)
+        try:
+            async with asyncio.timeout(timeout):
+                return await expected
+        except TimeoutError:
+            return False
+
+    async def _wait(self, attachment: Attachment, timeout: float) -> bool:
         daemon = self._daemon
         place = Place(trunk_name(daemon.config.name), attachment.tag, daemon.config.name)
         try:
             async with asyncio.timeout(timeout):
-                binding, number = await asyncio.wrap_future(
-                    when_claimed(daemon.sb, attachment.iface_id, place, timeout)
-                )
+                # Greeted before it is needed: vswitchd may be busy with these flows by then.
                 async with flowprobe.probe(daemon.config.ovs_rundir, INTEGRATION_BRIDGE) as probe:
+                    binding, number = await asyncio.wrap_future(
+                        when_claimed(daemon.sb, attachment.iface_id, place, timeout)
+                    )
                     cookie = flowprobe.cookie_of(binding.ref)
                     # A switch that is new here brings its whole pipeline along, in its own time.
                     while True:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING
 
 from controller.cni_host import AttachError
@@ -53,12 +53,15 @@ class NodeHost:
         except TimeoutError:
             return None
 
-    async def attach(self, attachment: Attachment) -> None:
+    async def attach(self, attachment: Attachment, link: Awaitable[object] | None = None) -> None:
         """Record it durably, and return when its OVS port is written. Again is success.
 
         Raises:
             AttachError: OVS rejected the port, or did not look at it in time.
+            Exception: what `link` raises.
         """
+        if link is not None:
+            await self._begin(attachment, link)
         try:
             async with asyncio.TaskGroup() as group:
                 # The record has to be there before the answer, not before the port: a daemon that
@@ -67,6 +70,24 @@ class NodeHost:
                 await self._attach(attachment)
         except BaseExceptionGroup as several:
             raise several.exceptions[0] from several
+
+    async def _begin(self, attachment: Attachment, link: Awaitable[object]) -> None:
+        """Await the link; OVN hears of a container on the trunk meanwhile, for it takes longer."""
+        daemon, key = self._daemon, (attachment.container_id, attachment.ifname)
+        if not attachment.tag or key in daemon.attachments:
+            await link
+            return
+        # A plan has no end on the trunk for it until the link is there.
+        daemon.linkless.add(attachment.device)
+        try:
+            daemon.attachments[key] = attachment
+            daemon.nested.take(attachment.iface_id)
+            daemon.reconciler.retry("nested", attachment.iface_id)
+            self._ask(attachment.iface_id)
+            daemon.containers.expect(attachment)
+            await link
+        finally:
+            daemon.linkless.discard(attachment.device)
 
     async def _attach(self, attachment: Attachment) -> None:
         daemon = self._daemon
@@ -104,11 +125,15 @@ class NodeHost:
 
     async def _apply(self, attachment: Attachment) -> None:
         """Return when a round has written, or removed, this attachment's rows."""
+        self._ask(attachment.device, attachment.iface_id)
+        await self._daemon.loop.applied()
+
+    def _ask(self, *keys: str) -> None:
+        """Have these rows of attachments written by the next round, and that at once."""
         daemon = self._daemon
-        daemon.rounds.touch(attachment)
+        daemon.rounds.touch(*keys)
         daemon.loop.invalidate(ATTACHED)
         daemon.loop.hurry()
-        await daemon.loop.applied()
 
     async def placed(self, attachment: Attachment) -> Attachment:
         """The attachment with its place, which is its own until `detach`.
@@ -123,17 +148,20 @@ class NodeHost:
             raise AttachError(msg) from error
 
     async def detach(self, container_id: str, ifname: str) -> None:
-        """Take the OVS port away, then the record; nothing there is success."""
+        """Take the OVS port and the record away; nothing there is success."""
         daemon = self._daemon
         attachment = daemon.attachments.pop((container_id, ifname), None)
         if attachment is not None and attachment.host_ports:
             self._serve_host_ports()
-        if attachment is not None:
-            await self._apply(attachment)
         # Also without an attachment in memory: an earlier call may have failed on the disk.
-        await in_thread(
+        record = in_thread(
             daemon.store.delete, *(device_name(kind, container_id, ifname) for kind in PortKind)
         )
+        if attachment is None:
+            await record
+        else:
+            # In any order: rows without a record are in no plan of a daemon that starts then.
+            await asyncio.gather(record, self._apply(attachment))
         daemon.containers.release(container_id, ifname)
 
     def _serve_host_ports(self) -> None:

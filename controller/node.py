@@ -114,6 +114,8 @@ class NodeDaemon:
         self.attachments: dict[tuple[str, str], Attachment] = {
             (a.container_id, a.ifname): a for a in self.store.load_all()
         }
+        self.linkless: set[str] = set()
+        """Devices of attachments whose link is still being made."""
         self.loop = ApplyLoop(
             lambda scope: self.rounds.apply(scope), urgent=frozenset({PLAN, ATTACHED})
         )

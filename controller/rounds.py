@@ -71,9 +71,12 @@ class Rounds:
         """Return when the round under way is over; there is none after it."""
         self._worker.shutdown(wait=True)
 
-    def touch(self, attachment: Attachment) -> None:
-        """Have the next round write this attachment's rows, or remove them, whatever is there."""
-        self._touched |= {attachment.device, attachment.iface_id}
+    def touch(self, *keys: Hashable) -> None:
+        """Have the next round write, or remove, what attachments have under these keys.
+
+        Whatever is there. They are devices and logical ports.
+        """
+        self._touched.update(keys)
 
     async def apply(self, scope: Scope) -> float | None:
         """One round; seconds until the next retry.
@@ -91,6 +94,7 @@ class Rounds:
                 self._round,
                 daemon.config,
                 tuple(daemon.attachments[key] for key in sorted(daemon.attachments)),
+                frozenset(daemon.linkless),
                 scope,
                 touched,
                 daemon.sources.in_sync,
@@ -111,6 +115,7 @@ class Rounds:
         self,
         config: NodeConfig,
         attachments: tuple[Attachment, ...],
+        linkless: frozenset[str],
         scope: Scope,
         touched: frozenset[Hashable],
         in_sync: bool,
@@ -122,7 +127,7 @@ class Rounds:
             daemon.sources.saw_nics(nics_of(config))
         quick = self._serve(config, started)
         known = daemon.serving.served()
-        planned = plan(self._state(config, attachments), known)
+        planned = plan(replace(self._state(config, attachments), linkless=linkless), known)
         if self.planned is not None and self._whole and in_sync:
             rows, rest = of_attachments(self.planned, planned, touched)
             if rows:

@@ -89,13 +89,19 @@ class NestedTable:
             elif holders.get(wanted.tag, name) != name:
                 reason = f"tag {wanted.tag} is {holders[wanted.tag]}'s in OVN"
                 failures[name] = Failure(reason, waiting=True)
-            else:
+            elif not self._is_nested(row, wanted):
                 # If somebody writes it in between, this is decided anew.
                 row.verify("parent_name")
                 write(row, "parent_name", [wanted.parent])
                 write(row, "tag", [wanted.tag])
                 row.setkey("external_ids", TRUNK_KEY, self._chassis)
         return failures
+
+    def _is_nested(self, row: Row, wanted: Nested) -> bool:
+        return (committed(row, "parent_name"), committed(row, "tag")) == (
+            [wanted.parent],
+            [wanted.tag],
+        ) and committed(row, "external_ids").get(TRUNK_KEY) == self._chassis
 
     def _holder(self, name: str, row: Row) -> str:
         """In what somebody else nested a port; "" if nobody did, or it may be taken."""

@@ -59,7 +59,7 @@ def ensure(attachment: Attachment) -> None:
     """
     made = create(attachment)
     try:
-        configure(attachment)
+        configure(attachment, fresh=made)
     except BaseException:
         if made:
             with contextlib.suppress(DataplaneError):
@@ -87,7 +87,7 @@ def create(attachment: Attachment) -> bool:
             _delete(ipr, link)
         _add(ipr, fd, attachment)
         try:
-            for index in ipr.link_lookup(ifname=attachment.device):
+            if (index := listed(attachment.device)) is not None:
                 _name_and_raise(ipr, index, attachment)
         except BaseException:
             with contextlib.suppress(DataplaneError):
@@ -96,14 +96,16 @@ def create(attachment: Attachment) -> bool:
         return True
 
 
-def configure(attachment: Attachment) -> None:
+def configure(attachment: Attachment, *, fresh: bool) -> None:
     """Set the pod's end: MAC, MTU, addresses, default route, offload.
+
+    `fresh`: it was made a moment ago, so that little need be looked at.
 
     Raises:
         LinkError, ObserveError, NetnsError, OffloadError: as `ensure`.
     """
     with netns.opened(attachment.netns) as fd:
-        netns.inside(fd, attachment.netns, lambda: _configure_inside(attachment))
+        netns.inside(fd, attachment.netns, lambda: _configure_inside(attachment, fresh=fresh))
 
 
 def check(attachment: Attachment) -> list[str]:
@@ -218,9 +220,8 @@ def _add(ipr: Any, fd: int, attachment: Attachment) -> None:
 def _name_and_raise(ipr: Any, index: int, attachment: Attachment) -> None:
     """Mark the host end as ours, set its MTU, turn its offload off, set it up."""
     try:
-        ipr.link("set", index=index, ifalias=_alias(attachment), mtu=attachment.mtu)
         set_tx_checksum(attachment.device, on=False)
-        ipr.link("set", index=index, state="up")
+        ipr.link("set", index=index, ifalias=_alias(attachment), mtu=attachment.mtu, state="up")
     except NetlinkError as error:
         msg = f"link {attachment.device} cannot be set up: {error}"
         raise LinkError(msg) from error
@@ -255,24 +256,31 @@ def _are_ends(pod: LinkState, host: LinkState) -> bool:
     )
 
 
-def _configure_inside(attachment: Attachment) -> None:
+def _configure_inside(attachment: Attachment, *, fresh: bool) -> None:
+    index = listed(attachment.ifname)
+    if index is None:
+        msg = f"{attachment.ifname} is missing in {attachment.netns}; it was there a moment ago"
+        raise LinkError(msg)
     with route_socket() as ipr:
-        link = find_link(ipr, attachment.ifname)
-        if link is None:
-            msg = f"{attachment.ifname} is missing in {attachment.netns}; it was there a moment ago"
-            raise LinkError(msg)
         try:
-            if link.mac != str(attachment.mac):
-                ipr.link("set", index=link.index, address=str(attachment.mac))
-            if link.mtu != attachment.mtu:
-                ipr.link("set", index=link.index, mtu=attachment.mtu)
+            if not fresh:
+                _mend(ipr, index, attachment)
             set_tx_checksum(attachment.ifname, on=False)
-            _set_addresses(ipr, link.index, attachment)
-            ipr.link("set", index=link.index, state="up")
-            podroutes.set_routes(ipr, link.index, attachment)
+            _set_addresses(ipr, index, attachment, set() if fresh else _addresses(ipr, index))
+            ipr.link("set", index=index, state="up")
+            podroutes.set_routes(ipr, index, attachment)
         except NetlinkError as error:
             msg = f"{attachment.ifname} in {attachment.netns} cannot be configured: {error}"
             raise LinkError(msg) from error
+
+
+def _mend(ipr: Any, index: int, attachment: Attachment) -> None:
+    """Give a link the MAC and MTU that a new one is made with."""
+    link = find_link(ipr, attachment.ifname)
+    if link is not None and link.mac != str(attachment.mac):
+        ipr.link("set", index=index, address=str(attachment.mac))
+    if link is not None and link.mtu != attachment.mtu:
+        ipr.link("set", index=index, mtu=attachment.mtu)
 
 
 def _addresses(ipr: Any, index: int) -> set[IPv4Interface | IPv6Interface]:
@@ -286,8 +294,9 @@ def _addresses(ipr: Any, index: int) -> set[IPv4Interface | IPv6Interface]:
     }
 
 
-def _set_addresses(ipr: Any, index: int, attachment: Attachment) -> None:
-    present = _addresses(ipr, index)
+def _set_addresses(
+    ipr: Any, index: int, attachment: Attachment, present: set[IPv4Interface | IPv6Interface]
+) -> None:
     wanted = set(attachment.addresses)
     for address in sorted(present - wanted, key=str):
         ipr.addr("del", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)

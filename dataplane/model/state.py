@@ -172,7 +172,8 @@ class NodeState:
     hold a port to, by iface-id. `pins`: the PMD thread's CPU for a queue, by port and queue.
     `theirs`: what others set in Open_vSwitch.other_config; `pinned_by_hand`: the ports whose queues
     they pinned. `has_trunk`: OVN has a logical port for this chassis's containers. `host`: None:
-    this node's kernel has no port in OVN.
+    this node's kernel has no port in OVN. `linkless`: devices on the trunk that are still being
+    made: OVN is told of them, and nothing else is.
     """
 
     config: NodeConfig
@@ -190,3 +191,4 @@ class NodeState:
     has_trunk: bool = False
     host: HostAccess | None = None
     peers: Mapping[str, Gateway] = field(default_factory=dict)
+    linkless: frozenset[str] = frozenset()

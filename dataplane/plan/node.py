@@ -150,7 +150,9 @@ def _buckets(state: NodeState) -> dict[str, Bucket]:
     return {
         a.device: row
         for a in state.attachments
-        if a.kind is PortKind.VETH and (row := bucket(_limits(state, a), a.mtu))
+        if a.kind is PortKind.VETH
+        and a.device not in state.linkless
+        and (row := bucket(_limits(state, a), a.mtu))
     }
 
 

@@ -64,7 +64,13 @@ def trunk_plan(state: NodeState, limited: Container[str]) -> TrunkPlan:
         return TrunkPlan()
     parent, many = trunk_name(config.name), queues(config)
     ends = {TRUNK_LINK: TrunkEnd(0, TRUNK_LINK)}
-    ends.update({a.device: TrunkEnd(a.tag, TRUNK_LINK, a.device in limited) for a in on_it})
+    ends.update(
+        {
+            a.device: TrunkEnd(a.tag, TRUNK_LINK, a.device in limited)
+            for a in on_it
+            if a.device not in state.linkless
+        }
+    )
     return TrunkPlan(
         links={
             TRUNK_LINK: Link(

@@ -8,7 +8,7 @@ run the same calls against the real daemon, OVS and OVN.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
@@ -72,7 +72,9 @@ class MemoryHost:
         """Every container has a port of its own here."""
         return attachment
 
-    async def attach(self, attachment: Attachment) -> None:
+    async def attach(self, attachment: Attachment, link: Awaitable[object] | None = None) -> None:
+        if link is not None:
+            await link
         self.calls.append(("attach", attachment.device))
         names = Path("/proc/thread-self/net/dev").read_text(encoding="utf-8")
         if attachment.device.startswith("mrp") and attachment.device not in names:

@@ -136,6 +136,20 @@ def test_del_leaves_nothing_and_the_tag_is_not_given_again_at_once(lab: Lab) -> 
     assert sum(link["ifname"].startswith("mrp") for link in links) == len(before[0])
 
 
+def test_a_container_whose_link_cannot_be_made_leaves_nothing(lab: Lab) -> None:
+    before = nested(lab), entries(lab)
+    with one_more(lab) as work:
+        assert work.netns is not None
+        work.netns.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "other")
+        refused = work.call("ADD")
+        assert (refused.code, refused.answer["code"]) == (1, 110), refused
+        assert (nested(lab), entries(lab)) == before
+        work.netns.run("ip", "link", "del", "eth0")
+        work.attach()
+        assert traffic.ping(work.netns, CONTAINERS["c1"])[0] == 3
+    assert (nested(lab), entries(lab)) == before
+
+
 def test_a_pod_whose_namespace_is_gone_leaves_nothing(lab: Lab) -> None:
     before = nested(lab), entries(lab)
     with one_more(lab) as work:

@@ -59,6 +59,16 @@ def test_a_container_on_the_trunk_has_no_ovs_port() -> None:
     assert ("iface-id", "trunk-n1") in port.external_ids
 
 
+def test_ovn_is_told_of_a_container_whose_link_is_still_being_made() -> None:
+    limited = replace(POD, limits=Limits(receive=Bandwidth(10**7)))
+    both = replace(STATE, attachments=(limited, attachment("c2")), has_trunk=True)
+    before, rows = plan(both), plan(replace(both, linkless=frozenset({POD.device})))
+    assert rows.nested == before.nested
+    assert set(before.trunk) - set(rows.trunk) == {POD.device}
+    assert set(before.buckets) - set(rows.buckets) == {POD.device}
+    assert rows.differences(before) == {"trunk", "buckets"}
+
+
 def test_what_is_on_the_trunk_stays_on_it() -> None:
     config = replace(CONFIG, containers=ContainersConfig(Attach.PORT))
     empty = plan(replace(STATE, config=config, has_trunk=True))
