@@ -24,7 +24,6 @@ from bpf import abi
 from dataplane.drivers import processes
 from dataplane.drivers.libbpf import Map
 from dataplane.drivers.processes import Daemon
-from dataplane.ports import DataplaneError
 from perf.controllab import (
     PATIENCE_S,
     PORTS_OF_SERVICE,
@@ -32,6 +31,7 @@ from perf.controllab import (
     bump_operation,
     synced,
 )
+from perf.labrun import Progress, in_lab
 from perf.ovsdbwire import Database, Json
 from perf.verdicts import aligned
 
@@ -315,15 +315,9 @@ def main_command(argv: Sequence[str]) -> int:
         parser.error("--ports must be at least 100, --starts and --changes at least 1")
     if not 1 <= options.ports_of_service <= 10:
         parser.error("--ports-of-service must be 1 to 10")
-    if os.geteuid() != 0:
-        print("millrace perf control: needs root (namespaces, BPF)", file=sys.stderr)
-        return 1
 
-    def progress(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    try:
-        sizes = [
+    def work(progress: Progress) -> list[Size]:
+        return [
             measure(
                 ControlLab(ports, options.ports_of_service),
                 options.starts,
@@ -332,8 +326,9 @@ def main_command(argv: Sequence[str]) -> int:
             )
             for ports in options.ports
         ]
-    except DataplaneError as error:
-        print(f"millrace perf control: {error}", file=sys.stderr)
+
+    sizes = in_lab("millrace perf control", work)
+    if sizes is None:
         return 1
     if options.json:
         machine = {"kernel": platform.release(), "cpus": os.cpu_count()}

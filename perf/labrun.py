@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import TypeVar
 
 from dataplane.ports import DataplaneError
@@ -28,9 +31,28 @@ def in_lab(program: str, measure: Callable[[Progress], T]) -> T | None:
         print(f"[{time.monotonic() - began:6.1f} s] {line}", file=sys.stderr, flush=True)
 
     try:
-        return measure(progress)
+        with _ended_in_order():
+            return measure(progress)
     except ImportError as error:
         print(f"{program}: {error}; run it from the source tree", file=sys.stderr)
     except DataplaneError as error:
         print(f"{program}: {error}", file=sys.stderr)
     return None
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """A signal that asks for the end takes the lab along, as the keyboard's interrupt does."""
+    signals = (signal.SIGTERM, signal.SIGHUP)
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)  # asked twice is not asked for half of it
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -26,8 +26,8 @@ from typing import Any
 
 from dataplane.drivers.libbpf_programs import Program
 from dataplane.drivers.netns import inside_named
-from dataplane.ports import DataplaneError
 from perf import judge, peerlab, verdicts
+from perf.labrun import Progress, in_lab
 from perf.peerends import Counted, Datagrams, Dropped, End, OnDevice, Socketed
 from perf.peerlab import Trio
 from perf.peerprogs import FRAME_SIZE, Ours, PeersError, Source, request
@@ -295,30 +295,27 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 def main_command(argv: Sequence[str]) -> int:
     """Measure and print; exit code 0, or 1 when something could not be measured."""
     arguments = _arguments(argv)
-    if os.geteuid() != 0:
-        print("millrace perf peers: needs root (namespaces, BPF)", file=sys.stderr)
-        return 1
-    began = time.monotonic()
-    os.sched_setaffinity(0, {arguments.cpu})
 
-    def progress(line: str) -> None:
-        print(f"[{time.monotonic() - began:6.1f} s] {line}", file=sys.stderr, flush=True)
-
-    try:
+    def work(progress: Progress) -> tuple[list[Row], dict[str, Any]]:
+        os.sched_setaffinity(0, {arguments.cpu})
         peers = Peers(arguments.services, progress)
         try:
             rows = [row for sink in arguments.sinks for row in peers.run(sink, arguments.rounds)]
-            result = report(peers, rows)
+            return rows, report(peers, rows)
         finally:
             peers.close()
-    except DataplaneError as error:
-        print(f"millrace perf peers: {error}", file=sys.stderr)
+
+    measured = in_lab("millrace perf peers", work)
+    if measured is None:
         return 1
+    rows, result = measured
     if arguments.json:
         print(json.dumps(result, indent=2))
         return 0
     print(table(rows))
-    print(f"\nns per packet of {FRAME_SIZE} octets; kernel {result['kernel']}, tag {peers.tag}")
+    print(
+        f"\nns per packet of {FRAME_SIZE} octets; kernel {result['kernel']}, tag {result['program_tag']}"
+    )
     print(f"\n{verdicts.table(judge.peers(result))}")
     return 0
 

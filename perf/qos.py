@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from dataplane.drivers import processes
 from dataplane.model.bandwidth import Bandwidth, Limits
 from dataplane.model.config import DpdkConfig
-from dataplane.ports import DataplaneError
+from perf.labrun import Progress, in_lab
 from perf.qoslab import CONTAINER, KINDS, Counts, QosLab, built
 from perf.vhostlab import VhostLab
 
@@ -175,16 +175,13 @@ def main_command(argv: Sequence[str]) -> int:
         "--guest-core", type=int, default=None, help="CPU of both ends; default: see above"
     )
     options = parser.parse_args(argv)
-    if os.geteuid() != 0:
-        print("millrace perf qos: needs root (hugepages, namespaces)", file=sys.stderr)
-        return 1
     pmd = (os.cpu_count() or 1) - 1 if options.pmd_core is None else options.pmd_core
     dpdk = DpdkConfig(lcore=(LCORE,), pmd=(pmd,), socket_mem_mib=512, extra=("--no-pci",))
 
     def told(text: str) -> None:
         print(text, file=sys.stderr if options.json else sys.stdout, flush=True)
 
-    try:
+    def work(_: Progress) -> list[Case]:
         cases: list[Case] = []
         for kind in options.kind or KINDS:
             core = options.guest_core
@@ -193,8 +190,10 @@ def main_command(argv: Sequence[str]) -> int:
             with built(VhostLab(dpdk, core), [kind]) as labs:
                 labs[kind].start()
                 cases += measure(labs[kind], options.rate or RATES, options.seconds, told)
-    except (processes.ProcessError, DataplaneError) as error:
-        print(f"millrace perf qos: {error}", file=sys.stderr)
+        return cases
+
+    cases = in_lab("millrace perf qos", work)
+    if cases is None:
         return 1
     if options.json:
         print(json.dumps(report(cases, pmd), indent=2))

@@ -26,7 +26,6 @@ import json
 import os
 import random
 import statistics
-import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -35,7 +34,7 @@ from dataplane.drivers.ovstext import PmdThread
 from dataplane.drivers.pmdload import cores_of, queue_loads
 from dataplane.model.config import DpdkConfig
 from dataplane.plan.rebalance import highest, propose, variance
-from dataplane.ports import DataplaneError
+from perf.labrun import Progress, in_lab
 from perf.rebalancelab import RebalanceLab
 from perf.vhostlab import VhostLab
 
@@ -109,22 +108,22 @@ def main_command(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     if options.rounds < 1 or options.guests < 2 or options.guests % 2 or options.queues < 1:
         parser.error("--rounds and --queues must be positive, --guests even and positive")
-    if os.geteuid() != 0:
-        print("millrace perf rebalance: needs root (hugepages, namespaces)", file=sys.stderr)
-        return 1
     count = os.cpu_count() or 1
     pmd = tuple(options.pmd or range(max(count - 2, 0), count))
     guest_cores = tuple(options.guest_cores or range(count))
     dpdk = DpdkConfig(lcore=(0,), pmd=pmd, socket_mem_mib=512, extra=("--no-pci",))
     lab = RebalanceLab(VhostLab(dpdk, 0), options.guests, options.queues, guest_cores)
-    try:
-        lab.build()
-        samples = measure(lab, options.rounds, options.kpps * 1000, options.seed, _say)
-    except DataplaneError as error:
-        print(f"millrace perf rebalance: {error}", file=sys.stderr)
+
+    def work(progress: Progress) -> list[Sample]:
+        try:
+            lab.build()
+            return measure(lab, options.rounds, options.kpps * 1000, options.seed, progress)
+        finally:
+            lab.remove()
+
+    samples = in_lab("millrace perf rebalance", work)
+    if samples is None:
         return 1
-    finally:
-        lab.remove()
     result = report(samples, vars(options) | {"pmd": list(pmd), "guest_cores": list(guest_cores)})
     if options.json:
         print(json.dumps(result, indent=2))
@@ -262,7 +261,3 @@ def table(samples: Sequence[Sample]) -> str:
 
 def _spread(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.0f} ({min(values):.0f}..{max(values):.0f})"
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -16,7 +16,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -26,9 +25,9 @@ from pathlib import Path
 
 from dataplane.drivers import netns, processes
 from dataplane.model.config import DpdkConfig
-from dataplane.ports import DataplaneError
 from perf import judge, verdicts
 from perf.control import cpu_seconds, memory_mib
+from perf.labrun import Progress, in_lab
 from perf.scrapelab import METRICS, ScrapeLab
 from perf.vhostlab import VhostLab
 
@@ -74,21 +73,21 @@ def main_command(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     if options.ports < 1 or options.samples < 1 or options.every <= 0:
         parser.error("--ports, --samples and --every must be positive")
-    if os.geteuid() != 0:
-        print("millrace perf scrape: needs root (hugepages, namespaces)", file=sys.stderr)
-        return 1
     cores = os.cpu_count() or 1
     pmd = cores - 1 if options.pmd_core is None else options.pmd_core
     dpdk = DpdkConfig(lcore=(0,), pmd=(pmd,), socket_mem_mib=512, extra=("--no-pci",))
     lab = ScrapeLab(VhostLab(dpdk, 0), options.ports)
-    try:
-        lab.build()
-        found = measure(lab, options.every, options.seconds, options.samples, _say)
-    except DataplaneError as error:
-        print(f"millrace perf scrape: {error}", file=sys.stderr)
+
+    def work(progress: Progress) -> Result:
+        try:
+            lab.build()
+            return measure(lab, options.every, options.seconds, options.samples, progress)
+        finally:
+            lab.remove()
+
+    found = in_lab("millrace perf scrape", work)
+    if found is None:
         return 1
-    finally:
-        lab.remove()
     result = report(found)
     if options.json:
         print(json.dumps(result, indent=2))
@@ -245,7 +244,3 @@ def table(found: Result) -> str:
             f"resident memory of the daemon [MiB]         {found.rss_mib:.0f}",
         )
     )
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

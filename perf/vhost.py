@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from pathlib import Path
 from dataplane.drivers import processes
 from dataplane.drivers.ovstext import PmdCounters, pmd_counters
 from dataplane.model.config import DpdkConfig
+from perf.labrun import Progress, in_lab
 from perf.vhostlab import VhostLab
 
 SCHEMA = "millrace.perf.vhost/1"
@@ -61,16 +61,15 @@ def main_command(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     if options.trials < 1 or options.seconds <= 0:
         parser.error("--trials and --seconds must be positive")
-    if os.geteuid() != 0:
-        print("millrace perf vhost: needs root (hugepages, namespaces)", file=sys.stderr)
-        return 1
     cores = os.cpu_count() or 1
     pmd = cores - 1 if options.pmd_core is None else options.pmd_core
     dpdk = DpdkConfig(lcore=(0,), pmd=(pmd,), socket_mem_mib=512, extra=("--no-pci",))
-    try:
-        scenarios = measure(VhostLab(dpdk, options.guest_core), options.seconds, options.trials)
-    except processes.ProcessError as error:
-        print(f"millrace perf vhost: {error}", file=sys.stderr)
+
+    def work(_: Progress) -> list[Scenario]:
+        return measure(VhostLab(dpdk, options.guest_core), options.seconds, options.trials)
+
+    scenarios = in_lab("millrace perf vhost", work)
+    if scenarios is None:
         return 1
     if options.json:
         print(json.dumps(report(scenarios, options.seconds, pmd, options.guest_core), indent=2))
