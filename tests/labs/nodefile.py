@@ -10,7 +10,7 @@ from pathlib import Path
 class NodeFile:
     """What differs between the lab's nodes. `nb_rundir` is another node's, None: OVN is here.
 
-    `services` are the lines of the file's table of that name.
+    `services` are the lines of the file's table of that name, `ovn` more of that one.
     """
 
     name: str
@@ -22,6 +22,7 @@ class NodeFile:
     statedir: str | None = None
     mode: str = "af_xdp"
     services: str = ""
+    ovn: str = ""
 
     def text(self) -> str:
         """The file."""
@@ -35,7 +36,7 @@ class NodeFile:
         parts = [
             f'[node]\nname = "{self.name}"\nstatedir = "{state}"\n',
             "[ovs]\nembedded = true\n",
-            f"[ovn]\n{ovn}\n",
+            f"[ovn]\n{ovn}\n{self.ovn}\n",
             f'[hugepages]\nsize_kib = 2048\ncount = {self.hugepages}\nmount = "/dev/hugepages"\n',
             f"[dpdk]\nlcore = [0]\npmd = [1]\nsocket_mem_mib = {self.socket_mem_mib}\n"
             'extra = ["--no-pci"]\n',
