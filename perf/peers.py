@@ -313,9 +313,8 @@ def main_command(argv: Sequence[str]) -> int:
         print(json.dumps(result, indent=2))
         return 0
     print(table(rows))
-    print(
-        f"\nns per packet of {FRAME_SIZE} octets; kernel {result['kernel']}, tag {result['program_tag']}"
-    )
+    kernel, tag = result["kernel"], result["program_tag"]
+    print(f"\nns per packet of {FRAME_SIZE} octets; kernel {kernel}, tag {tag}")
     print(f"\n{verdicts.table(judge.peers(result))}")
     return 0
 
