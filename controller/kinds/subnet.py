@@ -70,6 +70,7 @@ class Subnet:
     Attributes:
         created: the API's time as text: it orders by age.
         provider: `ovn`, or that of a NetworkAttachmentDefinition.
+        gateway_addresses: what a gateway node is said to be called outside, as it is written.
         balanced: enableLb; None: it does not say.
         accepted: None before the first time.
         made: there is no such object; the settings want this subnet.
@@ -87,6 +88,7 @@ class Subnet:
     provider: str = OVN
     gateway_type: str = DISTRIBUTED
     gateway_nodes: tuple[str, ...] = ()
+    gateway_addresses: tuple[tuple[str, str], ...] = ()
     gateway_selectors: tuple[Selector, ...] = ()
     nat_outgoing: bool = False
     nat_rules: tuple[NatRule, ...] = ()
@@ -124,7 +126,7 @@ def _read(meta: Meta, spec: Reading, status: Reading) -> Subnet:
     spec.ignore("enableLb")
     spec.below("u2oFeatures").ignore("overlayOnlyRouting")
     accepted = status.below("accepted")
-    nodes = (part.strip().partition(":")[0] for part in spec.text("gatewayNode").split(","))
+    nodes = [part.strip().partition(":") for part in spec.text("gatewayNode").split(",")]
     return Subnet(
         name=meta.name,
         created=meta.creation_timestamp or "",
@@ -137,7 +139,8 @@ def _read(meta: Meta, spec: Reading, status: Reading) -> Subnet:
         excluded=tuple(filter(None, spec.texts("excludeIps"))),
         provider=spec.text("provider") or OVN,
         gateway_type=spec.choice("gatewayType", (DISTRIBUTED, CENTRALIZED), DISTRIBUTED),
-        gateway_nodes=tuple(filter(None, nodes)),
+        gateway_nodes=tuple(name for name, _, _ in nodes if name),
+        gateway_addresses=tuple((name, text.strip()) for name, _, text in nodes if name and text),
         gateway_selectors=spec.matchers("gatewayNodeSelectors"),
         nat_outgoing=spec.flag("natOutgoing"),
         nat_rules=tuple(_nat_rule(one) for one in spec.each("natOutgoingPolicyRules")),
@@ -203,6 +206,7 @@ SUBNETS: Kind[Subnet] = Kind(
         "vlan": lambda _, subnet: (subnet.vlan,) if subnet.vlan else (),
         "default": lambda _, subnet: (True,) if subnet.default else (),
         "private": lambda _, subnet: (True,) if subnet.private else (),
+        "leaves as": lambda _, subnet: (True,) if subnet.gateway_addresses else (),
     },
 )
 """Keys are names."""

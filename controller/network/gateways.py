@@ -24,7 +24,7 @@ from controller.network.units import ObjectRef, Said, Unit, Wanted
 from controller.network.view import Derived, Kind, View
 from controller.translate.ovn import Problem
 from controller.translate.vips import Fault
-from dataplane.model.addr import IPAddress
+from dataplane.model.addr import IPAddress, readable
 from dataplane.model.config import ClusterConfig, EastWest, GatewayConfig, Outgoing, OutgoingRule
 
 ADDRESS_ANNOTATION = "millrace.dev/gateway-address"
@@ -95,6 +95,10 @@ def _given(view: View, _: Hashable) -> Mapping[Hashable, Given]:
         # Who wrote an address that is no member of the ranges has it all the same.
         written += [ip for ip in own if int(ip) not in ranges[ip.version]]
         claims.append(Claim(("node", name), (name,), families, held=own))
+    for name in view.by(SUBNETS, "leaves as", True):
+        subnet = view.get(SUBNETS, name)
+        own = readable(text for _, text in subnet.gateway_addresses) if subnet else ()
+        written += [ip for ip in own if all(ip not in claim.held for claim in claims)]
     return give(ranges, claims, [*template.next_hops, *written])
 
 
@@ -202,8 +206,31 @@ def _of_subnet(view: View, name: Hashable) -> _Way:
     networks = networks_of(subnet) if net is None else net.networks
     if not networks or not (chassis or subnet.nat_outgoing):
         return _Way(None, tuple(problems))
-    way = Outgoing(vpc, networks, subnet.nat_outgoing, chassis, subnet.ecmp, rules)
+    own = tuple(_own_addresses(view, subnet, say)) if chassis and subnet.nat_outgoing else ()
+    way = Outgoing(vpc, networks, subnet.nat_outgoing, chassis, subnet.ecmp, rules, own)
     return _Way(way, tuple(problems))
+
+
+def _own_addresses(
+    view: View, subnet: Subnet, say: Callable[[str, str], None]
+) -> Iterator[tuple[str, IPAddress]]:
+    """What workloads are called outside by `gatewayNode: node:address`.
+
+    The gateway answers who asks for it, so it has to be of the provider network.
+    """
+    for name, text in subnet.gateway_addresses:
+        gateway = view.ask(OF_NODE, name).gateway
+        if gateway is None:
+            continue
+        mine = [one for one in (gateway.address, gateway.address6) if one is not None]
+        found = next(
+            (one for one in readable((text,)) if any(one in m.network for m in mine)), None
+        )
+        if found is None:
+            cause = f"gatewayNode: {text!r} is no address of the provider network of node {name}"
+            say(f"{cause}: its gateway's own is used", "write one of it, or the node's name alone")
+        else:
+            yield name, found
 
 
 def _rules(subnet: Subnet, say: Callable[[str, str], None]) -> Iterator[OutgoingRule]:

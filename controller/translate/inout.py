@@ -33,7 +33,7 @@ from controller.translate.nbrows import (
 )
 from controller.translate.ovn import LogicalRouter, Problem
 from dataplane.model.addr import IPAddress, IPNetwork
-from dataplane.model.config import ClusterConfig, GatewayConfig
+from dataplane.model.config import ClusterConfig, GatewayConfig, Outgoing
 
 
 def routes_in(
@@ -116,23 +116,37 @@ def translated(
     """
     found: dict[NatKey, NatRow] = {}
     sets: dict[str, SetRow] = {}
-    by_routers: dict[frozenset[str], dict[Kept, list[IPNetwork]]] = {}
+    # The same for most gateways, and there may be hundreds.
+    known: dict[tuple[Outgoing, ...], dict[Kept, list[IPNetwork]]] = {}
     for gateway in gateways:
         mine = frozenset(gateway.routers).intersection(vpcs)
-        if mine not in by_routers:
-            by_routers[mine] = alike(
-                one for one in cluster.outgoing if one.translated and one.router in mine
-            )
-        outside = {4: gateway.address, 6: gateway.address6}
-        for kept, networks in by_routers[mine].items():
-            name = ""
-            if kept:
-                row = SetRow(kept)
-                name = set_name(row)
-                sets[name] = row
-            for network in networks:
-                address = outside[network.version]
-                if address is not None:
-                    key = NatKey(gateway_router(gateway.chassis), str(network))
-                    found[key] = NatRow(str(address.ip), name)
+        for outside, ways in _by_address(gateway, cluster.outgoing, mine).items():
+            if ways not in known:
+                known[ways] = alike(ways)
+            for kept, networks in known[ways].items():
+                name = ""
+                if kept:
+                    row = SetRow(kept)
+                    name = set_name(row)
+                    sets[name] = row
+                for network in networks:
+                    address = next((one for one in outside if one.version == network.version), None)
+                    if address is not None:
+                        key = NatKey(gateway_router(gateway.chassis), str(network))
+                        found[key] = NatRow(str(address), name)
     return found, sets
+
+
+def _by_address(
+    gateway: GatewayConfig, outgoing: Iterable[Outgoing], routers: Collection[str]
+) -> dict[tuple[IPAddress, ...], tuple[Outgoing, ...]]:
+    """What a gateway translates, by the addresses that it is translated to."""
+    own = [one.ip for one in (gateway.address, gateway.address6) if one is not None]
+    found: dict[tuple[IPAddress, ...], tuple[Outgoing, ...]] = {}
+    for way in outgoing:
+        if way.translated and way.router in routers:
+            given = [address for chassis, address in way.addresses if chassis == gateway.chassis]
+            # The first of a family is taken.
+            outside = (*given, *own)
+            found[outside] = (*found.get(outside, ()), way)
+    return found

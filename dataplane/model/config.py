@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 
-from dataplane.model.addr import IPNetwork
+from dataplane.model.addr import IPAddress, IPNetwork
 from dataplane.model.tuning import Computed
 
 
@@ -312,7 +312,8 @@ class Outgoing:
 
     `translated`: with the gateway's external address, unless the first of `rules` that a packet
     fits says otherwise. `chassis`: by the first of these that is alive, wherever the workload is,
-    or `shared` by all that are alive; none: by the workload's own chassis.
+    or `shared` by all that are alive; none: by the workload's own chassis. `addresses`: what they
+    are translated to at a chassis, where that is not its gateway's own address.
     """
 
     router: str
@@ -321,6 +322,7 @@ class Outgoing:
     chassis: tuple[str, ...] = ()
     shared: bool = False
     rules: tuple[OutgoingRule, ...] = ()
+    addresses: tuple[tuple[str, IPAddress], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ spec:
   protocol: IPv4
   cidrBlock: 10.68.0.0/24
   gatewayType: centralized
-  gatewayNode: "n2:192.0.2.2, n1"
+  gatewayNode: "n2:172.18.0.60, n1:172.18.0.61"
   natOutgoing: true
 ---
 apiVersion: kubeovn.io/v1
@@ -239,7 +239,7 @@ def test_without_translation_a_pod_is_seen_as_it_is(world: World) -> None:
 
 
 def test_a_centralized_subnet_leaves_by_its_node_wherever_the_pod_is(world: World) -> None:
-    assert world.leaves("led", WORLD) == ("n2", world.outside["n2"])
+    assert world.leaves("led", WORLD) == ("n2", "172.18.0.60")
     assert world.leaves("chosen", WORLD) == ("n2", "10.70.0.9")
 
 
@@ -275,12 +275,12 @@ def test_who_loses_a_gateway_leaves_by_the_others(world: World) -> None:
     first = world.chassis["n1"].box
     apply(first, world.cluster, down=("n2",))
     settle(world.chassis)
-    assert world.leaves("led", WORLD, 31000) == ("n1", world.outside["n1"])
+    assert world.leaves("led", WORLD, 31000) == ("n1", "172.18.0.61")
     ways = {world.leaves("spread", WORLD, 31000 + at)[0] for at in range(8)}
     assert ways == {"n1"}
     apply(first, world.cluster)
     settle(world.chassis)
-    assert world.leaves("led", WORLD, 32000) == ("n2", world.outside["n2"])
+    assert world.leaves("led", WORLD, 32000) == ("n2", "172.18.0.60")
 
 
 def test_northd_and_the_chassis_have_nothing_to_say(world: World) -> None:

@@ -137,6 +137,25 @@ def test_rules_of_translation_are_told_in_their_order_and_void_ones_said() -> No
     ]  # fmt: skip
 
 
+def test_a_gateway_node_may_have_an_address_for_the_subnet_alone() -> None:
+    facts = world(
+        custom("Subnet", "s0", cidrBlock="10.16.0.0/24", gatewayType="centralized",
+               natOutgoing=True, gatewayNode="n1:172.18.0.100,n2:10.9.9.9"),
+        custom("Subnet", "s1", cidrBlock="10.16.1.0/24", natOutgoing=True),
+    )  # fmt: skip
+    lab = network(0, 2).chassis("n1").chassis("n2")
+    cluster = config(facts)
+    outside = {one.chassis: str(one.address.ip) for one in cluster.gateways}
+    assert "172.18.0.100" not in outside.values()
+    assert northbound(cluster, lab.nb, lab.sb).nats == {
+        NatKey("GR_n1", "10.16.0.0/24"): NatRow("172.18.0.100"),
+        NatKey("GR_n1", "10.16.1.0/24"): NatRow(outside["n1"]),
+        NatKey("GR_n2", "10.16.0.0/23"): NatRow(outside["n2"]),
+    }
+    ((problem,),) = whole(UNITS, facts).problems.values()
+    assert "'10.9.9.9' is no address of the provider network of node n2" in problem.cause
+
+
 def test_what_leaves_by_several_gateways_at_once_has_those_that_are_alive() -> None:
     facts = world(
         custom("Subnet", "s0", cidrBlock="10.16.0.0/24", gatewayType="centralized",
