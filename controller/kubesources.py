@@ -230,14 +230,17 @@ class Sources:
                 await self._client.request("GET", path, {"limit": "1", **reflector.selectors})
                 break
             except ApiError as problem:
-                source.error = str(problem)
-                absent = problem.code == 404
+                told, absent, wish = str(problem), problem.code == 404, problem.retry_after
                 if absent:
                     source.absent.set()
             except KubeError as problem:
-                source.error, absent = str(problem), False
-            pause = ABSENT_S if absent else RETRY_S
-            await asyncio.sleep(random.uniform(*pause))  # noqa: S311  # jitter, no secret
+                told, absent, wish = str(problem), False, None
+            if told != source.error:
+                # Until each kind is listed or known to be absent nothing begins: say who is not.
+                source.error = told
+                log.log(logging.INFO if absent else logging.WARNING, "not_listed problem=%s", told)
+            pause = random.uniform(*(ABSENT_S if absent else RETRY_S))  # noqa: S311  # no secret
+            await asyncio.sleep(pause + (wish or 0.0))
         source.error = ""
         await source.reflector.run()
 

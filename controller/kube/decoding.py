@@ -13,8 +13,8 @@ import msgspec
 
 from controller.kube.cache import Removal, Upsert, upsert
 from controller.kube.errors import ApiError, ProtocolError
-from controller.kube.resources import Resource, key_of
-from controller.kube.structs import Bare, HasMeta
+from controller.kube.resources import Key, Resource
+from controller.kube.structs import HasMeta
 
 T = TypeVar("T", bound=HasMeta)
 
@@ -37,6 +37,18 @@ class _RawPage(msgspec.Struct):
 class _Event(msgspec.Struct):
     type: str
     object: msgspec.Raw
+
+
+class _Place(msgspec.Struct, rename="camel"):
+    name: str = ""
+    namespace: str = ""
+    resource_version: str = ""
+
+
+class _Placed(msgspec.Struct):
+    """All that has to be readable of an object, for the rest of it to be its own problem."""
+
+    metadata: _Place
 
 
 class _Details(msgspec.Struct, rename="camel"):
@@ -118,10 +130,9 @@ class Decoder(Generic[T]):
                     status = msgspec.json.decode(event.object, type=_Status)
                     raise self._ended(status)
                 elif event.type in ("DELETED", "BOOKMARK"):
-                    metadata = msgspec.json.decode(event.object, type=Bare).metadata
-                    revision = self._revision(metadata.resource_version)
+                    key, revision = self._place(event.object)
                     told = event.type == "DELETED"
-                    yield Removal(key_of(metadata), revision) if told else Bookmark(revision)
+                    yield Removal(key, revision) if told else Bookmark(revision)
                 else:
                     raise ProtocolError(f"WATCH {self._resource}: an event {event.type!r}")  # noqa: EM102
             except msgspec.MsgspecError as problem:
@@ -131,13 +142,16 @@ class Decoder(Generic[T]):
         try:
             obj = self._object.decode(raw)
         except msgspec.ValidationError as problem:
-            metadata = msgspec.json.decode(raw, type=Bare).metadata
-            known = self._revision(metadata.resource_version) if revision is None else revision
-            text = f"{self._resource} {key_of(metadata)} cannot be read: {problem}"
-            return Upsert(key_of(metadata), known, None, text)
+            key, known = self._place(raw)
+            text = f"{self._resource} {key} cannot be read: {problem}"
+            return Upsert(key, known if revision is None else revision, None, text)
         if revision is None:
             revision = self._revision(obj.metadata.resource_version)
         return upsert(obj, revision)
+
+    def _place(self, raw: msgspec.Raw) -> tuple[Key, int]:
+        at = msgspec.json.decode(raw, type=_Placed).metadata
+        return Key(at.namespace, at.name), self._revision(at.resource_version)
 
     def _ended(self, status: _Status) -> ApiError:
         verb, where = "WATCH", str(self._resource)

@@ -119,8 +119,9 @@ def _access(cluster: Any, at: Path, user: Any, user_at: Path, namespace: str) ->
             key,
             bool(cluster.get("insecure-skip-tls-verify")),
         )
-    token: str | TokenFile | None = user.get("token")
-    if token is None and user.get("tokenFile"):
+    token: str | TokenFile | None = user.get("token") or None
+    if user.get("tokenFile"):
+        # Of both the file counts, as for kubectl: it is what rotates.
         token = TokenFile(_beside(user_at, user["tokenFile"]))
     name = cluster.get("tls-server-name")
     return Access(server, trust, token, name, namespace, held)
@@ -136,8 +137,9 @@ def _file(table: Any, name: str, at: Path, held: list[object]) -> Path | None:
     """A file that is named, or made (0600, gone with us) of data that is inline."""
     if data := table.get(f"{name}-data"):
         try:
-            content = base64.b64decode(data, validate=True)
-        except binascii.Error as problem:
+            # Lines of it may be broken: kubectl's decoder passes over that, too.
+            content = base64.b64decode("".join(str(data).split()), validate=True)
+        except (binascii.Error, ValueError) as problem:
             msg = f"kubeconfig {at}: {name}-data is no base64: {problem}"
             raise ConfigError(msg) from problem
         # ssl reads certificates and keys from files only.

@@ -121,7 +121,7 @@ class PodSpec(_Read, frozen=True):
 class PodIP(_Read, frozen=True):
     """One address of a pod or of its node."""
 
-    ip: str
+    ip: str = ""
 
 
 class PodCondition(_Read, frozen=True):
@@ -166,15 +166,15 @@ class Namespace(_Read, frozen=True):
 class NodeAddress(_Read, frozen=True):
     """An address of a node and its kind (InternalIP, ...)."""
 
-    type: str
-    address: str
+    type: str = ""
+    address: str = ""
 
 
 class NodeCondition(_Read, frozen=True):
     """A condition of a node."""
 
-    type: str
-    status: str
+    type: str = ""
+    status: str = ""
 
 
 class NodeStatus(_Read, frozen=True):
@@ -301,7 +301,7 @@ class EndpointHints(_Read, frozen=True):
 class Endpoint(_Read, frozen=True):
     """One endpoint of a slice."""
 
-    addresses: tuple[str, ...]
+    addresses: tuple[str, ...] | None = ()
     conditions: EndpointConditions = EndpointConditions()
     hints: EndpointHints | None = None
     node_name: str | None = None

@@ -36,7 +36,7 @@ def pod_fact(pod: Pod) -> NetPod:
         owner=(owner.kind, owner.name) if owner else ("", ""),
         vm=vm,
         named_ports=_named_ports(pod),
-        host_ips=tuple(one.ip for one in status.host_ips) or _one(status.host_ip),
+        host_ips=tuple(one.ip for one in status.host_ips if one.ip) or _one(status.host_ip),
         over=status.phase in OVER,
         ending=meta.deletion_timestamp is not None,
     )

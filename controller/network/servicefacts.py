@@ -195,7 +195,7 @@ def slice_fact(part: EndpointSlice) -> NetSlice | None:
 def _endpoint(one: Endpoint) -> NetEndpoint | None:
     """None: it has no address that is one. Of several the first counts (Kubernetes, Endpoint)."""
     try:
-        address = ip_address(one.addresses[0])
+        address = ip_address((one.addresses or ())[0])
     except (IndexError, ValueError):
         return None
     said, hints, target = one.conditions, one.hints, one.target_ref

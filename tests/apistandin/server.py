@@ -51,6 +51,7 @@ class StandIn:
     rules: list[Object] | None = None
     """RBAC rules (as in a ClusterRole) that all users have; None: no RBAC."""
     tls: ssl.SSLContext | None = None
+    host: str = "127.0.0.1"
     port: int = 0
     seed: int | None = None
     requests: list[tuple[str, str]] = field(default_factory=list)
@@ -81,11 +82,12 @@ class StandIn:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(
-            self._runner, "127.0.0.1", self.port, ssl_context=self.tls, reuse_address=True
+            self._runner, self.host, self.port, ssl_context=self.tls, reuse_address=True
         )
         await site.start()
         self.port = self._runner.addresses[0][1]
-        self.url = f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        self.url = f"{'https' if self.tls else 'http'}://{host}:{self.port}"
 
     async def stop(self) -> None:
         """End all watches and stop listening."""

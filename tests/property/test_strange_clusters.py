@@ -63,7 +63,7 @@ def schema(resource: str) -> Any:
 
 
 def brought() -> Any:
-    """The specification of kinds that bring their definitions along: Multus', KubeVirt's, and StatefulSets."""
+    """The specification of kinds whose definitions others bring: Multus, KubeVirt, Kubernetes."""
     number, text = {"type": "integer"}, {"type": "string"}
     ordinals = {"type": "object", "properties": {"start": number}}
     properties = {"config": text, "replicas": number, "ordinals": ordinals}

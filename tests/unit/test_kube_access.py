@@ -159,6 +159,49 @@ def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
         Trust(tmp_path / "ca.crt").context()
 
 
+def test_certificates_without_the_authoritys_key_are_taken(pki: Path) -> None:
+    # As kubeadm and others make them; Python's stricter default (3.13) refuses them.
+    context = Trust(pki / "ca.crt").context()
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
+
+
+def test_a_token_file_counts_before_a_token_and_broken_lines_are_joined(
+    pki: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("fresh")
+    data = base64.encodebytes((pki / "ca.crt").read_bytes()).decode()
+    assert "\n" in data.strip()
+    user = {"token": "stale", "tokenFile": "token"}
+    path = config(tmp_path / "both", "https://a", user, **{"certificate-authority-data": data})
+    access = kubeconfig.load([path])
+    assert access.headers() == {"Authorization": "Bearer fresh"}
+    assert access.trust is not None
+    assert access.trust.context().get_ca_certs()
+    empty = config(tmp_path / "empty", "https://a", {"token": "", "tokenFile": "token"})
+    assert kubeconfig.load([empty]).headers() == {"Authorization": "Bearer fresh"}
+
+
+def test_a_server_by_an_ipv6_address_is_reached_and_known_by_it(tmp_path: Path, pki: Path) -> None:
+    # In-cluster addresses are literals: the certificate names them, no name is looked up.
+    name = tmp_path / "v6"
+    openssl(
+        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+        "-keyout", f"{name}.key", "-out", f"{name}.crt", "-days", "2", "-subj", "/CN=v6",
+        "-CA", pki / "ca.crt", "-CAkey", pki / "ca.key", "-addext", "subjectAltName=IP:::1",
+        "-addext", "basicConstraints=critical,CA:FALSE",
+    )  # fmt: skip
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(f"{name}.crt", f"{name}.key")
+
+    async def run() -> None:
+        async with StandIn(tls=context, host="::1") as api:
+            assert await asks(Access(api.url, Trust(pki / "ca.crt"))) == "default"
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     ("user", "cluster", "match"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -10,7 +11,16 @@ from typing import Any
 import pytest
 
 from controller.kube.auth import Access
-from controller.kube.cache import Cache, Inbox, by_namespace, by_node, by_owner
+from controller.kube.cache import (
+    Cache,
+    Inbox,
+    Removal,
+    Upsert,
+    by_namespace,
+    by_node,
+    by_owner,
+)
+from controller.kube.decoding import Decoder
 from controller.kube.errors import Unreachable
 from controller.kube.http import Client
 from controller.kube.pacing import Backoff
@@ -129,6 +139,26 @@ def test_what_cannot_be_read_harms_only_itself() -> None:
     running = Running()
     running.api.faults.add(Fault.DELAY, 0.05, verbs=frozenset({"list"}), times=1)
     running.run(case)
+
+
+def test_even_metadata_that_cannot_be_read_harms_only_its_object() -> None:
+    resource: Resource[Any] = CONFIG_MAPS
+    decoder = Decoder(resource)
+    odd = {"name": "odd", "namespace": "n", "resourceVersion": "5", "labels": {"a": None}}
+    good = {"name": "good", "namespace": "n", "resourceVersion": "6"}
+    items = [{"metadata": odd}, {"metadata": good}]
+    page = decoder.page(json.dumps({"metadata": {"resourceVersion": "7"}, "items": items}).encode())
+    assert [(one.key.name, one.obj is None) for one in page.entries] == [
+        ("odd", True), ("good", False),
+    ]  # fmt: skip
+    lines = [
+        json.dumps({"type": kind, "object": {"metadata": odd}}).encode()
+        for kind in ("MODIFIED", "DELETED")
+    ]
+    changed, gone = decoder.events(lines)
+    assert isinstance(changed, Upsert)
+    assert "odd cannot be read" in changed.problem
+    assert gone == Removal(Key("n", "odd"), 5)
 
 
 def test_null_lists_of_slices_are_empty() -> None:
