@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,15 @@ import pytest
 from pyroute2 import IPRoute
 
 from bpf.objects import OBJECT_DIRECTORY
+from controller.network.qos import port_limits
+from controller.translate.limits import limits_of
+from controller.translate.ovn import LogicalSwitchPort
 from dataplane.drivers import tchook, xdphook
 from dataplane.drivers.libbpf import XDP_FLAGS_DRV_MODE
 from dataplane.drivers.libbpf_programs import Program, loaded
 from dataplane.drivers.podbuckets import BucketTable
 from dataplane.model.rows import Bucket
+from dataplane.plan.qos import bucket
 from tests.labs.sandbox import wait_until
 
 HOST, POD = "mrp0000000000aa", "mrq0000000000aa"
@@ -82,6 +87,28 @@ def test_exactly_the_burst_passes_each_way_and_the_ethernet_header_is_free(link:
     assert table.delete([link]) == {}
     assert table.observe() == {}
     assert (passed(POD, link, 20), passed(link, POD, 20)) == (20, 20)
+
+
+def test_a_pods_annotations_of_megabits_hold_on_its_veth(link: str) -> None:
+    """The words of a manifest, through the logical port's row and the node's plan, to packets."""
+    said = {"ovn.kubernetes.io/ingress_rate": "3", "ovn.kubernetes.io/egress_rate": "1"}
+    asked = port_limits("pod ls1/qos", "ovn", said)
+    row = LogicalSwitchPort("qos.ls1", options=asked.options, external_ids=asked.external_ids)
+    limits, problems = limits_of([row])
+    assert (asked.problems, problems) == ((), ())
+    made = bucket(limits["qos.ls1"], IP_SIZE)
+    assert made is not None
+    table = BucketTable()
+    wait_until(lambda: passed(POD, link, 1) == 1, "the link is up")
+    assert table.upsert([(link, made)]) == {}
+    for way, megabits, burst in (((POD, link), 1, made.send_burst),
+                                 ((link, POD), 3, made.receive_burst)):  # fmt: skip
+        begun = time.monotonic()
+        through = passed(*way, 200) * IP_SIZE
+        # Between the first and the last packet at most this much was earned beside the full bucket.
+        earned = megabits * 125_000 * (time.monotonic() - begun)
+        assert burst - IP_SIZE < through <= burst + earned + IP_SIZE
+    assert table.delete([link]) == {}
 
 
 def test_a_change_keeps_the_programs_and_a_restart_finds_them(link: str) -> None:
