@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from perf import judge
+from perf import judge, judgecontrol
 from perf.verdicts import Verdict, Word, table
 
 MAX_S = 3600
@@ -43,13 +43,13 @@ BENCHMARKS = (
     Benchmark("qos", (MILLRACE, "perf", "qos", "--json"), judge.qos),
     Benchmark("rebalance", (MILLRACE, "perf", "rebalance", "--json"), judge.rebalance),
     Benchmark("containers", (MILLRACE, "perf", "containers", "--json"), judge.containers),
-    Benchmark("control", (MILLRACE, "perf", "control", "--json"), judge.control),
-    Benchmark("scrape", (MILLRACE, "perf", "scrape", "--json"), judge.scrape),
-    Benchmark("ovsjson", (sys.executable, "-m", "perf.ovsjson", "--json"), judge.ovsjson),
+    Benchmark("control", (MILLRACE, "perf", "control", "--json"), judgecontrol.control),
+    Benchmark("scrape", (MILLRACE, "perf", "scrape", "--json"), judgecontrol.scrape),
+    Benchmark("ovsjson", (sys.executable, "-m", "perf.ovsjson", "--json"), judgecontrol.ovsjson),
     Benchmark("hostway", (sys.executable, "-m", "perf.hostway", "--json"), judge.hostway),
-    Benchmark("cni", (sys.executable, "-m", "perf.cni", "--json"), judge.cni),
-    Benchmark("cluster", (sys.executable, "-m", "perf.cluster", "--json"), judge.cluster),
-    Benchmark("cni_start", (sys.executable, "-m", "perf.cni_start"), judge.cni_start),
+    Benchmark("cni", (sys.executable, "-m", "perf.cni", "--json"), judgecontrol.cni),
+    Benchmark("cluster", (sys.executable, "-m", "perf.cluster", "--json"), judgecontrol.cluster),
+    Benchmark("cni_start", (sys.executable, "-m", "perf.cni_start"), judgecontrol.cni_start),
 )
 
 

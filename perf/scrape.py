@@ -25,7 +25,7 @@ from pathlib import Path
 
 from dataplane.drivers import netns, processes
 from dataplane.model.config import DpdkConfig
-from perf import judge, verdicts
+from perf import judgecontrol, verdicts
 from perf.control import cpu_seconds, memory_mib
 from perf.labrun import Progress, in_lab
 from perf.scrapelab import METRICS, ScrapeLab
@@ -93,8 +93,8 @@ def main_command(argv: Sequence[str]) -> int:
         print(json.dumps(result, indent=2))
     else:
         print(table(found))
-        print(verdicts.table(judge.scrape(result)))
-    return 1 if any(one.red for one in judge.scrape(result)) else 0
+        print(verdicts.table(judgecontrol.scrape(result)))
+    return 1 if any(one.red for one in judgecontrol.scrape(result)) else 0
 
 
 def measure(

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from perf import judge
+from perf import judge, judgecontrol
 from perf.verdicts import Verdict, Word, quartiles, ratios, table
 from tests.soak.verdicts import Verdicts, spread
 
@@ -35,7 +35,7 @@ def test_a_cni_call_is_judged_by_ovs_and_ovn_alone() -> None:
     names = ("vhost-user ADD", "vhost-user DEL", "veth ADD", "veth DEL")
     calls = [{"name": "alone", "ms": [18, 20, 22]}, *({"name": n, "ms": [30, 70]} for n in names)]
     many = {"containers": 100, "add_s": 3.0}
-    verdicts = judge.cni({"calls": calls, "at_once": [many]})
+    verdicts = judgecontrol.cni({"calls": calls, "at_once": [many]})
     assert [one.samples for one in verdicts] == [(1.5, 3.5)] * 4 + [(1.5,)]
     assert verdicts[0].bound == 3.0
 
@@ -68,15 +68,15 @@ def _size(ports: int, cpu: float) -> dict[str, object]:
 def test_a_cluster_that_costs_more_than_its_size_is_worse() -> None:
     good = {"sizes": [_size(100, 0.5), _size(10_000, 5.0)]}
     bad = {"sizes": [_size(100, 0.5), _size(10_000, 80.0)]}
-    assert not [one for one in judge.control(good) if one.red]
-    assert [one.claim for one in judge.control(bad) if one.red] == [
+    assert not [one for one in judgecontrol.control(good) if one.red]
+    assert [one.claim for one in judgecontrol.control(bad) if one.red] == [
         "control, 10,000 ports: start, CPU"
     ]
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"sizes": []}', '{"sizes": [{}]}', "[]"])
 def test_what_is_no_result_has_no_verdict(text: str) -> None:
-    assert isinstance(judge.judged(judge.control, text), str)
+    assert isinstance(judge.judged(judgecontrol.control, text), str)
 
 
 def test_a_second_pass_through_the_datapath_is_worse() -> None:
