@@ -175,11 +175,18 @@ TRIAL_S: Mapping[str, tuple[float, float]] = {
 """Of one trial: a constant and so many times the asked-for seconds."""
 
 
-def chosen(names: Sequence[str], *, quick: bool = False, size: int | None = None) -> list[Scenario]:
+def chosen(
+    names: Sequence[str],
+    *,
+    quick: bool = False,
+    size: int | None = None,
+    rate_pps: float | None = None,
+) -> list[Scenario]:
     """Scenarios by name, in the catalog's order; none named: all, or those of `--quick`.
 
     Raises:
-        HarnessError: a name that is none, or frames that a path does not carry.
+        HarnessError: a name that is none, frames that a path does not carry, or a rate that is
+            none or that its sender does not keep.
     """
     known = {scenario.name: scenario for scenario in SCENARIOS}
     for name in names:
@@ -192,7 +199,7 @@ def chosen(names: Sequence[str], *, quick: bool = False, size: int | None = None
         wanted = [each for each in SCENARIOS if each.name in names]
     else:
         wanted = [each for each in SCENARIOS if each.quick or not quick]
-    return [each.checked(size) for each in wanted]
+    return [each.checked(size, rate_pps) for each in wanted]
 
 
 def estimate_s(lab: str, trials: int, seconds: float) -> float:

@@ -18,15 +18,19 @@ from types import FrameType
 from typing import Any
 
 from dataplane.ports import DataplaneError
-from perf.harness import catalog, fingerprint, reporting
+from perf.harness import catalog, fingerprint, reporting, selftest
 from perf.harness.generator import HarnessError
 from perf.harness.progress import Display
 from perf.harness.rundir import Plan, RunDirectory
 
 QUICK_TRIALS, QUICK_SECONDS = 4, 0.5
-TRIALS, SECONDS = 10, 2.0
+TRIALS, SECONDS = selftest.TRIALS_OF_A_RUN, 2.0
 RUNS = Path("bench/runs")
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+PATIENCE_S = 90.0
+"""For the processes of a run that was killed; their own patience is a minute."""
+
+_ENDING = "waiting for processes that still measure this run, or clear up behind it"
 
 
 class _Interrupt:
@@ -73,7 +77,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--seconds", type=float, help=f"of a trial (default {SECONDS:g}, quick .5)")
     parser.add_argument("--size", type=int, help="octets of a frame with its check sequence")
-    parser.add_argument("--core", type=int, default=0, help="CPU of guests (default 0)")
+    parser.add_argument("--rate", type=float, metavar="PPS", help="measure at it; search for none")
+    parser.add_argument("--core", type=int, help="CPU of guests (default 0)")
     parser.add_argument(
         "--port",
         action="append",
@@ -91,19 +96,33 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def _plan(options: argparse.Namespace) -> Plan:
     if options.resume:
-        return RunDirectory(options.resume).plan()
+        asked = {"scenarios": options.scenario, "--quick": options.quick, "--port": options.port,
+                 "--dst-mac": options.dst_mac}  # fmt: skip
+        more = [name for name, value in asked.items() if value]
+        numbers = ("trials", "seconds", "size", "rate", "core")
+        more += [f"--{name}" for name in numbers if getattr(options, name) is not None]
+        if more:
+            msg = f"--resume goes on with the run's own plan: leave {', '.join(more)} out"
+            raise HarnessError(msg)
+        plan = RunDirectory(options.resume).plan()
+        plan.chosen()
+        return plan
     trials = QUICK_TRIALS if options.quick else TRIALS
     seconds = QUICK_SECONDS if options.quick else SECONDS
     trials = trials if options.trials is None else options.trials
     seconds = seconds if options.seconds is None else options.seconds
-    chosen = catalog.chosen(options.scenario, quick=options.quick, size=options.size)
-    if not 0 <= options.core < (os.cpu_count() or 1):
-        msg = f"CPU {options.core}: this machine has 0 to {(os.cpu_count() or 1) - 1}"
+    chosen = catalog.chosen(
+        options.scenario, quick=options.quick, size=options.size, rate_pps=options.rate
+    )
+    core = options.core or 0
+    if not 0 <= core < (os.cpu_count() or 1):
+        msg = f"CPU {core}: this machine has 0 to {(os.cpu_count() or 1) - 1}"
         raise HarnessError(msg)
     names = tuple(each.name for each in chosen)
     return Plan(
-        names, trials, seconds, options.size, options.core, tuple(options.port), options.dst_mac
-    )
+        names, trials, seconds, options.size, core, tuple(options.port), options.dst_mac,
+        options.rate,
+    )  # fmt: skip
 
 
 def run_command(argv: Sequence[str]) -> int:
@@ -121,10 +140,11 @@ def run_command(argv: Sequence[str]) -> int:
         directory = RunDirectory(options.resume or options.into or RUNS / stamp)
         if not options.resume:
             directory.create(plan, fingerprint.fingerprint())
+        with directory.held(PATIENCE_S, lambda: print(_ENDING, file=sys.stderr)) as held:
+            return _run(directory, plan, held)
     except HarnessError as error:
         print(f"millrace perf run: {error}", file=sys.stderr)
         return USAGE
-    return _run(directory, plan)
 
 
 def _dry(plan: Plan) -> str:
@@ -139,7 +159,7 @@ def _dry(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _run(directory: RunDirectory, plan: Plan) -> int:
+def _run(directory: RunDirectory, plan: Plan, held: int) -> int:
     began = datetime.now(UTC).isoformat(timespec="seconds")
     interrupt = _Interrupt()
     todo = {lab: len(directory.missing(lab)) for lab in plan.labs()}
@@ -147,7 +167,7 @@ def _run(directory: RunDirectory, plan: Plan) -> int:
     failed = False
     for lab, count in todo.items():
         if count and not interrupt.asked:
-            failed = _lab(directory.path, lab, display, interrupt) != 0 or failed
+            failed = _lab(directory.path, lab, display, interrupt, held) != 0 or failed
     display.close()
     try:
         results = directory.finish(began)
@@ -164,13 +184,14 @@ def _run(directory: RunDirectory, plan: Plan) -> int:
     return FAILED if failed or not results.complete else OK
 
 
-def _lab(path: Path, lab: str, display: Display, interrupt: _Interrupt) -> int:
-    """One lab's keeper, until it has ended; its exit code."""
+def _lab(path: Path, lab: str, display: Display, interrupt: _Interrupt, held: int) -> int:
+    """One lab's keeper, until it has ended; its exit code. It holds the run as long as it is."""
     keeper = subprocess.Popen(  # noqa: S603 - our own module
         [sys.executable, "-m", "perf.harness.keeper", str(path), lab],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
+        pass_fds=(held,),
     )
     assert keeper.stdin is not None
     assert keeper.stdout is not None

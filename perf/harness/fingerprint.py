@@ -62,7 +62,9 @@ def fingerprint() -> dict[str, Any]:
 def absent(root: Path = Path("/")) -> list[str]:
     """What this machine cannot be asked for, so that nobody takes silence for a nought."""
     found = [why for path, why in _WHAT_FOR if not (root / path.lstrip("/")).exists()]
-    return [*found, "latency inside the kernel's path: the harness has no tool for it"]
+    if not any((root / path).exists() for path in ("usr/lib/python3/dist-packages/bcc",)):
+        found.append("latency inside the kernel: no BCC (python3-bpfcc)")
+    return found
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:

@@ -98,7 +98,7 @@ def _end_orphans() -> list[int]:
 def keep(path: str, lab: str) -> int:
     """Run the worker to its end and clear up behind it; its exit code."""
     _adopt()
-    words = [sys.executable, "-m", "perf.harness.worker", path, lab]
+    words = [sys.executable, "-m", "perf.harness.worker", path, lab, str(os.getpid())]
     with (Path(path) / f"{lab}.log").open("ab") as log:
         running = subprocess.Popen(  # noqa: S603 - our own module
             words, stdin=subprocess.DEVNULL, stderr=log, start_new_session=True

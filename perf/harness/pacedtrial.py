@@ -34,6 +34,7 @@ class Found:
         latency: by load in percent of PDR.
         loaded: what the generator counted at the greatest of these loads.
         trials: of the search.
+        delivered: where a rate was asked for, the share of it that came through in time.
     """
 
     pdr_pps: float
@@ -41,10 +42,13 @@ class Found:
     latency: dict[str, latency.Latency]
     loaded: Counts
     trials: int
+    delivered: float | None = None
 
     def values(self) -> dict[str, float]:
         """The metrics of perf.harness.catalog."""
         found = {"pdr": self.pdr_pps / 1e6}
+        if self.delivered is not None:
+            found = {"delivered": 100 * self.delivered}
         for load, told in self.latency.items():
             by_percent = dict(told.percentiles)
             found[f"us50_{load}"] = by_percent[50.0] / 1e3
@@ -106,9 +110,13 @@ def measure(
 ) -> Found:
     """The rate, and the latency at `loads`. `around` is given the run at the greatest of them.
 
+    Of traffic that has a rate, no other is searched.
+
     Raises:
         DataplaneError: nothing comes through, not even the least rate, or the generator ended.
     """
+    if traffic.rate_pps is not None:
+        return _at(traffic.rate_pps, generator, traffic, seconds, around)
     found = rate(generator, traffic, seconds)
     if found.lower is None:
         msg = f"over 0.5 % is lost at {LEAST_PPS:g} packets/s already: no PDR"
@@ -127,3 +135,22 @@ def measure(
         at(load)
     around(lambda: at(greatest))
     return Found(pdr, found.upper, delays, counted[-1], found.trials)
+
+
+def _at(
+    pps: float,
+    generator: Generator,
+    traffic: Traffic,
+    seconds: float,
+    around: Callable[[Callable[[], None]], None],
+) -> Found:
+    counted: list[Counts] = []
+    around(lambda: counted.append(generator.start(traffic, seconds)))
+    counts = counted[0]
+    if not counts.rx:
+        msg = f"{generator.name}: none of {counts.tx} frames came through"
+        raise HarnessError(msg)
+    came = min(counts.rx, counts.tx) * search.in_time_share(counts, seconds)
+    share = came / max(counts.tx, round(seconds * pps))
+    delays = {"100": latency.summary(counts.latency_ns)}
+    return Found(pps * share, None, delays, counts, 1, share)

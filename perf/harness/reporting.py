@@ -157,7 +157,7 @@ def _latency_table(run: Results) -> list[str]:
     percents = " | ".join(f"{each:g} %" for each in latency.PERCENTILES)
     head = [
         "",
-        f"| latency [us] | load, of PDR | {percents} | frames |",
+        f"| latency [us] | load, of PDR or `--rate` | {percents} | frames |",
         "|---|---|---|---|---|---|---|",
     ]
     return [*head, *lines] if lines else []

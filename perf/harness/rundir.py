@@ -6,9 +6,13 @@ trial and nothing else. `resume` is: read the plan, take the trials that are the
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Sequence
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,7 @@ from perf.harness.results import Measured, Results, Trial
 PLAN_SCHEMA = "millrace.perf.plan/1"
 PLAN, TRIALS, ENVIRONMENT = "plan.json", "trials.jsonl", "environment.json"
 MOST_TRIALS, MOST_SECONDS = 1000, 3600.0
+_MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,7 @@ class Plan:
         size: of frames, where a path takes another than its own.
         ports: EAL's words of one or two ports; what is cabled between them is every path then.
         dst_mac: of the frames that go out there.
+        rate_pps: at which is measured; None: it is searched.
     """
 
     scenarios: tuple[str, ...]
@@ -42,6 +48,7 @@ class Plan:
     core: int = 0
     ports: tuple[str, ...] = ()
     dst_mac: str = ""
+    rate_pps: float | None = None
     schema: str = PLAN_SCHEMA
 
     def __post_init__(self) -> None:
@@ -56,12 +63,19 @@ class Plan:
         if not 0.05 <= self.seconds <= MOST_SECONDS:
             msg = f"trials of {self.seconds:g} s: 0.05 to {MOST_SECONDS:g}"
             raise HarnessError(msg)
+        if self.dst_mac and not (self.ports and _MAC.fullmatch(self.dst_mac)):
+            msg = f"--dst-mac {self.dst_mac}: six octets in hex with colons, of what is at --port"
+            raise HarnessError(msg)
         if len(self.ports) > 2:
             msg = f"{len(self.ports)} ports: one, or one that sends and one that receives"
             raise HarnessError(msg)
         for scenario in self.chosen() if self.ports else ():
             if scenario.lab != "paced" or not scenario.loads:
                 msg = f"{scenario.name}: the harness builds its path, so it has no place on --port"
+                raise HarnessError(msg)
+        for port in self.ports:
+            if not port.startswith(("-a", "--allow", "--vdev")):
+                msg = f"--port={port!r} is no port of EAL's: '-a 0000:03:00.0' or '--vdev=...'"
                 raise HarnessError(msg)
 
     def chosen(self) -> list[Scenario]:
@@ -70,7 +84,7 @@ class Plan:
         Raises:
             HarnessError: one that this version does not have.
         """
-        return catalog.chosen(self.scenarios, size=self.size)
+        return catalog.chosen(self.scenarios, size=self.size, rate_pps=self.rate_pps)
 
     def schedule(self, lab: str) -> list[tuple[str, int]]:
         """A lab's trials in their order, (scenario, number): A-B-B-A."""
@@ -105,13 +119,47 @@ class RunDirectory:
         """A new one.
 
         Raises:
-            HarnessError: there is a run in it already.
+            HarnessError: there is a run in it already, or it cannot be written.
         """
         if (self.path / PLAN).exists():
             msg = f"{self.path} has a run: go on with it (--resume {self.path}), or name another"
             raise HarnessError(msg)
-        results.save(self.path / ENVIRONMENT, json.dumps(environment, indent=1).encode())
-        results.save(self.path / PLAN, json.dumps(asdict(plan), indent=1).encode())
+        try:
+            results.save(self.path / ENVIRONMENT, json.dumps(environment, indent=1).encode())
+            results.save(self.path / PLAN, json.dumps(asdict(plan), indent=1).encode())
+        except OSError as error:
+            msg = (
+                f"{self.path} cannot be a run's directory: {error.strerror}; name another (--into)"
+            )
+            raise HarnessError(msg) from error
+
+    @contextmanager
+    def held(self, patience_s: float, waiting: Callable[[], None]) -> Iterator[int]:
+        """Hold the run, so that nobody measures it twice; a descriptor for who has to hold it, too.
+
+        What a killed command has left clears up behind itself for a while, and holds it meanwhile.
+
+        Raises:
+            HarnessError: somebody still holds it after `patience_s`.
+        """
+        handle = os.open(self.path / PLAN, os.O_RDONLY | os.O_CLOEXEC)
+        until, told = time.monotonic() + patience_s, False
+        try:
+            while True:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if time.monotonic() >= until:
+                        msg = f"{self.path} is being measured by another `millrace perf run`"
+                        raise HarnessError(msg) from error
+                if not told:
+                    told = True
+                    waiting()
+                time.sleep(0.1)
+            yield handle
+        finally:
+            os.close(handle)
 
     def plan(self) -> Plan:
         """What it was asked.

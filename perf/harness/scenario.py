@@ -44,6 +44,11 @@ MPPS = Metric("Mpps", Better.HIGHER, "packets forwarded")
 KRPS = Metric("1000/s", Better.HIGHER, "round trips in a closed loop")
 GBITS = Metric("Gbit/s", Better.HIGHER, "one TCP stream")
 NS = Metric("ns/packet", Better.LOWER, "processor time for a packet")
+DELIVERED = Metric("%", Better.HIGHER, "of the rate asked for, what came through in time")
+AT_RATE = {
+    f"us{percent}_100": Metric("us", Better.LOWER, f"latency, {percent}th percentile, at the rate")
+    for percent in (50, 99)
+}
 RTT = Metric("ms", Better.LOWER, "round trip, mean")
 MAP_MS = Metric("ms", Better.LOWER, "change of a service, from the transaction to the BPF map")
 NORTHD_MS = Metric("ms", Better.LOWER, "the same change, until ovn-northd is done")
@@ -68,12 +73,32 @@ class Scenario:
     quick: bool = True
     loads: tuple[int, ...] = ()
 
-    def checked(self, size: int | None = None) -> Scenario:
-        """The same with frames of another size.
+    def checked(self, size: int | None = None, rate_pps: float | None = None) -> Scenario:
+        """The same with frames of another size, and at a rate instead of a search for one.
 
         Raises:
-            HarnessError: the path does not carry these frames, or its lab sends one size only.
+            HarnessError: the path does not carry these frames, or its lab sends one size only, or
+                keeps no rate.
         """
+        sized = self._sized(size)
+        return sized if rate_pps is None else sized.at(rate_pps)
+
+    def at(self, rate_pps: float) -> Scenario:
+        """The same at a rate.
+
+        Raises:
+            HarnessError: there is no such rate, or its sender keeps none.
+        """
+        traffic = replace(self.traffic, rate_pps=rate_pps)
+        if not self.loads:
+            msg = f"{self.name}: its sender keeps no rate; `millrace perf list` says whose does"
+            raise HarnessError(msg)
+        kept = {name: self.metrics[name] for name in ("cycles", "passes", "ns")
+                if name in self.metrics}  # fmt: skip
+        metrics = {"delivered": DELIVERED, **kept, **AT_RATE}
+        return replace(self, traffic=traffic, primary="delivered", metrics=metrics)
+
+    def _sized(self, size: int | None) -> Scenario:
         if size is None:
             return self
         traffic = replace(self.traffic, sizes=((size, 1),))

@@ -12,7 +12,7 @@ from MLRsearch import AbstractMeasurer, Config, MeasurementResult
 from MLRsearch import MultipleLossRatioSearch as Search
 from MLRsearch import SearchGoal as _Goal
 
-from perf.harness.generator import Generator, HarnessError, Traffic
+from perf.harness.generator import Counts, Generator, HarnessError, Traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,11 @@ LATE_SHARE = 0.002
 """Of a trial's time; who ends no later than that has kept the rate."""
 
 
+def in_time_share(counts: Counts, meant_s: float) -> float:
+    """How much of what was sent went out within the time that was meant for it."""
+    return meant_s / counts.seconds if counts.seconds > meant_s * (1 + LATE_SHARE) else 1.0
+
+
 class _Measurer(AbstractMeasurer):  # type: ignore[misc]  # the package has no types
     """Asks a generator, and counts how often."""
 
@@ -65,9 +70,7 @@ class _Measurer(AbstractMeasurer):  # type: ignore[misc]  # the package has no t
         counts = self.generator.start(traffic, float(intended_duration))
         # A device that pushes back makes the sender late: what goes on beyond the time that was
         # meant was not at that rate.
-        in_time = 1.0
-        if counts.seconds > intended_duration * (1 + LATE_SHARE):
-            in_time = intended_duration / counts.seconds
+        in_time = in_time_share(counts, float(intended_duration))
         return MeasurementResult(
             intended_duration=intended_duration,
             intended_load=intended_load,

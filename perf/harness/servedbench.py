@@ -79,7 +79,7 @@ class ServedBench:
             generator, scenario.traffic, seconds, loads=scenario.loads, around=around
         )
         values = {**found.values(), "ns": spent_ns / max(found.loaded.rx, 1)}
-        values["kcps"] = values["pdr"] * 1e3
+        values["kcps"] = found.pdr_pps / 1e3
         values = {name: value for name, value in values.items() if name in scenario.metrics}
         counters = {
             "search_trials": float(found.trials),

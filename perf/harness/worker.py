@@ -1,12 +1,13 @@
-"""One lab's trials: `python -m perf.harness.worker RUN LAB`, started and watched by the keeper.
+"""One lab's trials: `python -m perf.harness.worker RUN LAB KEEPER`, which is the keeper's pid.
 
 Each trial is on disk before the next begins. SIGTERM ends the trial under way and takes the lab
-down; what it cannot take down any more, the keeper does.
+down; what it cannot take down any more, the keeper does. That it dies is such a signal, too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -25,6 +26,8 @@ from perf.harness.results import Trial
 from perf.harness.rundir import Plan, RunDirectory
 
 DONE, FAILED, STOPPED = 0, 1, 3
+_PR_SET_PDEATHSIG = 1
+"""linux/prctl.h"""
 
 
 class Stopped(BaseException):
@@ -108,13 +111,16 @@ def run(directory: RunDirectory, lab: str) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Run, and say by the exit code how it ended."""
-    path, lab = argv
+    path, lab, keeper = argv
     if lab not in {each.lab for each in SCENARIOS}:
         msg = f"there is no lab {lab!r}"
         raise SystemExit(msg)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, _stop)
     try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != int(keeper):
+            return STOPPED
         return run(RunDirectory(Path(path)), lab)
     except Stopped:
         return STOPPED

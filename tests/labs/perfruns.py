@@ -110,8 +110,8 @@ def interrupt_at_random(
 ) -> Results:
     """End a run's processes at moments that nobody chose, then let it come to its end.
 
-    Whom a signal meets, and when, comes from `seed`. A keeper that is killed leaves its worker; so
-    both are, which only the next run can clear up behind: `gone` is asked after the last one.
+    Whom a signal meets, and when, comes from `seed`. Keeper and worker that are killed leave what
+    only the next run can clear up behind: `gone` is asked after the last one.
 
     Raises:
         AssertionError: something was left, or lost, or measured twice.
@@ -123,15 +123,14 @@ def interrupt_at_random(
         processes.wait_until((run / "plan.json").exists, "the run has a plan", timeout_s=PATIENCE_S)
         with contextlib.suppress(subprocess.TimeoutExpired):
             command.wait(random.uniform(0.0, 2.5))
-        whom = random.choice(("command", "worker", "keeper"))
+        whom = random.choice(("command", "worker", "keeper", "both"))
         kind = random.choice((signal.SIGINT, signal.SIGTERM, signal.SIGKILL))
-        aims = {"command": [command.pid], "worker": workers(run), "keeper": keepers(run)}[whom]
-        if whom == "keeper" and kind is signal.SIGKILL:
-            aims += workers(run)
-        for pid in aims:
+        aims = {"command": [command.pid], "worker": workers(run), "keeper": keepers(run)}
+        aims["both"] = aims["keeper"] + aims["worker"]
+        for pid in aims[whom]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, kind)
-        if whom == "keeper" and kind is not signal.SIGKILL:
+        if whom in ("keeper", "both") and kind is not signal.SIGKILL:
             # The command decides, and a keeper says so by going on.
             command.send_signal(signal.SIGINT)
         command.wait(PATIENCE_S)

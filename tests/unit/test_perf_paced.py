@@ -52,6 +52,19 @@ def test_a_device_that_pushes_back_has_its_rate_found_and_its_delays() -> None:
         assert values[f"us50_{load}"] == pytest.approx(1 + 9 * load / 100, rel=0.05)
 
 
+@pytest.mark.parametrize(("share", "delivered"), [(0.5, 100.0), (1.0, 100.0), (2.0, 50.0)])
+def test_a_rate_that_was_asked_for_is_measured_and_no_other(share: float, delivered: float) -> None:
+    traffic = Traffic(rate_pps=KNOWN * share)
+    found = pacedtrial.measure(Timed(KNOWN, 0.0, 1), traffic, 0.5)
+    values = found.values()
+    assert set(values) == {"delivered", "us50_100", "us99_100"}
+    assert values["delivered"] == pytest.approx(delivered, rel=0.001)
+    assert values["us50_100"] == pytest.approx(1 + 9 * min(share, 1), rel=0.05)
+    assert found.trials == 1
+    with pytest.raises(HarnessError, match=r"none of .* frames came through"):
+        pacedtrial.measure(SimulatedDevice(KNOWN, 0, 1, floor=1.0), traffic, 0.5)
+
+
 def test_a_path_that_is_dead_or_loses_at_any_rate_has_no_rate() -> None:
     with pytest.raises(HarnessError, match="no PDR"):
         pacedtrial.measure(SimulatedDevice(KNOWN, 0, 1, floor=0.1), Traffic(), 0.5)

@@ -13,7 +13,18 @@ from typing import Any
 
 import pytest
 
-from perf.harness import catalog, fingerprint, latency, ovscount, reading, reporting, results, svg
+from perf.harness import (
+    catalog,
+    cli,
+    fingerprint,
+    latency,
+    ovscount,
+    reading,
+    reporting,
+    results,
+    selftest,
+    svg,
+)
 from perf.harness.cli import list_command, run_command
 from perf.harness.generator import HarnessError
 from perf.harness.results import Results, Trial
@@ -111,6 +122,14 @@ def test_a_directory_takes_one_run(tmp_path: Path) -> None:
         (["--resume", "/nowhere"], "no run to go on with"),
         (["out-vm", "--port=a"], "out-vm: the harness builds its path"),
         (["p2p", "--port=a", "--port=b", "--port=c"], "3 ports"),
+        (["p2p", "--port=eth0"], "'eth0' is no port of EAL's"),
+        (["p2p", "--port=-a 0000:03:00.0", "--dst-mac", "zz"], "--dst-mac zz: six octets"),
+        (["p2p", "--dst-mac", "0a:58:00:00:00:01"], "of what is at --port"),
+        (["p2p", "--rate", "-5"], "rate -5 packets/s: it has to be positive"),
+        (["p2p", "--rate", "0"], "rate 0 packets/s"),
+        (["p2p", "--rate", "nan"], "rate nan packets/s"),
+        (["vm-vm-flows", "--rate", "5"], "vm-vm-flows: its sender keeps no rate"),
+        (["selftest-a1", "--rate", "5"], "selftest-a1: its sender keeps no rate"),
     ],
 )
 def test_nonsense_is_refused_with_the_reason(
@@ -118,6 +137,76 @@ def test_nonsense_is_refused_with_the_reason(
 ) -> None:
     assert run_command(["--dry-run", *words]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_who_goes_on_with_a_run_asks_for_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled(tmp_path)
+    for words in (["--trials", "9"], ["p2p"], ["--quick"], ["--core", "0"], ["--rate", "5"]):
+        assert run_command(["--resume", str(tmp_path), *words]) == 2
+        told = capsys.readouterr().err
+        assert "its own plan" in told or "own plan: leave" in told
+        assert words[0] in told or "scenario" in told
+
+
+@pytest.mark.parametrize(
+    ("plan", "says"),
+    [
+        (b"{", "not JSON"),
+        (b"[]", "its schema is None"),
+        (b'{"schema": "millrace.perf.plan/9"}', "'millrace.perf.plan/9'"),
+        (b'{"schema": "millrace.perf.plan/1"}', "missing required field"),
+        (
+            b'{"schema": "millrace.perf.plan/1", "scenarios": ["gone"], "trials": 1, "seconds": 1}',
+            "no scenario 'gone'",
+        ),
+        (
+            b'{"schema": "millrace.perf.plan/1", "scenarios": ["p2p"], "trials": 0, "seconds": 1}',
+            "0 trials",
+        ),
+    ],
+)
+def test_a_plan_that_is_none_is_not_gone_on_with(
+    tmp_path: Path, plan: bytes, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "plan.json").write_bytes(plan)
+    assert run_command(["--resume", str(tmp_path)]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_place_that_takes_no_run_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for where in (file, file / "below"):
+        with pytest.raises(HarnessError, match="cannot be a run's directory"):
+            RunDirectory(where).create(Plan(NAMES, 1, 1.0), {})
+
+
+def test_a_run_is_measured_by_one_command_at_a_time(tmp_path: Path) -> None:
+    filled(tmp_path)
+    run, waited = RunDirectory(tmp_path), list[str]()
+    with (
+        run.held(0.0, lambda: waited.append("first")),
+        pytest.raises(HarnessError, match="measured by another"),
+        run.held(0.2, lambda: waited.append("second")),
+    ):
+        pass
+    with run.held(0.0, lambda: waited.append("third")):
+        assert waited == ["second"]
+
+
+def test_a_rate_takes_the_place_of_the_search() -> None:
+    (made,) = catalog.chosen(["svc-nftables"], rate_pps=5e4)
+    assert made.traffic.rate_pps == 5e4
+    assert made.primary == "delivered"
+    assert set(made.metrics) == {"delivered", "ns", "us50_100", "us99_100"}
+
+
+def test_a_run_of_one_number_of_trials_can_be_judged() -> None:
+    assert cli.TRIALS == selftest.TRIALS_OF_A_RUN
 
 
 def test_quick_is_at_least_eight_scenarios_in_ten_minutes(
