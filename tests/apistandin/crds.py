@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from tests.apistandin import cel, structural
+from tests.apistandin import cel, celcost, structural
 from tests.apistandin.failure import Cause, Object, not_implemented
 from tests.apistandin.kinds import Kind
 
@@ -24,7 +25,16 @@ _FORBIDDEN = frozenset(
     {"$ref", "$schema", "id", "definitions", "dependencies", "patternProperties", "additionalItems"}
 )
 _LOGIC = ("allOf", "anyOf", "oneOf")
-_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+_PROTECTED = re.compile(r"(.*\.)?(k8s|kubernetes)\.io")
+_APPROVED = "api-approved.kubernetes.io"
+_COLUMN_TYPES = frozenset({"integer", "number", "string", "boolean", "date"})
+_COLUMN_FORMATS = frozenset(
+    {"", "int32", "int64", "float", "double", "byte", "date", "date-time", "password"}
+)
+_TYPES = frozenset({"object", "array", "string", "integer", "number", "boolean"})
+_NOT_RE2 = re.compile(r"\(\?(?:[=!]|<[=!])|\\[1-9]")
+"""What regular expressions of Go do not have: looking around, and referring back."""
 
 
 def check(crd: Object) -> Iterator[Cause]:
@@ -38,8 +48,16 @@ def check(crd: Object) -> Iterator[Cause]:
     for key in ("plural", "kind"):
         if not names.get(key):
             yield Cause(f"spec.names.{key}", "Required value", "FieldValueRequired")
-    if not spec.get("group"):
+    yield from _check_names(names)
+    group = spec.get("group") or ""
+    if not group:
         yield Cause("spec.group", "Required value", "FieldValueRequired")
+    elif "." not in group:
+        yield Cause("spec.group", "Invalid value: should be a domain with at least one dot")
+    said = (crd["metadata"].get("annotations") or {}).get(_APPROVED, "")
+    if _PROTECTED.fullmatch(group) and not said.startswith(("unapproved", "https://", "http://")):
+        where = f"metadata.annotations[{_APPROVED}]"
+        yield Cause(where, "Required value: protected groups must have it", "FieldValueRequired")
     if spec.get("scope") not in ("Namespaced", "Cluster"):
         text = f'Unsupported value: "{spec.get("scope")}"'
         yield Cause("spec.scope", text, "FieldValueNotSupported")
@@ -59,6 +77,18 @@ def check(crd: Object) -> Iterator[Cause]:
         yield from _check_version(version, f"spec.versions[{number}]")
 
 
+def _check_names(names: Object) -> Iterator[Cause]:
+    words = {key: names.get(key) or "" for key in ("plural", "singular")}
+    words |= {key: (names.get(key) or "").lower() for key in ("kind", "listKind")}
+    for key in ("shortNames", "categories"):
+        words |= {f"{key}[{at}]": word for at, word in enumerate(names.get(key) or ())}
+    for key, word in words.items():
+        if word and not _LABEL.fullmatch(word):
+            yield Cause(f"spec.names.{key}", f'Invalid value: "{word}": a DNS-1035 label must ...')
+    if names.get("kind") and names["kind"] == names.get("listKind"):
+        yield Cause("spec.names.listKind", "Invalid value: kind and listKind may not be the same")
+
+
 def _check_version(version: Object, path: str) -> Iterator[Cause]:
     if not _LABEL.fullmatch(version.get("name") or ""):
         yield Cause(f"{path}.name", f'Invalid value: "{version.get("name")}"')
@@ -72,15 +102,25 @@ def _check_version(version: Object, path: str) -> Iterator[Cause]:
     if schema.get("type") != "object":
         yield Cause(f"{where}.type", "Invalid value: must be object at the root")
     yield from _check_schema(schema, where, top=True)
+    yield from celcost.problems(schema, where)
     for number, column in enumerate(version.get("additionalPrinterColumns") or ()):
         for key in ("name", "type", "jsonPath"):
             if not column.get(key):
                 at = f"{path}.additionalPrinterColumns[{number}].{key}"
                 yield Cause(at, "Required value", "FieldValueRequired")
+        for key, known in (("type", _COLUMN_TYPES), ("format", _COLUMN_FORMATS)):
+            if column.get(key, "") not in known | {""}:
+                at = f"{path}.additionalPrinterColumns[{number}].{key}"
+                yield Cause(at, f'Unsupported value: "{column[key]}"', "FieldValueNotSupported")
 
 
-def _check_schema(schema: Object, path: str, *, top: bool = False) -> Iterator[Cause]:
-    """Structural: every value outside of logic has a type, and properties stand outside of it."""
+def _check_schema(
+    schema: Object, path: str, *, top: bool = False, follows: bool = True
+) -> Iterator[Cause]:
+    """Structural: every value outside of logic has a type, and properties stand outside of it.
+
+    `follows`: it can be told which older value a value was (`oldSelf`).
+    """
     for key in schema:
         if key in _FORBIDDEN or (key == "uniqueItems" and schema[key]):
             yield Cause(f"{path}.{key}", "Forbidden: is not supported", "FieldValueForbidden")
@@ -90,15 +130,22 @@ def _check_schema(schema: Object, path: str, *, top: bool = False) -> Iterator[C
     if not typed and not schema.get(structural.PRESERVE):
         text = "Required value: must not be empty for specified object fields"
         yield Cause(f"{path}.type", text, "FieldValueRequired")
+    yield from _check_words(schema, path)
+    if top and "additionalProperties" in schema:
+        text = "Forbidden: must not be used at the root"
+        yield Cause(f"{path}.additionalProperties", text, "FieldValueForbidden")
     if schema.get("properties") and schema.get("additionalProperties"):
         text = "Forbidden: additionalProperties and properties are mutual exclusive"
         yield Cause(f"{path}.additionalProperties", text, "FieldValueForbidden")
     if schema.get("type") == "array" and not isinstance(schema.get("items"), dict):
         yield Cause(f"{path}.items", "Required value: must be specified", "FieldValueRequired")
-    if schema.get(structural.LIST_TYPE) == "map":
-        yield from _check_map_keys(schema, path)
+    yield from _check_list_type(schema, path)
     for number, rule in enumerate(schema.get(structural.RULES) or ()):
-        yield from _check_rule(rule, f"{path}.{structural.RULES}[{number}]")
+        where = f"{path}.{structural.RULES}[{number}]"
+        yield from _check_rule(rule, where)
+        if not follows and "oldSelf" in rule.get("rule", ""):
+            text = "Invalid value: oldSelf cannot be used on the uncorrelatable portion of the "
+            yield Cause(f"{where}.rule", f"{text}schema")
     for branch in _LOGIC:
         for number, part in enumerate(schema.get(branch) or ()):
             yield from _check_logic(part, f"{path}.{branch}[{number}]", schema)
@@ -109,12 +156,67 @@ def _check_schema(schema: Object, path: str, *, top: bool = False) -> Iterator[C
             text = "Forbidden: must not specify anything other than name and generateName"
             yield Cause(f"{path}.properties[metadata]", text, "FieldValueForbidden")
     for key, below in schema.get("properties", {}).items():
-        yield from _check_schema(below, f"{path}.properties[{key}]")
-    for key in ("items", "additionalProperties"):
-        if isinstance(schema.get(key), dict):
-            yield from _check_schema(schema[key], f"{path}.{key}")
+        if top and key in structural.TYPE_META:
+            continue
+        yield from _check_schema(below, f"{path}.properties[{key}]", follows=follows)
+    if isinstance(schema.get("items"), dict):
+        keyed = follows and schema.get(structural.LIST_TYPE) == "map"
+        yield from _check_schema(schema["items"], f"{path}.items", follows=keyed)
+    if isinstance(schema.get("additionalProperties"), dict):
+        below = schema["additionalProperties"]
+        yield from _check_schema(below, f"{path}.additionalProperties", follows=follows)
     if "default" in schema:
         yield from structural.validate(schema["default"], schema, f"{path}.default")
+        for gone in structural.prune(copy.deepcopy(schema["default"]), schema):
+            text = "Invalid value: must be the same as the value after pruning"
+            yield Cause(f"{path}.default.{gone}", text)
+
+
+def _check_words(schema: Object, path: str) -> Iterator[Cause]:
+    kind = schema.get("type")
+    if kind is not None and kind not in _TYPES:
+        yield Cause(f"{path}.type", f'Unsupported value: "{kind}"', "FieldValueNotSupported")
+    if kind and schema.get(structural.INT_OR_STRING):
+        text = "Forbidden: must be empty if x-kubernetes-int-or-string is true"
+        yield Cause(f"{path}.type", text, "FieldValueForbidden")
+    if schema.get("additionalProperties") is False:
+        text = "Forbidden: additionalProperties cannot be set to false"
+        yield Cause(f"{path}.additionalProperties", text, "FieldValueForbidden")
+    if schema.get(structural.PRESERVE) is False:
+        text = "Invalid value: false: must be true or undefined"
+        yield Cause(f"{path}.{structural.PRESERVE}", text)
+    if _NOT_RE2.search(schema.get("pattern", "")):
+        text = f"Invalid value: {schema['pattern']!r}: must be a valid regular expression"
+        yield Cause(f"{path}.pattern", text)
+    if "x-kubernetes-map-type" in schema and kind != "object":
+        yield Cause(f"{path}.type", "Invalid value: must be object if x-kubernetes-map-type is set")
+    if schema.get(structural.EMBEDDED):
+        if kind != "object":
+            yield Cause(f"{path}.type", "Invalid value: must be object for embedded resources")
+        if not schema.get("properties") and not schema.get(structural.PRESERVE):
+            text = "Required value: must not be empty if it is an embedded resource"
+            yield Cause(f"{path}.properties", text, "FieldValueRequired")
+
+
+def _check_list_type(schema: Object, path: str) -> Iterator[Cause]:
+    kind, items = schema.get(structural.LIST_TYPE), schema.get("items") or {}
+    if kind is None:
+        return
+    if schema.get("type") != "array":
+        yield Cause(f"{path}.type", "Invalid value: must be array if x-kubernetes-list-type is set")
+    if kind not in ("atomic", "set", "map"):
+        where = f"{path}.{structural.LIST_TYPE}"
+        yield Cause(where, f'Unsupported value: "{kind}"', "FieldValueNotSupported")
+    if kind in ("set", "map") and items.get("nullable"):
+        text = "Forbidden: cannot be nullable when x-kubernetes-list-type is set or map"
+        yield Cause(f"{path}.items.nullable", text, "FieldValueForbidden")
+    if kind == "set":
+        whole = items.get("type") == "object" and items.get("x-kubernetes-map-type") == "atomic"
+        listed = items.get("type") == "array" and items.get(structural.LIST_TYPE) == "atomic"
+        if items.get("type") in ("object", "array") and not (whole or listed):
+            yield Cause(f"{path}.items", "Invalid value: items of a set must be scalar or atomic")
+    if kind == "map":
+        yield from _check_map_keys(schema, path)
 
 
 def _check_map_keys(schema: Object, path: str) -> Iterator[Cause]:
@@ -127,6 +229,9 @@ def _check_map_keys(schema: Object, path: str) -> Iterator[Cause]:
         if below is None:
             text = f'Invalid value: "{key}": entries must all be names of item properties'
             yield Cause(f"{path}.{structural.MAP_KEYS}", text)
+        elif below.get("type") in ("object", "array"):
+            text = f'Invalid value: "{below["type"]}": must be a scalar type'
+            yield Cause(f"{path}.items.properties[{key}].type", text)
         elif key not in items.get("required", ()) and "default" not in below:
             text = "Required value: this property is in x-kubernetes-list-map-keys, so it must "
             text += "have a default or be a required property"
@@ -152,6 +257,11 @@ def _check_rule(rule: Object, path: str) -> Iterator[Cause]:
     if not rule.get("rule"):
         yield Cause(f"{path}.rule", "Required value", "FieldValueRequired")
         return
+    for key in ("rule", "message"):
+        if "\n" in rule.get(key, "").strip() and (key == "message" or not rule.get("message")):
+            yield Cause(f"{path}.message", "Invalid value: line breaks need a message without any")
+    if not rule.get("fieldPath", ".").startswith((".", "[")):
+        yield Cause(f"{path}.fieldPath", "Invalid value: must be a path of fields")
     for key in set(rule) - {"rule", "message", "messageExpression", "reason", "fieldPath"}:
         raise not_implemented(f"{key} of validation rules")
     for key in ("rule", "messageExpression"):

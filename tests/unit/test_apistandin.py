@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.apistandin import cel, patches, schemas, structural
+from tests.apistandin import cel, crds, patches, schemas, structural
 from tests.apistandin.failure import Failure
 from tests.apistandin.faults import Fault
 from tests.apistandin.probe import JSON, Api
@@ -157,6 +157,99 @@ def test_rules_that_are_wrong() -> None:
         cel.compile_rule("quantity(self.a)")
     with pytest.raises(cel.EvaluationProblem, match="no such key: a"):
         cel.compile_rule("self.a == 1")({"self": {}})
+
+
+def definition(spec: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    schema = {"type": "object", "properties": {"spec": spec or {"type": "object"}}}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+    names = {"plural": "things", "kind": "Thing"}
+    body = {"group": "a.example", "scope": "Cluster", "names": names, "versions": [version]} | more
+    name = f"{body['names']['plural']}.{body['group']}"
+    return {"metadata": {"name": name}, "spec": body}
+
+
+def fields(**below: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": below}
+
+
+TEXT = {"type": "string"}
+SAME = [{"rule": "self == oldSelf"}]
+KEYED = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"]}
+LONG = [{"rule": "self != 'x'"}]
+
+
+@pytest.mark.parametrize(
+    ("crd", "field"),
+    [
+        (definition(group="nodots"), "spec.group"),
+        (definition(group="x.k8s.io"), "metadata.annotations"),
+        (definition(names={"plural": "Things", "kind": "Thing"}), "spec.names.plural"),
+        (definition(names={"plural": "things", "kind": "A", "listKind": "A"}), "listKind"),
+        (definition(names={"plural": "t", "kind": "T", "shortNames": ["9x"]}), "shortNames[0]"),
+        (definition({"type": "text"}), "type"),
+        (definition({"type": "string", "x-kubernetes-int-or-string": True}), "type"),
+        (definition({"type": "object", "additionalProperties": False}), "additionalProperties"),
+        (definition({**fields(a=TEXT), "additionalProperties": TEXT}), "additionalProperties"),
+        (
+            definition({"type": "object", "x-kubernetes-preserve-unknown-fields": False}),
+            "x-kubernetes-preserve-unknown-fields",
+        ),
+        (definition(fields(a={"type": "string", "pattern": "^(?!x).*$"})), "pattern"),
+        (definition(fields(a={"type": "array", "items": TEXT, "uniqueItems": True})), "unique"),
+        (definition(fields(a={"type": "array"})), "items"),
+        (definition(fields(a={"type": "string", "x-kubernetes-list-type": "set"})), "type"),
+        (
+            definition(
+                fields(
+                    a={"type": "array", "items": fields(k=TEXT), "x-kubernetes-list-type": "set"}
+                )
+            ),
+            "items",
+        ),
+        (definition(fields(a={"type": "array", "items": fields(k=TEXT), **KEYED})), "items"),
+        (definition(fields(a=fields(b=TEXT) | {"default": {"c": 1}})), "default"),
+        (definition(fields(a={"type": "integer", "default": "1"})), "default"),
+        (
+            definition(
+                fields(
+                    a={"type": "array", "items": {**TEXT, "x-kubernetes-validations": SAME}}
+                )
+            ),
+            "rule",
+        ),
+        (
+            # A thousand times a text without a bound.
+            definition(
+                fields(
+                    a={
+                        "type": "array", "maxItems": 1000,
+                        "items": {**TEXT, "x-kubernetes-validations": LONG},
+                    }
+                )
+            ),
+            "rule",
+        ),
+    ],
+)  # fmt: skip
+def test_definitions_that_a_server_refuses(crd: dict[str, Any], field: str) -> None:
+    found = [*crds.check(crd)]
+    assert any(field in cause.field for cause in found), found
+
+
+def test_definitions_that_a_server_takes() -> None:
+    bounded = {**TEXT, "maxLength": 43, "x-kubernetes-validations": LONG}
+    items = {**fields(k=TEXT), "required": ["k"], "x-kubernetes-validations": SAME}
+    spec = fields(
+        a={"type": "array", "maxItems": 1000, "items": bounded},
+        b={"type": "array", "maxItems": 9, "items": items, **KEYED},
+        c={"x-kubernetes-int-or-string": True},
+        d={"type": "object", "x-kubernetes-preserve-unknown-fields": True},
+        e=fields(f={"type": "boolean", "default": False}) | {"nullable": True},
+    )
+    approved = definition(spec, group="x.k8s.io")
+    approved["metadata"]["annotations"] = {"api-approved.kubernetes.io": "unapproved, a test"}
+    for crd in (definition(spec), approved):
+        assert [*crds.check(crd)] == []
 
 
 def test_strategic_patches_of_a_pod() -> None:
