@@ -93,17 +93,27 @@ class Controller:
         identity = config.identity or f"{sockets.gethostname()}-{os.urandom(4).hex()}"
         space = config.namespace or client.access.namespace
         self.election = Election(
-            client, Key(space, config.lease), identity, changed=lambda _: self._turned.set()
+            client, Key(space, config.lease), identity, changed=self._lease_turned
         )
         recorder = Recorder(client, identity)
-        self.back = WriteBack(client, self.sources, recorder, lambda: self.election.leads)
+        self.back = WriteBack(client, self.sources, recorder, self.may_write)
         self.sight = Sight(self)
         self._recorder = recorder
         self._failed: dict[str, str] = {}
         self._refused: set[RowKey] = set()
         self._blamed: dict[RowKey, frozenset[ObjectRef]] = {}
         self._turned = asyncio.Event()
+        self._led_since = float("inf")
         self.computing = asyncio.Lock()
+
+    def may_write(self) -> bool:
+        """Whether nobody else leads, by both signs: the Lease and the database's lock."""
+        return self.election.leads and self.writer.connected and self.writer.active
+
+    def _lease_turned(self, leads: bool) -> None:
+        if leads:
+            self._led_since = time.monotonic()
+        self._turned.set()
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -112,7 +122,7 @@ class Controller:
         self.writer.start()
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self.sources.run())
+                tasks.create_task(self._watch())
                 tasks.create_task(self.writer.run())
                 tasks.create_task(self.back.run())
                 tasks.create_task(self._recorder.run())
@@ -120,6 +130,13 @@ class Controller:
                 tasks.create_task(self._lead())
         finally:
             await self.writer.stop()
+
+    async def _watch(self) -> None:
+        """Watch all. Who leads at once lists after that, and so need not list again."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RETRY_S):
+                await self._turned.wait()
+        await self.sources.run()
 
     async def _lead(self) -> None:
         """Work while we lead, and only then."""
@@ -168,6 +185,8 @@ class Controller:
         """Begin anew, then follow what changes."""
         self.writer.lead(True)
         await self.writer.gain()
+        # Whoever led before us wrote until now: all of that has to be seen.
+        await self.sources.renewed(self._led_since)
         engine = await self.compute()
         self._want(engine, dict(engine.book.rows))
         await self.writer.settled()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +45,10 @@ class _Source:
     reflector: Reflector[Any]
     absent: asyncio.Event = field(default_factory=asyncio.Event)
     error: str = ""
+    listing: asyncio.Task[None] | None = None
+    """Lists and watches; None: the API was not seen to serve it."""
+    since: float = float("-inf")
+    """When it began to list all anew [s, monotonic]."""
 
 
 @dataclass(slots=True)
@@ -99,15 +104,25 @@ class Sources:
     async def synced(self) -> None:
         """Return when every kind that the API serves has been listed."""
         for source in self._sources.values():
-            waiting = [
-                asyncio.ensure_future(source.cache.synced.wait()),
-                asyncio.ensure_future(source.absent.wait()),
-            ]
+            waiting = [asyncio.ensure_future(source.cache.synced.wait())]
+            if source.listing is None:
+                waiting.append(asyncio.ensure_future(source.absent.wait()))
             try:
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 for one in waiting:
                     one.cancel()
+
+    async def renewed(self, since: float) -> None:
+        """Return when everything has been listed that was not since a moment [s, monotonic].
+
+        A watch may lag behind: only a list says what was written before it was asked for.
+        """
+        for source in self._sources.values():
+            if source.listing is not None and source.since < since:
+                source.cache.synced.clear()
+                source.listing.cancel()
+        await self.synced()
 
     def look_up(self, ref: ObjectRef) -> tuple[Resource[Any], Any] | None:
         """An object as the cache has it, with its resource."""
@@ -242,7 +257,17 @@ class Sources:
             pause = random.uniform(*(ABSENT_S if absent else RETRY_S))  # noqa: S311  # no secret
             await asyncio.sleep(pause + (wish or 0.0))
         source.error = ""
-        await source.reflector.run()
+        while True:
+            source.since = time.monotonic()
+            source.listing = asyncio.ensure_future(source.reflector.run())
+            try:
+                await asyncio.wait({source.listing})
+            except asyncio.CancelledError:
+                source.listing.cancel()
+                await asyncio.wait({source.listing})
+                raise
+            if not source.listing.cancelled():
+                source.listing.result()
 
 
 def _part(watched: Watched) -> tuple[str, Mapping[str, str]]:

@@ -11,6 +11,7 @@ into its store as they are returned.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -18,16 +19,12 @@ from typing import Any
 from controller.ipam.errors import AddressError
 from controller.ipam.want import PRIMARY, Want
 from controller.kinds.addresses import POOLS, VIP_RESOURCE, VIPS
-from controller.kinds.attachments import ATTACHMENTS
-from controller.kinds.externalgw import EXTERNAL_GATEWAYS
-from controller.kinds.nat import EIPS, VPC_PORTS
 from controller.kinds.subnet import SUBNETS
-from controller.kinds.vpc import VPCS
 from controller.kinds.workloads import INSTANCES
 from controller.kube.resources import Key
-from controller.network.asks import SOURCES, Ask, Asks, Holder, Source
+from controller.network.asks import RESERVES, SOURCES, STRUCTURE, Ask, Asks, Holder, Source
 from controller.network.booknodes import place_of
-from controller.network.facts import LEASES, NAMESPACES, PODS, VIP_ANNOTATION, NicLease
+from controller.network.facts import LEASES, PODS, VIP_ANNOTATION, NicLease
 from controller.network.heldports import HeldPort
 from controller.network.keeping import (
     KEEPERS,
@@ -41,23 +38,8 @@ from controller.network.keeping import (
 from controller.network.ledger import Change, Ledger
 from controller.network.nics import Held
 from controller.network.reserved import Reserved
-from controller.network.settings import SETTINGS
 from controller.network.view import Kind, View
 from controller.translate.ovn import Problem
-
-STRUCTURE: tuple[Kind[Any], ...] = (
-    SUBNETS, POOLS, NAMESPACES, ATTACHMENTS, VPCS, VIPS, SETTINGS,
-)  # fmt: skip
-"""Changes of these may help those who were refused something."""
-RESERVES: tuple[Kind[Any], ...] = (EIPS, VPC_PORTS, SETTINGS, EXTERNAL_GATEWAYS)
-"""These have addresses of subnets, too."""
-READS: tuple[Kind[Any], ...] = (
-    *STRUCTURE,
-    *RESERVES,
-    *(source.kind for source in SOURCES),
-    *KEEPERS,
-)
-"""Changes of which kinds `changed` wants to be told."""
 
 _VIPS = str(VIP_RESOURCE)
 
@@ -80,7 +62,7 @@ class Allocator:
         self._waiting: dict[str, tuple[str, ...]] = {}
         self._untold: set[Holder] = set()
         self.faults: dict[Holder | None, str] = {}
-        self._unplaced: list[HeldPort] = []
+        self._unplaced: dict[str, HeldPort] = {}
         self._by_resource = {source.resource: source for source in SOURCES}
         self._pods = next(source.resource for source in SOURCES if source.kind is PODS)
 
@@ -125,10 +107,13 @@ class Allocator:
         self._safely(None, partial(self._ledger.place_nets, view))
         self._safely(None, partial(self._ledger.place_pools, view))
         self._safely(None, partial(self._restore_all, entered, there))
+        self._unplaced = {one.port: one for one in there if self._ledger.lease(one.port) is None}
+        for port in self._unplaced.values():
+            # Nobody is known who has it; perhaps not yet: it is given to others last.
+            self._safely(None, partial(self._ledger.use_up, port.port, _held(port)))
         for holder, ask in entered:
             if self._ledger.lease(ask.nic) is None:
                 self._safely(holder, partial(self._acquire, holder, ask))
-        self._unplaced = [one for one in there if self._ledger.lease(one.port) is None]
         self._ledger.freed.clear()
         return self._publish()
 
@@ -162,8 +147,7 @@ class Allocator:
     def _remember(self, entered: list[tuple[Holder, Ask]], holder: Holder, port: HeldPort) -> None:
         first = f"{holder.name}.{holder.namespace}"
         provider = port.port[len(first) + 1 :] or PRIMARY
-        was = Held(port.switch, port.addresses, port.mac)
-        ask = Ask(port.port, provider, Want((port.switch,)), was)
+        ask = Ask(port.port, provider, Want((port.switch,)), _held(port))
         entered.append((holder, ask))
         self._asks[holder] = (*self._asks.get(holder, ()), ask)
         self._holders.setdefault(port.port, {})[holder] = ask
@@ -180,8 +164,12 @@ class Allocator:
         if any(kind in told for kind in RESERVES):
             self._ledger.place_reserved(self._view)
         if SUBNETS in told and self._unplaced:
-            self._restore_all((), self._unplaced)
-            self._unplaced = [one for one in self._unplaced if self._ledger.lease(one.port) is None]
+            self._restore_all((), self._unplaced.values())
+            self._unplaced = {
+                name: port
+                for name, port in self._unplaced.items()
+                if self._ledger.lease(name) is None
+            }
 
     def _asking(self, told: Mapping[Kind[Any], Iterable[Any]]) -> dict[Holder, Asks]:
         """What those ask for who changed, or whom a change may help."""
@@ -298,7 +286,7 @@ class Allocator:
             self._safely(None, partial(self._restore_port, port))
 
     def _restore_port(self, port: HeldPort) -> None:
-        held = Held(port.switch, port.addresses, port.mac)
+        held = _held(port)
         if port.port in self._holders:
             self._restore(min(self._holders[port.port]), port.port, held)
         elif (keeper := of_port(port.port, partial(keeper_named, self._view))) is not None:
@@ -328,8 +316,13 @@ class Allocator:
             self._waiting.pop(ask.nic, None)
             return
         try:
+            was = self._unplaced.pop(ask.nic, None)
             if ask.held is not None and self._ledger.lease(ask.nic) is None:
                 self._ledger.restore(ask.nic, ask.held)
+            elif was is not None and not ask.want.choices and was.switch in ask.want.subnets:
+                # Whoever was heard of late finds what his port says.
+                with contextlib.suppress(AddressError):
+                    self._ledger.restore(ask.nic, _held(was))
             if ask.held is None or self._ledger.lease(ask.nic) is None:
                 self._ledger.acquire(ask.nic, ask.want)
         except AddressError as error:
@@ -381,6 +374,10 @@ class Allocator:
             holder = min(holders) if holders else Holder("", "", nic)
             pod, provider = Key(holder.namespace, holder.name), ""
         return NicLease(nic, pod, provider, lease.subnet, lease.addresses, lease.mac)
+
+
+def _held(port: HeldPort) -> Held:
+    return Held(port.switch, port.addresses, port.mac)
 
 
 def _problem(holder: Holder, error: AddressError) -> Problem:

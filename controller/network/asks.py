@@ -9,13 +9,19 @@ from typing import Any, NamedTuple
 
 from controller.ipam.errors import AddressError, RangeTextError
 from controller.ipam.want import PRIMARY, Addresses, Want
-from controller.kinds.addresses import IP_RESOURCE, IPS, VIP_RESOURCE, VIPS
+from controller.kinds.addresses import IP_RESOURCE, IPS, POOLS, VIP_RESOURCE, VIPS
+from controller.kinds.attachments import ATTACHMENTS
+from controller.kinds.externalgw import EXTERNAL_GATEWAYS
+from controller.kinds.nat import EIPS, VPC_PORTS
+from controller.kinds.subnet import SUBNETS
+from controller.kinds.vpc import VPCS
 from controller.kube.resources import NODES as NODE_OBJECTS
 from controller.kube.resources import PODS as POD_OBJECTS
 from controller.kube.resources import Key
-from controller.network.facts import NODES, PODS
+from controller.network.facts import NAMESPACES, NODES, PODS
+from controller.network.keeping import KEEPERS
 from controller.network.nics import Held, held, held_of, needs_network, nics_of, port_name
-from controller.network.settings import settings
+from controller.network.settings import SETTINGS, settings
 from controller.network.view import Kind, View
 from controller.translate.nbrows import host_port
 from controller.translate.ovn import Problem
@@ -148,3 +154,17 @@ SOURCES: tuple[Source, ...] = (
     Source(NODES, str(NODE_OBJECTS), _of_node),
     Source(VIPS, str(VIP_RESOURCE), _of_vip),
 )
+
+STRUCTURE: tuple[Kind[Any], ...] = (
+    SUBNETS, POOLS, NAMESPACES, ATTACHMENTS, VPCS, VIPS, SETTINGS,
+)  # fmt: skip
+"""Changes of these may help those who were refused something."""
+RESERVES: tuple[Kind[Any], ...] = (EIPS, VPC_PORTS, SETTINGS, EXTERNAL_GATEWAYS)
+"""These have addresses of subnets, too."""
+READS: tuple[Kind[Any], ...] = (
+    *STRUCTURE,
+    *RESERVES,
+    *(source.kind for source in SOURCES),
+    *KEEPERS,
+)
+"""Changes of which kinds may change who is given what."""

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from controller.kinds.externalgw import EXTERNAL_GATEWAYS, PLACE
 from controller.kube.resources import Key
-from controller.network.allocator import READS, Allocator
+from controller.network.allocator import Allocator
+from controller.network.asks import READS
 from controller.network.book import Book
 from controller.network.externalgw import stand_ins as gateway_stand_ins
 from controller.network.facts import LEASES, PODS

@@ -269,6 +269,14 @@ class Ledger:
             self._ipam.restore(Lease(nic, held.subnet, held.addresses, held.mac))
             self._note(nic, None)
 
+    def use_up(self, nic: str, held: Held) -> None:
+        """Have addresses be given last, as if they had just become free."""
+        try:
+            self.restore(nic, held)
+        except AddressError:
+            return
+        self.release(nic)
+
     def acquire(self, nic: str, want: Want) -> None:
         """Give an interface what it asks for.
 

@@ -51,6 +51,11 @@ class Written:
         return self.inserts + self.updates + self.deletes
 
 
+def _nothing(_: Replica, txn: Transaction) -> None:
+    """A transaction that changes nothing, and asserts the lock."""
+    txn.operations = [{"op": "comment", "comment": "who holds the lock?"}]
+
+
 class Writer:
     """Northbound rows of ours, kept as wanted. Use `start`, `want`, `begin`, `lead`, `run`, `stop`.
 
@@ -195,11 +200,18 @@ class Writer:
         return await asyncio.wrap_future(self._client.submit_wait(self._turns.ports, TIMEOUT_S))
 
     async def gain(self) -> None:
-        """Return once we hold the lock: nobody before us writes any more.
+        """Return once we hold the lock, and know all that whoever had it before wrote.
 
         Ask with `lead` first; `run` has to be running.
         """
-        while not self.active:  # noqa: ASYNC110  # a flag of another thread
+        while True:
+            while not self.active:  # noqa: ASYNC110  # a flag of another thread
+                await asyncio.sleep(LOCK_LOOK_S)
+            # The news of the lock may overtake what was written last; an answer does not.
+            asking = self._client.submit_transaction(_nothing, TIMEOUT_S)
+            with contextlib.suppress(DataplaneError):
+                await asyncio.wrap_future(asking)
+                return
             await asyncio.sleep(LOCK_LOOK_S)
 
     async def _attempt(self, asked: tuple[RowKey, ...] | None) -> bool:

@@ -94,6 +94,23 @@ def test_a_pod_that_cannot_be_read_has_what_its_ports_say_until_it_is_gone() -> 
     assert w.lease("odd.ns") is None
 
 
+def test_who_is_heard_of_late_finds_the_address_that_his_port_has() -> None:
+    before = world().start()
+    for name in ("a", "late", "gone"):
+        before.pod(name)
+    was, ports = before.lease("late.ns"), before.held()
+    for name in ("late", "gone"):
+        del before.facts[PODS][Key("ns", name)]
+    w = before.again(ports)
+    w.pod("new")
+    assert w.ip("new.ns") == "10.16.0.5"
+    w.pod("late")
+    assert w.lease("late.ns") == was
+    # What he asks for comes first.
+    w.pod("gone", annotations={O + "ip_address": "10.16.0.9"})
+    assert w.ip("gone.ns") == "10.16.0.9"
+
+
 def test_a_defect_in_one_subnet_at_the_start_costs_nobody_else_his_network(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
