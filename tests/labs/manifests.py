@@ -10,6 +10,7 @@ from controller.network.engine import Engine
 from controller.network.registry import WATCHED
 from controller.network.rows import Row, RowKey
 from controller.network.settings import NetSettings
+from tests.labs.definitions import refusals
 from tests.labs.packetlab import Station
 
 
@@ -32,6 +33,7 @@ def put(engine: Engine, text: str) -> None:
             == (group, version, document["kind"])
         ]
         assert found, f"nobody watches {document['kind']}"
+        assert refusals(document) == [], "a server with our definitions does not take it"
         for one in found:
             obj = msgspec.json.decode(msgspec.json.encode(document), type=one.resource.struct)
             assert one.warn(obj) == ()

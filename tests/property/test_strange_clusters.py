@@ -7,13 +7,10 @@ kinds), so that they are what a server may hand out, however odd.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
 from random import Random
 from typing import Any
 
 import msgspec
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,8 +29,8 @@ from tests.apistandin.admission import check_metadata
 from tests.apistandin.failure import Cause
 from tests.apistandin.kinds import Kind
 from tests.labs import strange
+from tests.labs.definitions import definitions, schema_of
 
-CRDS = Path(__file__).parents[2] / "deploy" / "kubernetes" / "crds"
 BUILT_IN = {
     "pods": schemas.POD,
     "nodes": schemas.NODE,
@@ -46,20 +43,11 @@ RESOURCES = {str(one.resource): one.resource for one in WATCHED}
 WITNESS = RowKey("Logical_Switch_Port", "witness.quiet")
 
 
-@cache
-def definitions() -> dict[str, Any]:
-    """The schema of each custom kind, by resource."""
-    found = {}
-    for path in CRDS.rglob("*.yaml"):
-        body = yaml.safe_load(path.read_text(encoding="utf-8"))
-        (version,) = body["spec"]["versions"]
-        found[body["metadata"]["name"]] = version["schema"]["openAPIV3Schema"]
-    return found
-
-
 def schema(resource: str) -> Any:
+    if resource in definitions():
+        return schema_of(resource)
     free = {"type": "object", "properties": {"spec": brought(), "status": {"type": "object"}}}
-    return BUILT_IN.get(resource) or definitions().get(resource, free)
+    return BUILT_IN.get(resource, free)
 
 
 def brought() -> Any:
