@@ -219,7 +219,9 @@ def apply(live: Object, config: Object, schema: Object, who: Manager, *, force: 
         raise Conflicts(causes)
     merged: Object = _merge(live, config, schema)
     owned_by_others: set[Path] = set().union(*(one.fields for one in others))
-    dropped = (mine.fields if mine else set()) - wanted.keys() - owned_by_others
+    # What was an empty object and has fields now is there for their sake.
+    within = {path[:size] for path in wanted for size in range(1, len(path))}
+    dropped = (mine.fields if mine else set()) - wanted.keys() - within - owned_by_others
     taken: set[Path] = set()
     for path in sorted(dropped, key=len):
         # An item of a list goes only if nobody else has a field in it, and goes as a whole: its

@@ -192,6 +192,16 @@ def test_apply_takes_away_what_it_no_longer_says(api: Api, place: Place) -> None
 
 
 @cites(APPLY, "field-management")
+def test_an_object_that_was_empty_is_filled(api: Api, place: Place) -> None:
+    path = f"{place.widgets}/filled"
+    api.apply(path, place.widget("filled", spec={}), "one")
+    reply = api.apply(path, place.widget("filled", spec={"size": 2}), "one")
+    assert reply.body["spec"]["size"] == 2
+    [entry] = reply.body["metadata"]["managedFields"]
+    assert entry["fieldsV1"] == {"f:spec": {"f:size": {}}}
+
+
+@cites(APPLY, "field-management")
 def test_shared_fields_stay(api: Api, place: Place) -> None:
     path = f"{place.widgets}/shared"
     for manager in ("one", "two"):
