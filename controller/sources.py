@@ -11,7 +11,7 @@ from controller.translate.changed import concerned
 from controller.translate.claims import Claims
 from controller.translate.hostaccess import host_access
 from controller.translate.index import Index
-from controller.translate.limits import limits_of
+from controller.translate.limits import limits_of, mirrored_of
 from controller.translate.mtu import problems_of, too_big
 from controller.translate.node import announcers, gateway, gateways_on
 from controller.translate.ovn import LoadBalancer, NbSnapshot, Problem, SbSnapshot
@@ -209,7 +209,8 @@ class Sources:
         view = self.view(config)
         by_name = view.index.port_by_name if view else {}
         names = sorted({a.iface_id for a in attachments} & by_name.keys())
-        limits, self._limit_problems = limits_of(by_name[name] for name in names)
+        rows = [by_name[name] for name in names]
+        limits, self._limit_problems = limits_of(rows)
         return NodeState(
             config=config,
             gateway=view.gateway if view else None,
@@ -221,6 +222,7 @@ class Sources:
             routers={name: one.mac for name, one in view.routers.items()} if view else {},
             peers=view.routers if view else {},
             limits=limits,
+            mirrored=mirrored_of(rows),
             has_trunk=trunk_name(config.name) in by_name,
             host=view.host if view else None,
         )

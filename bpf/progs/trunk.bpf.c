@@ -45,10 +45,13 @@ enum reason {
 
 /* What is sent to this pod passes the egress hook of its veth, where its limit is. */
 #define POD_LIMITED 1
+/* Copies of what is sent to this pod go to the device of `trunk_mirror`; of what it sends likewise. */
+#define POD_MIRRORED 2
+#define TAG_MIRRORED (1U << 31)
 
 struct trunk_port {
 	__u32 trunk;	/* ifindex */
-	__u32 tag;
+	__u32 tag;	/* and TAG_MIRRORED */
 };
 
 struct trunk_pod {
@@ -85,6 +88,14 @@ struct {
 	__type(value, struct count);
 } trunk_counters SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	__type(key, __u32);
+	__type(value, __u32); /* ifindex; 0: none */
+} trunk_mirror SEC(".maps");
+
 /* Of one pod, since it has its tag. */
 struct traffic {
 	struct count sent;
@@ -115,6 +126,16 @@ static __always_inline int counted(struct __sk_buff *skb, __u32 reason, int acti
 	return action;
 }
 
+/* A copy that cannot be made is missed by whoever looks on, not by the pod. */
+static __always_inline void copy(struct __sk_buff *skb)
+{
+	__u32 only = 0;
+	__u32 *to = bpf_map_lookup_elem(&trunk_mirror, &only);
+
+	if (to && *to)
+		bpf_clone_redirect(skb, *to, 0);
+}
+
 SEC("tc")
 int millrace_pod_tx(struct __sk_buff *skb)
 {
@@ -129,6 +150,8 @@ int millrace_pod_tx(struct __sk_buff *skb)
 	port = bpf_map_lookup_elem(&trunk_ports, &ifindex);
 	if (!port)
 		return counted(skb, POD_UNKNOWN, TC_ACT_SHOT);
+	if (port->tag & TAG_MIRRORED)
+		copy(skb);
 	tag = port->tag & TAG_MASK;
 	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), tag))
 		return counted(skb, POD_NO_ROOM, TC_ACT_SHOT);
@@ -158,6 +181,8 @@ int millrace_trunk(struct __sk_buff *skb)
 	traffic = bpf_map_lookup_elem(&trunk_traffic, &tag);
 	if (traffic)
 		add(&traffic->received, skb);
+	if (pod->flags & POD_MIRRORED)
+		copy(skb);
 	if (pod->flags & POD_LIMITED)
 		return bpf_redirect(pod->ifindex, 0);
 	return bpf_redirect_peer(pod->ifindex, 0);

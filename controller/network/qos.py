@@ -1,7 +1,8 @@
 """Limits that pods' annotations ask for, in the words of docs/qos.md; what cannot be is said.
 
 Kube-OVN's `ingress_rate` and `egress_rate` are in Mbit/s, bursts in Mbit; `ingress` is what the
-pod receives. Its other wishes (netem, mirrors) need qdiscs and ports that DPDK's ports do not have.
+pod receives. Netem needs qdiscs, which DPDK's ports do not have. Copies of what a pod sends and
+receives (`mirror`) are the node's to make.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from decimal import Decimal, InvalidOperation
 from controller.translate.limits import SEND_BURST, SEND_RATE
 from controller.translate.ovn import Problem
 from dataplane.model.bandwidth import Bandwidth
-from dataplane.model.names import RECEIVE_BURST_KEY, RECEIVE_RATE_KEY
+from dataplane.model.names import MIRROR_KEY, RECEIVE_BURST_KEY, RECEIVE_RATE_KEY
 from dataplane.plan.qos import refusal
 
 MBIT = 1_000_000
@@ -42,15 +43,11 @@ def port_limits(who: str, provider: str, said: Mapping[str, str]) -> PortLimits:
         if _key(provider, name) in said:
             cause = f"{_key(provider, name)} needs netem, which DPDK's ports do not have: void"
             problems.append(Problem(who, cause, "take it away, or use netem in the workload"))
-    if said.get(_key(provider, "mirror"), "").lower() == "true":
-        cause = f"{_key(provider, 'mirror')}: no port receives copies all the time: void"
-        problems.append(Problem(who, cause, "use millrace dump on the pod's node"))
     send, receive = found.get("egress"), found.get("ingress")
-    return PortLimits(
-        _texts(send, SEND_RATE, SEND_BURST),
-        _texts(receive, RECEIVE_RATE_KEY, RECEIVE_BURST_KEY),
-        tuple(problems),
-    )
+    ids = _texts(receive, RECEIVE_RATE_KEY, RECEIVE_BURST_KEY)
+    if said.get(_key(provider, "mirror"), "").strip().lower() == "true":
+        ids[MIRROR_KEY] = "true"
+    return PortLimits(_texts(send, SEND_RATE, SEND_BURST), ids, tuple(problems))
 
 
 def _key(provider: str, name: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from controller.translate.ovn import LogicalSwitchPort, Problem
 from dataplane.model.bandwidth import UNLIMITED, Bandwidth, Limits
-from dataplane.model.names import RECEIVE_BURST_KEY, RECEIVE_RATE_KEY
+from dataplane.model.names import MIRROR_KEY, RECEIVE_BURST_KEY, RECEIVE_RATE_KEY
 from dataplane.plan.qos import MAX_BURST_MS, MAX_RATE, MIN_RATE, refusal
 
 SEND_RATE, SEND_BURST = "qos_max_rate", "qos_burst"
@@ -34,6 +34,11 @@ def limits_of(ports: Iterable[LogicalSwitchPort]) -> tuple[dict[str, Limits], tu
             found[port.name] = limits
         problems += _unsupported(port)
     return found, tuple(sorted(problems))
+
+
+def mirrored_of(ports: Iterable[LogicalSwitchPort]) -> frozenset[str]:
+    """The names of those ports of which copies are wanted."""
+    return frozenset(port.name for port in ports if port.external_ids.get(MIRROR_KEY) == "true")
 
 
 def _one(

@@ -5,8 +5,8 @@ the kernel is added, so the bridge's other traffic stays off the kernel's slow p
 PMD thread time all the same, and while a mirror is there OVS's datapath flows have one action more.
 
 How our own is recognised: the Mirror and a capture's Port carry external_ids:millrace-mirror, the
-process that wants it and when that started. What a killed process left is the table `mirrors`,
-whose plan is always empty: the node daemon removes it, and so does the next capture.
+process that wants it and when that started, or that it is planned. What a killed process left is in
+the table `mirrors` and in no plan: the node daemon removes it, and so does the next capture.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ from dataplane.drivers.ovstables import (
     wait_configured,
 )
 from dataplane.drivers.replica import Replica, Row, optional, read, refers, write
-from dataplane.model.rows import StaleMirror
+from dataplane.model.rows import PortMirror, StaleMirror
 from dataplane.ports import DataplaneError, Failure
 
 MARK = "millrace-mirror"
 """external_ids key: "PID:START" of the process that mirrors."""
+
+PLANNED = "planned"
+"""Its value on a mirror that the node's plan has."""
 
 PREFIX = "mrdump"
 DEFAULT_MTU = 1500
@@ -149,21 +152,35 @@ def stop(ovs: Ovs, name: str) -> None:
 
 
 class MirrorsTable:
-    """Table `mirrors`: name -> StaleMirror, for those whose process is gone; none is planned."""
+    """Table `mirrors`: name -> PortMirror, those that rows of OVN ask for.
+
+    And name -> StaleMirror, for captures whose process is gone; none of these is planned.
+    """
 
     name = "mirrors"
 
     def __init__(self, ovs: Ovs) -> None:
         self._ovs = ovs
 
-    def observe(self) -> Mapping[str, StaleMirror]:
-        """What killed processes left."""
-        found: dict[str, str] = self._ovs.look(_observe)
-        return {name: StaleMirror(mark) for name, mark in found.items() if not alive(mark)}
+    def observe(self) -> Mapping[str, PortMirror | StaleMirror]:
+        """What is planned, and what killed processes left."""
+        found: dict[str, PortMirror | StaleMirror] = self._ovs.look(_observe)
+        return {
+            name: row
+            for name, row in found.items()
+            if isinstance(row, PortMirror) or not alive(row.owner)
+        }
 
-    def upsert(self, batch: Sequence[tuple[str, StaleMirror]]) -> Mapping[str, Failure]:
-        """Nobody plans one."""
-        return {name: Failure("a mirror is made by `millrace dump` alone") for name, _ in batch}
+    def upsert(
+        self, batch: Sequence[tuple[str, PortMirror | StaleMirror]]
+    ) -> Mapping[str, Failure]:
+        """Make these mirrors; ports that are not there yet are waited for."""
+        planned = [(name, row) for name, row in batch if isinstance(row, PortMirror)]
+        failures = dict(batched(self._ovs, planned, lambda item: item[0], _put_planned))
+        for name, row in batch:
+            if isinstance(row, StaleMirror):
+                failures[name] = Failure("a capture is made by `millrace dump` alone")
+        return failures
 
     def delete(self, keys: Sequence[str]) -> Mapping[str, Failure]:
         """Remove them, with the ports that captures made and the files that they wrote."""
@@ -174,13 +191,51 @@ class MirrorsTable:
         return failures
 
 
-def _observe(replica: Replica) -> dict[str, str]:
-    return {
-        read(row, "name"): read(row, "external_ids")[MARK]
+def _observe(replica: Replica) -> dict[str, PortMirror | StaleMirror]:
+    found: dict[str, PortMirror | StaleMirror] = {
+        read(row, "name"): StaleMirror(read(row, "external_ids")[MARK])
         for table in ("Port", "Mirror")
         for row in replica.rows(table)
         if MARK in read(row, "external_ids")
     }
+    for bridge in replica.rows("Bridge"):
+        for mirror in read(bridge, "mirrors"):
+            if read(mirror, "external_ids").get(MARK) == PLANNED:
+                found[read(mirror, "name")] = _planned(read(bridge, "name"), mirror)
+    return found
+
+
+def _planned(bridge: str, mirror: Row) -> PortMirror:
+    """One of ours as it is; what differs between its directions is equal to no plan."""
+    sent, received = (
+        tuple(sorted(read(port, "name") for port in read(mirror, column)))
+        for column in ("select_src_port", "select_dst_port")
+    )
+    output = [read(port, "name") for port in read(mirror, "output_port")]
+    return PortMirror(bridge, sent if sent == received else (), "".join(output))
+
+
+def _put_planned(replica: Replica, txn: Transaction, item: tuple[str, PortMirror]) -> None:
+    name, row = item
+    bridge = replica.find("Bridge", "name", row.bridge)
+    ports = {one: replica.find("Port", "name", one) for one in (*row.ports, row.output)}
+    absent = [one for one, port in ports.items() if port is None]
+    if bridge is None or absent:
+        reason = f"port {absent[0]}" if absent else f"bridge {row.bridge}"
+        raise RowRefusedError(Failure(f"{reason} is not there yet", waiting=True))
+    there = [
+        one
+        for one in read(bridge, "mirrors")
+        if read(one, "name") == name and MARK in read(one, "external_ids")
+    ]
+    mirror = there[0] if there else txn.insert(replica.tables["Mirror"])
+    write(mirror, "name", name)
+    write(mirror, "external_ids", {MARK: PLANNED})
+    for column in ("select_src_port", "select_dst_port"):
+        write(mirror, column, [ports[one] for one in row.ports])
+    write(mirror, "output_port", [ports[row.output]])
+    if not there:
+        bridge.addvalue("mirrors", mirror)
 
 
 def _files(replica: Replica) -> dict[str, Path]:

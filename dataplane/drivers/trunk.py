@@ -19,6 +19,7 @@ from dataplane.drivers import tchook
 from dataplane.drivers.libbpf import LibbpfError
 from dataplane.drivers.libbpf_programs import Program
 from dataplane.drivers.trunkmaps import (
+    MIRROR,
     POD,
     PODS,
     PORTS,
@@ -105,7 +106,7 @@ class TrunkTable:
 
     def _observe(self, maps: TrunkMaps) -> Mapping[str, TrunkEnd]:
         names = dict(socket.if_nameindex())
-        ports, ends = maps.ports(), maps.ends()
+        ports, ends, copies = maps.ports(), maps.ends(), maps.mirror()
         found: dict[str, TrunkEnd] = {}
         for index, port in ports.items():
             name = names.get(index)
@@ -115,9 +116,11 @@ class TrunkTable:
             end = ends.get(port.tag)
             right = end is not None and end.ifindex == index and self._is_todays(maps, index, POD)
             trunk = names.get(port.trunk, "")
-            found[name] = (
-                TrunkEnd(port.tag, trunk, end.limited) if right and end is not None else _OUTDATED
-            )
+            if not right or end is None or end.mirrored is not port.mirrored:
+                found[name] = _OUTDATED
+                continue
+            mirror = names.get(copies, _nameless(copies)) if end.mirrored else ""
+            found[name] = TrunkEnd(port.tag, trunk, end.limited, mirror)
         for end in ends.values():
             if end.ifindex not in ports:
                 found[names.get(end.ifindex) or _nameless(end.ifindex)] = _OUTDATED
@@ -173,10 +176,12 @@ class TrunkTable:
         return {name: failed for name, row in batch if (failed := self._put(maps, name, row))}
 
     def _put(self, maps: TrunkMaps, name: str, row: TrunkEnd) -> Failure | None:
-        index, trunk = _index(name), _index(row.trunk)
-        if index is None or trunk is None:
-            absent = name if index is None else row.trunk
-            return Failure(f"device {absent} is not there yet", waiting=True)
+        devices = {one: _index(one) for one in (name, row.trunk, row.mirror) if one}
+        if absent := [one for one, found in devices.items() if found is None]:
+            return Failure(f"device {absent[0]} is not there yet", waiting=True)
+        index, trunk = devices[name], devices[row.trunk]
+        assert index is not None
+        assert trunk is not None
         function = POD if row.tag else TRUNK
         try:
             if row.tag:
@@ -190,9 +195,13 @@ class TrunkTable:
                 if holder is None or holder.ifindex != index:
                     maps.begin(row.tag)
                 # The way back first: nothing asks for it before the pod has spoken.
-                ends = encode_end(PodEnd(index, row.limited))
+                mirrored = bool(row.mirror)
+                if mirrored:
+                    maps.maps[MIRROR].update(number(0), number(devices[row.mirror] or 0))
+                ends = encode_end(PodEnd(index, row.limited, mirrored))
                 maps.maps[PODS].update(number(row.tag), ends)
-                maps.maps[PORTS].update(number(index), encode_tag(PodTag(trunk, row.tag)))
+                tag = PodTag(trunk, row.tag, mirrored)
+                maps.maps[PORTS].update(number(index), encode_tag(tag))
             if not self._is_todays(maps, index, function):
                 program = maps.programs[function]
                 tchook.attach(index, program, tchook.Hook.INGRESS, replace=True)

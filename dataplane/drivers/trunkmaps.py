@@ -23,7 +23,9 @@ VERSION = 1
 POD, TRUNK = "millrace_pod_tx", "millrace_trunk"
 PORTS, PODS = "trunk_ports", "trunk_pods"
 COUNTERS, TRAFFIC = "trunk_counters", "trunk_traffic"
-_LIMITED = 1
+MIRROR = "trunk_mirror"
+_LIMITED, _MIRRORED = 1, 2
+_TAG_MIRRORED = 1 << 31
 _NUMBER, _PAIR = struct.Struct("=I"), struct.Struct("=II")
 
 
@@ -46,6 +48,7 @@ class PodEnd:
 
     ifindex: int
     limited: bool
+    mirrored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class PodTag:
 
     trunk: int
     tag: int
+    mirrored: bool = False
 
 
 def number(value: int) -> bytes:
@@ -63,23 +67,29 @@ def number(value: int) -> bytes:
 
 def encode_end(end: PodEnd | None) -> bytes:
     """An entry of `trunk_pods`; None: the tag is nobody's."""
-    return _PAIR.pack(end.ifindex, _LIMITED if end.limited else 0) if end else bytes(_PAIR.size)
+    if end is None:
+        return bytes(_PAIR.size)
+    flags = (_LIMITED if end.limited else 0) | (_MIRRORED if end.mirrored else 0)
+    return _PAIR.pack(end.ifindex, flags)
 
 
 def decode_end(octets: bytes) -> PodEnd | None:
     """The same back."""
     ifindex, flags = _PAIR.unpack(octets)
-    return PodEnd(ifindex, bool(flags & _LIMITED)) if ifindex else None
+    if not ifindex:
+        return None
+    return PodEnd(ifindex, bool(flags & _LIMITED), bool(flags & _MIRRORED))
 
 
 def encode_tag(tag: PodTag) -> bytes:
     """An entry of `trunk_ports`."""
-    return _PAIR.pack(tag.trunk, tag.tag)
+    return _PAIR.pack(tag.trunk, tag.tag | (_TAG_MIRRORED if tag.mirrored else 0))
 
 
 def decode_tag(octets: bytes) -> PodTag:
     """The same back."""
-    return PodTag(*_PAIR.unpack(octets))
+    trunk, tag = _PAIR.unpack(octets)
+    return PodTag(trunk, tag & ~_TAG_MIRRORED, bool(tag & _TAG_MIRRORED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +125,7 @@ class TrunkMaps(Closing):
                 made.load()
                 self.maps = {
                     name: self._open.enter_context(made.map(name))
-                    for name in (PORTS, PODS, COUNTERS, TRAFFIC)
+                    for name in (PORTS, PODS, COUNTERS, TRAFFIC, MIRROR)
                 }
                 self.programs: Mapping[str, Program] = {
                     name: self._open.enter_context(made.program(name)) for name in (POD, TRUNK)
@@ -147,6 +157,10 @@ class TrunkMaps(Closing):
         return {
             _NUMBER.unpack(key)[0]: decode_tag(value) for key, value in self.maps[PORTS].items()
         }
+
+    def mirror(self) -> int:
+        """The device that copies go to, by index; 0: none."""
+        return int(_NUMBER.unpack(self.maps[MIRROR].lookup(number(0)) or number(0))[0])
 
     def counted(self) -> dict[TrunkReason, Passed]:
         """What passed and what was dropped, those reasons that there were any of."""

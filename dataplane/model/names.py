@@ -78,6 +78,13 @@ the link: "192.168.0.0/16 10.16.0.254,10.9.0.0/16"."""
 DEFAULT_ROUTE_KEY = "millrace:default-route"
 """The same: "false": the interface has no default route by its network's router."""
 
+MIRROR_KEY = "millrace:mirror"
+"""NB Logical_Switch_Port external_ids: "true": copies of what passes the port go to MIRROR_LINK of
+the node where it is."""
+
+MIRROR_LINK, MIRROR_PORT = "mirror0", "mirror0-ovs"
+"""The veth pair that copies leave by: the end at which one listens, and the one they come in at."""
+
 INTEGRATION_BRIDGE = "br-int"
 TRUNK_LINK, TRUNK_PORT = "mrt0", "mrt0-ovs"
 """The veth pair that all containers of a node share: the kernel's end, and OVS's port on br-int."""

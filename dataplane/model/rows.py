@@ -89,12 +89,13 @@ class TrunkEnd:
 
     `tag` is the pod's whose veth the device is; 0: the device is the kernel's end of the trunk
     itself. `trunk` names that end. `limited`: what the pod receives has to pass the egress hook of
-    its veth (`buckets`).
+    its veth (`buckets`). `mirror`: the device that copies of its frames leave by.
     """
 
     tag: int
     trunk: str
     limited: bool = False
+    mirror: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +153,15 @@ class Affinity:
     """
 
     pins: str
+
+
+@dataclass(frozen=True, slots=True)
+class PortMirror:
+    """Table `mirrors`: key name. What passes these ports, copied to another of their bridge."""
+
+    bridge: str
+    ports: tuple[str, ...]
+    output: str
 
 
 @dataclass(frozen=True, slots=True)

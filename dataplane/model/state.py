@@ -171,9 +171,10 @@ class NodeState:
     the others. `limits`: what OVN's rows
     hold a port to, by iface-id. `pins`: the PMD thread's CPU for a queue, by port and queue.
     `theirs`: what others set in Open_vSwitch.other_config; `pinned_by_hand`: the ports whose queues
-    they pinned. `has_trunk`: OVN has a logical port for this chassis's containers. `host`: None:
-    this node's kernel has no port in OVN. `linkless`: devices on the trunk that are still being
-    made: OVN is told of them, and nothing else is.
+    they pinned. `mirrored`: logical ports of which copies are wanted. `has_trunk`: OVN has a
+    logical port for this chassis's containers. `host`: None: this node's kernel has no port in OVN.
+    `linkless`: devices on the trunk that are still being made: OVN is told of them, and nothing
+    else is.
     """
 
     config: NodeConfig
@@ -186,6 +187,7 @@ class NodeState:
     routers: Mapping[str, Mac] = field(default_factory=dict)
     pins: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     limits: Mapping[str, Limits] = field(default_factory=dict)
+    mirrored: frozenset[str] = frozenset()
     theirs: Mapping[str, str] = field(default_factory=dict)
     pinned_by_hand: frozenset[str] = frozenset()
     has_trunk: bool = False

@@ -12,7 +12,7 @@ from dataplane.model.addr import IPAddress, IPNetwork, L4Addr, Mac, mac_of_addre
 from dataplane.model.bandwidth import UNLIMITED, Limits
 from dataplane.model.config import NodeConfig, UplinkConfig, UplinkMode
 from dataplane.model.hostrows import KernelRoute, SourceRule
-from dataplane.model.names import INTEGRATION_BRIDGE
+from dataplane.model.names import INTEGRATION_BRIDGE, MIRROR_PORT
 from dataplane.model.rows import (
     Affinity,
     Announcement,
@@ -33,6 +33,7 @@ from dataplane.model.rows import (
     OvsSetting,
     Policer,
     Port,
+    PortMirror,
     Program,
     ProgramKind,
     ReceiveOffloads,
@@ -49,6 +50,7 @@ from dataplane.model.state import Attachment, Gateway, NodeState, PortKind
 from dataplane.plan.flows import service_flows
 from dataplane.plan.host import host_rows, ovs_end
 from dataplane.plan.hostnet import host_replies, routes_to_nodes, svc_addresses, svc_neighbours
+from dataplane.plan.mirror import mirror_plan
 from dataplane.plan.ovs import OvsKey, ovs_settings, port_keys
 from dataplane.plan.owners import announcements
 from dataplane.plan.ports import (
@@ -86,7 +88,7 @@ class NodePlan:
     buckets: Mapping[str, Bucket]
     trunk: Mapping[str, TrunkEnd]
     nested: Mapping[str, Nested]
-    mirrors: Mapping[str, StaleMirror]
+    mirrors: Mapping[str, PortMirror | StaleMirror]
     affinity: Mapping[str, Affinity]
     addresses: Mapping[tuple[str, IPv4Interface], DeviceAddress]
     routes: Mapping[IPNetwork, KernelRoute]
@@ -278,10 +280,12 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
     }
     ports.update({a.device: attachment_port(a) for a in state.attachments if not a.tag})
     buckets = _buckets(state)
-    trunk = trunk_plan(state, {name for name, row in buckets.items() if row.receive_rate})
+    mirror = mirror_plan(state)
+    limited = {name for name, row in buckets.items() if row.receive_rate}
+    trunk = trunk_plan(state, limited, MIRROR_PORT)
     host = host_rows(config, state.host)
-    ports.update({**trunk.ports, **host.ports})
-    links: dict[str, Link] = {**trunk.links, **host.links}
+    ports.update({**trunk.ports, **host.ports, **mirror.ports})
+    links: dict[str, Link] = {**trunk.links, **host.links, **mirror.links}
     flows: dict[FlowKey, Flow] = {}
     node: dict[int, NodeEntry] = {}
     to_nodes: dict[IPNetwork, KernelRoute] = {}
@@ -332,7 +336,7 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
         buckets=buckets,
         trunk=trunk.ends,
         nested=trunk.nested,
-        mirrors={},
+        mirrors=mirror.mirrors,
         affinity={
             **pinned(state.pins, ports, config.dpdk.pmd),
             **nic_affinity(config.uplinks, tuned, state.pinned_by_hand),

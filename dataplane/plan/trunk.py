@@ -52,11 +52,11 @@ def queues(config: NodeConfig) -> int:
     return config.containers.queues or min(max(1, len(config.dpdk.pmd)), MAX_QUEUES)
 
 
-def trunk_plan(state: NodeState, limited: Container[str]) -> TrunkPlan:
+def trunk_plan(state: NodeState, limited: Container[str], mirror: str = "") -> TrunkPlan:
     """The rows of the trunk and of every container on it.
 
-    `limited`: devices of pods whose receiving is limited. Containers that are on the trunk keep it,
-    whatever the file says now.
+    `limited`: devices of pods whose receiving is limited; `mirror`: the device that copies leave
+    by. Containers that are on the trunk keep it, whatever the file says now.
     """
     config = state.config
     on_it = [a for a in state.attachments if a.tag]
@@ -66,7 +66,12 @@ def trunk_plan(state: NodeState, limited: Container[str]) -> TrunkPlan:
     ends = {TRUNK_LINK: TrunkEnd(0, TRUNK_LINK)}
     ends.update(
         {
-            a.device: TrunkEnd(a.tag, TRUNK_LINK, a.device in limited)
+            a.device: TrunkEnd(
+                a.tag,
+                TRUNK_LINK,
+                a.device in limited,
+                mirror if a.iface_id in state.mirrored else "",
+            )
             for a in on_it
             if a.device not in state.linkless
         }

@@ -30,7 +30,7 @@ from dataplane.drivers.trunk import TrunkTable
 from dataplane.drivers.trunkmaps import TrunkReason
 from dataplane.model.addr import Mac
 from dataplane.model.devices import device_name, peer_name
-from dataplane.model.names import TRUNK_LINK, TRUNK_PORT
+from dataplane.model.names import MIRROR_LINK, MIRROR_PORT, TRUNK_LINK, TRUNK_PORT
 from dataplane.model.rows import Bucket, Link, TrunkEnd
 from dataplane.model.state import Attachment, PortKind
 from tests.labs.attachments import WEB
@@ -210,6 +210,45 @@ def test_a_tag_leads_to_its_pod_and_nowhere_else(node: Node) -> None:
     counted = node.table.counted()
     assert counted[TrunkReason.TRUNK_UNKNOWN].packets == 1
     assert counted[TrunkReason.TRUNK_UNTAGGED].packets == 1
+
+
+@pytest.fixture
+def mirror() -> Iterator[None]:
+    link = Link(MIRROR_PORT, Mac("02:00:00:00:00:20"), 1500, 1, ())
+    assert LinksTable().upsert([(MIRROR_LINK, link)]) == {}
+    yield
+    LinksTable().delete([MIRROR_LINK])
+
+
+@pytest.mark.usefixtures("mirror")
+@pytest.mark.parametrize("limited", [False, True])
+def test_copies_of_one_pods_frames_come_out_at_the_mirror(node: Node, limited: bool) -> None:
+    looked_at = TrunkEnd(5, TRUNK_LINK, limited, MIRROR_PORT)
+    rows = {**node.rows(), node.pods[0].device: looked_at}
+    node.put(rows)
+    assert node.table.observe() == rows
+    up(node)
+    with (
+        raw(TRUNK_PORT) as ovs,
+        raw(MIRROR_LINK) as there,
+        in_pod(node.pods[0], lambda: raw("eth0")) as first,
+        in_pod(node.pods[1], lambda: raw("eth0")) as second,
+    ):
+        sent, given, other = frame(1, 2), frame(2, 1), frame(2, 9)
+        arriving(there, lambda: None)
+        assert arriving(ovs, lambda: first.send(sent)) == [(sent, 5)]
+        assert arriving(first, lambda: ovs.send(tagged(5, given))) == [(given, None)]
+        assert arriving(ovs, lambda: second.send(other)) == [(other, 4094)]
+        assert arriving(there, lambda: None) == [(sent, None), (given, None)]
+        # Without the wish there are none.
+        node.put(node.rows())
+        assert node.table.observe() == node.rows()
+        assert arriving(ovs, lambda: first.send(sent)) == [(sent, 5)]
+        assert arriving(there, lambda: None) == []
+    node.put(rows)
+    LinksTable().delete([MIRROR_LINK])
+    assert node.table.observe() != rows
+    assert node.table.upsert(list(rows.items()))[node.pods[0].device].waiting
 
 
 def switch(ovs: socket.socket, tags: dict[int, int], sizes: list[int]) -> None:

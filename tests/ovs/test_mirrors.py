@@ -9,7 +9,7 @@ import pytest
 from dataplane.drivers import mirrors
 from dataplane.drivers.mirrors import MirrorError, MirrorsTable, Output
 from dataplane.drivers.ovsdb import Ovs
-from dataplane.model.rows import StaleMirror
+from dataplane.model.rows import PortMirror, StaleMirror
 from tests.labs.sandbox import Sandbox, wait_until
 
 
@@ -78,6 +78,26 @@ def test_what_a_killed_process_left_goes_and_others_mirrors_stay(
     assert table.observe() == {}
     assert "mrdump9" not in sandbox.vsctl("list-ports", "br0")
     assert sandbox.vsctl("--bare", "--columns=name", "list", "Mirror").split() == ["theirs"]
+
+
+def test_a_planned_mirror_follows_its_ports_and_goes(ovs: Ovs, sandbox: Sandbox) -> None:
+    table = MirrorsTable(ovs)
+    first, both = (PortMirror("br0", ports, "p2") for ports in (("p0",), ("p0", "p1")))
+    early = table.upsert([("mirror0", PortMirror("br0", ("p0", "p9"), "p2"))])
+    assert early["mirror0"].waiting
+    assert "p9" in early["mirror0"].reason
+    for row in (first, both, first):
+        assert table.upsert([("mirror0", row)]) == {}
+        assert table.observe() == {"mirror0": row}
+        assert count(sandbox) == 1
+    # A port that goes and comes again is a difference, which the next round mends.
+    assert table.upsert([("mirror0", both)]) == {}
+    sandbox.vsctl("del-port", "p1")
+    wait_until(lambda: table.observe() == {"mirror0": first}, "our copy of the database has it")
+    assert table.delete(["mirror0"]) == {}
+    assert table.observe() == {}
+    assert count(sandbox) == 0
+    assert set(sandbox.vsctl("list-ports", "br0").split()) == {"p0", "p2"}
 
 
 def test_what_cannot_be_is_named_and_nothing_is_left(ovs: Ovs, sandbox: Sandbox) -> None:

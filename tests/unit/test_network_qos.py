@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from controller.network.qos import port_limits
-from controller.translate.limits import limits_of
+from controller.translate.limits import limits_of, mirrored_of
 from controller.translate.ovn import LogicalSwitchPort
 from dataplane.model.bandwidth import UNLIMITED, Bandwidth, Limits
 
@@ -48,6 +48,11 @@ def test_netem_is_said_to_be_void(name: str) -> None:
     assert read(**{name: "10"}) == (UNLIMITED, 1)
 
 
-def test_a_mirror_is_said_to_be_void() -> None:
-    assert read(mirror="true") == (UNLIMITED, 1)
-    assert read(mirror="false") == (UNLIMITED, 0)
+def test_copies_are_wanted_of_the_interface_that_says_so() -> None:
+    said = {"ovn.kubernetes.io/mirror": "true", "net1.ns.ovn.kubernetes.io/mirror": "false"}
+    found = [
+        LogicalSwitchPort(name, external_ids=port_limits("pod ns/web", name, said).external_ids)
+        for name in ("ovn", "net1.ns.ovn", "net2.ns.ovn")
+    ]
+    assert mirrored_of(found) == {"ovn"}
+    assert read(mirror="true") == (UNLIMITED, 0)

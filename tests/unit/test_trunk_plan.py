@@ -25,8 +25,8 @@ from controller.translate.ovn import (
 from dataplane.drivers import flowprobe
 from dataplane.model.bandwidth import Bandwidth, Limits
 from dataplane.model.config import Attach, ClusterConfig, ContainersConfig
-from dataplane.model.names import OWNER, OWNER_KEY, TRUNK_LINK, TRUNK_PORT
-from dataplane.model.rows import Nested, TrunkEnd
+from dataplane.model.names import MIRROR_LINK, MIRROR_PORT, OWNER, OWNER_KEY, TRUNK_LINK, TRUNK_PORT
+from dataplane.model.rows import Nested, PortMirror, TrunkEnd
 from dataplane.model.state import PortKind
 from dataplane.plan.node import plan
 from dataplane.plan.trunk import MAX_TAG, MIN_TAG, TRUNK_MTU, free_tag
@@ -67,6 +67,23 @@ def test_ovn_is_told_of_a_container_whose_link_is_still_being_made() -> None:
     assert set(before.trunk) - set(rows.trunk) == {POD.device}
     assert set(before.buckets) - set(rows.buckets) == {POD.device}
     assert rows.differences(before) == {"trunk", "buckets"}
+
+
+def test_copies_come_out_at_one_link_of_the_node() -> None:
+    many = (POD, attachment("c2"), replace(attachment("c3"), mtu=1300))
+    state = replace(STATE, attachments=many, has_trunk=True)
+    without = plan(state)
+    on_trunk = plan(replace(state, mirrored=frozenset({"c1.default", "gone.default"})))
+    assert on_trunk.trunk[POD.device] == TrunkEnd(7, TRUNK_LINK, mirror=MIRROR_PORT)
+    assert on_trunk.links[MIRROR_LINK].peer_name == MIRROR_PORT
+    assert on_trunk.links[MIRROR_LINK].mtu == POD.mtu
+    # The trunk's programs copy by themselves: OVS has no part in it.
+    assert on_trunk.differences(without) == {"links", "trunk"}
+    both = plan(replace(state, mirrored=frozenset({"c1.default", "c3.default"})))
+    assert both.mirrors == {MIRROR_LINK: PortMirror("br-int", ("mrpc3",), MIRROR_PORT)}
+    port = both.ports[MIRROR_PORT]
+    assert (port.bridge, port.type, port.external_ids) == ("br-int", "system", ())
+    assert both.differences(on_trunk) == {"ports", "mirrors"}
 
 
 def test_what_is_on_the_trunk_stays_on_it() -> None:
