@@ -50,7 +50,7 @@ apiVersion: v1
 kind: Pod
 metadata:
   {{name: {name}, namespace: {namespace}, labels: {{app: {name}}}, annotations: {{{said}}}}}
-spec: {{nodeName: n1}}
+spec: {{nodeName: n1, containers: [{{name: c, image: i}}]}}
 ---"""
 
 

@@ -76,11 +76,11 @@ class PacketLab:
             self.box.vm(one.switch, one.port, one.mac, hosts)
         self.attach()
 
-    def attach(self) -> None:
-        """Give each station a device, and wait until OVN has its port."""
+    def attach(self, since: int = 0) -> None:
+        """Give each station from this one on a device, and wait until OVN has its port."""
         wait_until("ovn-controller has made br-int", lambda: "br-int" in self.box.vsctl("list-br"))
         words: list[str] = []
-        for at, one in enumerate(self.stations):
+        for at, one in list(enumerate(self.stations))[since:]:
             words += [
                 "--", "add-port", "br-int", f"p{at}", "--", "set", "Interface", f"p{at}",
                 "type=dummy", f"external_ids:iface-id={one.port}",
@@ -88,7 +88,7 @@ class PacketLab:
             ]  # fmt: skip
         self.box.vsctl(*words[1:])
         self.sync()
-        for one in self.stations:
+        for one in self.stations[since:]:
             wait_until(
                 f"{one.port} is up",
                 lambda port=one.port: "up" in self.box.nbctl("lsp-get-up", port),
