@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from sys import intern
 
 from controller.kinds.addresses import VIP_RESOURCE, VIPS, Vip
-from controller.kinds.subnet import OVN, SUBNETS, is_logical
+from controller.kinds.subnet import SUBNETS, is_logical
 from controller.kinds.underlay import VLANS
 from controller.kinds.workloads import INSTANCES
 from controller.kube.resources import PODS as POD_OBJECTS
@@ -25,9 +25,6 @@ from controller.network.units import ObjectRef, Said, Unit, Wanted
 from controller.network.view import View
 from controller.translate.ovn import Problem
 from dataplane.model.addr import readable
-
-_UNSERVED = ("north_gateway",)
-"""Annotations of Kube-OVN's that have no effect here (docs/kubernetes-kinds.md)."""
 
 _EMPTY: frozenset[str] = frozenset()
 """This one, for an empty set is 216 bytes each time that it is made."""
@@ -202,14 +199,7 @@ def tell(view: View, key: Hashable) -> Said:
                 mine["virtualmachine"] = pod.vm
         told.update((annotation(nic.provider, name), intern(value)) for name, value in mine.items())
     ref = ObjectRef(str(POD_OBJECTS), pod.namespace, pod.name)
-    problems = tuple(
-        Problem(f"pod {pod.namespace}/{pod.name}", f"{name} has no effect here", "take it away")
-        for provider in dict.fromkeys((OVN, *(nic.provider for nic in nics)))
-        for name in (annotation(provider, one) for one in _UNSERVED)
-        if name in pod.annotations
-    )
-    writes = {ref: Wanted(annotations=told)} if told else {}
-    return Said({}, writes, {ref: problems} if problems else {})
+    return Said(writes={ref: Wanted(annotations=told)} if told else {})
 
 
 def _wire(view: View, name: str) -> dict[str, str]:

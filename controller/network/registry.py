@@ -26,6 +26,7 @@ from controller.network.facts import NAMESPACES, NODES, PODS
 from controller.network.gateways import UNITS as GATEWAY_UNITS
 from controller.network.nat import UNITS as NAT_UNITS
 from controller.network.nodes import UNITS as NODE_UNITS
+from controller.network.northgateway import UNITS as NORTH_UNITS
 from controller.network.objects import OBJECTS
 from controller.network.policies import (
     NETWORK_POLICIES,
@@ -142,6 +143,7 @@ UNITS: tuple[Unit, ...] = (
     *SUBNET_UNITS,
     *UNDERLAY_UNITS,
     *PORT_UNITS,
+    *NORTH_UNITS,
     *NODE_UNITS,
     *UNSERVED_UNITS,
     *SERVICE_UNITS,

@@ -197,6 +197,18 @@ metadata:
         "gw": "172.17.0.254"
       }]
 ---
+apiVersion: kubeovn.io/v1
+kind: Vpc
+metadata: {name: ovn-cluster}
+spec: {staticRoutes: [{cidr: 0.0.0.0/0, nextHopIP: 10.16.0.253, policy: policyDst}]}
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: north
+  namespace: default
+  annotations: {ovn.kubernetes.io/north_gateway: 10.16.0.254}
+---
 apiVersion: v1
 kind: Pod
 metadata:
@@ -268,6 +280,15 @@ def test_a_pods_own_routes_lead_to_the_pod_that_is_their_gateway(
         net.number += 1
         packet = Packet(net.number, net.there[port].address(4), to, "UDP", 3000, 53)
         assert net.lab.send([(net.there[port], net.there[way], packet)]) == {(net.number, way)}
+
+
+def test_a_pods_north_gateway_has_what_leaves_its_vpc(net: Network) -> None:
+    pod, way = net.there["north.default"], "way.default"
+    net.number += 1
+    packet = Packet(net.number, pod.address(4), "203.0.113.9", "UDP", 3000, 53)
+    assert net.lab.send([(pod, None, packet)]) == {(net.number, way)}
+    assert net.passes("north.default", "on-ordinary.default", protocol="TCP")
+    assert net.passes("north.default", "two.default")
 
 
 def test_addresses_that_another_plugin_takes_are_ports_that_carry_nothing(net: Network) -> None:

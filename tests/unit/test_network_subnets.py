@@ -17,7 +17,7 @@ from controller.kinds.vpc import VPC, VPCS, Vpc
 from controller.kinds.workloads import INSTANCES, Machine
 from controller.kube.resources import Key
 from controller.kube.structs import Custom, Meta
-from controller.network import nodes, ports, subnet, underlay, vpc
+from controller.network import nodes, northgateway, ports, subnet, underlay, vpc
 from controller.network.facts import NODES, PODS, NetNode, NetPod
 from controller.network.rows import Row, RowKey
 from controller.network.settings import SETTINGS, NetSettings
@@ -27,7 +27,9 @@ from tests.labs.allocation import World, world
 from tests.labs.factview import Whole, whole
 
 O = "ovn.kubernetes.io/"  # noqa: E741
-UNITS = (*vpc.UNITS, *subnet.UNITS, *ports.UNITS, *underlay.UNITS, *nodes.UNITS)
+UNITS = (
+    *vpc.UNITS, *subnet.UNITS, *ports.UNITS, *underlay.UNITS, *nodes.UNITS, *northgateway.UNITS,
+)  # fmt: skip
 
 
 def custom(name: str, spec: Any, namespace: str = "") -> Custom:
@@ -225,7 +227,7 @@ def test_a_pods_port_and_what_is_written_to_the_pod() -> None:
     (secure,) = column(found, "Logical_Switch_Port", "b.ns", "port_security")
     assert secure.split()[1:] == ["10.1.0.3", "10.1.0.99"]
     assert column(found, "DHCP_Options", "c.ns//v4", "options")["router"] == "10.1.0.77"
-    assert f"{O}north_gateway has no effect" in causes(found, "pods", "c", "ns")
+    assert f"{O}north_gateway: 'x' is no address" in causes(found, "pods", "c", "ns")
     assert "unknown" in column(found, "Logical_Switch_Port", "d.ns", "addresses")
     assert wanted(found, "pods", "a", "ns").annotations == {
         O + "allocated": "true",
@@ -241,6 +243,37 @@ def test_a_pods_port_and_what_is_written_to_the_pod() -> None:
     w.have(SETTINGS, "", NetSettings(port_security=True))
     secured = said(w)
     assert column(secured, "Logical_Switch_Port", "a.ns", "port_security")
+
+
+def test_a_north_gateway_is_a_policy_for_what_leaves_the_vpc() -> None:
+    w = world(
+        Subnet("s", default=True, cidr="10.1.0.0/24,fd00:1::/64"),
+        Subnet("t", cidr="10.2.0.0/24"),
+        Subnet("wire", vlan="v", cidr="192.0.2.0/24"),
+    ).start()
+    asked = {
+        "a": ("10.2.0.9, fd00:1::9", ""),
+        "b": ("10.2.0.9,198.51.100.1", "'10.2.0.9,198.51.100.1' is no address of"),
+        "c": ("192.0.2.9", "'192.0.2.9' is no address of"),
+    }
+    for name, (gateway, _) in asked.items():
+        w.pod(name, annotations={O + "north_gateway": gateway})
+    w.pod("out", annotations={O + "logical_switch": "wire", O + "north_gateway": "10.2.0.9"})
+    found = said(w)
+    for name, (_, cause) in asked.items():
+        assert (
+            (cause in causes(found, "pods", name, "ns"))
+            if cause
+            else not found.problems.get(ObjectRef("pods", "ns", name))
+        )
+    made = {key.name: found.rows[key] for key in found.rows if key.name.startswith("north/")}
+    assert made.keys() == {"north/a.ns/ip4", "north/a.ns/ip6", "north/b.ns/ip4"}
+    four = made["north/a.ns/ip4"]
+    assert four.columns["match"] == "ip4.src == 10.1.0.2 && ip4.dst != {10.1.0.0/24, 10.2.0.0/24}"
+    assert four.columns["nexthops"] == frozenset({"10.2.0.9"})
+    assert four.parent == (RowKey("Logical_Router", "ovn-cluster"), "policies")
+    # Who is on a wire has a router there, which is nobody's row.
+    assert "is no address of" in causes(found, "pods", "out", "ns")
 
 
 def test_a_machine_that_migrates_is_bound_at_both_ends() -> None:
