@@ -48,6 +48,10 @@ STATUS = {True: "True", False: "False", None: "Unknown"}
 _NOTHING = Wanted()
 
 
+class _Stopped(Exception):
+    """We do not lead any more."""
+
+
 @dataclass(slots=True)
 class Sent:
     """What was written back since the start."""
@@ -175,6 +179,8 @@ class WriteBack:
                 self._tries.pop(ref, None)
             except KubeError as problem:
                 self._later(ref, problem)
+            except _Stopped:
+                self._enqueue(ref)
             except Exception as error:
                 # What one object says must not keep others from being written.
                 log.exception("object_not_written object=%s", ref)
@@ -201,10 +207,16 @@ class WriteBack:
         asyncio.get_running_loop().call_later(pause, self._enqueue, ref)
 
     async def _pace(self) -> None:
-        """Wait for our turn: requests are spread over time."""
+        """Wait for our turn: requests are spread over time.
+
+        Raises:
+            _Stopped: meanwhile another may lead.
+        """
         now = asyncio.get_running_loop().time()
         self._next = max(self._next, now) + 1.0 / self.rate
         await asyncio.sleep(max(0.0, self._next - now - 1.0 / self.rate))
+        if not self.leads():
+            raise _Stopped
 
     async def _bring(self, ref: ObjectRef) -> None:
         """Make one object say what it should."""
