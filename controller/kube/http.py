@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -27,6 +28,13 @@ ANSWER_S = 60.0
 USER_AGENT = "millrace"
 FIELD_MANAGER = "millrace"
 """The manager under which our writes are recorded in managedFields."""
+
+_PROBES = {
+    socket.TCP_KEEPIDLE: 20,
+    socket.TCP_KEEPINTVL: 10,
+    socket.TCP_KEEPCNT: 3,
+}
+"""After so much silence of a watch [s], how often [s], how many in vain: after 50 s it is dead."""
 
 _FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
 
@@ -147,6 +155,7 @@ class Client:
         `timeout_s` [s] are over: a connection whose other end vanished tells nothing.
         """
         async with self._asked("GET", path, query, None, JSON, timeout_s) as response:
+            _probed(response)
             yield _lines(response)
 
     @asynccontextmanager
@@ -193,6 +202,21 @@ class Client:
             server_hostname=self.access.server_name,
             allow_redirects=False,
         )
+
+
+def _probed(response: aiohttp.ClientResponse) -> None:
+    """Have the kernel ask the other end of a watch, which may say nothing for minutes, if it lives.
+
+    Without that, an API server or a balancer that vanished is noticed when the watch's time is
+    over, and what changed meanwhile is not seen until then.
+    """
+    transport = response.connection.transport if response.connection is not None else None
+    sock = transport.get_extra_info("socket") if transport is not None else None
+    if sock is None:  # it has ended already
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _PROBES.items():
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[list[bytes]]:

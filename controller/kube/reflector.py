@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from controller.kube.cache import Cache, StaleList, Upsert
 from controller.kube.decoding import Bookmark, Decoder
-from controller.kube.errors import ApiError, KubeError
+from controller.kube.errors import ApiError, KubeError, Unreachable
 from controller.kube.http import Client
 from controller.kube.pacing import Backoff, Clock, RealClock
 from controller.kube.structs import HasMeta
@@ -159,7 +159,9 @@ class Reflector(Generic[T]):
         now = self.clock.monotonic()
         if self._absent_since is None:
             self._absent_since = now
-        if len(self.cache) and now - self._absent_since >= self.stale_patience_s:
+        if (
+            len(self.cache) or self.cache.invalid
+        ) and now - self._absent_since >= self.stale_patience_s:
             log.error("%s; its %d objects count as deleted", problem, len(self.cache))
             self.cache.replace((), self.cache.revision)
 
@@ -190,14 +192,21 @@ class Reflector(Generic[T]):
         }
         path = self.cache.resource.collection(self.namespace)
         began, told, silent = self.clock.monotonic(), False, True
-        async with self.client.stream(path, query, lasts + GRACE_S) as batches:
-            self.progress.error = ""
-            self._failing_since = None
-            async for lines in batches:
-                silent = False
-                told = self._take(lines) or told
-                if told:
-                    self._pace.reset()
+        try:
+            async with self.client.stream(path, query, lasts + GRACE_S) as batches:
+                self.progress.error = ""
+                self._failing_since = None
+                async for lines in batches:
+                    silent = False
+                    told = self._take(lines) or told
+                    if told:
+                        self._pace.reset()
+        except Unreachable as problem:
+            # Balancers before the server cut connections on which nothing is said, one after the
+            # other: no failure for which to wait longer and longer.
+            if self.clock.monotonic() - began < SHORT_WATCH_S:
+                raise
+            log.info("%s; watching on", problem)
         lasted = self.clock.monotonic() - began
         if told or lasted >= SHORT_WATCH_S:
             self._pace.reset()

@@ -96,6 +96,11 @@ class StandIn:
             await self._runner.cleanup()
             self._runner = None
 
+    @property
+    def watches(self) -> int:
+        """How many are open."""
+        return len(self._watches)
+
     def cut_watches(self) -> None:
         """Close every watch that is open, as a restart of the API server does."""
         for task in self._watches:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -345,6 +346,46 @@ def test_a_kind_that_is_no_longer_served_has_no_objects_after_a_while() -> None:
         await at.follows()
 
     Running().run(case)
+
+
+def test_connections_that_a_balancer_cuts_when_idle_cost_no_delay() -> None:
+    async def case(at: Running) -> None:
+        await at.follows()
+        for number in range(8):
+            await eventually(lambda n=number: at.reflector.progress.watches > n and at.api.watches)
+            at.clock.move(30)
+            at.api.cut_watches()
+        config(at.api, "c", a="1")
+        await at.follows()
+        assert max(at.clock.slept, default=0.0) < 1
+        assert at.reflector.progress.lists == 1
+
+    Running().run(case)
+
+
+def test_a_watch_asks_whether_the_other_end_lives() -> None:
+    async def run() -> None:
+        async with StandIn() as api, Client(Access(api.url)) as client:
+            query = {"watch": "true", "resourceVersion": "1"}
+            loop = asyncio.get_running_loop()
+            made: list[Any] = []
+            plain = loop.create_connection
+
+            async def noted(*args: Any, **how: Any) -> Any:
+                transport, protocol = await plain(*args, **how)
+                made.append(transport.get_extra_info("socket"))
+                return transport, protocol
+
+            loop.create_connection = noted  # type: ignore[method-assign]
+            async with client.stream(CONFIG_MAPS.collection(), query, 30):
+                (sock,) = made
+                assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                silence = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+                every = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL)
+                count = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT)
+                assert silence + every * count <= 60
+
+    asyncio.run(run())
 
 
 def test_an_inbox_gives_each_key_once() -> None:
