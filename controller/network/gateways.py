@@ -182,11 +182,13 @@ class _Way:
 def _of_subnet(view: View, name: Hashable) -> _Way:
     subnet = view.get(SUBNETS, name)
     template = view.get(TEMPLATE, "")
-    if subnet is None or template is None or subnet.vlan or subnet.provider != OVN:
+    if subnet is None or subnet.vlan or subnet.provider != OVN:
         return _Way()
     vpc = subnet.vpc or DEFAULT_VPC
-    if vpc not in template.routers or subnet.name == settings(view).join_subnet:
+    if subnet.name == settings(view).join_subnet:
         return _Way()
+    if template is None or vpc not in template.routers:
+        return _Way(None, tuple(_no_gateways(subnet, vpc, template)))
     problems = []
 
     def say(cause: str, step: str) -> None:
@@ -209,6 +211,18 @@ def _of_subnet(view: View, name: Hashable) -> _Way:
     own = tuple(_own_addresses(view, subnet, say)) if chassis and subnet.nat_outgoing else ()
     way = Outgoing(vpc, networks, subnet.nat_outgoing, chassis, subnet.ecmp, rules, own)
     return _Way(way, tuple(problems))
+
+
+def _no_gateways(subnet: Subnet, vpc: str, template: GatewayTemplate | None) -> Iterator[Problem]:
+    asked = "natOutgoing" if subnet.nat_outgoing else "gatewayType: centralized"
+    if subnet.made or not (subnet.nat_outgoing or subnet.gateway_type == CENTRALIZED):
+        return
+    if template is None:
+        cause, step = "the controller's file has no table [gateways]", "write it: docs/gateways.md"
+    else:
+        cause = f"no gateways lead to Vpc {vpc}"
+        step = "name it in routers of [gateways], or write an OvnSnatRule"
+    yield Problem(f"Subnet {subnet.name}", f"{asked} has no effect: {cause}", step)
 
 
 def _own_addresses(

@@ -74,7 +74,6 @@ spec:
   excludeIps: [10.66.0.1..10.66.0.10, 10.66.0.101..10.66.0.151]
   gateway: 10.66.0.1
   gatewayType: distributed
-  natOutgoing: true
   routeTable: ""
   namespaces: [ns1, ns2]
 ---

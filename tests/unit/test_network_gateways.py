@@ -175,6 +175,23 @@ def test_what_leaves_by_several_gateways_at_once_has_those_that_are_alive() -> N
     assert whole(UNITS, facts).problems == {}
 
 
+def test_a_subnet_that_no_gateway_leads_to_says_so() -> None:
+    subnet = custom("Subnet", "out", cidrBlock="10.17.0.0/24", natOutgoing=True)
+    tenants = custom("Subnet", "own", cidrBlock="10.17.1.0/24", vpc="tenant",
+                     gatewayType="centralized")  # fmt: skip
+    facts = world(subnet, custom("Vpc", "tenant"), tenants)
+
+    def causes() -> dict[str, str]:
+        found = whole(UNITS, facts).problems
+        return {ref.name: problem.cause for ref, (problem,) in found.items()}
+
+    assert causes() == {"own": "gatewayType: centralized has no effect: no gateways lead to Vpc "
+                               "tenant"}  # fmt: skip
+    del facts[TEMPLATE]
+    assert set(causes()) == {"out", "own"}
+    assert "has no table [gateways]" in causes()["out"]
+
+
 # -- rows -----------------------------------------------------------------------------------------
 
 
