@@ -15,10 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from controller.kube.errors import ApiError, KubeError
+from controller.kube.errors import ApiError, KubeError, Unreachable
 from controller.kube.http import Client
 from controller.kube.lease import wall_clock
-from controller.kube.pacing import Clock, RealClock
+from controller.kube.pacing import Backoff, Clock, RealClock
 from controller.kube.resources import EVENTS, Key, Resource
 from controller.kube.structs import Meta
 
@@ -35,6 +35,8 @@ REFILL_S = 300.0
 """Then one more in so much time [s]."""
 QUEUE = 1000
 """Events that wait to be sent; more are dropped."""
+TRIES = 4
+"""How often an event is sent that the server has no time for."""
 KNOWN = 4096
 """Events and objects that are remembered."""
 
@@ -108,12 +110,33 @@ class Recorder:
         while True:
             news = await self._queue.get()
             try:
-                await self._send(news)
+                await self._deliver(news)
             except KubeError as problem:
                 self.dropped += 1
                 log.warning("an event is dropped: %s", problem)
+            except Exception:
+                # A defect must cost one event, and nobody his network.
+                self.dropped += 1
+                log.exception("an event is dropped")
             finally:
                 self._queue.task_done()
+
+    async def _deliver(self, news: _News) -> None:
+        """Send it, again if the server is busy or away: of a pod nothing else tells its user."""
+        pace = Backoff(first_s=1.0, last_s=10.0)
+        for _ in range(TRIES - 1):
+            try:
+                return await self._send(news)
+            except Unreachable as problem:
+                wish = None
+                log.info("%s; trying again", problem)
+            except ApiError as problem:
+                if problem.code < 500 and problem.code != 429:
+                    raise
+                wish = problem.retry_after
+                log.info("%s; trying again", problem)
+            await self.clock.sleep(pace.delay(wish))
+        return await self._send(news)
 
     async def flush(self) -> None:
         """Wait until everything that was told is sent or dropped; `run` has to be running."""

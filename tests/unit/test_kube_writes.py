@@ -295,6 +295,27 @@ def test_an_event_that_the_server_refuses_stops_nothing() -> None:
     served(case)
 
 
+def test_an_event_waits_for_a_server_that_is_busy_or_away() -> None:
+    async def case(api: StandIn, client: Client) -> None:
+        clock = QuickClock()
+        recorder = Recorder(client, "ctl-0", clock=clock)
+        task = asyncio.create_task(recorder.run())
+        api.faults.add(Fault.STATUS, 429, times=1, retry_after=5)
+        api.faults.add(Fault.DROP_BEFORE, times=1)
+        recorder.tell(PODS, Meta(name="p", namespace="default", uid="u1"), "Normal", "A", "told")
+        await recorder.flush()
+        assert (events(api), recorder.dropped) == ([("default", "told", 1)], 0)
+        assert clock.now >= 1005
+        api.faults.add(Fault.STATUS, 503)
+        recorder.tell(PODS, Meta(name="p", namespace="default", uid="u1"), "Normal", "A", "lost")
+        await recorder.flush()
+        assert recorder.dropped == 1
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    served(case)
+
+
 def test_what_rbac_does_not_grant_is_named() -> None:
     async def case(api: StandIn, client: Client) -> None:
         api.rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}]
