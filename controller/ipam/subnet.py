@@ -129,3 +129,17 @@ def pooled_of(subnet: Subnet, network: IPNetwork, pool: Pool) -> Intervals:
 def address_of(version: int, number: int) -> IPAddress:
     """The address that an integer stands for."""
     return IPv4Address(number) if version == 4 else IPv6Address(number)
+
+
+def outside(subnet: Subnet, pool: Pool) -> tuple[str, ...]:
+    """Which of a pool's ranges have no address of its subnet.
+
+    Raises:
+        RangeTextError: a range cannot be read.
+    """
+    parts = {text: Pool(pool.name, pool.subnet, (text,)) for text in pool.addresses}
+    return tuple(
+        text
+        for text, part in parts.items()
+        if not any(pooled_of(subnet, network, part).parts for network in subnet.networks)
+    )

@@ -7,7 +7,7 @@ from typing import Any
 
 from controller.ipam.errors import AddressError
 from controller.ipam.ipam import Ipam, Lease
-from controller.ipam.subnet import Pool
+from controller.ipam.subnet import Pool, outside
 from controller.ipam.want import Want
 from controller.kinds.addresses import POOL_RESOURCE, POOLS
 from controller.kinds.nat import EIPS, VPC_PORTS
@@ -210,6 +210,9 @@ class Ledger:
                     self._pools[name] = pool
                     self.freed.add(pool.subnet)
                     self._stale_usage.add(pool.subnet)
+                if strange := outside(self._nets[pool.subnet].space, pool):
+                    cause = f"no address of subnet {pool.subnet} is in {', '.join(strange)}"
+                    problem = Problem(f"IPPool {name}", cause, "write addresses of its cidrBlock")
             except AddressError as error:
                 problem = Problem(f"IPPool {name}", error.cause, error.next_step)
             except Exception as error:  # noqa: BLE001  # any defect of ours

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from controller.ipam.want import Want
+from controller.kinds.addresses import POOLS, IpPool
 from controller.kinds.nat import EIPS, VPC_PORTS, Eip, VpcPorts
 from controller.kinds.subnet import SUBNETS, Accepted, Subnet
 from controller.kinds.workloads import SETS, OrdinalSet
@@ -200,6 +201,19 @@ def test_who_has_an_address_is_asked_first_when_its_subnet_comes_late() -> None:
     assert w.ip("z.ns") == "10.16.0.2"
     assert w.ip("kept-0.ns") == "10.16.0.3"
     assert w.ip("a.ns") == "10.16.0.4"
+
+
+def test_a_pool_of_addresses_that_its_subnet_does_not_have_says_so() -> None:
+    w = world()
+    w.have(POOLS, "p", IpPool("p", "ovn-default", addresses=("10.99.0.1..10.99.0.9", "10.16.0.8")))
+    w.start()
+    assert "no address of subnet ovn-default is in 10.99.0.1..10.99.0.9" in w.why(
+        "ippools.kubeovn.io", "", "p"
+    )
+    w.pod("a", annotations={O + "ip_pool": "p"})
+    assert w.ip("a.ns") == "10.16.0.8"
+    w.have(POOLS, "p", IpPool("p", "ovn-default", addresses=("10.16.0.8",)))
+    assert w.why("ippools.kubeovn.io", "", "p") == ""
 
 
 def test_external_addresses_are_given_to_no_workload() -> None:
