@@ -19,11 +19,11 @@ SHORT = 63
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
-class _Read(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
+class Read(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     """The base of all that is read."""
 
 
-class Owner(_Read, frozen=True):
+class Owner(Read, frozen=True):
     """An entry of ownerReferences."""
 
     kind: str = ""
@@ -32,7 +32,7 @@ class Owner(_Read, frozen=True):
     controller: bool = False
 
 
-class Meta(_Read, frozen=True):
+class Meta(Read, frozen=True):
     """metadata, without managedFields and without kubectl's copy of the object."""
 
     name: str = ""
@@ -65,20 +65,20 @@ class HasMeta(Protocol):
         """Metadata."""
 
 
-class Bare(_Read, frozen=True):
+class Bare(Read, frozen=True):
     """Any object, of which only the metadata is wanted."""
 
     metadata: Meta = Meta()
 
 
-class ConfigMap(_Read, frozen=True):
+class ConfigMap(Read, frozen=True):
     """v1 ConfigMap."""
 
     metadata: Meta = Meta()
     data: dict[str, str] = {}
 
 
-class Requirement(_Read, frozen=True):
+class Requirement(Read, frozen=True):
     """An expression of a label selector."""
 
     key: str
@@ -86,14 +86,14 @@ class Requirement(_Read, frozen=True):
     values: tuple[str, ...] = ()
 
 
-class LabelSelector(_Read, frozen=True):
+class LabelSelector(Read, frozen=True):
     """A label selector; an empty one selects everything."""
 
     match_labels: dict[str, str] = {}
     match_expressions: tuple[Requirement, ...] = ()
 
 
-class ContainerPort(_Read, frozen=True):
+class ContainerPort(Read, frozen=True):
     """A port of a container that has a name by which policies and services find it."""
 
     container_port: int
@@ -101,14 +101,14 @@ class ContainerPort(_Read, frozen=True):
     protocol: str = "TCP"
 
 
-class Container(_Read, frozen=True):
+class Container(Read, frozen=True):
     """A container of a pod."""
 
     name: str = ""
     ports: tuple[ContainerPort, ...] = ()
 
 
-class PodSpec(_Read, frozen=True):
+class PodSpec(Read, frozen=True):
     """v1 PodSpec."""
 
     node_name: str = ""
@@ -118,20 +118,20 @@ class PodSpec(_Read, frozen=True):
     containers: tuple[Container, ...] = ()
 
 
-class PodIP(_Read, frozen=True):
+class PodIP(Read, frozen=True):
     """One address of a pod or of its node."""
 
     ip: str = ""
 
 
-class PodCondition(_Read, frozen=True):
+class PodCondition(Read, frozen=True):
     """A condition of a pod."""
 
     type: str = ""
     status: str = ""
 
 
-class PodStatus(_Read, frozen=True):
+class PodStatus(Read, frozen=True):
     """v1 PodStatus."""
 
     phase: str = ""
@@ -142,7 +142,7 @@ class PodStatus(_Read, frozen=True):
     conditions: tuple[PodCondition, ...] = ()
 
 
-class Pod(_Read, frozen=True):
+class Pod(Read, frozen=True):
     """v1 Pod."""
 
     metadata: Meta = Meta()
@@ -150,47 +150,47 @@ class Pod(_Read, frozen=True):
     status: PodStatus = PodStatus()
 
 
-class NamespaceStatus(_Read, frozen=True):
+class NamespaceStatus(Read, frozen=True):
     """v1 NamespaceStatus."""
 
     phase: str = ""
 
 
-class Namespace(_Read, frozen=True):
+class Namespace(Read, frozen=True):
     """v1 Namespace."""
 
     metadata: Meta = Meta()
     status: NamespaceStatus = NamespaceStatus()
 
 
-class NodeAddress(_Read, frozen=True):
+class NodeAddress(Read, frozen=True):
     """An address of a node and its kind (InternalIP, ...)."""
 
     type: str = ""
     address: str = ""
 
 
-class NodeCondition(_Read, frozen=True):
+class NodeCondition(Read, frozen=True):
     """A condition of a node."""
 
     type: str = ""
     status: str = ""
 
 
-class NodeStatus(_Read, frozen=True):
+class NodeStatus(Read, frozen=True):
     """v1 NodeStatus."""
 
     addresses: tuple[NodeAddress, ...] = ()
     conditions: tuple[NodeCondition, ...] = ()
 
 
-class NodeSpec(_Read, frozen=True):
+class NodeSpec(Read, frozen=True):
     """v1 NodeSpec."""
 
     unschedulable: bool = False
 
 
-class Node(_Read, frozen=True):
+class Node(Read, frozen=True):
     """v1 Node."""
 
     metadata: Meta = Meta()
@@ -198,7 +198,7 @@ class Node(_Read, frozen=True):
     status: NodeStatus = NodeStatus()
 
 
-class ServicePort(_Read, frozen=True):
+class ServicePort(Read, frozen=True):
     """A port of a service."""
 
     port: int
@@ -208,19 +208,19 @@ class ServicePort(_Read, frozen=True):
     node_port: int = 0
 
 
-class ClientIPConfig(_Read, frozen=True):
+class ClientIPConfig(Read, frozen=True):
     """Affinity by client address [s]."""
 
     timeout_seconds: int = 10800
 
 
-class AffinityConfig(_Read, frozen=True):
+class AffinityConfig(Read, frozen=True):
     """sessionAffinityConfig."""
 
     client_ip: ClientIPConfig = field(default=ClientIPConfig(), name="clientIP")
 
 
-class ServiceSpec(_Read, frozen=True):
+class ServiceSpec(Read, frozen=True):
     """v1 ServiceSpec."""
 
     type: str = "ClusterIP"
@@ -240,7 +240,7 @@ class ServiceSpec(_Read, frozen=True):
     health_check_node_port: int = 0
 
 
-class Ingress(_Read, frozen=True):
+class Ingress(Read, frozen=True):
     """An address that a load balancer has; in the mode Proxy packets to it are not the nodes'."""
 
     ip: str = ""
@@ -248,19 +248,19 @@ class Ingress(_Read, frozen=True):
     ip_mode: str | None = None
 
 
-class LoadBalancerStatus(_Read, frozen=True):
+class LoadBalancerStatus(Read, frozen=True):
     """status.loadBalancer."""
 
     ingress: tuple[Ingress, ...] = ()
 
 
-class ServiceStatus(_Read, frozen=True):
+class ServiceStatus(Read, frozen=True):
     """v1 ServiceStatus."""
 
     load_balancer: LoadBalancerStatus = LoadBalancerStatus()
 
 
-class Service(_Read, frozen=True):
+class Service(Read, frozen=True):
     """v1 Service."""
 
     metadata: Meta = Meta()
@@ -268,7 +268,7 @@ class Service(_Read, frozen=True):
     status: ServiceStatus = ServiceStatus()
 
 
-class ObjectReference(_Read, frozen=True):
+class ObjectReference(Read, frozen=True):
     """What an endpoint or an event is about."""
 
     kind: str = ""
@@ -277,7 +277,7 @@ class ObjectReference(_Read, frozen=True):
     uid: str = ""
 
 
-class EndpointConditions(_Read, frozen=True):
+class EndpointConditions(Read, frozen=True):
     """Conditions of an endpoint; what is null is unknown, which counts as ready."""
 
     ready: bool | None = None
@@ -285,20 +285,20 @@ class EndpointConditions(_Read, frozen=True):
     terminating: bool | None = None
 
 
-class ForWhom(_Read, frozen=True):
+class ForWhom(Read, frozen=True):
     """A zone or a node that an endpoint is meant for."""
 
     name: str = ""
 
 
-class EndpointHints(_Read, frozen=True):
+class EndpointHints(Read, frozen=True):
     """Whom an endpoint is meant for."""
 
     for_zones: tuple[ForWhom, ...] | None = ()
     for_nodes: tuple[ForWhom, ...] | None = ()
 
 
-class Endpoint(_Read, frozen=True):
+class Endpoint(Read, frozen=True):
     """One endpoint of a slice."""
 
     addresses: tuple[str, ...] | None = ()
@@ -309,7 +309,7 @@ class Endpoint(_Read, frozen=True):
     target_ref: ObjectReference | None = None
 
 
-class EndpointPort(_Read, frozen=True):
+class EndpointPort(Read, frozen=True):
     """A port of a slice; without a number: all ports."""
 
     name: str | None = ""
@@ -317,7 +317,7 @@ class EndpointPort(_Read, frozen=True):
     port: int | None = None
 
 
-class EndpointSlice(_Read, frozen=True):
+class EndpointSlice(Read, frozen=True):
     """discovery.k8s.io/v1 EndpointSlice; the API sends null for no endpoints and no ports."""
 
     metadata: Meta = Meta()
@@ -326,14 +326,14 @@ class EndpointSlice(_Read, frozen=True):
     ports: tuple[EndpointPort, ...] | None = ()
 
 
-class IPBlock(_Read, frozen=True):
+class IPBlock(Read, frozen=True):
     """A network without some of its parts."""
 
     cidr: str
     except_: tuple[str, ...] = field(default=(), name="except")
 
 
-class PolicyPeer(_Read, frozen=True):
+class PolicyPeer(Read, frozen=True):
     """One of `from` or `to`."""
 
     pod_selector: LabelSelector | None = None
@@ -341,7 +341,7 @@ class PolicyPeer(_Read, frozen=True):
     ip_block: IPBlock | None = None
 
 
-class PolicyPort(_Read, frozen=True):
+class PolicyPort(Read, frozen=True):
     """A port, a range of them, or a named one."""
 
     protocol: str = "TCP"
@@ -349,21 +349,21 @@ class PolicyPort(_Read, frozen=True):
     end_port: int | None = None
 
 
-class IngressRule(_Read, frozen=True):
+class IngressRule(Read, frozen=True):
     """What may come in."""
 
     ports: tuple[PolicyPort, ...] = ()
     from_: tuple[PolicyPeer, ...] = field(default=(), name="from")
 
 
-class EgressRule(_Read, frozen=True):
+class EgressRule(Read, frozen=True):
     """What may go out."""
 
     ports: tuple[PolicyPort, ...] = ()
     to: tuple[PolicyPeer, ...] = ()
 
 
-class NetworkPolicySpec(_Read, frozen=True):
+class NetworkPolicySpec(Read, frozen=True):
     """networking.k8s.io/v1 NetworkPolicySpec."""
 
     pod_selector: LabelSelector = LabelSelector()
@@ -372,19 +372,24 @@ class NetworkPolicySpec(_Read, frozen=True):
     egress: tuple[EgressRule, ...] = ()
 
 
-class NetworkPolicy(_Read, frozen=True):
+class NetworkPolicy(Read, frozen=True):
     """networking.k8s.io/v1 NetworkPolicy."""
 
     metadata: Meta = Meta()
     spec: NetworkPolicySpec = NetworkPolicySpec()
 
 
-class Custom(_Read, frozen=True):
+class Custom(Read, frozen=True):
     """An object of a custom kind: specification and status as JSON, decoded by who knows them."""
 
     metadata: Meta = Meta()
     spec: msgspec.Raw = msgspec.Raw(b"{}")
     status: msgspec.Raw = msgspec.Raw(b"{}")
+
+    def __post_init__(self) -> None:
+        # What is decoded is a view of the whole answer, which would live as long as this does.
+        msgspec.structs.force_setattr(self, "spec", self.spec.copy())
+        msgspec.structs.force_setattr(self, "status", self.status.copy())
 
 
 class LeaseSpec(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
@@ -399,7 +404,7 @@ class LeaseSpec(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defa
     preferred_holder: str | UnsetType = UNSET
 
 
-class Lease(_Read, frozen=True):
+class Lease(Read, frozen=True):
     """coordination.k8s.io/v1 Lease."""
 
     metadata: Meta = Meta()

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from controller.kinds import addresses, attachments, subnet, underlay, vpc, workloads
-from controller.kinds.reading import Form
 from controller.kube.resources import Resource
 from controller.network.view import Kind
+from controller.translate.ovn import Problem
 
 _STATUS = frozenset({"status"})
 _WHOLE = frozenset({"status", "finalizers"})
+
+
+class Reading(Protocol):
+    """How a kind's objects are read (`controller.kinds.reading.Form`)."""
+
+    def decode(self, obj: Any, /) -> Any:
+        """The fact; raises KindError."""
+
+    def warn(self, obj: Any, /) -> tuple[Problem, ...]:
+        """What is wrong with an object that is read all the same."""
 
 
 class Object(NamedTuple):
@@ -22,7 +32,7 @@ class Object(NamedTuple):
 
     resource: Resource[Any]
     kind: Kind[Any]
-    form: Form[Any]
+    form: Reading
     writes: frozenset[str] = frozenset()
     optional: bool = False
 

@@ -6,9 +6,11 @@ import asyncio
 import json
 import random
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from controller.kube.auth import Access
@@ -26,7 +28,14 @@ from controller.kube.errors import Unreachable
 from controller.kube.http import Client
 from controller.kube.pacing import Backoff
 from controller.kube.reflector import Reflector
-from controller.kube.resources import CONFIG_MAPS, ENDPOINT_SLICES, PODS, Key, Resource
+from controller.kube.resources import (
+    CONFIG_MAPS,
+    ENDPOINT_SLICES,
+    PODS,
+    Key,
+    Resource,
+    custom,
+)
 from controller.kube.structs import Pod
 from tests.apistandin.clocks import QuickClock, eventually
 from tests.apistandin.faults import Fault
@@ -160,6 +169,26 @@ def test_even_metadata_that_cannot_be_read_harms_only_its_object() -> None:
     assert isinstance(changed, Upsert)
     assert "odd cannot be read" in changed.problem
     assert gone == Removal(Key("n", "odd"), 5)
+
+
+def test_custom_objects_do_not_keep_the_answer_that_they_came_in() -> None:
+    resource = custom("kubeovn.io", "v1", "vlans", "Vlan")
+    noise = [{"manager": "kubectl", "fieldsV1": {"f:x": "y" * 100_000}}]
+    meta = {"name": "v", "resourceVersion": "5", "managedFields": noise}
+    item = {"metadata": meta, "spec": {"id": 5}, "status": {}}
+    text = json.dumps({"metadata": {"resourceVersion": "7"}, "items": [item]}).encode()
+    line = json.dumps({"type": "ADDED", "object": item}).encode()
+    decoder = Decoder(resource)
+    (one,) = decoder.page(text).entries
+    (other,) = decoder.events([line])
+    assert isinstance(other, Upsert)
+    for found in (one.obj, other.obj):
+        assert found is not None
+        assert msgspec.json.decode(found.spec) == {"id": 5}
+        views = [memoryview(raw) for raw in (found.spec, found.status)]
+        assert all(not isinstance(view.obj, bytes) or len(view.obj) < 100 for view in views)
+    assert sys.getrefcount(text) <= 2
+    assert sys.getrefcount(line) <= 2
 
 
 def test_null_lists_of_slices_are_empty() -> None:
