@@ -9,7 +9,6 @@ says that everything before it was judged.
 from __future__ import annotations
 
 import re
-import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,9 +18,11 @@ from pathlib import Path
 from dataplane.drivers.unixctl import UnixctlClient
 from tests.labs.ovnsandbox import OvnSandbox, wait_until
 from tests.labs.packets import (
+    CAPTURE_HEAD,
     Packet,
     arp_request,
     frame,
+    frames_since,
     is_advertisement,
     neighbour_solicitation,
     number_of,
@@ -183,14 +184,7 @@ class PacketLab:
     def _captured(self, at: int) -> Iterable[bytes]:
         """Packets of a capture that were not read yet; one that is half written stays."""
         path = self._capture(at)
-        if not path.exists():
-            return
-        octets = path.read_bytes()
-        place = self._read.get(str(path), 24)
-        while place + 16 <= len(octets):
-            (size,) = struct.unpack_from("<I", octets, place + 8)
-            if place + 16 + size > len(octets):
-                break
-            yield octets[place + 16 : place + 16 + size]
-            place += 16 + size
+        since = self._read.get(str(path), CAPTURE_HEAD)
+        for octets, place in frames_since(path, since):
             self._read[str(path)] = place
+            yield octets

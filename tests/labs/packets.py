@@ -160,16 +160,27 @@ def arp_reply(mac: str, address: str, target_mac: str, target: str) -> bytes:
     return _mac(target_mac) + _mac(mac) + b"\x08\x06" + body
 
 
-def frames(path: Path) -> Iterator[bytes]:
-    """The frames of a capture (pcap), one that is half written left out."""
+CAPTURE_HEAD = 24
+"""Octets of a capture before its first frame (pcap)."""
+
+
+def frames_since(path: Path, place: int) -> Iterator[tuple[bytes, int]]:
+    """The frames of a capture from a place on, each with the place behind it.
+
+    One that is half written is left out.
+    """
     octets = path.read_bytes() if path.exists() else b""
-    place = 24
     while place + 16 <= len(octets):
         (size,) = struct.unpack_from("<I", octets, place + 8)
-        if place + 16 + size > len(octets):
+        begin, place = place + 16, place + 16 + size
+        if place > len(octets):
             return
-        yield octets[place + 16 : place + 16 + size]
-        place += 16 + size
+        yield octets[begin:place], place
+
+
+def frames(path: Path) -> Iterator[bytes]:
+    """All frames of a capture."""
+    return (octets for octets, _ in frames_since(path, CAPTURE_HEAD))
 
 
 def ends_of(octets: bytes) -> tuple[str, str]:
