@@ -118,6 +118,12 @@ def icmp6(source_mac: str, target_mac: str, source: str, target: str, message: b
     return _six(source_mac, target_mac, one + other, ICMPV6, body)
 
 
+def neighbour_advertisement(mac: str, address: str, target_mac: str, target: str) -> bytes:
+    """`target` is told who has `address`, as if it had asked (RFC 4861, 4.4)."""
+    body = struct.pack(">BBHI", 136, 0, 0, 6 << 28) + ip_address(address).packed
+    return icmp6(mac, target_mac, address, target, body + b"\x02\x01" + _mac(mac))
+
+
 def udp6(
     source_mac: str, target_mac: str, source: str, target: str, ports: tuple[int, int], data: bytes
 ) -> bytes:

@@ -31,9 +31,15 @@ spec:
   staticRoutes:
     - {{cidr: 0.0.0.0/0, nextHopIP: 10.0.1.254, policy: policyDst}}
     - {{cidr: 172.31.0.0/24, nextHopIP: 10.0.1.253, policy: policySrc, routeTable: "rtb1"}}
+    - {{cidr: 198.51.100.0/24, nextHopIP: 10.0.1.253, policy: policyDst, ecmpMode: ecmp}}
+    - {{cidr: 198.51.100.0/24, nextHopIP: 10.0.1.254, policy: policyDst, ecmpMode: ecmp}}
   policyRoutes:
     - {{action: drop, match: ip4.src==10.0.1.0/24 && ip4.dst==10.0.3.250, priority: 11}}
     - {{action: reroute, match: ip4.src==10.0.1.0/24, nextHopIP: 10.0.1.252, priority: 10}}
+    - action: reroute
+      match: ip4.src==10.0.3.0/24 && ip4.dst==192.0.2.0/25
+      nextHopIP: 10.0.1.252,10.0.1.253
+      priority: 12
 ---
 kind: Vpc
 apiVersion: kubeovn.io/v1
@@ -188,6 +194,19 @@ def test_policy_routes_lead_or_drop_by_their_priority(net: Network) -> None:
     assert net.routed("one.t1", "203.0.113.5") == {"third.t1"}
     assert net.routed("one.t1", "10.0.3.250") == set()
     assert net.routed("one.t1", "10.0.3.251") == {"third.t1"}
+
+
+@pytest.mark.parametrize(
+    ("network", "hops"),
+    [("198.51.100", {"gate.t1", "second.t1"}), ("192.0.2", {"second.t1", "third.t1"})],
+    ids=["routes", "policy"],
+)
+def test_several_next_hops_share_what_goes_to_a_network(
+    net: Network, network: str, hops: set[str]
+) -> None:
+    each = [net.routed("side.t1", f"{network}.{at}", "TCP") for at in range(2, 22)]
+    assert all(len(one) == 1 for one in each)
+    assert set().union(*each) == hops
 
 
 # -- Subnet ---------------------------------------------------------------------------------------

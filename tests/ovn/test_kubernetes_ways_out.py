@@ -25,7 +25,7 @@ from tests.labs.manifests import engine_of, gateways, stations
 from tests.labs.nbrows import put
 from tests.labs.ovnsandbox import OvnSandbox, wait_until
 from tests.labs.packetlab import PacketLab, Station
-from tests.labs.packets import Packet, arp_reply, ends_of, frame
+from tests.labs.packets import Packet, arp_reply, ends_of, frame, neighbour_advertisement
 
 SETTINGS = NetSettings(default_cidr="10.16.0.0/24", join_cidr="100.64.0.0/24")
 OBJECTS = """
@@ -93,12 +93,13 @@ kind: Subnet
 metadata: {name: ruled}
 spec:
   protocol: IPv4
-  cidrBlock: 10.0.11.0/24
+  cidrBlock: "10.0.11.0/24,fd00:11::/64"
   natOutgoing: true
   natOutgoingPolicyRules:
     - {action: forward, match: {srcIPs: "10.0.11.4/30,10.0.11.254"}}
     - {action: nat, match: {srcIPs: 10.0.11.128/26, dstIPs: "203.0.113.9,203.0.113.10"}}
     - {action: forward, match: {srcIPs: 10.0.11.128/26, dstIPs: 203.0.113.0/24}}
+    - {action: forward, match: {srcIPs: "fd00:11::5", dstIPs: "2001:db8:9::/48"}}
 """
 POD = """
 ---
@@ -119,13 +120,15 @@ PODS = {
     "led": ("one-node", "10.68.0.9", "n1"),
     "spread": ("both-nodes", "10.69.0.9", "n1"),
     "chosen": ("by-label", "10.70.0.9", "n1"),
-    "exempt": ("ruled", "10.0.11.5", "n1"),
-    "last": ("ruled", "10.0.11.254", "n2"),
-    "partly": ("ruled", "10.0.11.130", "n1"),
-    "others": ("ruled", "10.0.11.20", "n1"),
+    "exempt": ("ruled", "10.0.11.5,fd00:11::5", "n1"),
+    "last": ("ruled", "10.0.11.254,fd00:11::254", "n2"),
+    "partly": ("ruled", "10.0.11.130,fd00:11::130", "n1"),
+    "others": ("ruled", "10.0.11.20,fd00:11::20", "n1"),
 }
 NEXT_HOP, NEXT_HOP_MAC = "172.18.0.1", "0a:00:00:00:99:01"
+NEXT_HOP6 = "fd00:172::1"
 WORLD, NEIGHBOUR, ELSEWHERE = "203.0.113.9", "203.0.113.77", "198.51.100.7"
+WORLD6, ELSEWHERE6 = "2001:db8:9::9", "2001:db8:a::9"
 
 
 @dataclass
@@ -135,6 +138,7 @@ class World:
     chassis: dict[str, Chassis]
     there: dict[str, Station]
     outside: dict[str, str]
+    outside6: dict[str, str]
     cluster: ClusterConfig
     number: int = 0
 
@@ -148,7 +152,9 @@ class World:
     def leaves(self, pod: str, target: str, sport: int = 3000) -> tuple[str, str]:
         """By which node a pod's packet leaves, and whom it comes from there; its answer returns."""
         home, one = self.station(pod)
-        asked = Packet(self.next(), one.address(4), target, "TCP", sport, 443)
+        version = ip_address(target).version
+        own = one.address(version)
+        asked = Packet(self.next(), own, target, "TCP", sport, 443)
         home.from_pod(one, frame(one.mac, home.lab.router_macs[one.switch], asked))
         found: dict[str, bytes] = {}
 
@@ -163,13 +169,13 @@ class World:
         source, where = ends_of(octets)
         assert where == target
         # Of two that have one address and one port outside, one has another port.
-        (seen,) = struct.unpack_from(">H", octets, 34)
+        (seen,) = struct.unpack_from(">H", octets, 34 if version == 4 else 54)
         back = Packet(asked.number + 1, target, source, "TCP", 443, seen, answer=True)
         gateway = str(mac_of_address(IPv4Address(self.outside[node])))
         self.chassis[node].from_wire(frame(NEXT_HOP_MAC, gateway, back))
         pcap = home.to_pod(one)
         wait_until(f"the answer is at {pod}", lambda: bool(numbered(pcap, back.number)), 20)
-        assert ends_of(numbered(pcap, back.number)[0]) == (target, one.address(4))
+        assert ends_of(numbered(pcap, back.number)[0]) == (target, own)
         return node, source
 
 
@@ -186,10 +192,14 @@ def world() -> Iterator[World]:
         try:
             first.start()
             start_pair(first, second)
-            base = ClusterConfig(first.nb, first.sb, "100.65.0.0/24", "100.65.255.0/24", ())
+            base = ClusterConfig(
+                first.nb, first.sb, "100.65.0.0/24", "100.65.255.0/24", (),
+                "fd00:65::/64", "fd00:66::/64",
+            )  # fmt: skip
             template = GatewayTemplate(
-                base, "phys", ("172.18.0.100-172.18.0.150",), next_hops=(ip_address(NEXT_HOP),)
-            )
+                base, "phys", ("172.18.0.100-172.18.0.150", "fd00:172::100-fd00:172::150"),
+                next_hops=(ip_address(NEXT_HOP), ip_address(NEXT_HOP6)),
+            )  # fmt: skip
             engine.put(((TEMPLATE, "", template),))
             engine.update()
             assert engine.book.problems == {}
@@ -206,17 +216,21 @@ def world() -> Iterator[World]:
                 chassis[name] = Chassis(box, PacketLab(box, mine, macs, gateways=hosts))
                 chassis[name].lab.attach()
             outside = {one.chassis: str(one.address.ip) for one in cluster.gateways}
+            outside6 = {
+                one.chassis: str(one.address6.ip) for one in cluster.gateways if one.address6
+            }
             for name, one in chassis.items():
                 mac = str(mac_of_address(IPv4Address(outside[name])))
                 one.from_wire(arp_reply(NEXT_HOP_MAC, NEXT_HOP, mac, outside[name]))
+                one.from_wire(neighbour_advertisement(NEXT_HOP_MAC, NEXT_HOP6, mac, outside6[name]))
 
             def learned() -> bool:
                 listed = first.sbctl("--bare", "--columns=ip", "list", "MAC_Binding").split()
-                return listed.count(NEXT_HOP) == 2
+                return listed.count(NEXT_HOP) == 2 == listed.count(NEXT_HOP6)
 
             wait_until("both gateways know the provider's router", learned)
             settle(chassis)
-            yield World(chassis, there, outside, cluster)
+            yield World(chassis, there, outside, outside6, cluster)
         finally:
             second.stop()
             first.stop()
@@ -261,14 +275,18 @@ def test_flows_of_a_subnet_with_several_gateways_are_spread_over_them(world: Wor
         ("partly", NEIGHBOUR, False),
         ("partly", ELSEWHERE, True),
         ("others", WORLD, True),
+        ("exempt", WORLD6, False),
+        ("exempt", ELSEWHERE6, True),
+        ("others", WORLD6, True),
     ],
 )
 def test_rules_decide_who_is_translated_to_whom(
     world: World, pod: str, target: str, *, translated: bool
 ) -> None:
-    node = PODS[pod][2]
-    source = world.outside[node] if translated else PODS[pod][1]
-    assert world.leaves(pod, target) == (node, source)
+    node, four = PODS[pod][2], "." in target
+    outside = world.outside if four else world.outside6
+    own = PODS[pod][1].split(",")[0 if four else 1]
+    assert world.leaves(pod, target) == (node, outside[node] if translated else own)
 
 
 def test_who_loses_a_gateway_leaves_by_the_others(world: World) -> None:
