@@ -41,6 +41,11 @@ class Ipam:
         if not request.pod or not request.namespace:
             raise RemoteError(spec.INVALID_ENVIRONMENT, "CNI_ARGS names no pod and namespace")
         port = await self._port(request, self._patience.logical_port)
+        if port is None and (reason := self._host.ready()):
+            msg = f"the node daemon is not ready: {reason}"
+            raise RemoteError(
+                spec.TRY_AGAIN_LATER, msg, "`millrace status` shows what it waits for"
+            )
         if port is None or not port.addresses:
             msg = f"OVN has no address for {request.iface_id!r}"
             details = f"has a Subnet the provider {request.provider!r}? The pod's events say more"

@@ -82,6 +82,9 @@ def test_another_plugin_gets_the_addresses_that_ovn_has(
             code, error = await addresses(on, "ADD", pod)
             assert (code, error["code"]) == (1, spec.TRY_AGAIN_LATER)
             assert "mac.shop" in str(error["details"])
+            on.host.not_ready = "no OVN"
+            assert "no OVN" in str((await addresses(on, "ADD", pod))[1]["msg"])
+            on.host.not_ready = None
             mine = port("web-0.shop.mac.shop", 9, ("192.168.0.0/24", "10.0.0.254"))
             on.host.ports[mine.name] = mine
             given = {"address": "10.0.0.9/24", "gateway": "10.0.0.1"}
