@@ -64,6 +64,9 @@ def cluster(api: StandIn) -> None:
     objects.put(api, custom("ProviderNetwork", "outside", defaultInterface="eth1"))
     objects.put(api, objects.subnet("external", "10.5.204.0/24", gateway="10.5.204.254",
                                     vlan="v204"))  # fmt: skip
+    kept = {"action": "forward", "match": {"dstIPs": "198.51.100.0/24"}}
+    objects.put(api, objects.subnet("ruled", "10.44.0.0/24", natOutgoing=True,
+                                    natOutgoingPolicyRules=[kept]))  # fmt: skip
     objects.put(api, custom("Vpc", "ovn-cluster", enableExternal=True))
     objects.put(api, custom("OvnEip", "eip", externalSubnet="external", type="nat"))
     objects.put(api, custom("OvnFip", "fip", ovnEip="eip", ipName="web0.shop"))
@@ -78,6 +81,10 @@ def field(api: StandIn, resource: str, name: str, namespace: str, *path: str) ->
 
 def nat(ovn: OvnSandbox, router: str) -> str:
     return ovn.nbctl("lr-nat-list", router)
+
+
+def sets(ovn: OvnSandbox) -> list[str]:
+    return ovn.nbctl("--bare", "--columns=addresses", "list", "Address_Set").split()
 
 
 def routers(ovn: OvnSandbox) -> set[str]:
@@ -119,6 +126,8 @@ def test_services_and_gateways_of_a_cluster(ovn: OvnSandbox, config: KubernetesC
                 )
                 outside = field(api, "ovn-fips.kubeovn.io", "fip", "", "status", "v4Eip")
                 await until("its row", lambda: outside in nat(ovn, "ovn-cluster"))
+                await until("the rules", lambda: "10.44.0.0/24" in nat(ovn, "GR_n2"))
+                assert "198.51.100.0/24" in sets(ovn)
                 assert controller.gateways.problems == ()
                 before = {name: nat(ovn, name) for name in routers(ovn)}
             # Another controller finds everything as it is.
@@ -126,6 +135,8 @@ def test_services_and_gateways_of_a_cluster(ovn: OvnSandbox, config: KubernetesC
                 await until("it is settled", lambda: bool(controller.counts.settled_at))
                 assert controller.writer.written.rows == 0
                 assert {name: nat(ovn, name) for name in routers(ovn)} == before
+                objects.drop(api, "subnets.kubeovn.io", "ruled")
+                await until("the rules go", lambda: "198.51.100.0/24" not in sets(ovn))
                 objects.drop(api, "ovn-fips.kubeovn.io", "fip")
                 await until("the row goes", lambda: outside not in nat(ovn, "ovn-cluster"))
 

@@ -301,6 +301,33 @@ def test_who_loses_a_gateway_leaves_by_the_others(world: World) -> None:
     assert world.leaves("led", WORLD, 32000) == ("n2", "172.18.0.60")
 
 
+@pytest.mark.parametrize(
+    ("source", "target", "version"),
+    [("near", "far", 4), ("far", "near", 4), ("plain", "last", 4), ("last", "exempt", 6)],
+)
+def test_pods_of_two_nodes_reach_each_other_through_the_tunnel(
+    world: World, source: str, target: str, version: int
+) -> None:
+    """Within a subnet and between two."""
+    home, one = world.station(source)
+    there, other = world.station(target)
+    assert home is not there
+    packet = Packet(world.next(), one.address(version), other.address(version), "UDP", 3000, 53)
+    for chassis, sender, receiver, sent in (
+        (home, one, other, packet),
+        (there, other, one, packet.back(packet.number + 1)),
+    ):
+        near = sender.switch == receiver.switch
+        towards = receiver.mac if near else chassis.lab.router_macs[sender.switch]
+        chassis.from_pod(sender, frame(sender.mac, towards, sent))
+        came = (there if chassis is home else home).to_pod(receiver)
+        wait_until(
+            f"it is at {receiver.port}",
+            lambda came=came, sent=sent: bool(numbered(came, sent.number)),
+            20,
+        )
+
+
 def test_northd_and_the_chassis_have_nothing_to_say(world: World) -> None:
     first = world.chassis["n1"].box
     assert [line for line in first.warnings() if "Unknown chassis" not in line] == []
