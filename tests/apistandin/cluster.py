@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.apistandin import admission, crds, failure, managed, patches, rules, structural
+from tests.apistandin import admission, crds, endings, failure, managed, patches, rules, structural
 from tests.apistandin.failure import Cause, Object
-from tests.apistandin.kinds import BUILT_IN, CRD_GROUP, Kind
+from tests.apistandin.kinds import BUILT_IN, Kind
 from tests.apistandin.pages import Page, page_of
 from tests.apistandin.selectors import Predicate
 from tests.apistandin.steps import (
@@ -55,7 +55,7 @@ class Cluster:
     kinds: dict[tuple[str, str, str], Kind] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._read_kinds()
+        self.read_kinds()
         for name in ("default", "kube-system", "kube-public", "kube-node-lease"):
             body: Object = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
             self.create(self.kinds["", "v1", "namespaces"], "", body, Options("kube-apiserver"))
@@ -99,6 +99,8 @@ class Cluster:
             raise failure.invalid(kind.group, kind.kind, "", [cause])
         name = metadata["name"]
         self._check_namespace(kind, namespace, name)
+        if endings.ends(self, kind):
+            raise failure.method_not_allowed("create")
         if (namespace, name) in self.store.of(kind.key):
             raise failure.already_exists(kind.group, kind.plural, name)
         if kind.status:
@@ -268,7 +270,7 @@ class Cluster:
         grace = body.get("gracePeriodSeconds")
         metadata = before["metadata"]
         lingers = kind.deleting is not None and kind.deleting(before) and grace != 0
-        special = kind.key == ("", "namespaces")
+        special = kind.key == endings.SPACES
         if not (metadata.get("finalizers") or lingers or special):
             if not options.dry_run:
                 self._remove(kind, before)
@@ -293,10 +295,7 @@ class Cluster:
             after["metadata"]["generation"] = metadata["generation"] + 1
         if special:
             after["status"] = {**after.get("status", {}), "phase": "Terminating"}
-        obj = self._commit(kind, before, after, options)
-        if special and not options.dry_run:
-            self.finish_namespaces()
-        return Answer(200, obj)
+        return Answer(200, self._commit(kind, before, after, options))
 
     def delete_collection(
         self, kind: Kind, namespace: str, selects: Predicate, body: Object, options: Options
@@ -311,7 +310,9 @@ class Cluster:
 
     def _finish(self, kind: Kind, before: Object | None, obj: Object) -> None:
         """Fill in and refuse what is wrong."""
-        if kind.key == (CRD_GROUP, "customresourcedefinitions"):
+        if kind.key == endings.DEFINITIONS:
+            if before is None:
+                obj["metadata"]["finalizers"] = [endings.CLEANUP]
             if causes := [*crds.check(obj)]:
                 raise failure.invalid(kind.group, kind.kind, obj["metadata"]["name"], causes)
             crds.establish(obj, self.timestamp())
@@ -339,48 +340,24 @@ class Cluster:
         key = obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
         metadata = obj["metadata"]
         done = metadata.get("deletionTimestamp") and not metadata.get("finalizers")
-        waits = metadata.get("deletionGracePeriodSeconds") or kind.key == ("", "namespaces")
+        waits = metadata.get("deletionGracePeriodSeconds") or kind.key == endings.SPACES
         if done and not waits:
             self._remove(kind, obj)
             return obj
         metadata["resourceVersion"] = str(self.store.next_revision())
         self.store.write(kind.key, key, obj)
-        if kind.key == (CRD_GROUP, "customresourcedefinitions"):
-            self._read_kinds()
+        if kind.key == endings.DEFINITIONS:
+            self.read_kinds()
         if metadata.get("deletionTimestamp"):
-            self.finish_namespaces()
+            endings.finish(self)
         return obj
 
     def _remove(self, kind: Kind, obj: Object) -> None:
         metadata = obj["metadata"]
-        if kind.key == (CRD_GROUP, "customresourcedefinitions"):
-            below = obj["spec"]["group"], obj["spec"]["names"]["plural"]
-            for key in list(self.store.of(below)):
-                self.store.write(below, key, None)
         self.store.write(kind.key, (metadata.get("namespace", ""), metadata["name"]), None)
-        if kind.key == (CRD_GROUP, "customresourcedefinitions"):
-            self._read_kinds()
-        self.finish_namespaces()
-
-    def finish_namespaces(self) -> None:
-        """What the namespace controller does: empty those that end, then take them away."""
-        spaces = self.store.of(("", "namespaces"))
-        for key, space in list(spaces.items()):
-            if not space["metadata"].get("deletionTimestamp") or key not in spaces:
-                continue
-            left = False
-            for kind in {
-                kind.key: kind for kind in self.kinds.values() if kind.namespaced
-            }.values():
-                for at, name in list(self.store.of(kind.key)):
-                    if at != key[1]:
-                        continue
-                    obj = self.store.of(kind.key).get((at, name))
-                    if obj and not obj["metadata"].get("deletionTimestamp"):
-                        self.delete(kind, at, name, {"gracePeriodSeconds": 0}, Options())
-                    left = left or (at, name) in self.store.of(kind.key)
-            if not left and key in spaces and not space["metadata"].get("finalizers"):
-                self.store.write(("", "namespaces"), key, None)
+        if kind.key == endings.DEFINITIONS:
+            self.read_kinds()
+        endings.finish(self)
 
     def _check_namespace(self, kind: Kind, namespace: str, name: str) -> None:
         if not kind.namespaced:
@@ -398,8 +375,9 @@ class Cluster:
 
     # Kinds
 
-    def _read_kinds(self) -> None:
+    def read_kinds(self) -> None:
+        """Serve the kinds of the definitions that there are, beside those built in."""
         found = list(BUILT_IN)
-        for crd in self.store.of((CRD_GROUP, "customresourcedefinitions")).values():
+        for crd in self.store.of(endings.DEFINITIONS).values():
             found += crds.kinds_of(crd)
         self.kinds = {(kind.group, kind.version, kind.plural): kind for kind in found}

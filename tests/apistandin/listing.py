@@ -74,8 +74,16 @@ def as_list(kind: Kind, items: list[Object], at: int, **metadata: object) -> Obj
         "kind": kind.list_kind or f"{kind.kind}List",
         "apiVersion": kind.api_version,
         "metadata": {"resourceVersion": str(at), **metadata},
-        "items": [served_as(kind, item) for item in items],
+        "items": [_as_item(kind, item) for item in items],
     }
+
+
+def _as_item(kind: Kind, obj: Object) -> Object:
+    """An object within a list: those of built-in kinds do not say again of which kind they are."""
+    served = served_as(kind, obj)
+    if kind.custom:
+        return served
+    return {key: value for key, value in served.items() if key not in ("apiVersion", "kind")}
 
 
 async def answer(cluster: Cluster, target: Target, query: Mapping[str, str], back: int) -> Object:

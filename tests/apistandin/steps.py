@@ -144,6 +144,7 @@ def success(kind: Kind, obj: Object) -> Object:
 def generated(prefix: str, taken: Collection[str], chance: random.Random) -> str:
     """A name that nobody has, as generateName asks for one."""
     while True:
-        name = prefix + "".join(chance.choices(_SUFFIX_LETTERS, k=5))
+        # A generated name has 63 characters at most, however long what it begins with is.
+        name = prefix[:58] + "".join(chance.choices(_SUFFIX_LETTERS, k=5))
         if name not in taken:
             return name

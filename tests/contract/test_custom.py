@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.apistandin.probe import (
@@ -98,6 +100,34 @@ def test_a_definition_says_that_it_is_established(api: Api, place: Place) -> Non
     conditions = {one["type"]: one["status"] for one in body["status"]["conditions"]}
     assert conditions["Established"] == conditions["NamesAccepted"] == "True"
     assert body["status"]["storedVersions"] == ["v1"]
+
+
+@cites(CRDS, "delete-a-customresourcedefinition")
+def test_a_definition_ends_with_its_objects_and_waits_for_who_holds_them(
+    api: Api, place: Place
+) -> None:
+    body: Any = definition(f"ends.{place.group}")
+    crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    crd = f"{crds}/{body['metadata']['name']}"
+    assert api.post(crds, body).code == 201
+    widgets = f"/apis/ends.{place.group}/v1/namespaces/{place.namespace}/widgets"
+    api.until(widgets, lambda reply: reply.code == 200)
+    for name, finalizers in (("free", []), ("held", ["millrace.example/wait"])):
+        metadata = {"name": name, "finalizers": finalizers}
+        widget = {"apiVersion": f"ends.{place.group}/v1", "kind": "Widget", "metadata": metadata}
+        assert api.post(widgets, widget).code == 201
+    since = api.get(widgets).version
+    assert api.delete(crd).code == 200
+    api.until(f"{widgets}/free", lambda reply: reply.code == 404)
+    held = api.until(f"{widgets}/held", lambda reply: "deletionTimestamp" in reply.body["metadata"])
+    assert held.code == 200
+    assert api.get(crd).body["metadata"]["deletionTimestamp"]
+    told = [(kind, obj["metadata"]["name"]) for kind, obj in api.watch(widgets, since)]
+    assert ("DELETED", "free") in told
+    assert ("MODIFIED", "held") in told
+    assert api.merge(f"{widgets}/held", {"metadata": {"finalizers": None}}).code == 200
+    api.until(crd, lambda reply: reply.code == 404)
+    api.until(widgets, lambda reply: reply.code == 404)
 
 
 @cites(CRDS, "status-subresource")

@@ -44,6 +44,8 @@ def test_generated_names(api: Api, place: Place) -> None:
     names = {api.post(place.configs, body).body["metadata"]["name"] for _ in range(3)}
     assert len(names) == 3
     assert all(name.startswith("made-") and len(name) == 10 for name in names)
+    long = place.config("x") | {"metadata": {"generateName": "m" * 200}}
+    assert len(api.post(place.configs, long).body["metadata"]["name"]) == 63
 
 
 @cites(NAMES, "dns-subdomain-names")

@@ -26,6 +26,10 @@ def test_a_list_has_a_version(api: Api, place: Place) -> None:
     assert reply.body["kind"] == "ConfigMapList"
     assert reply.version.isdigit()
     assert "listed" in names(reply.body["items"])
+    # Only lists of custom kinds say of each object which kind it is.
+    assert not any("kind" in item or "apiVersion" in item for item in reply.body["items"])
+    api.post(place.widgets, place.widget("listed"))
+    assert {one["kind"] for one in api.get(place.widgets).body["items"]} == {"Widget"}
 
 
 @cites(CONCEPTS, "efficient-detection-of-changes")
