@@ -95,6 +95,8 @@ def _pods_labels(key: Key, fact: NetPod) -> tuple[tuple[str, str, str], ...]:
     return tuple((key.namespace, name, value) for name, value in fact.labels.items())
 
 
+EIP_ANNOTATION, SNAT_ANNOTATION = "ovn.kubernetes.io/eip", "ovn.kubernetes.io/snat"
+"""A pod's external address, both ways or for what it sends."""
 VIP_ANNOTATION = "ovn.kubernetes.io/vip"
 """Names the Vip whose address a pod's first interface has."""
 
@@ -119,6 +121,12 @@ def _groups(_: Key, fact: NetPod) -> tuple[str, ...]:
     return tuple(name for _, names in security_groups(fact) for name in names)
 
 
+def _translated(_: Key, fact: NetPod) -> tuple[bool, ...]:
+    annotations = fact.annotations
+    mine = annotations.get(EIP_ANNOTATION) or annotations.get(SNAT_ANNOTATION)
+    return (True,) if mine and not (fact.host_network or fact.over) else ()
+
+
 PODS: Kind[NetPod] = Kind(
     "pods",
     {
@@ -129,11 +137,12 @@ PODS: Kind[NetPod] = Kind(
         "aaps": _vips,
         "vip": lambda _, pod: tuple(filter(None, (pod.annotations.get(VIP_ANNOTATION, ""),))),
         "security_group": _groups,
+        "translated": _translated,
     },
 )
 """Keys are `Key(namespace, name)`. `label` is found by (namespace, label, value); `aaps` and `vip`
 by the name of a Vip that the pod may have beside its own address, or as its own; `security_group`
-by the name of one that it names."""
+by the name of one that it names; `translated` by True: it has an external address of its own."""
 
 NAMESPACES: Kind[NetNamespace] = Kind("namespaces", {"label": _labels, "label_key": _label_keys})
 """Keys are names."""

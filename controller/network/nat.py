@@ -7,7 +7,7 @@ and DNAT rules as long as their ports differ. The older rule has it.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import NoReturn
@@ -19,7 +19,7 @@ from controller.kinds.vpc import VPCS
 from controller.network.backends import spelt
 from controller.network.external import GIVEN, externals_of, mac_for, networks_of, vpc_of
 from controller.network.externalgw import external_subnet
-from controller.network.facts import LEASES, PODS
+from controller.network.facts import LEASES
 from controller.network.giving import Given
 from controller.network.rows import Row, RowKey, Value, pairs
 from controller.network.settings import DEFAULT_VPC
@@ -31,10 +31,9 @@ from dataplane.model.addr import IPAddress, IPNetwork
 
 KINDS: Mapping[Use, Kind[Rule]] = {Use.FIP: FIPS, Use.SNAT: SNATS, Use.DNAT: DNATS}
 TITLES = {Use.FIP: "OvnFip", Use.SNAT: "OvnSnatRule", Use.DNAT: "OvnDnatRule"}
-EIP_ANNOTATION, SNAT_ANNOTATION = "ovn.kubernetes.io/eip", "ovn.kubernetes.io/snat"
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """What keeps a rule from being."""
 
     def __init__(self, cause: str, next_step: str) -> None:
@@ -42,8 +41,13 @@ class _Refused(Exception):
         self.cause, self.next_step = cause, next_step
 
 
-def _refuse(cause: str, next_step: str) -> NoReturn:
-    raise _Refused(cause, next_step)
+def refuse(cause: str, next_step: str) -> NoReturn:
+    """Raise what keeps a rule from being.
+
+    Raises:
+        Refused: always.
+    """
+    raise Refused(cause, next_step)
 
 
 # -- addresses ------------------------------------------------------------------------------------
@@ -105,6 +109,10 @@ def eip_said(view: View, key: Hashable) -> Said:
     elif view.get(SUBNETS, subnet) is None:
         cause = f"there is no Subnet {subnet}"
         problems.append(Problem(f"OvnEip {eip.name}", cause, "make it, or correct externalSubnet"))
+    if eip.type is EipType.LSP:
+        cause = "type lsp: nodes have no ports of their own there, so nobody has its address"
+        step = "delete it: gateway nodes stand in for each other without"
+        problems.append(Problem(f"OvnEip {eip.name}", cause, step))
     uses = sorted({use for (use, _), against in view.ask(HOLDERS, key).items() if not against})
     ready = bool(given.addresses) and not given.faults
     mac = mac_for(given, eip.mac)
@@ -127,7 +135,7 @@ def _text(address: IPAddress | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ends:
+class Ends:
     """The two sides of a rule: a router, addresses outside, addresses or networks inside."""
 
     eip: Eip
@@ -156,7 +164,7 @@ def _said(use: Use) -> Unit:
         try:
             ends = _ends(view, rule)
             rows = {Use.FIP: _fip, Use.SNAT: _snat, Use.DNAT: _dnat}[use](rule, ends)
-        except _Refused as refused:
+        except Refused as refused:
             problem = Problem(f"{title} {rule.name}", refused.cause, refused.next_step)
             return Said({}, {ref: Wanted(status={"ready": False})}, {ref: (problem,)})
         return Said(rows, {ref: Wanted(status=_status(rule, ends))})
@@ -164,75 +172,93 @@ def _said(use: Use) -> Unit:
     return Unit(kind.name, kind, compute)
 
 
-def _ends(view: View, rule: Rule) -> _Ends:
+def _ends(view: View, rule: Rule) -> Ends:
     """Both sides of a rule.
 
     Raises:
-        _Refused: one of them is not to be had.
+        Refused: one of them is not to be had.
     """
     eip = view.get(EIPS, rule.eip)
     if eip is None:
-        _refuse(f"ovnEip: there is no OvnEip {rule.eip!r}", "make it, or correct ovnEip")
+        refuse(f"ovnEip: there is no OvnEip {rule.eip!r}", "make it, or correct ovnEip")
     if eip.type is not EipType.NAT:
         cause = f"OvnEip {eip.name} is of the type {eip.type}, which rules cannot have"
-        _refuse(cause, "name one of the type nat")
+        refuse(cause, "name one of the type nat")
     against = view.ask(HOLDERS, rule.eip).get((rule.use, rule.name), "")
     if against:
-        _refuse(f"OvnEip {eip.name} is {against}'s", "take another OvnEip, or another port of it")
+        refuse(f"OvnEip {eip.name} is {against}'s", "take another OvnEip, or another port of it")
     outside = view.ask(ADDRESS, rule.eip)
     if not outside.addresses:
-        _refuse(f"OvnEip {eip.name} has no address", "see its own status")
+        refuse(f"OvnEip {eip.name} has no address", "see its own status")
     vpc, inside, port = _inside(view, rule)
     found = view.get(VPCS, vpc)
     if found is None:
-        _refuse(f"there is no Vpc {vpc}", "make it, or correct vpc")
+        refuse(f"there is no Vpc {vpc}", "make it, or correct vpc")
     subnet = eip.subnet or external_subnet(view)
     if subnet not in externals_of(view, found):
-        _refuse(
+        refuse(
             f"Vpc {vpc} has no port on {subnet}, where OvnEip {eip.name} is from",
             f"set its enableExternal, and name {subnet} in its extraExternalSubnets",
         )
-    ends = _Ends(eip, vpc, outside, inside, port)
+    ends = Ends(eip, vpc, outside, inside, port)
     if not ends.pairs():
-        _refuse(
+        refuse(
             f"OvnEip {eip.name} and what is inside have no family in common",
             "take an OvnEip of a Subnet of the other family",
         )
     return ends
 
 
+def _ends_or_none(view: View, key: tuple[Use, str]) -> Ends | None:
+    use, name = key
+    rule = view.get(KINDS[use], name)
+    try:
+        return None if rule is None else _ends(view, rule)
+    except Refused:
+        return None
+
+
+ENDS: Derived[Ends | None] = Derived("both sides of a rule", _ends_or_none)
+"""Keys are (use, name); None: it is refused."""
+
+
 def _inside(view: View, rule: Rule) -> tuple[str, tuple[IPAddress | IPNetwork, ...], str]:
     """The VPC, what is inside, and its port if it is one's."""
     if rule.inside:
-        found = tuple(_address_or_network(text, rule.use) for text in rule.inside)
+        found = tuple(address_or_network(text, rule.use) for text in rule.inside)
         return rule.vpc or DEFAULT_VPC, found, ""
     if rule.subnet:
         subnet = view.get(SUBNETS, rule.subnet)
         if subnet is None:
             cause = f"vpcSubnet: there is no Subnet {rule.subnet!r}"
-            _refuse(cause, "make it, or correct vpcSubnet")
+            refuse(cause, "make it, or correct vpcSubnet")
         return subnet.vpc or DEFAULT_VPC, networks_of(subnet), ""
     if not rule.ip_name:
-        _refuse("it names nothing inside", "give ipName, or vpc and an address")
+        refuse("it names nothing inside", "give ipName, or vpc and an address")
     if rule.to_vip:
         vip = view.get(VIPS, rule.ip_name)
         if vip is None:
-            _refuse(f"there is no Vip {rule.ip_name}", "make it, or correct ipName")
+            refuse(f"there is no Vip {rule.ip_name}", "make it, or correct ipName")
         texts = vip.held or vip.addresses
         if not texts:
-            _refuse(f"Vip {vip.name} has no address yet", "see its own status")
-        addresses = tuple(_address_or_network(text, rule.use) for text in texts)
+            refuse(f"Vip {vip.name} has no address yet", "see its own status")
+        addresses = tuple(address_or_network(text, rule.use) for text in texts)
         return vpc_of(view, vip.subnet), addresses, ""
     lease = view.get(LEASES, rule.ip_name)
     if lease is None:
-        _refuse(
+        refuse(
             f"no workload has a port {rule.ip_name!r} yet",
             "write POD.NAMESPACE in ipName, or name vpc and an address instead",
         )
     return vpc_of(view, lease.subnet), lease.addresses, lease.port
 
 
-def _address_or_network(text: str, use: Use) -> IPAddress | IPNetwork:
+def address_or_network(text: str, use: Use) -> IPAddress | IPNetwork:
+    """What a text names; SNAT may have networks.
+
+    Raises:
+        Refused: nothing.
+    """
     try:
         if "/" not in text:
             return ip_address(text)
@@ -240,12 +266,13 @@ def _address_or_network(text: str, use: Use) -> IPAddress | IPNetwork:
             return ip_network(text, strict=False)
     except ValueError:
         pass
-    _refuse(f"{text!r} is no address", "write it as 192.168.0.2")
+    refuse(f"{text!r} is no address", "write it as 192.168.0.2")
 
 
-def _nat(
+def nat_row(
     name: str, vpc: str, kind: str, outside: IPAddress, inside: object, **more: str
 ) -> tuple[RowKey, Row]:
+    """A row of NAT on a VPC's router."""
     columns: dict[str, str | frozenset[str]] = {
         "type": kind,
         "external_ip": str(outside),
@@ -256,17 +283,17 @@ def _nat(
     return RowKey("NAT", name), Row(columns, parent=(RowKey("Logical_Router", vpc), "nat"))
 
 
-def _fip(rule: Rule, ends: _Ends) -> dict[RowKey, Row]:
+def _fip(rule: Rule, ends: Ends) -> dict[RowKey, Row]:
     mac = mac_for(ends.outside, ends.eip.mac)
     if rule.distributed and not ends.port:
-        _refuse(
+        refuse(
             "type distributed needs a port of a workload, whose node it leaves by",
             "give ipName, or set type to centralized",
         )
     port, address = (ends.port, str(mac)) if rule.distributed else ("", "")
     rows = {}
     for outside, inside in ends.pairs():
-        key, row = _nat(
+        key, row = nat_row(
             f"fip/{rule.name}/{outside.version}", ends.vpc, "dnat_and_snat", outside, inside,
             logical_port=port, external_mac=address,
         )  # fmt: skip
@@ -274,20 +301,20 @@ def _fip(rule: Rule, ends: _Ends) -> dict[RowKey, Row]:
     return rows
 
 
-def _snat(rule: Rule, ends: _Ends) -> dict[RowKey, Row]:
+def _snat(rule: Rule, ends: Ends) -> dict[RowKey, Row]:
     return dict(
-        _nat(f"snat/{rule.name}/{outside.version}", ends.vpc, "snat", outside, inside)
+        nat_row(f"snat/{rule.name}/{outside.version}", ends.vpc, "snat", outside, inside)
         for outside, inside in ends.pairs()
     )
 
 
-def _dnat(rule: Rule, ends: _Ends) -> dict[RowKey, Row]:
+def _dnat(rule: Rule, ends: Ends) -> dict[RowKey, Row]:
     outer, inner = port_number(rule.outer), port_number(rule.inner)
     if outer is None or inner is None:
         field, text = ("internalPort", rule.inner) if outer else ("externalPort", rule.outer)
-        _refuse(f"{field}: {text!r} is no port", "write a number from 1 to 65535")
+        refuse(f"{field}: {text!r} is no port", "write a number from 1 to 65535")
     if rule.protocol not in PROTOCOLS:
-        _refuse(f"protocol: {rule.protocol!r} is none", "write tcp, udp or sctp")
+        refuse(f"protocol: {rule.protocol!r} is none", "write tcp, udp or sctp")
     vips = {
         spelt(outside, outer): spelt(inside, inner)
         for outside, inside in ends.pairs()
@@ -300,7 +327,7 @@ def _dnat(rule: Rule, ends: _Ends) -> dict[RowKey, Row]:
     return {RowKey("Load_Balancer", f"dnat/{rule.name}"): row}
 
 
-def _status(rule: Rule, ends: _Ends) -> dict[str, object]:
+def _status(rule: Rule, ends: Ends) -> dict[str, object]:
     inside: dict[int, str] = {one.version: str(one) for _, one in ends.pairs()}
     outside = {one.version: str(one) for one, _ in ends.pairs()}
     v4, v6 = ("v4IpCidr", "v6IpCidr") if rule.use is Use.SNAT else ("v4Ip", "v6Ip")
@@ -320,51 +347,7 @@ def _status(rule: Rule, ends: _Ends) -> dict[str, object]:
     return status
 
 
-# -- pods' annotations ----------------------------------------------------------------------------
-
-
-def pod_nat(view: View, key: Hashable) -> Said:
-    """The annotations `eip` and `snat` of a pod of the default VPC."""
-    pod = view.get(PODS, key)
-    wanted = () if pod is None else _annotated(pod.annotations)
-    if pod is None or pod.host_network or pod.over or not wanted:
-        return Said()
-    ref = ObjectRef("pods", pod.namespace, pod.name)
-    leases = (view.get(LEASES, port) for port in view.by(LEASES, "pod", key))
-    lease = next((one for one in leases if one is not None and one.provider == "ovn"), None)
-    if lease is None:
-        return Said()  # until it has an address there is nothing to translate
-    rows: dict[RowKey, Row] = {}
-    problems: list[Problem] = []
-    vpc = view.get(VPCS, DEFAULT_VPC)
-    for annotation, kind, text in wanted:
-        try:
-            if vpc_of(view, lease.subnet) != DEFAULT_VPC:
-                cause = f"annotation {annotation}: the pod is not of the VPC {DEFAULT_VPC}"
-                _refuse(cause, "make an OvnEip, and an OvnFip or an OvnSnatRule")
-            if vpc is None or not externals_of(view, vpc):
-                cause = f"annotation {annotation}: Vpc {DEFAULT_VPC} has no external network"
-                _refuse(cause, f"set enableExternal of Vpc {DEFAULT_VPC}")
-            outside = _address_or_network(text, Use.FIP)
-        except _Refused as refused:
-            who = f"pod {pod.namespace}/{pod.name}"
-            problems.append(Problem(who, refused.cause, refused.next_step))
-            continue
-        for inside in lease.addresses:
-            if inside.version == outside.version:
-                name = f"pod/{lease.port}/{annotation.partition('/')[2]}/{inside.version}"
-                row_key, row = _nat(name, DEFAULT_VPC, kind, outside, inside)  # type: ignore[arg-type]
-                rows[row_key] = row
-    return Said(rows, {}, {ref: tuple(problems)} if problems else {})
-
-
-def _annotated(annotations: Mapping[str, str]) -> Iterable[tuple[str, str, str]]:
-    kinds = ((EIP_ANNOTATION, "dnat_and_snat"), (SNAT_ANNOTATION, "snat"))
-    return tuple((key, kind, annotations[key]) for key, kind in kinds if annotations.get(key))
-
-
 UNITS: tuple[Unit, ...] = (
     Unit("ovn-eips", EIPS, eip_said),
     *(_said(use) for use in Use),
-    Unit("pods' external addresses", PODS, pod_nat, lambda pod: bool(_annotated(pod.annotations))),
 )

@@ -28,6 +28,8 @@ from controller.network.nat import UNITS as NAT_UNITS
 from controller.network.nodes import UNITS as NODE_UNITS
 from controller.network.northgateway import UNITS as NORTH_UNITS
 from controller.network.objects import OBJECTS
+from controller.network.outward import UNITS as OUTWARD_UNITS
+from controller.network.podnat import UNITS as POD_NAT_UNITS
 from controller.network.policies import (
     NETWORK_POLICIES,
     NETWORK_POLICY_OBJECTS,
@@ -156,6 +158,8 @@ UNITS: tuple[Unit, ...] = (
     *EXTERNAL_UNITS,
     *RESERVED_UNITS,
     *NAT_UNITS,
+    *POD_NAT_UNITS,
     *GATEWAY_UNITS,
+    *OUTWARD_UNITS,
     *SWITCH_LB_UNITS,
 )

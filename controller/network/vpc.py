@@ -62,9 +62,11 @@ def compute(view: View, key: Hashable) -> Said:
     said.rows[router(vpc.name)] = Row({"name": vpc.name, "options": pairs(options)})
     _routes(view, said)
     if vpc.enable_bfd and not any(row.table == "BFD" for row in said.rows):
-        # Kube-OVN makes such routes of the OvnEips of gateway nodes.
-        step = "write staticRoutes with ecmpMode: ecmp and next hops on an external network"
-        said.wrong("spec.enableBfd", "no route has a next hop to watch, and none is made", step)
+        # Kube-OVN makes such routes of the OvnEips of gateway nodes. Here these nodes stand in for
+        # each other by the port's HA_Chassis_Group, whatever enableBfd says.
+        cause = "no static route has a next hop to watch; one gateway node at a time has the port"
+        step = "take it away, or write staticRoutes with ecmpMode: ecmp to an external network"
+        said.wrong("spec.enableBfd", cause, step)
     _policies(said)
     peers = {_peer(view, said, at, peering) for at, peering in enumerate(vpc.peerings)} - {""}
     if vpc.dynamic_routing:

@@ -36,9 +36,9 @@ def test_the_manifest_grants_exactly_what_is_done() -> None:
 
 
 def test_nothing_is_granted_that_nobody_watches() -> None:
-    watched = {
-        (one.resource.group, one.resource.plural) for one in WATCHED if one.only is None
-    } | {("", "events")}
+    watched = {(one.resource.group, one.resource.plural) for one in WATCHED if one.only is None} | {
+        ("", "events")
+    }
     granted = {
         (group, plural.partition("/")[0])
         for rule in rules()

@@ -10,7 +10,7 @@ import pytest
 
 from controller.kinds.addresses import VIPS, Vip
 from controller.kube.resources import Key
-from controller.network import external, nat, services
+from controller.network import external, nat, podnat, services
 from controller.network.facts import NODES, PODS, NetPod
 from controller.network.rows import Row, RowKey
 from controller.network.settings import SETTINGS
@@ -20,7 +20,7 @@ from tests.labs.natobjects import Facts, add, custom, external_lab
 from tests.labs.serviceobjects import facts as service_facts
 from tests.labs.serviceobjects import service_json
 
-UNITS = (*external.UNITS, *nat.UNITS)
+UNITS = (*external.UNITS, *nat.UNITS, *podnat.UNITS)
 ROUTER = RowKey("Logical_Router", "vpc1")
 EIP = custom("OvnEip", "eip", externalSubnet="external204", type="nat", v4Ip="10.5.204.106")
 FIP = custom("OvnFip", "fip", ovnEip="eip", ipName="busybox01.vpc1", type="centralized")

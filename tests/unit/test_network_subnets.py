@@ -133,7 +133,7 @@ def test_a_vpc_is_a_router_with_its_routes_and_policies() -> None:
         ({"vpcPeerings": [{"remoteVpc": "nobody", "localConnectIP": "1.1.1.1/30"}]}, "'nobody'"),
         ({"vpcPeerings": [{"remoteVpc": "v2", "localConnectIP": "1.1.1.1"}]}, "no length"),
         ({"dynamicRouting": {"enabled": True}}, "dynamicRouting"),
-        ({"enableBfd": True}, "no route has a next hop to watch"),
+        ({"enableBfd": True}, "no static route has a next hop to watch"),
     ],
 )
 def test_what_is_wrong_in_a_vpc_is_told_and_the_rest_is_made(spec: Any, cause: str) -> None:
