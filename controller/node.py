@@ -73,7 +73,7 @@ from dataplane.drivers.trunk import TrunkTable
 from dataplane.drivers.unixctl import UnixctlClient
 from dataplane.model.config import NodeConfig
 from dataplane.model.devices import is_pod_link
-from dataplane.model.names import INTEGRATION_BRIDGE
+from dataplane.model.names import FORWARDING_KEY, INTEGRATION_BRIDGE
 from dataplane.model.state import Attachment
 from dataplane.plan.capacity import map_sizes
 from dataplane.plan.node import NodePlan
@@ -131,9 +131,11 @@ class NodeDaemon:
             config.nb_remote,
             lambda snapshot: self._from_thread(lambda: self._saw("nb", snapshot)),
         )
+        self.bindings = sb_database.Bindings(config.name, everything=config.services.announce)
         self.sb = sb_database.client(
             config.sb_remote,
             lambda snapshot: self._from_thread(lambda: self._saw("sb", snapshot)),
+            bindings=self.bindings,
         )
         self.settings = SettingsTable(self.ovs)
         self.draining = Draining(self)
@@ -243,9 +245,26 @@ class NodeDaemon:
         if isinstance(snapshot, NbSnapshot) and self._is_nested_otherwise(snapshot):
             self.loop.invalidate("nested")
         setattr(self.sources, source, snapshot)
+        if source == "nb":
+            self._ask_for_bindings()
         told, self._changed = self._changed, asyncio.Event()
         told.set()
         self.loop.invalidate(PLAN)
+
+    def _ask_for_bindings(self) -> None:
+        """Where other nodes' ports are bound is asked for once something depends on it."""
+        nb, sb = self.sources.nb, self.sources.sb
+        rows = nb.load_balancers.values() if nb is not None else ()
+        wanted = self.config.services.announce or any(
+            FORWARDING_KEY in r.external_ids for r in rows
+        )
+        if wanted == self.bindings.everything:
+            return
+        self.bindings.everything = wanted
+        if wanted and sb is not None and sb.partial and self.planned is None:
+            # A first plan without them would write what the next one takes back.
+            self.sources.sb = None
+        self.sb.again()
 
     def _is_nested_otherwise(self, nb: NbSnapshot) -> bool:
         """Whether other ports than at the last look are nested in this chassis's trunk."""
@@ -344,6 +363,7 @@ class NodeDaemon:
             self.cni.template = config.iface_id
         if self._vhost_dirs is not None:
             self._vhost_dirs.vhost = config.vhost
+        self._ask_for_bindings()
         self.loop.invalidate()
 
 

@@ -55,6 +55,24 @@ TABLES: Mapping[str, tuple[str, ...]] = {
 _SETS = {"Address_Set": ("name", "addresses", "external_ids")}
 """For the writer alone: policies' sets have a member for each workload, and no node asks."""
 
+_NOT_NODES = {
+    "Logical_Switch_Port": ("port_security",),
+    "Logical_Router": ("static_routes", "policies", "nat"),
+    **{
+        table: TABLES[table]
+        for table in (
+            "Logical_Router_Static_Route", "Logical_Router_Policy", "NAT", "Static_MAC_Binding",
+        )
+    },
+}  # fmt: skip
+"""Of TABLES, what no node asks: there may be as many NAT rows, and more, as there are pods."""
+
+NODE_TABLES: Mapping[str, tuple[str, ...]] = {
+    table: left
+    for table, columns in TABLES.items()
+    if (left := tuple(one for one in columns if one not in _NOT_NODES.get(table, ())))
+}
+
 
 def client(
     remote: str,
@@ -65,13 +83,13 @@ def client(
 ) -> DatabaseClient[NbSnapshot]:
     """A client of the northbound database at `remote`; see `DatabaseClient`, start it.
 
-    A writer needs `leader_only`, and sees address sets; a node only reads, and any member of a
-    cluster will do.
+    A writer needs `leader_only`, and sees everything; a node only reads NODE_TABLES, and any member
+    of a cluster, or a relay, will do.
     """
     return DatabaseClient(
         remote=remote,
         database=DATABASE,
-        tables={**TABLES, **_SETS} if leader_only else TABLES,
+        tables={**TABLES, **_SETS} if leader_only else NODE_TABLES,
         snapshot=snapshot,
         on_change=on_change,
         on_connection=on_connection,
@@ -135,7 +153,7 @@ def _switch_port(row: Row) -> tuple[str, LogicalSwitchPort]:
         addresses=tuple(read(row, "addresses")),
         dynamic_addresses=optional(row, "dynamic_addresses"),
         options=read(row, "options"),
-        port_security=tuple(read(row, "port_security")),
+        port_security=tuple(read(row, "port_security")) if _has(row, "port_security") else (),
         parent_name=text_or_none(row, "parent_name"),
         tag=optional(row, "tag"),
         up=bool(optional(row, "up")),
@@ -152,14 +170,19 @@ def _router(row: Row) -> tuple[str, LogicalRouter]:
     return str(row.uuid), LogicalRouter(
         name=read(row, "name"),
         ports=refs(row, "ports"),
-        static_routes=refs(row, "static_routes"),
-        policies=refs(row, "policies"),
-        nat=refs(row, "nat"),
+        static_routes=refs(row, "static_routes") if _has(row, "static_routes") else (),
+        policies=refs(row, "policies") if _has(row, "policies") else (),
+        nat=refs(row, "nat") if _has(row, "nat") else (),
         load_balancers=refs(row, "load_balancer"),
         load_balancer_groups=refs(row, "load_balancer_group"),
         options=read(row, "options"),
         external_ids=read(row, "external_ids"),
     )
+
+
+def _has(row: Row, column: str) -> bool:
+    """Whether the column is replicated."""
+    return column in row._table.columns  # noqa: SLF001  # the library offers no public way
 
 
 def _router_port(row: Row) -> tuple[str, LogicalRouterPort]:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from controller.ovn.rows import refs, text_or_none
 from controller.translate.ovn import Chassis, PortBinding, SbSnapshot, ServiceMonitor
-from dataplane.drivers.idl import DatabaseClient, Replica, Row, optional, read
+from dataplane.drivers.idl import DatabaseClient, NotYetError, Replica, Row, optional, read
 
 DATABASE = "OVN_Southbound"
 
@@ -26,7 +26,47 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "Service_Monitor": ("ip", "port", "protocol", "status"),
 }  # fmt: skip
 
+_ALL: list[object] = [True]
+_NONE: list[object] = [False]
 _OF_PORTS = ("Port_Binding", "Datapath_Binding", "Service_Monitor")
+
+
+class Bindings:
+    """Which Port_Binding rows a node is sent: of its own chassis, or `everything`.
+
+    The server evaluates the condition (OVSDB's monitor_cond), so that ports that come and go
+    elsewhere are no message here. It names the chassis's row, which no one knows before it is read.
+    """
+
+    def __init__(self, chassis: str, *, everything: bool = False) -> None:
+        self.chassis = chassis
+        self.everything = everything
+        """May be set by any thread; `DatabaseClient.again` makes it so."""
+
+    def prepare(self, replica: Replica) -> None:
+        """Have the first answer of the server be no more than the later ones."""
+        replica.cond_change("Port_Binding", _ALL if self.everything else _NONE)
+
+    def snapshot(self, replica: Replica) -> SbSnapshot:
+        """What the replica holds, once it has what was asked for.
+
+        Raises:
+            NotYetError: it has not.
+        """
+        wanted = self._wanted(replica)
+        condition = replica.tables["Port_Binding"].condition_state
+        if condition.latest != wanted:
+            replica.cond_change("Port_Binding", wanted)
+        if condition.acked != wanted:
+            raise NotYetError(self.chassis)
+        return replace(snapshot(replica), partial=wanted != _ALL)
+
+    def _wanted(self, replica: Replica) -> list[object]:
+        if self.everything:
+            return _ALL
+        row = replica.find("Chassis", "name", self.chassis)
+        # Without a chassis nothing is bound to it.
+        return [["chassis", "==", ["uuid", str(row.uuid)]]] if row is not None else _NONE
 
 
 def client(
@@ -35,16 +75,19 @@ def client(
     on_connection: Callable[[bool], None] = lambda _: None,
     *,
     ports: bool = True,
+    bindings: Bindings | None = None,
 ) -> DatabaseClient[SbSnapshot]:
     """A client of the southbound database at `remote`; see `DatabaseClient`, start it.
 
-    Without `ports` only chassis are watched: all that the cluster controller asks for.
+    Without `ports` only chassis are watched: all that the cluster controller asks for. With
+    `bindings` no more of ports than they say: a node is not sent what others have.
     """
     return DatabaseClient(
         remote=remote,
         database=DATABASE,
         tables={name: TABLES[name] for name in TABLES if ports or name not in _OF_PORTS},
-        snapshot=snapshot,
+        snapshot=snapshot if bindings is None else bindings.snapshot,
+        prepare=(lambda _: None) if bindings is None else bindings.prepare,
         on_change=on_change,
         on_connection=on_connection,
     )

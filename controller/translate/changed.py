@@ -76,6 +76,7 @@ def _alike(nb: NbSnapshot, nb_now: NbSnapshot, sb: SbSnapshot, sb_now: SbSnapsho
     """Whether all is as it was, but for rows of services and where ports are bound."""
     return (
         all(same(getattr(nb, table), getattr(nb_now, table)) for table in _WHOLE)
+        and sb.partial == sb_now.partial
         and same(sb.chassis, sb_now.chassis)
         and same(sb.service_monitors, sb_now.service_monitors)
         and not any(

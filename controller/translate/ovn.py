@@ -234,9 +234,11 @@ class SbSnapshot:
     """The southbound database. Port bindings by logical port, the others by row UUID.
 
     `datapaths`: the number that a switch or router has in flows (Datapath_Binding.tunnel_key).
+    `partial`: of port bindings only those of one chassis are here.
     """
 
     port_bindings: Mapping[str, PortBinding] = field(default_factory=dict)
     chassis: Mapping[str, Chassis] = field(default_factory=dict)
     service_monitors: Mapping[str, ServiceMonitor] = field(default_factory=dict)
     datapaths: Mapping[str, int] = field(default_factory=dict)
+    partial: bool = False

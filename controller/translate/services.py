@@ -144,6 +144,9 @@ def _place(vantage: Vantage, target: L4Addr) -> tuple[Place, str | None, str | N
         if chassis := index.chassis_of(port.name):
             place = Place.LOCAL if chassis == vantage.chassis else Place.REMOTE
             return place, port.name, chassis
+    if ports and index.sb.partial:
+        # It is not here, and that is all that anybody asks who has not asked for everything.
+        return Place.REMOTE, ports[0].name, None
     if ports:
         return Place.UNKNOWN, ports[0].name, None
     if target.address in vantage.own:

@@ -27,6 +27,7 @@ from dataplane.drivers.operations import Transaction
 from dataplane.drivers.ovsdb_session import (
     DatabaseTimeoutError,
     Job,
+    NotYetError,
     Poller,
     TransactionError,
     attempt,
@@ -41,6 +42,7 @@ from dataplane.ports import DataplaneError
 __all__ = [
     "DatabaseClient",
     "DatabaseTimeoutError",
+    "NotYetError",
     "Replica",
     "Row",
     "Tls",
@@ -71,6 +73,9 @@ class DatabaseClient(Generic[S]):
     called in the thread too and must return at once (`loop.call_soon_threadsafe`). Changes are
     coalesced: at most one call per `coalesce_s` seconds, the last state always delivered.
 
+    `prepare` sees the replica before it connects, in the thread; it may set conditions. A snapshot
+    that raises `NotYetError` is made again soon, and nothing is published until then.
+
     `remote` is one OVSDB connection method or several, comma separated; with `leader_only` only
     the leader of a cluster is used.
     """
@@ -85,6 +90,7 @@ class DatabaseClient(Generic[S]):
     tls: Tls | None = None
     probe_interval_ms: int | None = 60_000
     coalesce_s: float = 0.02
+    prepare: Callable[[Replica], None] = lambda _: None
     _jobs: deque[Job] = field(init=False, default_factory=deque)
     _active: list[Job] = field(init=False, default_factory=list)
     _wake_fd: int = field(init=False, default=-1)
@@ -93,7 +99,8 @@ class DatabaseClient(Generic[S]):
     _thread: threading.Thread | None = field(init=False, default=None)
     _connected: bool = field(init=False, default=False)
     _failed: BaseException | None = field(init=False, default=None)
-    _published: int = field(init=False, default=0)
+    _published: tuple[int, int] = field(init=False, default=(0, 0))
+    _asked_again: int = field(init=False, default=0)
     _publish_after: float = field(init=False, default=0.0)
 
     # -- for other threads ------------------------------------------------------------------
@@ -140,6 +147,11 @@ class DatabaseClient(Generic[S]):
     def problem(self) -> str:
         """Why there is no encrypted connection, and what to do; "" if none is known."""
         return "" if self._connected else problem_of(self.remote)
+
+    def again(self) -> None:
+        """Make and publish the snapshot anew though the database did not change."""
+        self._asked_again += 1
+        self._wake()
 
     def wait_synced(self, timeout: float) -> None:
         """Return once the contents are here for the first time and `on_change` has had them.
@@ -224,6 +236,7 @@ class DatabaseClient(Generic[S]):
                 probe_interval=self.probe_interval_ms,
                 leader_only=self.leader_only,
             )
+            self.prepare(replica)
             while not self._stop.is_set():
                 self._turn(replica)
         except BaseException as error:
@@ -256,21 +269,23 @@ class DatabaseClient(Generic[S]):
         self._set_connected(up=replica.synced)
 
     def _publish(self, replica: Replica) -> None:
-        if not replica.synced or replica.change_seqno == self._published:
+        state = (replica.change_seqno, self._asked_again)
+        if not replica.synced or state == self._published:
             return
         now = time.monotonic()
         if now < self._publish_after:
             return
         self._publish_after = now + self.coalesce_s
-        seqno = replica.change_seqno
         try:
             self.on_change(self.snapshot(replica))
+        except NotYetError:
+            return
         except Exception:
             # The connection and everybody's transactions must not die with one bad snapshot.
             log.exception("snapshot_failed", extra={"database": self.database})
             self._publish_after = now + SNAPSHOT_RETRY_S
             return
-        self._published = seqno
+        self._published = state
         self._synced.set()
 
     def _work(self, replica: Replica) -> None:
@@ -301,7 +316,7 @@ class DatabaseClient(Generic[S]):
         replica.wait(poller)
         poller.fd_wait(self._wake_fd, select.POLLIN)
         now = time.monotonic()
-        if replica.synced and replica.change_seqno != self._published:
+        if replica.synced and (replica.change_seqno, self._asked_again) != self._published:
             poller.timer_wait((self._publish_after - now) * 1000 + 1)
         for job in self._active:
             poller.timer_wait((job.deadline - now) * 1000 + 1)

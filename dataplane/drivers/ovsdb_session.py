@@ -29,6 +29,10 @@ class DatabaseTimeoutError(DataplaneError):
     """The database did not answer, or did not become as waited for, in time."""
 
 
+class NotYetError(DataplaneError):
+    """A snapshot needs rows that were asked for and have not come: try again soon."""
+
+
 @dataclass(slots=True)
 class Job:
     """Work for a client's thread: `step` returns False until it has settled the future."""

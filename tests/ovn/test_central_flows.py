@@ -48,7 +48,7 @@ def flows(ovn: OvnSandbox, request: pytest.FixtureRequest) -> OvnSandbox:
         gateway_config("a0", 110), gateway_config("n1", 111), gateway_config("n2", 112)
     )
     cluster = replace(cluster, one_way_in=request.param)
-    with nb_database.client(ovn.nb) as client:
+    with nb_database.client(ovn.nb, leader_only=True) as client:
         client.wait_synced(60)
         plan = northbound(cluster, client.read(nb_database.snapshot, 60), chassis_of(ovn))
         assert plan.problems == ()

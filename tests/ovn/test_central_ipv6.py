@@ -42,7 +42,10 @@ CLIENT, CLIENT_MAC = "2001:db8:18::50", "0a:00:00:00:00:50"
 
 
 def apply(ovn: OvnSandbox, cluster: ClusterConfig, down: frozenset[str] = frozenset()) -> Report:
-    with nb_database.client(ovn.nb) as nb, sb_database.client(ovn.sb, ports=False) as sb:
+    with (
+        nb_database.client(ovn.nb, leader_only=True) as nb,
+        sb_database.client(ovn.sb, ports=False) as sb,
+    ):
         nb.wait_synced(60)
         sb.wait_synced(60)
         found = (nb.read(nb_database.snapshot, 60), sb.read(sb_database.snapshot, 60))

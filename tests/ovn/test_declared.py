@@ -66,6 +66,7 @@ def test_every_example_is_served_as_it_stands(ovn: OvnSandbox) -> None:
     assert len(names) == len(set(names)) > 20
     with watching(ovn) as eyes:
         wait_until("the rows are seen", lambda: set(names) <= eyes.services().keys())
+        wait_until("so are bindings", lambda: "vm1.ns" in eyes.sb.port_bindings)
         vantage = Vantage.of("n1", Index(eyes.nb, eyes.sb), ())
         assert service_problems(eyes.nb, vantage) == ()
         found = eyes.services()
