@@ -1,10 +1,13 @@
-"""A private authority for tests: keys and certificates by openssl, good ones and wrong ones."""
+"""A private authority for tests, by the script that operators have."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+SCRIPT = Path(__file__).parents[2] / "deploy/tls/make-certificates"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """An authority with its files in `directory`; `make` it first."""
+    """An authority whose files are in `directory`; it is made with its first certificate."""
 
     directory: Path
 
@@ -44,30 +47,14 @@ class Authority:
         """Its own certificate."""
         return self.directory / "ca.pem"
 
-    @classmethod
-    def make(cls, directory: Path) -> Authority:
-        """A new one."""
-        directory.mkdir(parents=True)
-        made = cls(directory)
-        _openssl(
-            "req", "-x509", *_KEY, "-days", "2", "-subj", "/CN=authority",
-            "-keyout", directory / "ca.key", "-out", made.certificate,
-        )  # fmt: skip
-        return made
-
     def identity(self, name: str, *, days: int = 2) -> Identity:
         """A key and a certificate with this common name; of `days` -1 it has expired."""
-        key, request, signed = (self.directory / f"{name}.{end}" for end in ("key", "csr", "pem"))
-        _openssl("req", *_KEY, "-subj", f"/CN={name}", "-keyout", key, "-out", request)
-        _openssl(
-            "x509", "-req", "-in", request, "-CA", self.certificate,
-            "-CAkey", self.directory / "ca.key", "-CAcreateserial", "-days", days, "-out", signed,
-        )  # fmt: skip
-        return Identity(str(key), str(signed), str(self.certificate))
-
-
-_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-
-
-def _openssl(*words: object) -> None:
-    subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True, timeout=60)
+        subprocess.run(
+            [str(SCRIPT), str(self.directory), name],
+            check=True,
+            capture_output=True,
+            timeout=60,
+            env={**os.environ, "DAYS": str(days)},
+        )
+        made = self.directory / name
+        return Identity(*(str(made / f"{file}.pem") for file in ("key", "cert", "ca")))

@@ -107,18 +107,24 @@ def test_roles_hold_behind_a_relay_that_takes_its_ports_from_the_database(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """The way of 200 nodes: the relay by a way without a role, the nodes by one with it."""
-    authority = Authority.make(tmp_path_factory.mktemp("ca") / "ca")
+    authority = Authority(tmp_path_factory.mktemp("ca") / "ca")
     with tempfile.TemporaryDirectory(prefix="mrv-rly-") as directory:
         secured = Secured(OvnSandbox(Path(directory)), authority)
         box, relay = secured.box, authority.identity("relay")
         try:
             secured.start()
-            # The main servers keep their sockets; what the connections name is the relays' now.
+            # What the connections name is the relays' here; theirs is a port without roles.
+            server, way = authority.identity("server"), {}
             for name, database in (("nb", "NB_Global"), ("sb", "SB_Global")):
                 box.kill(name)
-                box.start_database(name)
+                box.start_database(name, *server.options)
+                port, control = free_port(), f"{box.directory}/{name}.ctl"
+                run(
+                    "ovs-appctl", "-t", control, "ovsdb-server/add-remote", f"pssl:{port}:127.0.0.1"
+                )
+                way[name] = f"ssl:127.0.0.1:{port}"
                 box.start_relay(
-                    f"relay-{name}", DATABASES[name], getattr(box, name),
+                    f"relay-{name}", DATABASES[name], way[name],
                     f"--remote=db:{DATABASES[name]},{database},connections", *relay.options,
                 )  # fmt: skip
             identity = authority.identity(CHASSIS)
@@ -144,7 +150,7 @@ def test_roles_hold_behind_a_relay_that_takes_its_ports_from_the_database(
             box.kill("relay-sb")
             open_port = free_port()
             box.start_relay(
-                "relay-sb", DATABASES["sb"], box.sb, f"--remote=pssl:{open_port}:127.0.0.1",
+                "relay-sb", DATABASES["sb"], way["sb"], f"--remote=pssl:{open_port}:127.0.0.1",
                 *relay.options,
             )  # fmt: skip
             run(

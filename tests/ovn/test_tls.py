@@ -91,7 +91,7 @@ class Secured:
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority.make(tmp_path_factory.mktemp("ca") / "ca")
+    return Authority(tmp_path_factory.mktemp("ca") / "ca")
 
 
 @pytest.fixture
@@ -243,19 +243,19 @@ def test_an_authority_that_did_not_sign_the_server(
     server: OvnSandbox, authority: Authority, tmp_path: Path
 ) -> None:
     remote = listen(server, authority.identity("server"))
-    said = said_of(remote, Authority.make(tmp_path / "other").identity("n1"))
+    said = said_of(remote, Authority(tmp_path / "other").identity("n1"))
     assert f"the certificate of {remote} was refused" in said
-    assert f"| {tmp_path}/other/ca.pem has to have the authority that signed it" in said
+    assert f"| {tmp_path}/other/n1/ca.pem has to have the authority that signed it" in said
 
 
 def test_a_certificate_that_the_server_does_not_take(
     server: OvnSandbox, authority: Authority, tmp_path: Path
 ) -> None:
     remote, mine = listen(server, authority.identity("server")), tmp_path / "mine"
-    stranger = Authority.make(mine).identity("n1")
+    stranger = Authority(mine).identity("n1")
     mixed = Identity(stranger.key, stranger.certificate, str(authority.certificate))
     said = said_of(remote, mixed)
-    assert f"{remote} refuses our certificate {mine}/n1.pem: it was signed by" in said
+    assert f"{remote} refuses our certificate {mine}/n1/cert.pem: it was signed by" in said
     old = authority.identity("old", days=-1)
     said = said_of(remote, old)
     assert f"{remote} refuses our certificate {old.certificate}: it has expired | renew it" in said
