@@ -30,7 +30,7 @@ def single_rules(watched: Iterable[Watched] = WATCHED) -> dict[str, list[Rule]]:
     found: dict[str, list[Rule]] = {}
     for one in watched:
         if one.only is not None:
-            rule = _rule(one.resource.group, {one.resource.plural}, "get", "list", "watch")
+            rule = _rule(one.resource.group, {one.resource.plural}, "list", "watch")
             named = rule | {"resourceNames": [one.only.name]}
             found.setdefault(one.only.namespace, []).append(named)
     return found
@@ -50,7 +50,7 @@ def rules(watched: Iterable[Watched] = WATCHED) -> list[Rule]:
             patched.setdefault(group, set()).add(plural)
         if "status" in one.writes:
             statuses.setdefault(group, set()).add(f"{plural}/status")
-    found = [_rule(group, plurals, "get", "list", "watch") for group, plurals in _sorted(reads)]
+    found = [_rule(group, plurals, "list", "watch") for group, plurals in _sorted(reads)]
     found += [_rule(group, plurals, "patch") for group, plurals in _sorted(patched)]
     found += [_rule(group, plurals, "patch") for group, plurals in _sorted(statuses)]
     found.append(_rule("", {"events"}, "create", "patch"))

@@ -50,6 +50,12 @@ class StandIn:
     """Users by bearer token; None: everybody may do everything."""
     rules: list[Object] | None = None
     """RBAC rules (as in a ClusterRole) that all users have; None: no RBAC."""
+    roles: Mapping[str, list[Object]] = field(default_factory=dict)
+    """And rules that they have within namespaces (as in a Role)."""
+    allowed: set[tuple[str, str, str]] = field(default_factory=set)
+    """What RBAC let through: verb, group, resource."""
+    denied: list[str] = field(default_factory=list)
+    """What it did not."""
     tls: ssl.SSLContext | None = None
     host: str = "127.0.0.1"
     port: int = 0
@@ -136,7 +142,7 @@ class StandIn:
         query = reading.query(request)
         verb = reading.verb(request.method, target, query)
         self.requests.append((verb, path))
-        self._authorize(target, verb)
+        self._authorize(target, verb, query)
         reading.check_accept(request.headers.get("Accept", ""))
         dropped = await self._fault(request, verb, target)
         answer = await self._serve(request, target, verb, query)
@@ -151,21 +157,25 @@ class StandIn:
         if sort != "Bearer" or token not in self.tokens:
             raise Failure(401, "Unauthorized", "Unauthorized")
 
-    def _authorize(self, target: Target, verb: str) -> None:
+    def _authorize(self, target: Target, verb: str, query: Mapping[str, str]) -> None:
         """RBAC by rules: groups, resources, verbs, resourceNames."""
         if self.rules is None:
             return
         kind = target.kind
         resource = f"{kind.plural}/{target.sub}" if target.sub else kind.plural
-        for rule in self.rules:
+        # Who lists or watches one object by a field selector asks for it by name.
+        name = target.name or query.get("fieldSelector", "").removeprefix("metadata.name=")
+        for rule in (*self.rules, *self.roles.get(target.namespace, ())):
             names = rule.get("resourceNames")
             if (
                 _allows(rule.get("apiGroups"), kind.group)
                 and _allows(rule.get("resources"), resource)
                 and _allows(rule.get("verbs"), verb)
-                and (not names or target.name in names)
+                and (not names or name in names)
             ):
+                self.allowed.add((verb, kind.group, resource))
                 return
+        self.denied.append(f"{verb} {resource}.{kind.group} {target.namespace}/{name}")
         text = f'User cannot {verb} resource "{resource}" in API group "{kind.group}"'
         raise failure.forbidden(kind.group, kind.plural, target.name, text)
 
