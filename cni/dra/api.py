@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 
 from cni.dra import claims
@@ -14,6 +16,7 @@ from cni.dra.claims import ClaimError, Json
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _API_S = 20.0
+log = logging.getLogger(__name__)
 _NOT_FOUND = 404
 
 
@@ -23,10 +26,8 @@ class Api:
     def __init__(self, base: str, account: Path = ACCOUNT) -> None:
         self.base = base
         self.account = account
-        authority = account / "ca.crt"
-        self._tls = (
-            ssl.create_default_context(cafile=str(authority)) if base.startswith("https:") else None
-        )
+        self._kept: object = None
+        """The specification that the API made of the one that we wrote last."""
 
     def get(self, path: str) -> object:
         """An object.
@@ -52,9 +53,7 @@ class Api:
             self.base + path, data=data, headers=headers, method=method
         )
         try:
-            with urllib.request.urlopen(  # noqa: S310 - as above
-                request, timeout=_API_S, context=self._tls
-            ) as answer:
+            with self._opener().open(request, timeout=_API_S) as answer:
                 found: object = json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
@@ -68,6 +67,16 @@ class Api:
             raise ClaimError(msg) from error
         return found
 
+    def _opener(self) -> urllib.request.OpenerDirector:
+        """Straight to the API, whatever proxies the environment names; its authority read anew."""
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+        if self.base.startswith("https:"):
+            tls = ssl.create_default_context(cafile=str(self.account / "ca.crt"))
+            # Python 3.13 refuses certificates of common installers, which name no authority's key.
+            tls.verify_flags &= ~ssl.VERIFY_X509_STRICT
+            handlers.append(urllib.request.HTTPSHandler(context=tls))
+        return urllib.request.build_opener(*handlers)
+
     def publish(self, node: str) -> None:
         """Make the node's ResourceSlice what it has to be; nothing is written if it is.
 
@@ -77,11 +86,27 @@ class Api:
         path = "/apis/resource.k8s.io/v1/resourceslices"
         found = self.get(f"{path}/{claims.slice_name(node)}")
         if not isinstance(found, dict):
-            self.call("POST", path, claims.resource_slice(node, 1))
+            wanted = claims.resource_slice(node, 1)
+            self._keep(self.call("POST", path, wanted), wanted)
             return
         generation = int(found["spec"]["pool"]["generation"])
         wanted = claims.resource_slice(node, generation)
-        if found["spec"] != wanted["spec"]:
+        if found["spec"] not in (wanted["spec"], self._kept):
             wanted = claims.resource_slice(node, generation + 1)
             wanted["metadata"] = found["metadata"]
-            self.call("PUT", f"{path}/{claims.slice_name(node)}", wanted)
+            self._keep(self.call("PUT", f"{path}/{claims.slice_name(node)}", wanted), wanted)
+
+    def _keep(self, answer: object, wanted: Json) -> None:
+        """Remember what the API made of it: writing the same again would not change that."""
+        self._kept = answer.get("spec") if isinstance(answer, dict) else None
+        if self._kept != wanted["spec"]:
+            log.warning(
+                "resource slice: the API does not keep all of it, so claims of several workloads "
+                "may not share the bridge; enable its feature gate DRAConsumableCapacity"
+            )
+
+
+def server(environment: Mapping[str, str]) -> str:
+    """The URL of the API that a pod's environment names."""
+    host, port = (environment.get(f"KUBERNETES_SERVICE_{key}", "") for key in ("HOST", "PORT"))
+    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"

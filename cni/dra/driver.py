@@ -27,6 +27,7 @@ import grpc
 from cni import plugin
 from cni.dra import claims
 from cni.dra.api import Api
+from cni.dra.api import server as server_of
 from cni.dra.claims import DRIVER, Claim, ClaimError, Json, Port
 from cni.kubevirt.messages import MessageError, bytes_fields, delimited, element
 
@@ -293,10 +294,9 @@ def _server(services: dict[str, dict[str, grpc.RpcMethodHandler]]) -> grpc.Serve
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the driver on a node."""
     parser = argparse.ArgumentParser(prog="millrace-dra", description=__doc__)
-    host, port = (os.environ.get(f"KUBERNETES_SERVICE_{k}", "") for k in ("HOST", "PORT"))
     parser.add_argument("--node", default=os.environ.get("NODE", ""), help="the node's name")
     parser.add_argument("--socket", default="/run/millrace/cni.sock", help="the node daemon's")
-    parser.add_argument("--api", default=f"https://{host}:{port}", help="the Kubernetes API")
+    parser.add_argument("--api", default=server_of(os.environ), help="the Kubernetes API")
     args = parser.parse_args(argv)
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s"

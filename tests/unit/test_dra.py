@@ -18,6 +18,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from cni.dra import claims
 from cni.dra.api import Api
+from cni.dra.api import server as server_of
 from cni.dra.claims import DRIVER, ClaimError, Json
 from cni.dra.driver import VERSIONS, Driver, Places, ask_daemon, make_servers
 from cni.kubevirt import vmi
@@ -314,6 +315,43 @@ def test_the_slice_is_published_once_and_put_right(tmp_path: Path) -> None:
     assert found["metadata"]["resourceVersion"] == "7"
     assert [call.split()[0] for call in _Slices.calls] == ["GET", "POST", "GET", "GET", "PUT"]
     assert {call.split(" ", 1)[1] for call in _Slices.calls} == {"Bearer secret"}
+
+
+class _Forgetful(_Slices):
+    """A server whose feature gate is off: it drops the fields of the feature."""
+
+    def _body(self) -> Any:
+        found = super()._body()
+        for device in found["spec"]["devices"]:
+            del device["allowMultipleAllocations"]
+        return found
+
+
+def test_a_slice_of_which_the_api_keeps_a_part_is_not_written_again_and_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    _Forgetful.stored, _Forgetful.calls = [], []
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Forgetful) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        api = Api(f"http://127.0.0.1:{server.server_address[1]}", tmp_path)
+        for _ in range(3):
+            api.publish("node1")
+        _Forgetful.stored[0]["spec"]["devices"] = []
+        api.publish("node1")
+        api.publish("node1")
+        server.shutdown()
+        thread.join()
+    verbs = [call.split()[0] for call in _Forgetful.calls]
+    assert verbs == ["GET", "POST", "GET", "GET", "GET", "PUT", "GET"]
+    assert "DRAConsumableCapacity" in caplog.text
+
+
+def test_the_api_may_have_an_ipv6_address() -> None:
+    env = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"}
+    assert server_of(env) == "https://[fd00::1]:443"
+    assert server_of(env | {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}) == "https://10.0.0.1:443"
 
 
 def test_an_api_that_refuses_is_quoted(tmp_path: Path) -> None:
