@@ -12,6 +12,7 @@ from controller.network.view import Kind
 
 RESOURCE = custom(GROUP, VERSION, "switch-lb-rules", "SwitchLBRule")
 VPC_ANNOTATION = "ovn.kubernetes.io/logical_router"
+CHECK_ANNOTATION = "ovn.kubernetes.io/service_health_check"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class SwitchLbRule:
     Attributes:
         selector: labels that pods of the namespace have, all of them.
         vpc: as its annotation says; "": that of what is behind it.
+        checked: who does not answer OVN's health checks gets no new connections.
     """
 
     name: str
@@ -41,6 +43,7 @@ class SwitchLbRule:
     sticky: bool = False
     ports: tuple[RulePort, ...] = ()
     vpc: str = ""
+    checked: bool = True
 
 
 def _read(meta: Meta, spec: Reading, _: Reading) -> SwitchLbRule:
@@ -59,6 +62,7 @@ def _read(meta: Meta, spec: Reading, _: Reading) -> SwitchLbRule:
         spec.choice("sessionAffinity", ("ClientIP", "None"), "None") == "ClientIP",
         tuple(_port(one) for one in spec.each("ports")),
         meta.annotations.get(VPC_ANNOTATION, ""),
+        meta.annotations.get(CHECK_ANNOTATION, "") != "false",
     )
 
 

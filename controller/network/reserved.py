@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 
 from controller.kinds.nat import EIPS
+from controller.kinds.switchlbrule import RULES
 from controller.kinds.vpc import VPCS
 from controller.network.external import GIVEN, externals_of
 from controller.network.externalgw import external_subnet
+from controller.network.probes import PROBED, SOURCE
 from controller.network.servicefacts import FROM_SUBNET_ANNOTATION, SERVICES
 from controller.network.settings import SETTINGS
 from controller.network.units import Said, Unit
@@ -39,6 +41,10 @@ def _reserved(view: View, _: Hashable) -> Reserved:
         for who, given in view.ask(GIVEN, subnet).items():
             name = " ".join(map(str, who)) if isinstance(who, tuple) else str(who)
             mine |= {(a.version, int(a)): name for a in given.addresses.values()}
+    for subnet in {one for name in view.all(RULES) for one in view.ask(PROBED, name)}:
+        if (source := view.ask(SOURCE, subnet)) is not None:
+            mine = found.setdefault(subnet, {})
+            mine.setdefault((4, int(source)), f"health checks of {subnet}")
     return {subnet: mine for subnet, mine in found.items() if mine}
 
 

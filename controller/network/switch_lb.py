@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from controller.kinds.subnet import SUBNETS
-from controller.kinds.switchlbrule import READY, RESOURCE, RULES, RulePort, SwitchLbRule
+from controller.kinds.switchlbrule import RESOURCE, RULES, RulePort, SwitchLbRule
 from controller.kinds.vpc import VPCS
 from controller.network.backends import listed, spelt
-from controller.network.external import networks_of, vpc_of
-from controller.network.facts import LEASES, PODS
+from controller.network.lbbackends import VPC, leases_of, located
+from controller.network.probes import checks
 from controller.network.rows import Row, RowKey, Value, pairs
-from controller.network.settings import DEFAULT_VPC
 from controller.network.units import ObjectRef, Said, Unit, Wanted
 from controller.network.view import Derived, View
 from controller.translate.ovn import Problem
@@ -28,61 +26,6 @@ from dataplane.model.names import REJECT_OPTION
 STICKY = frozenset({"ip_src"})
 """Clients stay with their backends: by a hash of their address, and not by OVN's affinity_timeout,
 which drops the first packet of every client (seen with OVN 23.03; its flow ends there)."""
-
-
-def _pods(view: View, rule: SwitchLbRule) -> tuple[Hashable, ...]:
-    """The pods that have all of its labels."""
-    found: set[Hashable] | None = None
-    for key, value in rule.selector:
-        mine = set(view.by(PODS, "label", (rule.namespace, key, value)))
-        found = mine if found is None else found & mine
-    return tuple(sorted(found or (), key=str))
-
-
-def _leases(view: View, rule: SwitchLbRule, *, ready: bool) -> list[tuple[str, IPAddress]]:
-    """Subnets and addresses of the pods behind a rule, of their first interfaces."""
-    found: list[tuple[str, IPAddress]] = []
-    for pod in _pods(view, rule):
-        if ready and not view.get(READY, pod):
-            continue
-        for name in view.by(LEASES, "pod", pod):
-            lease = view.get(LEASES, name)
-            if lease is not None and lease.provider == "ovn":
-                found += [(lease.subnet, address) for address in lease.addresses]
-    return found
-
-
-def _vpc(view: View, name: Hashable) -> str:
-    """The VPC that a rule is of; "": nothing tells it yet."""
-    rule = view.get(RULES, name)
-    if rule is None:
-        return ""
-    if rule.vpc:
-        return rule.vpc
-    if not rule.endpoints:
-        subnets = {subnet for subnet, _ in _leases(view, rule, ready=False)}
-        vpcs = sorted({vpc_of(view, subnet) for subnet in subnets})
-        return vpcs[0] if vpcs else ""
-    inside = readable(rule.endpoints)
-    vpcs = sorted(
-        {
-            vpc_of(view, key)
-            for key in view.all(SUBNETS)
-            if (subnet := view.get(SUBNETS, key)) is not None
-            and any(
-                one in network
-                for network in networks_of(subnet)
-                for one in inside
-                if one.version == network.version
-            )
-        },
-        key=lambda vpc: (vpc != DEFAULT_VPC, vpc),
-    )
-    # Addresses of no subnet, a host's say, tell nothing: Kube-OVN takes the default VPC, too.
-    return vpcs[0] if vpcs else DEFAULT_VPC
-
-
-VPC: Derived[str] = Derived("the VPC of a SwitchLBRule", _vpc)
 
 
 def _row_key(rule: SwitchLbRule, port: RulePort) -> RowKey:
@@ -137,13 +80,16 @@ def compute(view: View, key: Hashable) -> Said:
         say("it has neither selector nor endpoints", "name what is behind it")
     if not rule.ports:
         say("it has no ports", "name one at least")
-    behind = listed or [address for _, address in _leases(view, rule, ready=True)]
+    ready = leases_of(view, rule, ready=True)
+    behind = listed or [address for lease in ready for address in lease.addresses]
     vpc = view.ask(VPC, key)
     if not vpc:
         say("no VPC has what is behind it", "correct it, or annotate it with the VPC's name")
     elif view.get(VPCS, vpc) is None:
         say(f"there is no Vpc {vpc}", "make it, or correct the annotation")
     rows: dict[RowKey, Row] = {}
+    there = located(view, rule, vpc) if rule.checked and vpc else {}
+    backends = {address: where for address, where in there.items() if address in behind}
     for port in rule.ports:
         if _wrong(port):
             say(
@@ -152,7 +98,9 @@ def compute(view: View, key: Hashable) -> Said:
                 "use tcp, udp or sctp, and ports from 1 to 65535",
             )
         elif vips:
-            rows[_row_key(rule, port)] = _row(rule, port, vips, behind)
+            mappings, asked = checks(view, _row_key(rule, port), port, vips, backends)
+            rows[_row_key(rule, port)] = _row(rule, port, vips, behind, mappings)
+            rows |= asked
     ref = ObjectRef(str(RESOURCE), "", rule.name)
     ports = ",".join(f"{port.port}/{port.protocol.upper()}" for port in rule.ports)
     writes = {ref: Wanted(status={"ports": ports})}
@@ -160,7 +108,11 @@ def compute(view: View, key: Hashable) -> Said:
 
 
 def _row(
-    rule: SwitchLbRule, port: RulePort, vips: Sequence[IPAddress], behind: Sequence[IPAddress]
+    rule: SwitchLbRule,
+    port: RulePort,
+    vips: Sequence[IPAddress],
+    behind: Sequence[IPAddress],
+    mappings: Value,
 ) -> Row:
     values = {
         spelt(vip, port.port): listed(
@@ -174,6 +126,7 @@ def _row(
         "vips": pairs(values),
         "options": pairs({REJECT_OPTION: "true"}),
         "selection_fields": STICKY if rule.sticky else frozenset(),
+        "ip_port_mappings": mappings,
     }
     return Row(columns)
 

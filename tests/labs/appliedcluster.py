@@ -18,6 +18,7 @@ from controller.config_kubernetes import KubernetesConfig
 from controller.kube.auth import Access
 from controller.kube.http import Client
 from controller.kubenet import Controller
+from tests.apistandin.probe import Api
 from tests.apistandin.thread import Threaded, running
 from tests.labs import kubecluster
 from tests.labs.ovnsandbox import PATIENCE_S, wait_until
@@ -41,6 +42,11 @@ class Cluster:
     def put(self, obj: dict[str, Any]) -> None:
         """Create or replace one object."""
         self.api.do(partial(kubecluster.put, obj=obj))
+
+    def tell(self, path: str, status: dict[str, Any]) -> None:
+        """Write an object's status, as a kubelet does."""
+        reply = Api(self.api.url).merge(f"{path}/status", {"status": status})
+        assert reply.code == 200, reply.body
 
     def drop(self, resource: str, name: str, namespace: str = "") -> None:
         """Delete an object."""

@@ -165,6 +165,26 @@ apiVersion: kubeovn.io/v1
 metadata: {name: eip-dnat}
 spec: {ovnEip: eip-dnat, ipName: three.vpc1, protocol: tcp, internalPort: "80", externalPort: "22"}
 """
+BALANCED = """
+apiVersion: kubeovn.io/v1
+kind: SwitchLBRule
+metadata: {name: by-label}
+spec:
+  vip: 1.1.1.1
+  sessionAffinity: ClientIP
+  namespace: vpc1
+  selector: ["app:web"]
+  ports: [{name: dns, port: 8888, targetPort: 80, protocol: TCP}]
+---
+apiVersion: kubeovn.io/v1
+kind: SwitchLBRule
+metadata: {name: by-list, annotations: {ovn.kubernetes.io/logical_router: vpc1}}
+spec:
+  vip: 1.1.1.2
+  namespace: vpc1
+  endpoints: [ONE, TWO]
+  ports: [{name: half, port: 8888, targetPort: 8081, protocol: TCP}]
+"""
 EIPS = {
     "eip-static": "external204", "eip-near": "external204", "eip-for-vip": "external204",
     "snat-for-subnet": "external204", "eip-dnat": "external204", "snat-other": "external",
@@ -245,6 +265,8 @@ def built(box: OvnSandbox, cluster: Cluster, nodes: WiredNodes, directory: Path)
             f"ovn.kubernetes.io/{key}": value for key, value in ANNOTATED.get(name, {}).items()
         }
         cluster.put(pod)
+        ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+        cluster.tell(f"/api/v1/namespaces/{space_name}/pods/{name}", ready)
     cluster.apply("".join(EIP.format(name=n, subnet=subnet) for n, subnet in EIPS.items()))
     cluster.apply(RULES)
     out = nodes.outside("e204", "10.5.204.254/24", 204)
@@ -273,6 +295,10 @@ def built(box: OvnSandbox, cluster: Cluster, nodes: WiredNodes, directory: Path)
     for port in ("vpc1-external204", "vpc1-external", "vpc2-external", "ovn-cluster-external"):
         # Not before the gateways hear of each other: until then neither knows who is alone.
         wait_until(f"a gateway has {port}", partial(world.gateway, port))
+    listed = {name: world.address[f"{name.lower()}.vpc1"] for name in ("ONE", "TWO")}
+    cluster.apply(BALANCED.replace("ONE", listed["ONE"]).replace("TWO", listed["TWO"]))
+    nodes.serve("one.vpc1", 8081)
+    cluster.until("the balancers are there", lambda: len(box.nbctl("lb-list").split()) > 8)
     nodes.sync()
     for name in ("eip-static", "eip-near"):
         # Gateways hear of each other, the wire's switch learns where who is.
@@ -339,6 +365,29 @@ def test_external_addresses_count_as_used(world: World) -> None:
 
     # Five OvnEips and the port of vpc1.
     world.cluster.until("external204", lambda: used("external204", 6))
+
+
+def test_an_address_within_the_vpc_leads_to_its_pods(world: World) -> None:
+    found = traffic.http(world.nodes.places["four.vpc1"], "1.1.1.1", 8888, 4)
+    assert found.all_ok, found
+    assert set(found.names) <= {"one", "two", "three", "four"}
+    # The other VPC has the same addresses, and nothing at that one.
+    other = world.nodes.places["five.vpc2"]
+    assert traffic.http(other, "1.1.1.1", 8888, 1, timeout=1).ok == 0
+
+
+def test_a_backend_that_does_not_answer_gets_nobody(world: World) -> None:
+    """Of the two that are listed one has a server on that port."""
+
+    def state(address: str) -> str:
+        row = ("find", "Service_Monitor", f"ip={address}", "port=8081")
+        return world.box.sbctl("--bare", "--columns=status", *row).strip()
+
+    wait_until("the one is alive", lambda: state(world.address["one.vpc1"]) == "online")
+    wait_until("the other is not", lambda: state(world.address["two.vpc1"]) == "offline")
+    world.nodes.sync()
+    found = traffic.http(world.nodes.places["four.vpc1"], "1.1.1.2", 8888, 12)
+    assert found.all_ok and set(found.names) == {"one"}, found
 
 
 def test_another_gateway_takes_over_from_one_that_dies(world: World) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
 
 from controller.kinds import switchlbrule
+from controller.kinds.addresses import VIPS, Vip
 from controller.kube.resources import Key
 from controller.kube.structs import Pod, PodCondition, PodStatus
 from controller.network import services, switch_lb
 from controller.network.facts import LEASES, PODS, NetPod, NicLease
+from controller.network.nets import NETS, Net
+from controller.network.reserved import RESERVED
 from controller.network.rows import RowKey
 from controller.network.units import ObjectRef
 from dataplane.model.addr import Mac
@@ -21,6 +24,8 @@ from tests.labs.serviceobjects import facts as service_facts
 from tests.labs.serviceobjects import service_json, slice_json
 
 FORMS["SwitchLBRule"] = (switchlbrule.RULES, switchlbrule.RULE)
+SOURCE = "192.168.0.128"
+"""Where health checks come from: an address of sub1 that its name says."""
 PORTS = [{"name": "dns", "port": 8888, "targetPort": 80, "protocol": "TCP"}]
 ROW = RowKey("Load_Balancer", "switch-lb-rule/slr/tcp/8888")
 
@@ -63,7 +68,10 @@ def test_pods_that_are_ready_are_behind_a_rule() -> None:
         "vips": (("1.1.1.1:8888", "192.168.0.2:80,192.168.0.3:80"),),
         "options": (("reject", "true"),),
         "selection_fields": frozenset({"ip_src"}),
-    }
+        "ip_port_mappings": (
+            ("192.168.0.2", f"a.ns:{SOURCE}"), ("192.168.0.3", f"b.ns:{SOURCE}"),
+        ),
+    }  # fmt: skip
     assert services.balancers_of(FactView(facts), "vpc1") == {ROW}
     assert services.balancers_of(FactView(facts), "ovn-cluster") == frozenset()
     assert not said.problems
@@ -125,3 +133,61 @@ def test_a_services_address_within_its_vpc_is_a_row_that_ovn_serves() -> None:
     assert said.rows[key].columns["vips"] == (("1.1.1.9:80", "192.168.0.2:8080"),)
     assert "external_ids" not in said.rows[key].columns
     assert services.balancers_of(FactView(facts), "vpc1") == {key}
+
+
+def checks(said: Whole) -> dict[str, Any]:
+    """Options of the health checks by VIP, all of one row."""
+    found = {key: row for key, row in said.rows.items() if "Health_Check" in key.table}
+    assert all(row.parent == (ROW, "health_check") for row in found.values())
+    return {str(row.columns["vip"]): row.columns["options"] for row in found.values()}
+
+
+def test_backends_are_asked_whether_they_live() -> None:
+    said = made(rule(selector=["app:nginx"], vip="1.1.1.1,fd00::1"))
+    told = {"interval": "5", "timeout": "20", "success_count": "3", "failure_count": "3"}
+    assert {vip: dict(options) for vip, options in checks(said).items()} == {"1.1.1.1:8888": told}
+
+
+def test_listed_backends_are_asked_if_they_are_ports_of_ours() -> None:
+    facts = world(rule(endpoints=["192.168.0.5", "192.168.0.99", "10.9.9.9"]))
+    facts[NETS] = {"sub1": Net("sub1", "vpc1", (ip_network("192.168.0.0/24"),))}
+    said = whole(switch_lb.UNITS, facts)
+    assert said.rows[ROW].columns["ip_port_mappings"] == (("192.168.0.5", f"d.ns:{SOURCE}"),)
+    assert set(checks(said)) == {"1.1.1.1:8888"}
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"annotations": {"ovn.kubernetes.io/service_health_check": "false"}},
+        {"ports": [{"port": 8888, "targetPort": 80, "protocol": "SCTP"}]},
+        {"vip": "fd00::1"},
+    ],
+    ids=["switched off", "sctp", "ipv6"],
+)
+def test_nobody_is_asked(spec: dict[str, Any]) -> None:
+    said = made(rule(selector=["app:nginx"], **spec))
+    (row,) = (row for key, row in said.rows.items() if key.table == "Load_Balancer")
+    assert row.columns["ip_port_mappings"] == ()
+    assert not checks(said)
+
+
+def test_checks_come_from_the_vip_that_has_the_subnets_name() -> None:
+    facts = world(rule(selector=["app:nginx"]))
+    facts[VIPS] = {"sub1": Vip("sub1", "", "sub1", held=("192.168.0.77",))}
+    columns = whole(switch_lb.UNITS, facts).rows[ROW].columns
+    assert columns["ip_port_mappings"] == (
+        ("192.168.0.2", "a.ns:192.168.0.77"), ("192.168.0.3", "b.ns:192.168.0.77"),
+    )  # fmt: skip
+
+
+def test_the_address_of_checks_is_no_workloads() -> None:
+    facts = world(rule(selector=["app:nginx"]))
+    whose = FactView(facts).ask(RESERVED, "")
+    assert whose == {"sub1": {(4, int(ip_address(SOURCE))): "health checks of sub1"}}
+    port = "e.ns"
+    facts[LEASES][port] = NicLease(
+        port, Key("ns", "e"), "ovn", "sub1", (ip_address(SOURCE),), Mac("0a:00:00:00:00:02")
+    )
+    ((number, _),) = FactView(facts).ask(RESERVED, "")["sub1"].items()
+    assert number != (4, int(ip_address(SOURCE)))
