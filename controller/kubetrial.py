@@ -24,7 +24,9 @@ from controller.kube.resources import Key
 from controller.kubenet import Controller
 from controller.network.book import Book
 from controller.network.rows import RowKey
+from controller.network.settings import NetSettings
 from controller.ovn.keyed import BATCH
+from dataplane.model.config import EastWest
 
 PORT = "Logical_Switch_Port"
 REMEMBERED = 20_000
@@ -44,9 +46,10 @@ def say(what: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-async def run(url: str, nb: str) -> None:
+async def run(url: str, nb: str, east_west: str = EastWest.SVC0) -> None:
     """Work until the standard input ends."""
-    config = KubernetesConfig(nb, namespace="kube-system")
+    network = NetSettings(east_west=EastWest(east_west))
+    config = KubernetesConfig(nb, namespace="kube-system", network=network)
     async with Client(Access(url)) as client:
         controller = Controller(config, client)
 
@@ -100,4 +103,4 @@ async def _tell(controller: Controller) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
-    asyncio.run(run(sys.argv[1], sys.argv[2]))
+    asyncio.run(run(*sys.argv[1:]))

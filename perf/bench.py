@@ -49,6 +49,11 @@ BENCHMARKS = (
     Benchmark("hostway", (sys.executable, "-m", "perf.hostway", "--json"), judge.hostway),
     Benchmark("cni", (sys.executable, "-m", "perf.cni", "--json"), judgecontrol.cni),
     Benchmark("cluster", (sys.executable, "-m", "perf.cluster", "--json"), judgecontrol.cluster),
+    Benchmark(
+        "clusterplane",
+        (sys.executable, "-m", "perf.clusterplane", "--grid", "--json"),
+        judgecontrol.clusterplane,
+    ),
     Benchmark("cni_start", (sys.executable, "-m", "perf.cni_start"), judgecontrol.cni_start),
 )
 

@@ -59,8 +59,9 @@ class Talk:
     def _drain(self) -> None:
         # Always, or the pipe is full one day, and the other side waits for us.
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self._lines.put(line)
+        with self.process.stdout as told:
+            for line in told:
+                self._lines.put(line)
         self._lines.put("")
 
     def read(self) -> str:

@@ -143,6 +143,32 @@ def cluster(result: Json) -> list[Verdict]:
     return found
 
 
+def clusterplane(result: Json) -> list[Verdict]:
+    """Flows of 2,000 services: those of the fast path cost none, those of OVN's by no subnet."""
+    grid = result["grid"]
+    few, many = result["subnets"]
+
+    def more(way: str, subnets: int) -> float:
+        base = grid[f"none {subnets}"]["sb_logical_flow"]
+        return float(grid[f"{way} {subnets}"]["sb_logical_flow"] - base)
+
+    free = [
+        Verdict(
+            f"{name} of services that the fast path serves, {subnets} subnets",
+            (grid[f"svc0 {subnets}"][key] / grid[f"none {subnets}"][key],),
+            FREE,
+            "none",
+        )
+        for key, name in (("sb_logical_flow", "logical flows"), ("node_flows", "a node's flows"))
+        for subnets in (few, many)
+    ]
+    ratio = more("switch", many) / more("switch", few)
+    what = f"logical flows of services that OVN serves, {many} subnets"
+    return [*free, Verdict(what, (ratio,), SAME, f"{few} subnets")]
+
+
+FREE, SAME = 1.02, 1.1
+"""Rows that a database has anyhow may differ a little; more is a flow for each service."""
 SCRAPE_PERCENT = 1.0
 
 
