@@ -91,8 +91,9 @@ def compute(view: View, key: Hashable) -> Said:
     doubts.found += given.problems
     writes = {}
     if given.ingress is not None:
-        status = {"loadBalancer": {"ingress": [{"ip": ip} for ip in given.ingress]}}
-        writes[ref] = Wanted(status=status if given.ingress else {"loadBalancer": {}})
+        # With the mode that the API would put there; what has none any more loses the field.
+        ingress = [{"ip": ip, "ipMode": "VIP"} for ip in given.ingress] or None
+        writes[ref] = Wanted(status={"loadBalancer": {"ingress": ingress}})
     rows: dict[RowKey, Row] = {}
     if not service.headless:
         terms = _terms(service, doubts, switch=settings(view).east_west is EastWest.SWITCH)

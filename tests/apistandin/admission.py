@@ -141,6 +141,11 @@ def _fill_service(obj: Object, before: Object | None, others: Iterable[Object]) 
         spec.setdefault("externalTrafficPolicy", "Cluster")
     if spec["type"] == "LoadBalancer":
         spec.setdefault("allocateLoadBalancerNodePorts", True)
+        for one in obj["status"]["loadBalancer"].get("ingress") or ():
+            if one.get("ip"):
+                one.setdefault("ipMode", "VIP")
+    else:
+        obj["status"]["loadBalancer"] = {}
 
 
 def check(kind: Kind, obj: Object) -> Iterator[Cause]:

@@ -351,7 +351,7 @@ def balanced(name: str, held: str = "", **spec: Any) -> dict[str, Any]:
 
 def ingress(said: Whole, name: str) -> list[str]:
     (wanted,) = said.writes[ObjectRef("services", "ns", name)]
-    return [one["ip"] for one in wanted.status["loadBalancer"].get("ingress", ())]
+    return [one["ip"] for one in wanted.status["loadBalancer"]["ingress"] or ()]
 
 
 def test_a_pool_gives_an_address_that_is_kept_and_served() -> None:
