@@ -19,7 +19,11 @@ help: ## list the targets
 .PHONY: setup
 setup: ## install what is missing (Debian packages, virtual environment) and build the BPF objects
 	@.ci/setup.sh
-	@$(MAKE) --no-print-directory bpf
+	@$(MAKE) --no-print-directory bpf launcher
+
+.PHONY: launcher
+launcher: ## compile the CNI executable to cni/launcher/obj
+	@$(MAKE) --no-print-directory -C cni/launcher
 
 .PHONY: bpf
 bpf: ## compile the BPF programs to bpf/obj
@@ -101,7 +105,7 @@ lock: ## resolve the dependencies anew into requirements.lock (network)
 
 .PHONY: clean
 clean: ## remove what the build made, the virtual environment included
-	rm -rf bpf/obj build .venv ./*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf bpf/obj cni/launcher/obj build .venv ./*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The lab of the demonstration brings its own targets: demo, undo.

@@ -23,9 +23,10 @@ MAX_TEXT = 4096
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
     Call = Callable[[str, str, dict[str, object], float], dict[str, object]]
+    Question = tuple[str, str, dict[str, object], float]
 
 
 def main() -> int:
@@ -49,6 +50,28 @@ def answer(
 
     `read` gives stdin's bytes, `call` asks the daemon as `cni.wire.call` does.
     """
+    steps = exchange(env, read)
+    try:
+        question = next(steps)
+        while True:
+            try:
+                result = call(*question)
+            except Exception as error:  # noqa: BLE001 - `exchange` has the words for it
+                question = steps.throw(error)
+            else:
+                question = steps.send(result)
+    except StopIteration as end:
+        status, obj = end.value
+        return status, obj
+
+
+def exchange(
+    env: Mapping[str, str], read: Callable[[], bytes]
+) -> Generator[Question, spec.Json, tuple[int, spec.Json | None]]:
+    """As `answer`, but whoever runs it asks the daemon.
+
+    It yields what `cni.wire.call` is called with, and is sent the result or thrown the error.
+    """
     # An error has to carry the version of the configuration, as soon as that is known.
     version = spec.NEWEST
     try:
@@ -62,10 +85,10 @@ def answer(
         config.require_command(version, command)
         if (part := ipam.section(obj)) is not None:
             own = config.NetworkConfig(ipam.network(obj, part, command), command)
-            return 0, _give_addresses(own, command, version, env, call)
+            return 0, (yield from _give_addresses(own, command, version, env))
         network = config.NetworkConfig(obj, command)
         args = _request(command, network, env)
-        result = _ask(network, command, command.lower(), args, call)
+        result = yield from _ask(network, command, command.lower(), args)
         if command == "ADD":
             return 0, spec.result_object(result, version, network.dns)
     except spec.CniError as error:
@@ -79,14 +102,14 @@ def answer(
 
 
 def _give_addresses(
-    network: config.NetworkConfig, command: str, version: str, env: Mapping[str, str], call: Call
-) -> spec.Json | None:
+    network: config.NetworkConfig, command: str, version: str, env: Mapping[str, str]
+) -> Generator[Question, spec.Json, spec.Json | None]:
     """What to print as another plugin's IPAM."""
     if command in ("DEL", "GC"):
         # An address goes with its pod; nobody is asked, so a removal never waits for the daemon.
         return None
     op = "status" if command == "STATUS" else f"ipam_{command.lower()}"
-    result = _ask(network, command, op, _request(command, network, env), call)
+    result = yield from _ask(network, command, op, _request(command, network, env))
     return ipam.result_object(result, version) if command == "ADD" else None
 
 
@@ -184,15 +207,15 @@ def _container(command: str, network: config.NetworkConfig, env: Mapping[str, st
 
 
 def _ask(
-    network: config.NetworkConfig, command: str, op: str, args: spec.Json, call: Call
-) -> spec.Json:
+    network: config.NetworkConfig, command: str, op: str, args: spec.Json
+) -> Generator[Question, spec.Json, spec.Json]:
     """The daemon's result of an operation.
 
     Raises:
         CniError: the daemon said no, or is not there.
     """
     try:
-        return call(network.socket, op, args, TIMEOUTS_S[command])
+        return (yield network.socket, op, args, TIMEOUTS_S[command])
     except wire.RemoteError as error:
         raise spec.CniError(error.code, error.msg, error.details) from error
     except wire.UnreachableError as error:

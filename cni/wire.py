@@ -7,6 +7,9 @@ big-endian size, then that many bytes of UTF-8 JSON, an object:
     answer   {"v": 1, "ok": true, "result": {}}
     refusal  {"v": 1, "ok": false, "error": {"code": 7, "msg": "...", "details": "..."}}
 
+What begins with RAW is not JSON, but a call of the plugin's executable as it was run, and what that
+is to print: `parse_run`, `encode_printed` (cni/launcher/launcher.c is the client's side).
+
 A client keeps its side of the connection open until the answer is there: the server takes an
 early end of file as "the client is gone" and cancels the request.
 
@@ -32,6 +35,9 @@ VERSION = 1
 HEADER_SIZE = 4
 MAX_SIZE = 1 << 20
 """Bytes of JSON in one message; a longer one is refused before it is read."""
+
+RAW = 0x80000000
+"""Bit of a header: a call of the executable, or what it is to print, follows."""
 
 MAX_PATH_SIZE = 107
 """Bytes of a unix socket's path: sun_path is 108 with its NUL (unix(7))."""
@@ -100,6 +106,47 @@ def payload_size(header: bytes) -> int:
         msg = f"the peer announced a message of {size} bytes, allowed are 1..{MAX_SIZE}"
         raise WireError(msg)
     return size
+
+
+def raw_size(header: bytes) -> int:
+    """How many bytes follow this header of a call of the executable; 0: it is none.
+
+    Raises:
+        WireError: more than MAX_SIZE.
+    """
+    number = int.from_bytes(header, "big")
+    if len(header) != HEADER_SIZE or not number & RAW:
+        return 0
+    return payload_size((number & ~RAW).to_bytes(HEADER_SIZE, "big"))
+
+
+def parse_run(payload: bytes) -> tuple[dict[str, str], bytes]:
+    """Environment and standard input of a call of the executable.
+
+    Raises:
+        WireError: it is none.
+    """
+    head, end, stdin = payload.partition(b"\0\0")
+    if payload.startswith(b"\0"):
+        head, end, stdin = b"", b"\0", payload[1:]
+    if not end:
+        msg = "the call of the executable has no end of its environment"
+        raise WireError(msg)
+    pairs = (one.decode("utf-8", "surrogateescape").partition("=") for one in head.split(b"\0"))
+    return {name: value for name, _, value in pairs if name}, stdin
+
+
+def encode_printed(status: int, text: str) -> bytes:
+    """The bytes that have the executable print this and end with this exit code.
+
+    Raises:
+        WireError: the text is longer than MAX_SIZE.
+    """
+    payload = bytes([status]) + text.encode("utf-8", "surrogateescape")
+    if len(payload) > MAX_SIZE:
+        msg = f"the answer has {len(payload)} bytes, the limit is {MAX_SIZE}"
+        raise WireError(msg)
+    return (RAW | len(payload)).to_bytes(HEADER_SIZE, "big") + payload
 
 
 def decode(payload: bytes) -> dict[str, object]:

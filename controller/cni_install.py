@@ -4,17 +4,20 @@ A runtime takes a conflist as the sign that its network is ready, so the order i
 executable first and tried, then the daemon asked, the conflist last; and the conflist is the first
 to go. Each file comes whole, under its name at once (a runtime watches the directory).
 
-The executable needs nothing on the host but a Python of 3.11 or later: it is a script of four lines
-and, hidden beside it, the package `cni` in a zip, compiled beside its source. It runs isolated (-I)
-and without `site` (-S), which is also the quickest way to start (a zip that is itself the program
-costs 5 ms more: Python then loads what runs packages). The zip is named after what is in it, so
-that script and zip are always of one version.
+The executable is a small static program that hands a call to the daemon (cni/launcher/launcher.c);
+where it was not compiled, or does not run, it is the plugin itself. That lies hidden beside it in
+any case, for what is out of the ordinary, and needs nothing on the host but a Python of 3.11 or
+later: a script of four lines and the package `cni` in a zip, compiled beside its source. It runs
+isolated (-I) and without `site` (-S), which is also the quickest way to start (a zip that is itself
+the program costs 5 ms more: Python then loads what runs packages). The zip is named after what is
+in it, so that script and zip are always of one version.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import py_compile
 import subprocess
 import tempfile
@@ -41,7 +44,12 @@ sys.path.insert(0, {library!r})
 from cni.plugin import main
 os._exit(main())
 """
+LAUNCHER = Path(cni.__file__).parent / "launcher" / "obj" / PLUGIN
+"""Where `make launcher` puts the small program."""
+
 _LIBRARY_PREFIX = f".{PLUGIN}-"
+log = logging.getLogger(__name__)
+
 _BYPASSED = ("portmap", "bandwidth")
 _STATUS_EVERY_S = 0.2
 
@@ -62,6 +70,11 @@ class Places:
     def plugin(self) -> Path:
         """The executable."""
         return self.binaries / PLUGIN
+
+    @property
+    def script(self) -> Path:
+        """The plugin in Python; the launcher knows it by this name."""
+        return self.binaries / f".{PLUGIN}.py"
 
     def libraries(self) -> list[Path]:
         """Of this version and of others."""
@@ -161,7 +174,8 @@ def install(places: Places, conflist: bytes, python: str, wait_s: float = 0.0) -
         fresh = not made.library.exists()
         durable.put(made.library, made.content, 0o644)
         try:
-            durable.put(places.plugin, made.script, 0o755, _try)
+            durable.put(places.script, made.script, 0o755, _try)
+            _put_executable(places, made)
         except BaseException:
             if fresh:
                 made.library.unlink(missing_ok=True)
@@ -175,7 +189,7 @@ def install(places: Places, conflist: bytes, python: str, wait_s: float = 0.0) -
     except OSError as error:
         msg = f"cannot install below {places.binaries} and {places.networks}: {error}"
         raise InstallError(msg) from error
-    return [made.library, places.plugin, places.network]
+    return [made.library, places.script, places.plugin, places.network]
 
 
 def remove(places: Places) -> list[Path]:
@@ -185,7 +199,7 @@ def remove(places: Places) -> list[Path]:
         InstallError: the file system refused.
     """
     gone = []
-    for path in (places.network, places.plugin, *places.libraries()):
+    for path in (places.network, places.plugin, places.script, *places.libraries()):
         try:
             path.unlink()
         except FileNotFoundError:
@@ -196,6 +210,18 @@ def remove(places: Places) -> list[Path]:
         durable.sync(path.parent)
         gone.append(path)
     return gone
+
+
+def _put_executable(places: Places, made: Plugin) -> None:
+    """The launcher, or the script where there is none that runs here."""
+    if LAUNCHER.exists():
+        try:
+            durable.put(places.plugin, LAUNCHER.read_bytes(), 0o755, _try)
+        except InstallError as error:
+            log.warning("launcher_does_not_run error=%s; the plugin is run itself", error)
+        else:
+            return
+    durable.put(places.plugin, made.script, 0o755, _try)
 
 
 def _try(path: Path) -> None:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from controller import cni_run
 from controller import config as config_files
 from controller.agent_api import AgentApi
 from controller.applied import Applied
@@ -200,7 +201,9 @@ class NodeDaemon:
                 )
                 await cni.sweep()
                 await stack.enter_async_context(
-                    await serve(rundir / "cni.sock", CNI_MODE, cni.handlers(), uids)
+                    await serve(
+                        rundir / "cni.sock", CNI_MODE, cni.handlers(), uids, runner=cni_run.run
+                    )
                 )
                 stack.callback(serve_metrics(self.config.metrics_listen, metrics))
                 async with asyncio.TaskGroup() as group:

@@ -18,10 +18,10 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from cni import wire
 from controller.completion import finish
@@ -30,6 +30,16 @@ log = logging.getLogger(__name__)
 
 Args = dict[str, object]
 Handler = Callable[[Args], Awaitable[Args]]
+T = TypeVar("T")
+
+Printed = tuple[int, str]
+"""An executable's exit code, and what it prints."""
+
+Ask = Callable[[str, Args], Awaitable[Args]]
+"""An operation's answer or refusal, as the wire has it."""
+
+Runner = Callable[[bytes, Ask], Coroutine[Any, Any, Printed]]
+"""Answers a call of an executable, by operations."""
 
 _CRED = struct.Struct("3i")
 """struct ucred of SO_PEERCRED: pid, uid, gid."""
@@ -74,8 +84,10 @@ class ControlServer:
         handlers: Mapping[str, Handler],
         allowed_uids: Collection[int],
         limits: Limits,
+        runner: Runner | None = None,
     ) -> None:
         self.path = path
+        self._runner = runner
         self._handlers = dict(handlers)
         self._allowed_uids = frozenset(allowed_uids)
         self._limits = limits
@@ -141,13 +153,14 @@ class ControlServer:
 
     async def _exchange(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> Args | None:
+    ) -> Args | Printed | None:
         """The answer to the one request of this connection; None if nobody waits for it."""
         peer = peer_of(writer)
         try:
             async with asyncio.timeout(self._limits.read_timeout):
-                size = wire.payload_size(await reader.readexactly(wire.HEADER_SIZE))
-                payload = await reader.readexactly(size)
+                header = await reader.readexactly(wire.HEADER_SIZE)
+                run = wire.raw_size(header) if self._runner is not None else 0
+                payload = await reader.readexactly(run or wire.payload_size(header))
             # The request is read first even if it is refused: closing with unread data would
             # reset the connection, and the client might never see why.
             refused = self._refusal(peer)
@@ -160,7 +173,7 @@ class ControlServer:
                     refused.msg,
                 )
                 return wire.refusal(refused)
-            op, args = wire.parse_request(wire.decode(payload))
+            op, request = self._asked(payload, raw=bool(run))
         except asyncio.IncompleteReadError:
             return None
         except TimeoutError:
@@ -169,7 +182,16 @@ class ControlServer:
         except wire.WireError as error:
             log.warning("bad_request path=%s pid=%d error=%s", self.path, peer.pid, error)
             return wire.refusal(wire.RemoteError(wire.CODE_BAD_REQUEST, str(error)))
-        return await self._until_gone(reader, op, args)
+        return await self._until_gone(reader, op, request)
+
+    def _asked(
+        self, payload: bytes, *, raw: bool
+    ) -> tuple[str, Coroutine[Any, Any, Args | Printed]]:
+        """What a payload asks for: its name, and what does it."""
+        if raw and self._runner is not None:
+            return "run", self._runner(payload, self._run)
+        op, args = wire.parse_request(wire.decode(payload))
+        return op, self._run(op, args)
 
     def _refusal(self, peer: Peer) -> wire.RemoteError | None:
         """Why this peer gets no service, if so."""
@@ -188,10 +210,12 @@ class ControlServer:
             )
         return None
 
-    async def _until_gone(self, reader: asyncio.StreamReader, op: str, args: Args) -> Args | None:
+    async def _until_gone(
+        self, reader: asyncio.StreamReader, op: str, request: Coroutine[Any, Any, T]
+    ) -> T | None:
         """Run the request, unless the client hangs up first."""
         loop = asyncio.get_running_loop()
-        work = loop.create_task(self._run(op, args))
+        work = loop.create_task(request)
         gone = loop.create_task(reader.read(1))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -229,9 +253,9 @@ class ControlServer:
                 )
             )
 
-    async def _send(self, writer: asyncio.StreamWriter, obj: Args) -> None:
+    async def _send(self, writer: asyncio.StreamWriter, obj: Args | Printed) -> None:
         try:
-            message = wire.encode(obj)
+            message = wire.encode_printed(*obj) if isinstance(obj, tuple) else wire.encode(obj)
         except wire.WireError as error:
             log.error("answer_unsendable path=%s error=%s", self.path, error)  # noqa: TRY400 - no traceback needed
             message = wire.encode(
@@ -248,17 +272,18 @@ async def serve(
     handlers: Mapping[str, Handler],
     allowed_uids: Collection[int],
     limits: Limits = DEFAULT_LIMITS,
+    runner: Runner | None = None,
 ) -> ControlServer:
     """Listen on `path` and answer each operation with its handler; `close()` the result.
 
     A handler gets the request's `args` and returns the result's object; it says no by raising
-    `cni.wire.RemoteError`.
+    `cni.wire.RemoteError`. A `runner` serves calls of an executable (`cni.wire.RAW`).
 
     Raises:
         SocketInUseError: somebody answers at that path.
         OSError: the path cannot be bound.
     """
-    server = ControlServer(Path(path), handlers, allowed_uids, limits)
+    server = ControlServer(Path(path), handlers, allowed_uids, limits, runner)
     await server.start(mode)
     return server
 

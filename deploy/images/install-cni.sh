@@ -4,7 +4,7 @@
 # can attach them: the network list is written last, when STATUS says yes, and removed first.
 #
 # NODE       the node's name in node.toml
-# PLUGIN     the plugin in this image
+# PLUGIN     the plugin in this image; what it runs itself is hidden beside it
 # CONFLIST   the network list in this image
 # BIN, NET   the host's /opt/cni/bin and /etc/cni/net.d
 # RUN        the host's /run/millrace
@@ -39,6 +39,8 @@ nap() {
 
 # One path for the networks of all nodes: the plugin's default.
 ln -sfn "$NODE/cni.sock" "$RUN/cni.sock"
+hidden=$(dirname "$PLUGIN")/.millrace-cni.py
+[ ! -e "$hidden" ] || replace "$hidden" "$BIN/.millrace-cni.py" 755
 replace "$PLUGIN" "$BIN/millrace-cni" 755
 # The type that definitions written for Kube-OVN name; its own plugin, if it is there, stays.
 [ -e "$BIN/kube-ovn" ] || ln -sfn millrace-cni "$BIN/kube-ovn"

@@ -10,7 +10,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from controller import server
+from controller import cni_run, server
 from controller.cni_server import CniServer
 from tests.netns.memory_host import MemoryHost, logical_port
 
@@ -23,7 +23,8 @@ async def main(directory: Path, installs: bool) -> None:
     host.installs = installs
     handlers = CniServer(host, directory / "run", 1442)
     await handlers.sweep()
-    async with await server.serve(directory / "run" / "cni.sock", 0o600, handlers.handlers(), {0}):
+    path = directory / "run" / "cni.sock"
+    async with await server.serve(path, 0o600, handlers.handlers(), {0}, runner=cni_run.run):
         print("serving", flush=True)
         if not installs:
             await host.waiting.wait()

@@ -35,9 +35,11 @@ def names(places: Places) -> list[str]:
 
 def test_what_is_installed_runs_by_itself_and_goes_again(places: Places, tmp_path: Path) -> None:
     (library, *others) = cni_install.install(places, SHIPPED, PYTHON)
-    assert others == [places.plugin, places.network]
+    assert others == [places.script, places.plugin, places.network]
     assert places.network.read_bytes() == SHIPPED
-    assert names(places) == [library.name, "10-millrace.conflist", "millrace-cni"]
+    assert names(places) == [
+        library.name, ".millrace-cni.py", "10-millrace.conflist", "millrace-cni"
+    ]  # fmt: skip
     done = subprocess.run(
         [str(places.plugin)],
         env={"CNI_COMMAND": "STATUS"},
@@ -52,7 +54,7 @@ def test_what_is_installed_runs_by_itself_and_goes_again(places: Places, tmp_pat
     # Again, over what is there: an upgrade.
     (places.binaries / ".millrace-cni-0123.zip").write_bytes(b"an earlier version")
     cni_install.install(places, SHIPPED, PYTHON)
-    assert cni_install.remove(places) == [places.network, places.plugin, library]
+    assert cni_install.remove(places) == [places.network, places.plugin, places.script, library]
     assert cni_install.remove(places) == []
     assert names(places) == []
 
@@ -91,7 +93,7 @@ def test_until_the_daemon_is_ready_the_conflist_does_not_come(
     data = json.dumps({"cniVersion": "1.1.0", "name": "m", "plugins": [entry]}).encode()
     with pytest.raises(InstallError, match="not ready"):
         cni_install.install(places, data, PYTHON, wait_s=0.01)
-    assert names(places)[1:] == ["millrace-cni"]
+    assert names(places)[1:] == [".millrace-cni.py", "millrace-cni"]
 
 
 def test_a_failed_upgrade_leaves_the_earlier_files(places: Places) -> None:
@@ -100,7 +102,7 @@ def test_a_failed_upgrade_leaves_the_earlier_files(places: Places) -> None:
     with pytest.raises(InstallError):
         cni_install.install(places, SHIPPED, "/nonexistent/python3")
     assert places.plugin.read_bytes() == before
-    assert names(places)[1:] == ["10-millrace.conflist", "millrace-cni"]
+    assert names(places)[1:] == [".millrace-cni.py", "10-millrace.conflist", "millrace-cni"]
 
 
 def test_every_module_that_the_plugin_imports_is_in_the_file() -> None:

@@ -223,6 +223,7 @@ def test_the_list_is_written_last_and_removed_first(tmp_path: Path) -> None:
     source.write_text(STAND_IN.format(ready=ready))
     source.chmod(0o755)
     (tmp_path / "bin/millrace-cni").write_text("an older one")
+    (tmp_path / ".millrace-cni.py").write_text("what it runs itself")
     listed = tmp_path / "net/10-millrace.conflist"
     env = {
         "PATH": os.environ["PATH"], "NODE": "node1", "PLUGIN": str(source),
@@ -236,6 +237,7 @@ def test_the_list_is_written_last_and_removed_first(tmp_path: Path) -> None:
             lambda: (tmp_path / "bin/millrace-cni").read_bytes() == source.read_bytes(),
             "the plugin is in place",
         )
+        assert (tmp_path / "bin/.millrace-cni.py").read_text() == "what it runs itself"
         assert not listed.exists()
         ready.touch()
         wait_until(listed.exists, "the list is written")
