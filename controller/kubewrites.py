@@ -306,4 +306,5 @@ def _conditions(
 
 def _plain(status: Any) -> Any:
     """A built-in kind's status as JSON, of the fields that are read."""
-    return msgspec.to_builtins(status) if status is not None else {}
+    # By way of JSON, so that lists are lists, as in what is wanted.
+    return msgspec.json.decode(msgspec.json.encode(status)) if status is not None else {}
