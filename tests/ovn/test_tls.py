@@ -26,7 +26,7 @@ from dataplane.drivers.idl import DatabaseClient, DatabaseTimeoutError
 from dataplane.drivers.ovsdb_tls import Tls, use_tls
 from dataplane.model.rows import Nested
 from tests.labs.authority import Authority, Identity
-from tests.labs.ovnsandbox import PATIENCE_S, OvnSandbox, run, wait_until
+from tests.labs.ovnsandbox import PATIENCE_S, OvnSandbox, northbound, run, wait_until
 from tests.ovn.test_central import Controller, gateway
 
 CHASSIS = "n1"
@@ -206,16 +206,10 @@ async def one_row(remote: str, identity: Identity) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(authority: Authority) -> Iterator[OvnSandbox]:
-    """A northbound database that is there by TLS: its remotes are in `remotes`."""
-    with tempfile.TemporaryDirectory(prefix="mrv-tls-") as directory:
-        box = OvnSandbox(Path(directory))
-        try:
-            box.make_database("nb")
-            box.nbctl("init")
-            yield box
-        finally:
-            box.stop()
+def server() -> Iterator[OvnSandbox]:
+    """A northbound database; `listen` has it answer."""
+    with northbound() as box:
+        yield box
 
 
 def listen(box: OvnSandbox, identity: Identity, kind: str = "pssl") -> str:
