@@ -25,6 +25,7 @@ from tests.labs import lab as topology
 from tests.labs import logical
 from tests.labs.guests import TestpmdGuest, file_prefix
 from tests.labs.lab import HUGEPAGES, Lab
+from tests.labs.netns import Namespace
 from tests.labs.workloads import Workload
 
 PREFIX = "mrhostway"
@@ -48,6 +49,12 @@ class HostwayLab:
     lab: Lab
     guest: TestpmdGuest
     source: dict[str, str]
+
+    def _sending(self, way: str) -> tuple[Namespace, list[str]]:
+        """Where echo requests of a way start, and ping's words for its address."""
+        if way == CONTAINER:
+            return self.lab.containers[CONTAINER], []
+        return self.lab.namespace, ["-I", self.source[way]]
 
     def _run(self, *argv: str, timeout_s: float = 120) -> str:
         return self.lab.namespace.run(*argv, timeout_s=timeout_s)
@@ -86,19 +93,21 @@ class HostwayLab:
 
     def round_trips(self, way: str, name: str, count: int) -> list[float]:
         """Milliseconds of each echo that was answered, 500 a second."""
-        said = self.lab.namespace.run(
-            "ping", "-n", "-c", str(count), "-i", "0.002", "-W", "1", "-I", self.source[way],
-            ADDRESS[name], check=False,
+        where, words = self._sending(way)
+        said = where.run(
+            "ping", "-n", "-c", str(count), "-i", "0.002", "-W", "1", *words, ADDRESS[name],
+            check=False,
         )  # fmt: skip
-        words = [line.split("time=")[1].split()[0] for line in said.splitlines() if "time=" in line]
-        return [float(word) for word in words]
+        took = [line.split("time=")[1].split()[0] for line in said.splitlines() if "time=" in line]
+        return [float(word) for word in took]
 
     def echoes(self, way: str, count: int) -> float:
         """1000 echo requests a second that the guest answers, WINDOW of them under way."""
         began = time.monotonic()
-        said = self._run(
+        where, words = self._sending(way)
+        said = where.run(
             "ping", "-n", "-q", "-f", "-l", str(WINDOW), "-c", str(count), "-s", str(ECHO_OCTETS),
-            "-I", self.source[way], ADDRESS[GUEST],
+            *words, ADDRESS[GUEST], timeout_s=120,
         )  # fmt: skip
         seconds = time.monotonic() - began
         received = next(line for line in said.splitlines() if " received" in line).split(",")[1]

@@ -161,6 +161,26 @@ def _complaints() -> Iterator[list[str]]:
             lines += file.read().decode(errors="replace").splitlines()
 
 
+def _bindings() -> Any:
+    try:
+        import bcc
+    except ImportError as error:
+        msg = f"BCC's Python bindings: {error}"
+        raise _lacking(msg, "apt-get install python3-bpfcc") from error
+    return bcc
+
+
+def check() -> None:
+    """What can be told without compiling.
+
+    Raises:
+        AbsentError: BCC or the headers are missing.
+    """
+    _bindings()
+    with headers():
+        pass
+
+
 class Trace:
     """The programs, attached until this is closed."""
 
@@ -170,11 +190,7 @@ class Trace:
         Raises:
             AbsentError: BCC, headers, tracefs or a tracepoint are missing, or BCC does not compile.
         """
-        try:
-            import bcc
-        except ImportError as error:
-            msg = f"BCC's Python bindings: {error}"
-            raise _lacking(msg, "apt-get install python3-bpfcc") from error
+        bcc = _bindings()
         tracefs = _tracefs()
         formats = {name: _format(tracefs, name) for name in (*_NEEDED, *_WANTED)}
         for name in _NEEDED:

@@ -10,9 +10,11 @@ the programs alone, as the kernel takes it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
+import signal
 import socket
 import statistics
 import subprocess
@@ -20,12 +22,13 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bpf import abi
 from bpf.objects import OBJECT_DIRECTORY
-from dataplane.drivers import cgrouphook
+from dataplane.drivers import cgrouphook, processes
 from dataplane.drivers.libbpf import Map
 from dataplane.drivers.libbpf_programs import Object, read_image, run_statistics
 from dataplane.drivers.sockprograms import CGROUP_FILESYSTEM, HOOKS, OBJECT, SocketProgramSet
@@ -144,11 +147,35 @@ def _conditions(
         yield HIT, [services.echo]
 
 
-def measure(rounds: int, scale: float, services: int) -> list[Row]:
-    """Every row, all in one run.
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """Two processes that do the same, one of them in a cgroup with the programs."""
+
+    outside: Worker
+    inside: Worker
+    served: Mapping[str, Services]
+    loaded: SocketProgramSet
+
+    def sample(self, row: Row, targets: Sequence[IPAddress], times: int) -> float:
+        """The mean of so many calls [ns], by the process of the row's condition."""
+        worker = self.outside if row.condition == NONE else self.inside
+        return worker.measure(row.what, FAMILIES[row.family], targets, times)
+
+    def rows(self, scale: float) -> Iterator[tuple[Row, Sequence[IPAddress], int]]:
+        """Each row, what its calls are to, and how many calls a sample has."""
+        for what, calls in CALLS.items():
+            for family in FAMILIES:
+                echo = ECHO if family == "IPv4" else ECHO6
+                for condition, targets in _conditions(what, self.served[family], echo):
+                    yield Row(what, family, condition), targets, max(10, int(calls * scale))
+
+
+@contextmanager
+def built(services: int) -> Iterator[Lab]:
+    """Programs, maps with so many services of each family, a cgroup, the processes.
 
     Raises:
-        DataplaneError: the programs cannot be loaded, or a process ended.
+        DataplaneError: the programs cannot be loaded.
     """
     with ExitStack() as stack:
         maps = stack.enter_context(own_maps())
@@ -163,20 +190,42 @@ def measure(rounds: int, scale: float, services: int) -> list[Row]:
         outside, inside = Worker(None), Worker(cgroup)
         stack.callback(inside.close)
         stack.callback(outside.close)
-        rows: list[tuple[Row, Sequence[IPAddress], int]] = []
-        for what, calls in CALLS.items():
-            for family in FAMILIES:
-                echo = ECHO if family == "IPv4" else ECHO6
-                for condition, targets in _conditions(what, served[family], echo):
-                    times = max(10, int(calls * scale))
-                    rows.append((Row(what, family, condition), targets, times))
+        yield Lab(outside, inside, served, loaded)
+
+
+def sweep() -> None:
+    """Remove the cgroups of processes that are no more."""
+    for path in cgroup2_mount().glob("millrace-perf-*"):
+        pid = path.name.rpartition("-")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            for left in (path / "cgroup.procs").read_text(encoding="ascii").split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(left), signal.SIGKILL)
+            processes.wait_until(partial(_removed, path), f"{path} has no process any more")
+
+
+def _removed(path: Path) -> bool:
+    try:
+        path.rmdir()
+    except OSError:
+        return not path.exists()
+    return True
+
+
+def measure(rounds: int, scale: float, services: int) -> list[Row]:
+    """Every row, all in one run.
+
+    Raises:
+        DataplaneError: the programs cannot be loaded, or a process ended.
+    """
+    with built(services) as lab:
+        rows = list(lab.rows(scale))
         for turn in range(rounds + 1):
             for row, targets, times in rows:
-                worker = outside if row.condition == NONE else inside
-                took = worker.measure(row.what, FAMILIES[row.family], targets, times)
+                took = lab.sample(row, targets, times)
                 if turn:  # the first one warms up
                     row.samples_ns.append(took)
-        _take_program_times(loaded, inside, rows)
+        _take_program_times(lab.loaded, lab.inside, rows)
     return [row for row, _, _ in rows]
 
 

@@ -9,9 +9,13 @@ from perf.harness.generator import IMIX, HarnessError, Traffic
 from perf.harness.rated import RATED, SELFTEST
 from perf.harness.results import Metric
 from perf.harness.scenario import (
+    CALL_NS,
     CARRIES,
     CYCLES,
+    ECHO_MS,
+    ECHOES,
     GBITS,
+    INSTALLED_MS,
     KRPS,
     MAP_MS,
     MPPS,
@@ -19,6 +23,8 @@ from perf.harness.scenario import (
     NS,
     PASSES,
     RTT,
+    START_CPU,
+    START_S,
     Carrier,
     Scenario,
 )
@@ -125,6 +131,68 @@ def _box(way: str, title: str) -> Scenario:
     )  # fmt: skip
 
 
+def _hosts() -> tuple[Scenario, ...]:
+    ways = (
+        ("host-pod", "the node's kernel to a container", "host-container", GBITS),
+        ("host-vm", "the node's kernel to a VM", "host-guest", ECHOES),
+        ("pod-vm", "container to VM", "container-guest", ECHOES),
+    )
+    found = []
+    for name, title, way, rate in ways:
+        metrics = {"rtt": ECHO_MS, "gbits" if rate is GBITS else "krps": rate}
+        topology = f"{way.replace('-', ' - OVS-DPDK, OVN - ')}; ping, iperf3"
+        traffic = Traffic(sizes=((1418, 1),), protocol="icmp")
+        found.append(Scenario(name, title, "host", way, Carrier.AF_XDP, topology, "rtt", metrics,
+                              traffic, quick=False))  # fmt: skip
+    return tuple(found)
+
+
+def _sizes() -> tuple[Scenario, ...]:
+    found = []
+    for short, name in (("xdp", "Millrace"), ("nftables", "nftables"), ("iptables", "iptables")):
+        for services in (1, 10_000):
+            many = "1 service" if services == 1 else f"{services:,} services"
+            made = _peer(
+                f"out-svc-{short}-of-{services}", f"outside to service, DNAT by {name}, {many}",
+                f"{name}/{services}/established", ESTABLISHED_FLOWS, quick=False,
+            )  # fmt: skip
+            topology = made.topology.replace("1,000 services", many)
+            found.append(replace(made, lab="sizes", topology=topology))
+    return tuple(found)
+
+
+def _calls() -> tuple[Scenario, ...]:
+    calls = (("connect", "connect() of UDP"), ("ask", "a datagram and its answer"))
+    conditions = (
+        ("plain", "without programs", "none"),
+        ("other", "no VIP's address", "miss"),
+        ("vip", "to a VIP, by connect-time translation", "hit"),
+    )
+    topology = "a process in a cgroup with the programs, another in none; 1,000 services"
+    return tuple(
+        Scenario(f"{name}-{short}", f"{what}, {title}", "sockets", f"{name} UDP/{condition}",
+                 Carrier.CONTROL, topology, "call_ns", {"call_ns": CALL_NS}, quick=False)
+        for name, what in calls
+        for short, title, condition in conditions
+    )  # fmt: skip
+
+
+def _controls() -> tuple[Scenario, ...]:
+    start = {"start_s": START_S, "cpu_s": START_CPU}
+    ways = (
+        ("change", "change of a service", {"map_ms": MAP_MS, "northd_ms": NORTHD_MS}),
+        ("port", "a port until OVN has installed it", {"installed_ms": INSTALLED_MS}),
+        ("start", "start of the node daemon, empty maps", start),
+        ("restart", "start of the node daemon after kill -9", start),
+    )
+    return tuple(
+        Scenario(f"control-{way}", f"{title}, 100 ports, 10 services", "control", way,
+                 Carrier.CONTROL, "OVN, node daemon, no traffic", next(iter(metrics)), metrics,
+                 quick=way == "change")
+        for way, title, metrics in ways
+    )  # fmt: skip
+
+
 SCENARIOS: tuple[Scenario, ...] = (
     *_vhosts(),
     *RATED,
@@ -140,12 +208,11 @@ SCENARIOS: tuple[Scenario, ...] = (
     _box("trunk", "container to container, the trunk"),
     _box("port", "container to container, an OVS port each"),
     _box("bridge", "container to container, a Linux bridge"),
-    Scenario(
-        "control-change", "change of a service, 100 ports, 10 services", "control", "100",
-        Carrier.CONTROL, "OVN, node daemon, no traffic", "map_ms",
-        {"map_ms": MAP_MS, "northd_ms": NORTHD_MS},
-    ),
-)  # fmt: skip
+    *_hosts(),
+    *_sizes(),
+    *_calls(),
+    *_controls(),
+)
 
 AGAINST: Mapping[str, tuple[str, ...]] = {
     "vm-vm-flows": (
@@ -156,21 +223,30 @@ AGAINST: Mapping[str, tuple[str, ...]] = {
     "svc-xdp-new": ("svc-ovn-new", "svc-nftables-new", "svc-iptables-new"),
     "out-vm": ("out-svc-vm-xdp", "out-svc-vm-ovn"),
     "east-west-svc0": ("east-west-ovn",),
+    "connect-plain": ("connect-other", "connect-vip"),
+    "ask-plain": ("ask-other", "ask-vip"),
+    "out-svc-xdp-of-1": ("out-svc-xdp-of-10000",),
+    "out-svc-nftables-of-1": ("out-svc-nftables-of-10000",),
+    "out-svc-iptables-of-1": ("out-svc-iptables-of-10000",),
 }  # fmt: skip
 """Scenarios of one lab whose ratios are asked for: each on the right to that on the left."""
 
-LABS = ("xdp", "peers", "vhost", "paced", "served", "path", "eastwest", "containers", "control")
+LABS = (
+    "xdp", "sockets", "peers", "sizes", "vhost", "paced", "served", "path", "eastwest",
+    "containers", "host", "control",
+)  # fmt: skip
 """In the order in which they are built: those that need no OVS first."""
 
 SETUP_S: Mapping[str, float] = {
     "xdp": 8, "peers": 8, "vhost": 8, "paced": 10, "served": 15, "path": 20, "eastwest": 20,
-    "containers": 13, "control": 20,
+    "containers": 13, "control": 20, "sockets": 5, "sizes": 30, "host": 25,
 }  # fmt: skip
 """About what building a lab takes, for the time left; nothing else depends on it."""
 
 TRIAL_S: Mapping[str, tuple[float, float]] = {
     "xdp": (0.3, 0), "peers": (0.3, 0), "vhost": (1.7, 1), "paced": (0.8, 5), "served": (1.5, 8),
-    "path": (2.5, 2), "eastwest": (0.8, 1), "containers": (1.5, 1), "control": (0.4, 0),
+    "path": (2.5, 2), "eastwest": (0.8, 1), "containers": (1.5, 1), "control": (0.9, 0),
+    "sockets": (0.3, 0), "sizes": (0.3, 0), "host": (2.5, 0.5),
 }  # fmt: skip
 """Of one trial: a constant and so many times the asked-for seconds."""
 
@@ -181,12 +257,13 @@ def chosen(
     quick: bool = False,
     size: int | None = None,
     rate_pps: float | None = None,
+    kernel: bool = False,
 ) -> list[Scenario]:
     """Scenarios by name, in the catalog's order; none named: all, or those of `--quick`.
 
     Raises:
-        HarnessError: a name that is none, frames that a path does not carry, or a rate that is
-            none or that its sender does not keep.
+        HarnessError: a name that is none, frames that a path does not carry, a rate that is none
+            or that its sender does not keep, or nothing of it goes through the kernel's stack.
     """
     known = {scenario.name: scenario for scenario in SCENARIOS}
     for name in names:
@@ -199,7 +276,14 @@ def chosen(
         wanted = [each for each in SCENARIOS if each.name in names]
     else:
         wanted = [each for each in SCENARIOS if each.quick or not quick]
-    return [each.checked(size, rate_pps) for each in wanted]
+    found = [each.checked(size, rate_pps) for each in wanted]
+    if not kernel:
+        return found
+    if not any(each.in_stack for each in found):
+        those = ", ".join(each.name for each in SCENARIOS if each.in_stack)
+        msg = f"nothing of this goes through the kernel's stack; what does: {those}"
+        raise HarnessError(msg)
+    return [each.looked_at() for each in found]
 
 
 def estimate_s(lab: str, trials: int, seconds: float) -> float:

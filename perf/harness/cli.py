@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from dataplane.ports import DataplaneError
-from perf.harness import catalog, fingerprint, reporting, selftest
+from perf.harness import catalog, fingerprint, kernellook, reporting, selftest
 from perf.harness.generator import HarnessError
 from perf.harness.progress import Display
 from perf.harness.rundir import Plan, RunDirectory
@@ -78,6 +78,10 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help=f"of a trial (default {SECONDS:g}, quick .5)")
     parser.add_argument("--size", type=int, help="octets of a frame with its check sequence")
     parser.add_argument("--rate", type=float, metavar="PPS", help="measure at it; search for none")
+    parser.add_argument(
+        "--kernel-latency", action="store_true",
+        help="look into the kernel, too, where packets go through its stack (needs headers)",
+    )  # fmt: skip
     parser.add_argument("--core", type=int, help="CPU of guests (default 0)")
     parser.add_argument(
         "--port",
@@ -96,8 +100,13 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def _plan(options: argparse.Namespace) -> Plan:
     if options.resume:
-        asked = {"scenarios": options.scenario, "--quick": options.quick, "--port": options.port,
-                 "--dst-mac": options.dst_mac}  # fmt: skip
+        asked = {
+            "scenarios": options.scenario,
+            "--quick": options.quick,
+            "--port": options.port,
+            "--dst-mac": options.dst_mac,
+            "--kernel-latency": options.kernel_latency,
+        }
         more = [name for name, value in asked.items() if value]
         numbers = ("trials", "seconds", "size", "rate", "core")
         more += [f"--{name}" for name in numbers if getattr(options, name) is not None]
@@ -112,8 +121,11 @@ def _plan(options: argparse.Namespace) -> Plan:
     trials = trials if options.trials is None else options.trials
     seconds = seconds if options.seconds is None else options.seconds
     chosen = catalog.chosen(
-        options.scenario, quick=options.quick, size=options.size, rate_pps=options.rate
-    )
+        options.scenario, quick=options.quick, size=options.size, rate_pps=options.rate,
+        kernel=options.kernel_latency,
+    )  # fmt: skip
+    if options.kernel_latency:
+        kernellook.check()
     core = options.core or 0
     if not 0 <= core < (os.cpu_count() or 1):
         msg = f"CPU {core}: this machine has 0 to {(os.cpu_count() or 1) - 1}"
@@ -121,7 +133,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     names = tuple(each.name for each in chosen)
     return Plan(
         names, trials, seconds, options.size, core, tuple(options.port), options.dst_mac,
-        options.rate,
+        options.rate, options.kernel_latency,
     )  # fmt: skip
 
 

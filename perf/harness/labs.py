@@ -12,10 +12,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from dataplane.drivers import processes
 from dataplane.model.config import DpdkConfig
-from perf import control, peerlab, peers, xdp, xdpbench, xdpcases
-from perf.controllab import ControlLab
+from perf import peerlab, peers, xdp, xdpbench, xdpcases
 from perf.harness import ovscount
 from perf.harness.catalog import Scenario
 from perf.harness.generator import HarnessError
@@ -191,40 +189,9 @@ class PeersBench:
         return {"program_tag": self._made.tag, "load_s": self._made.load_s}
 
 
-class ControlBench:
-    """A node daemon beside a cluster's databases."""
-
-    def __init__(self, lab: ControlLab) -> None:
-        self._lab, self._done = lab, 0
-
-    def warm_up(self) -> None:
-        """Changes that count for nothing."""
-        self._done += len(control.changes_of(self._lab, WARM_CHANGES))
-
-    def sample(self, scenario: Scenario, number: int, seconds: float) -> Sample:
-        """One service gets other backends."""
-        del scenario, number, seconds
-        (change,) = control.changes_of(self._lab, 1, self._done)
-        self._done += 1
-        counters = {"after_commit_ms": change.after_commit_ms}
-        return Sample({"map_ms": change.map_ms, "northd_ms": change.northd_ms}, counters)
-
-    def configuration(self, scenario: Scenario) -> dict[str, Any]:
-        """The size of the cluster."""
-        del scenario
-        return {"ports": self._lab.ports, "services": self._lab.services}
-
-
-CONTROL_PORTS, WARM_CHANGES = 100, 3
-
-
 def _dpdk() -> DpdkConfig:
     pmd = (os.cpu_count() or 1) - 1
     return DpdkConfig(lcore=(0,), pmd=(pmd,), socket_mem_mib=512, extra=("--no-pci",))
-
-
-def _control() -> ControlLab:
-    return ControlLab(CONTROL_PORTS)
 
 
 @contextmanager
@@ -258,35 +225,35 @@ def _xdp(core: int, progress: Progress) -> Iterator[Bench]:
         yield XdpBench(bench)
 
 
-@contextmanager
-def _peers(core: int, progress: Progress) -> Iterator[Bench]:
-    del core
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    made = peers.Peers((1_000,), progress)
-    try:
-        with ExitStack() as stack:
-            yield PeersBench(made, made.contestants(stack, "skb"))
-    finally:
-        made.close()
+def _peers_of(*services: int) -> Callable[[int, Progress], Any]:
+    """One lab for each number of services."""
+
+    @contextmanager
+    def build(core: int, progress: Progress) -> Iterator[Bench]:
+        del core
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        made = peers.Peers(services, progress)
+        try:
+            with ExitStack() as stack:
+                yield PeersBench(made, made.contestants(stack, "skb"))
+        finally:
+            made.close()
+
+    return build
 
 
-@contextmanager
-def _control_lab(core: int, progress: Progress) -> Iterator[Bench]:
+def _control(core: int, progress: Progress) -> Any:
     del core, progress
-    lab = _control()
-    try:
-        lab.build()
-        with lab.nb() as nb:
-            control.start_central(lab, nb)
-        processes.stop(lab.central)
-        lab.sync()
-        control.start_node(lab)
-        made = ControlBench(lab)
-        # The first change finds the daemon still busy with its start.
-        made.warm_up()
-        yield made
-    finally:
-        lab.remove()
+    from perf.harness import controlbench
+
+    return controlbench.built()
+
+
+def _sockets(core: int, progress: Progress) -> Any:
+    del core, progress
+    from perf.harness import socketbench
+
+    return socketbench.built()
 
 
 def _node_lab(name: str) -> Callable[[int, Progress], Any]:
@@ -301,11 +268,14 @@ def _node_lab(name: str) -> Callable[[int, Progress], Any]:
 
 BUILDERS: dict[str, Callable[[int, Progress], Any]] = {
     "xdp": _xdp,
-    "peers": _peers,
+    "peers": _peers_of(1_000),
     "vhost": _vhost,
     "paced": _paced,
     "served": _served,
-    "control": _control_lab,
+    "control": _control,
+    "sockets": _sockets,
+    "sizes": _peers_of(1, 10_000),
+    "host": _node_lab("host"),
     "path": _node_lab("path"),
     "eastwest": _node_lab("eastwest"),
     "containers": _node_lab("containers"),
@@ -324,11 +294,17 @@ def sweep(name: str) -> None:
     elif name == "served":
         VhostLab(_dpdk(), 0).sweep()
         peerlab.sweep()
-    elif name == "peers":
+    elif name in ("peers", "sizes"):
         peerlab.sweep()
     elif name == "control":
-        _control().remove()
-    elif name in ("path", "eastwest", "containers"):
+        from perf.harness import controlbench
+
+        controlbench.sweep()
+    elif name == "sockets":
+        from perf import sockets
+
+        sockets.sweep()
+    elif name in ("path", "eastwest", "containers", "host"):
         from perf.harness import nodelabs
 
         nodelabs.sweep(name)

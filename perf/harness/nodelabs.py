@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from dataplane.drivers import processes
-from perf import containerlab, containers, eastlab, eastwest, path, pathlab
+from perf import containerlab, containers, eastlab, eastwest, hostway, hostwaylab, path, pathlab
 from perf.harness import ovscount
 from perf.harness.catalog import Scenario
+from perf.harness.generator import HarnessError
 from perf.harness.labs import Bench, Progress, Sample
 from tests.labs.lab import Lab
 from tests.labs.labnode import LabNode
@@ -86,6 +87,36 @@ class EastBench(_NodeBench):
         return Sample(values, done.counters(), done.dropped())
 
 
+class HostBench(_NodeBench):
+    """The node's kernel to a container and a guest, and the container to the guest."""
+
+    PINGS, ECHOES = 300, 10_000
+
+    def __init__(self, made: hostwaylab.HostwayLab) -> None:
+        super().__init__(made.lab.node)
+        self._made = made
+
+    def sample(self, scenario: Scenario, number: int, seconds: float) -> Sample:
+        """Echoes one after the other, then a stream to the container or as many echoes as go."""
+        del number
+        made, before = self._made, self._count()
+        to = hostwaylab.CONTAINER if scenario.way == "host-container" else hostwaylab.GUEST
+        source = hostwaylab.CONTAINER if scenario.way == "container-guest" else hostway.AFXDP
+        trips = made.round_trips(source, to, self.PINGS)
+        if not trips:
+            msg = f"{scenario.name}: {to} does not answer"
+            raise HarnessError(msg)
+        values = {"rtt": hostwaylab.median(trips)}
+        if to == hostwaylab.CONTAINER:
+            values["gbits"] = made.tcp(source, max(1.0, seconds), to_host=False)
+        else:
+            values["krps"] = made.echoes(source, self.ECHOES)
+        done = self._count().since(before)
+        lost = {"echo requests without an answer": self.PINGS - len(trips)}
+        drops = {**done.dropped(), **{place: count for place, count in lost.items() if count}}
+        return Sample(values, done.counters(), drops)
+
+
 class ContainersBench(_NodeBench):
     """Container to container."""
 
@@ -123,15 +154,23 @@ def _containers(core: int, progress: Progress) -> Iterator[Bench]:
         yield ContainersBench(made)
 
 
+@contextmanager
+def _host(core: int, progress: Progress) -> Iterator[Bench]:
+    with hostwaylab.built(progress, core) as made:
+        yield HostBench(made)
+
+
 BUILDERS: dict[str, Callable[[int, Progress], Any]] = {
     "path": _path,
     "eastwest": _east,
     "containers": _containers,
+    "host": _host,
 }
 _PREFIXES = {
     "path": pathlab.PREFIX,
     "eastwest": eastlab.PREFIX,
     "containers": containerlab.PREFIX,
+    "host": hostwaylab.PREFIX,
 }
 
 

@@ -124,7 +124,12 @@ def compare_command(argv: Sequence[str]) -> int:
     for line in fingerprint.differences(baseline.environment, candidate.environment):
         print(f"another machine: {line}", file=sys.stderr)
     if options.junit:
-        results.save(options.junit, _junit(found))
+        try:
+            results.save(options.junit, _junit(found))
+        except OSError as error:
+            what = f"{options.junit} cannot be written: {error.strerror}"
+            print(f"millrace perf compare: {what}", file=sys.stderr)
+            return USAGE
     if options.json:
         told = [{"scenario": s, "metric": m, **asdict(c)} for (s, m), c in found.items()]
         print(json.dumps(told, indent=2))
@@ -222,9 +227,14 @@ def report_command(argv: Sequence[str]) -> int:
         print(f"millrace perf report: {error}", file=sys.stderr)
         return USAGE
     directory = options.directory if options.directory.is_dir() else options.directory.parent
-    reporting.write_all(directory, run)
-    print(f"{directory}: report.html, report.md, junit.xml")
-    if options.page and not reporting.put_into(options.page, reporting.markdown(run)):
+    try:
+        reporting.write_all(directory, run)
+        print(f"{directory}: report.html, report.md, junit.xml")
+        put = not options.page or reporting.put_into(options.page, reporting.markdown(run))
+    except OSError as error:
+        print(f"millrace perf report: {error.filename}: {error.strerror}", file=sys.stderr)
+        return USAGE
+    if not put:
         marks = f"{reporting.BEGIN!r} and {reporting.END!r}"
         print(f"millrace perf report: {options.page} lacks the marks {marks}", file=sys.stderr)
         return USAGE

@@ -110,6 +110,16 @@ def read(path: Path) -> Results:
     return parsed(file, text, SCHEMA, Results)
 
 
+def _no_number(word: str) -> float:
+    """Python's JSON has NaN and infinities, which no figure may be.
+
+    Raises:
+        ValueError: always.
+    """
+    msg = f"{word} is no number"
+    raise ValueError(msg)
+
+
 def parsed(file: Path, text: bytes, schema: str, kind: type[T]) -> T:
     """What a file says, if it is of the one schema that we read.
 
@@ -117,7 +127,7 @@ def parsed(file: Path, text: bytes, schema: str, kind: type[T]) -> T:
         HarnessError: it is not JSON, of another schema, or not as the schema has it.
     """
     try:
-        told = json.loads(text)
+        told = json.loads(text, parse_constant=_no_number)
     except ValueError as error:
         msg = f"{file}: not JSON: {error}"
         raise HarnessError(msg) from error

@@ -39,6 +39,7 @@ class Plan:
         ports: EAL's words of one or two ports; what is cabled between them is every path then.
         dst_mac: of the frames that go out there.
         rate_pps: at which is measured; None: it is searched.
+        kernel: whether latency inside the kernel is looked at, where frames go through its stack.
     """
 
     scenarios: tuple[str, ...]
@@ -49,6 +50,7 @@ class Plan:
     ports: tuple[str, ...] = ()
     dst_mac: str = ""
     rate_pps: float | None = None
+    kernel: bool = False
     schema: str = PLAN_SCHEMA
 
     def __post_init__(self) -> None:
@@ -84,7 +86,9 @@ class Plan:
         Raises:
             HarnessError: one that this version does not have.
         """
-        return catalog.chosen(self.scenarios, size=self.size, rate_pps=self.rate_pps)
+        return catalog.chosen(
+            self.scenarios, size=self.size, rate_pps=self.rate_pps, kernel=self.kernel
+        )
 
     def schedule(self, lab: str) -> list[tuple[str, int]]:
         """A lab's trials in their order, (scenario, number): A-B-B-A."""

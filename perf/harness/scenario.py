@@ -49,16 +49,31 @@ AT_RATE = {
     f"us{percent}_100": Metric("us", Better.LOWER, f"latency, {percent}th percentile, at the rate")
     for percent in (50, 99)
 }
+INSIDE = {
+    f"kernel{percent}": Metric("us", Better.LOWER, f"inside the kernel, {percent}th percentile")
+    for percent in (50, 99)
+}
+"""At half the rate, from one device of the router to the other (perf.kerneltrace)."""
+
 RTT = Metric("ms", Better.LOWER, "round trip, mean")
 MAP_MS = Metric("ms", Better.LOWER, "change of a service, from the transaction to the BPF map")
 NORTHD_MS = Metric("ms", Better.LOWER, "the same change, until ovn-northd is done")
+
+
+INSTALLED_MS = Metric("ms", Better.LOWER, "a new port, from its row until OVN has installed it")
+START_S = Metric("s", Better.LOWER, "start of the node daemon until it has converged")
+START_CPU = Metric("s", Better.LOWER, "processor time of that start")
+CALL_NS = Metric("ns/call", Better.LOWER, "a call from Python, the interpreter's part included")
+ECHO_MS = Metric("ms", Better.LOWER, "round trip, median")
+ECHOES = Metric("1000/s", Better.HIGHER, "echoes of 1400 octets, 64 under way")
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """One path with one traffic. `way`: what its lab calls it; `quick`: part of `--quick`.
 
-    `loads`: in percent of PDR, at which latency is measured.
+    `loads`: in percent of PDR, at which latency is measured. `kernel`: latency inside the kernel is
+    looked at, too.
     """
 
     name: str
@@ -72,6 +87,7 @@ class Scenario:
     traffic: Traffic = field(default_factory=Traffic)
     quick: bool = True
     loads: tuple[int, ...] = ()
+    kernel: bool = False
 
     def checked(self, size: int | None = None, rate_pps: float | None = None) -> Scenario:
         """The same with frames of another size, and at a rate instead of a search for one.
@@ -82,6 +98,17 @@ class Scenario:
         """
         sized = self._sized(size)
         return sized if rate_pps is None else sized.at(rate_pps)
+
+    @property
+    def in_stack(self) -> bool:
+        """Whether its frames go through the kernel's stack, with a paced generator around it."""
+        return self.lab == "served" and self.way.partition("/")[0] in ("nftables", "iptables")
+
+    def looked_at(self) -> Scenario:
+        """The same with latency inside the kernel, where frames go through its stack."""
+        if not self.in_stack:
+            return self
+        return replace(self, kernel=True, metrics={**self.metrics, **INSIDE})
 
     def at(self, rate_pps: float) -> Scenario:
         """The same at a rate.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dataplane.model.config import DpdkConfig
 from perf import peerlab
-from perf.harness import ovscount, pacedtrial
+from perf.harness import kernellook, ovscount, pacedtrial
 from perf.harness.catalog import Scenario
 from perf.harness.generator import Counts, Traffic
 from perf.harness.generators import Paced
@@ -80,11 +80,16 @@ class ServedBench:
         )
         values = {**found.values(), "ns": spent_ns / max(found.loaded.rx, 1)}
         values["kcps"] = found.pdr_pps / 1e3
-        values = {name: value for name, value in values.items() if name in scenario.metrics}
         counters = {
             "search_trials": float(found.trials),
             "lost_at_greatest_load": float(found.loaded.lost),
         }
+        if scenario.kernel:
+            half = replace(scenario.traffic, rate_pps=found.pdr_pps * kernellook.SHARE)
+            looked = kernellook.look(lambda: generator.start(half, seconds / 2), "r0", "r1")
+            values |= looked.values()
+            counters["seen_inside_the_kernel"] = float(looked.frames)
+        values = {name: value for name, value in values.items() if name in scenario.metrics}
         drops = {
             place: count - before.get(place, 0)
             for place, count in self._drops(way).items()

@@ -13,6 +13,8 @@ import pytest
 
 from dataplane.drivers import processes
 from perf import kerneltrace, peerlab
+from perf.harness import kernellook
+from perf.harness.generator import HarnessError
 from perf.peerlab import Trio
 from tests.labs import headers
 
@@ -124,6 +126,27 @@ def test_what_waits_for_a_discipline_is_seen_to_wait_there(trio: Trio, tree: Pat
     assert waited["most_ns"] >= (PACKETS - 3) * FRAME_MS * 1e6
     assert waited["p50_ns"] >= (PACKETS / 2 - 3) * FRAME_MS * 1e6
     assert _hop(told, "received", "r0", "queued", "r1")["p50_ns"] < waited["p50_ns"]
+
+
+def test_a_trial_looks_into_the_kernel_while_its_frames_go(
+    trio: Trio, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(kerneltrace.ENVIRONMENT, str(tree))
+    words = [str(peerlab.backend(0, 0)), "198.51.100.254", str(PACKETS), str(SIZE)]
+
+    def run() -> None:
+        before = _received(trio)
+        processes.run([sys.executable, "-c", SEND, *words], netns=trio.client)
+        processes.wait_until(lambda: _received(trio) - before >= PACKETS, "frames")
+
+    found = kernellook.look(run, "r0", "r1")
+    assert PACKETS // 2 < found.frames <= PACKETS
+    assert 0 < found.us50 <= found.us99
+    with pytest.raises(HarnessError, match="no frame was seen"):
+        kernellook.look(lambda: None, "r0", "r1")
+    monkeypatch.setenv(kerneltrace.ENVIRONMENT, "/nowhere")
+    with pytest.raises(HarnessError, match="absent here"):
+        kernellook.look(run, "r0", "r1")
 
 
 def test_text_has_a_histogram_of_the_way_through(trio: Trio, tree: Path) -> None:

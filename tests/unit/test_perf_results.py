@@ -17,6 +17,7 @@ from perf.harness import (
     catalog,
     cli,
     fingerprint,
+    kernellook,
     latency,
     ovscount,
     reading,
@@ -126,6 +127,7 @@ def test_a_directory_takes_one_run(tmp_path: Path) -> None:
         (["p2p", "--port=-a 0000:03:00.0", "--dst-mac", "zz"], "--dst-mac zz: six octets"),
         (["p2p", "--dst-mac", "0a:58:00:00:00:01"], "of what is at --port"),
         (["p2p", "--rate", "-5"], "rate -5 packets/s: it has to be positive"),
+        (["p2p", "--kernel-latency"], "nothing of this goes through the kernel's stack"),
         (["p2p", "--rate", "0"], "rate 0 packets/s"),
         (["p2p", "--rate", "nan"], "rate nan packets/s"),
         (["vm-vm-flows", "--rate", "5"], "vm-vm-flows: its sender keeps no rate"),
@@ -148,6 +150,27 @@ def test_who_goes_on_with_a_run_asks_for_nothing_else(
         told = capsys.readouterr().err
         assert "its own plan" in told or "own plan: leave" in told
         assert words[0] in told or "scenario" in told
+
+
+def test_a_figure_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    filled(tmp_path)
+    file = tmp_path / "results.json"
+    told = json.loads(file.read_text())
+    told["scenarios"][0]["trials"][0]["values"]["cycles"] = float("nan")
+    file.write_text(json.dumps(told))
+    with pytest.raises(HarnessError, match="NaN is no number"):
+        results.read(tmp_path)
+
+
+def test_what_cannot_be_written_is_told_apart_from_a_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled(tmp_path)
+    where, run = str(tmp_path / "plan.json" / "below"), str(tmp_path)
+    assert reading.compare_command([run, run, "--junit", where]) == reading.USAGE
+    assert where in capsys.readouterr().err
+    assert reading.report_command([run, "--page", str(tmp_path / "none.md")]) == reading.USAGE
+    assert "none.md: No such file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -203,6 +226,23 @@ def test_a_rate_takes_the_place_of_the_search() -> None:
     assert made.traffic.rate_pps == 5e4
     assert made.primary == "delivered"
     assert set(made.metrics) == {"delivered", "ns", "us50_100", "us99_100"}
+
+
+def test_a_look_into_the_kernel_is_had_where_frames_go_through_its_stack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stack, program = catalog.chosen(["svc-nftables", "svc-xdp"], kernel=True)[::-1]
+    assert (stack.name, stack.kernel, program.kernel) == ("svc-nftables", True, False)
+    assert {"kernel50", "kernel99"} <= set(stack.metrics)
+    assert "kernel50" not in program.metrics
+    monkeypatch.setenv("BCC_KERNEL_SOURCE", str(tmp_path))
+    assert run_command(["svc-nftables", "--kernel-latency", "--dry-run"]) == 2
+    assert "absent here: latency inside the kernel" in capsys.readouterr().err
+    hop = {"from": {"event": "entered", "device": "r0"}, "to": {"event": "sent", "device": "r1"}}
+    told = {"hops": [{**hop, "count": 7, "p50_ns": 1500, "p99_ns": 9000}]}
+    assert kernellook.through(told, "r0", "r1").values() == {"kernel50": 1.5, "kernel99": 9.0}
+    with pytest.raises(HarnessError, match="to leave by r0"):
+        kernellook.through(told, "r1", "r0")
 
 
 def test_a_run_of_one_number_of_trials_can_be_judged() -> None:
