@@ -271,6 +271,8 @@ class Controller:
         self.back.want(changes.writes)
         self.back.problems("read", problems)
         self.back.problems("units", changes.problems)
+        if self.engine is not None:
+            self.back.problems("facts", self.engine.odd())
 
     def _rows_failed(self, keys: frozenset[RowKey]) -> None:
         self._refused |= keys

@@ -15,6 +15,7 @@ from controller.kube.resources import Key
 from controller.network.allocator import Allocator
 from controller.network.asks import READS
 from controller.network.book import Book
+from controller.network.booknodes import Raised, place_of
 from controller.network.externalgw import stand_ins as gateway_stand_ins
 from controller.network.facts import LEASES, PODS
 from controller.network.gateways import CLUSTER
@@ -28,6 +29,7 @@ from controller.network.standins import stand_ins
 from controller.network.store import Store
 from controller.network.units import ObjectRef, Unit
 from controller.network.view import Derived, Kind
+from controller.translate.ovn import Problem
 from dataplane.model.config import ClusterConfig
 
 T = TypeVar("T")
@@ -81,6 +83,8 @@ class Engine:
         self._reserved: Reserved = {}
         self._changed: dict[Kind[Any], set[Hashable]] = {}
         self._unread: set[Place] = set()
+        self._odd: dict[Place, str] = {}
+        self._gateways = ""
         self.put(((SETTINGS, "", settings),))
         self.put(tuple((kind, key, None) for kind, key in self._stand_ins))
 
@@ -90,7 +94,14 @@ class Engine:
             if fact is None:
                 place = kind, key
                 fact = self._stand_ins.get(place, self._of_gateway.get(place))
-            changed = self.book.put(kind, key, fact)
+            try:
+                changed = self.book.put(kind, key, fact)
+            except Exception as error:  # noqa: BLE001  # any defect of ours
+                # It costs one object its changes, and nobody his network.
+                self._odd[kind, key] = f"{error!r} at {place_of(error)}"
+                continue
+            if self._odd.get((kind, key)):
+                self._odd[kind, key] = ""
             if (kind, key) in self._unread:
                 # Nobody knew what it was: that there is nothing is news, too.
                 self._unread.discard((kind, key))
@@ -153,13 +164,28 @@ class Engine:
             self._put_given(self._allocator.reserve(reserved))
 
     def gateways(self) -> ClusterConfig | None:
-        """What the cluster controller is to make now; None: nothing."""
-        found: ClusterConfig | None = self.book.derive(CLUSTER, "")[0]
+        """What the cluster controller is to make now; None: nothing, or as before."""
+        found: ClusterConfig | Raised | None = self.book.derive(CLUSTER, "")[0]
+        self._gateways = place_of(found.error) if isinstance(found, Raised) else ""
+        return None if isinstance(found, Raised) else found
+
+    def odd(self) -> dict[ObjectRef, tuple[Problem, ...]]:
+        """Objects that by a defect stay as they were, and, once, those that do no more."""
+        found: dict[ObjectRef, tuple[Problem, ...]] = {}
+        for (kind, key), why in tuple(self._odd.items()):
+            ref = self._object_of(kind, key)
+            text = f"what is read of it is not taken: {why}; what it was stays"
+            found[ref] = (Problem(str(ref), text, "report this as a defect"),) if why else ()
+            if not why:
+                del self._odd[kind, key]
         return found
 
     def failed(self) -> dict[str, str]:
         """Who failed by a defect and stays as he was, and how: units, askers for addresses."""
         found = {f"{one.unit} {one.key}": why for one, why in self.book.failed.items()}
+        found |= {f"fact {kind.name} {key}": why for (kind, key), why in self._odd.items() if why}
+        if self._gateways:
+            found["gateways"] = f"a defect at {self._gateways}; they stay as they were"
         return found | {
             f"addresses {holder or 'of all'}": why for holder, why in self._allocator.faults.items()
         }
@@ -167,7 +193,10 @@ class Engine:
     def hold(self) -> Hold:
         """What stays in OVN, since by a defect nobody can say who wants it."""
         faulty = self._allocator.faults
-        return hold_of(self.book.mute()) | hold_of(None if one is None else PODS for one in faulty)
+        odd = [kind for (kind, _), why in self._odd.items() if why]
+        return hold_of([*self.book.mute(), *odd]) | hold_of(
+            None if one is None else PODS for one in faulty
+        )
 
     @property
     def pending(self) -> int:

@@ -100,13 +100,24 @@ class Store:
         return iter(self._tables)
 
     def put(self, kind: Kind[Any], key: Hashable, fact: Any | None) -> list[Token]:
-        """Have this fact, or none; the tokens of what is otherwise than before."""
+        """Have this fact, or none; the tokens of what is otherwise than before.
+
+        What an index raises is raised before anything is changed.
+        """
         table = self._tables.get(kind)
         if table is None:
             table = self._tables[kind] = _Table(kind)
         old = table.facts.get(key)
         if old == fact:
             return []
+        moves = [
+            (
+                name,
+                frozenset(find(key, old)) if old is not None else frozenset(),
+                frozenset(find(key, fact)) if fact is not None else frozenset(),
+            )
+            for name, find in kind.indexes.items()
+        ]
         touched: list[Token] = [(kind, key)]
         if fact is None:
             del table.facts[key]
@@ -117,10 +128,8 @@ class Store:
             if old is None:
                 table.keys.add(key)
                 touched.append((kind,))
-        for name, find in kind.indexes.items():
+        for name, before, after in moves:
             buckets = table.buckets[name]
-            before = frozenset(find(key, old)) if old is not None else frozenset()
-            after = frozenset(find(key, fact)) if fact is not None else frozenset()
             for value in before - after:
                 keys = buckets[value]
                 keys.discard(key)

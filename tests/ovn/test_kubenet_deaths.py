@@ -27,9 +27,9 @@ from tests.ovn.test_kubenet_faults import (
     nothing_to_do,
 )
 
-LIVES = int(os.environ.get("MILLRACE_LIVES", "5"))
+LIVES = int(os.environ.get("MILLRACE_LIVES", "4"))
 """How often it is killed; each life takes two seconds."""
-IDLE_S = 1.0
+IDLE_S = 0.7
 """So long without a write, it has nothing more to do and is killed, too [s]."""
 
 

@@ -145,6 +145,7 @@ def test_nothing_that_is_written_makes_a_unit_fail_or_touches_who_is_not_concern
                 engine.update()
         if not late:
             engine.start()
+        engine.gateways()
         assert engine.failed() == {}
         now = rows_of(engine)
         alone = Engine(SETTINGS)
