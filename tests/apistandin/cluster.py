@@ -270,7 +270,7 @@ class Cluster:
         grace = body.get("gracePeriodSeconds")
         metadata = before["metadata"]
         lingers = kind.deleting is not None and kind.deleting(before) and grace != 0
-        special = kind.key == endings.SPACES
+        special = kind.key in (endings.SPACES, endings.DEFINITIONS)
         if not (metadata.get("finalizers") or lingers or special):
             if not options.dry_run:
                 self._remove(kind, before)
@@ -293,8 +293,11 @@ class Cluster:
         after["metadata"]["deletionGracePeriodSeconds"] = seconds
         if metadata.get("generation"):
             after["metadata"]["generation"] = metadata["generation"] + 1
-        if special:
+        if kind.key == endings.SPACES:
             after["status"] = {**after.get("status", {}), "phase": "Terminating"}
+        elif special:
+            held = [one for one in metadata.get("finalizers") or () if one != endings.CLEANUP]
+            after["metadata"]["finalizers"] = [*held, endings.CLEANUP]
         return Answer(200, self._commit(kind, before, after, options))
 
     def delete_collection(
@@ -311,8 +314,6 @@ class Cluster:
     def _finish(self, kind: Kind, before: Object | None, obj: Object) -> None:
         """Fill in and refuse what is wrong."""
         if kind.key == endings.DEFINITIONS:
-            if before is None:
-                obj["metadata"]["finalizers"] = [endings.CLEANUP]
             if causes := [*crds.check(obj)]:
                 raise failure.invalid(kind.group, kind.kind, obj["metadata"]["name"], causes)
             crds.establish(obj, self.timestamp())

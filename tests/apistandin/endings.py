@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.apistandin.cluster import Cluster
 
 CLEANUP = "customresourcecleanup.apiextensions.k8s.io"
-"""The finalizer of every definition."""
+"""The finalizer that a definition gets when it is deleted."""
 DEFINITIONS = (CRD_GROUP, "customresourcedefinitions")
 SPACES = ("", "namespaces")
 
