@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from controller.config_kubernetes import KubernetesConfig
 from controller.kube.auth import Access
 from controller.kube.http import Client
 from controller.kubenet import Controller
+from controller.network.gateways import GatewayTemplate
 from controller.network.settings import NetSettings
 from tests.apistandin.probe import Api
 from tests.apistandin.thread import Threaded
@@ -147,16 +148,28 @@ class Applied:
 
 
 @contextmanager
-def running(settings: NetSettings) -> Iterator[Applied]:
-    """The cluster, with one node and the namespace default, and its controller."""
+def running(
+    settings: NetSettings,
+    netns: str = "",
+    gateways: Callable[[OvnSandbox], GatewayTemplate] | None = None,
+) -> Iterator[Applied]:
+    """The cluster, with one node and the namespace default, and its controller.
+
+    `netns`: where the chassis's devices are, if they are no dummies.
+    """
     # Not pytest's tmp_path: a unix socket's path has at most 107 bytes.
     with tempfile.TemporaryDirectory(prefix="mrv-app-") as directory, serving() as server:
-        box = OvnSandbox(Path(directory))
+        box = OvnSandbox(Path(directory), chassis_netns=netns)
         try:
             box.start()
             box.start_chassis(NODE, "127.0.0.1", "phys", "br-phys")
             server.do(_define)
-            config = KubernetesConfig(box.nb, namespace="kube-system", network=settings)
+            config = KubernetesConfig(
+                box.nb,
+                namespace="kube-system",
+                network=settings,
+                gateways=gateways(box) if gateways else None,
+            )
             with _controlling(server.url, config):
                 yield Applied(box, server)
         finally:

@@ -26,12 +26,14 @@ class OvnSandbox:
     """NB, SB and northd of one test. Use `start`, then `stop`, also after a failure.
 
     A chassis reads `chassis_sb` ("": our own socket), its ovn-controller has `chassis_options`.
+    With `chassis_netns`, a namespace's path, its devices are that namespace's own and no dummies.
     """
 
     directory: Path
     pids: dict[str, int] = field(default_factory=dict)
     chassis_sb: str = ""
     chassis_options: tuple[str, ...] = ()
+    chassis_netns: str = ""
 
     @property
     def nb(self) -> str:
@@ -142,14 +144,22 @@ class OvnSandbox:
             ".",
             *(f"external_ids:{k}={v}" for k, v in ids.items()),
         )
+        netns = self.chassis_netns
+        dummies = [f"--enable-dummy={'system' if tunnels else 'override'}"]
+        if netns:
+            self.vsctl("--no-wait", "set", "Open_vSwitch", ".",
+                       "external_ids:ovn-bridge-datapath-type=netdev")  # fmt: skip
+            dummies = []
         self._daemon(
             "vswitchd",
+            *(("nsenter", f"--net={netns}", "--") if netns else ()),
             "ovs-vswitchd",
             f"unix:{here}/db.sock",
-            f"--enable-dummy={'system' if tunnels else 'override'}",
+            *dummies,
             "--disable-system",
         )
-        self.vsctl("add-br", bridge)
+        kind = ("--", "set", "Bridge", bridge, "datapath_type=netdev") if netns else ()
+        self.vsctl("add-br", bridge, *kind)
         self._daemon("controller", "ovn-controller", f"unix:{here}/db.sock", *self.chassis_options)
 
     def vsctl(self, *arguments: str) -> str:
