@@ -112,9 +112,7 @@ class TlsStream(ovs.stream.SSLStream):  # type: ignore[misc]  # the library has 
         found: int = _guarded(self.name, super().connect, errno.EPROTO)
         # EAGAIN also while TCP still connects, and before the handshake began.
         self._greeted = found == errno.EAGAIN and self.state == _CONNECTED
-        if found == 0:
-            self._shaken = True
-            _problems.pop(self.name, None)
+        self._shaken = found == 0
         return found
 
     def wait(self, poller: Any, wait: int) -> None:
@@ -131,10 +129,14 @@ class TlsStream(ovs.stream.SSLStream):  # type: ignore[misc]  # the library has 
     def recv(self, n: int) -> tuple[int, Any]:
         """As the library's; since TLS 1.3 a server refuses a client by what comes first here."""
         try:
-            return self._taken(n)
+            failed, octets = self._taken(n)
         except ssl.SSLError as error:
             _note(self.name, _in_words(self.name, error))
             return errno.EPROTO, b""
+        if octets:
+            # Not before: after the handshake a server may still refuse us.
+            _problems.pop(self.name, None)
+        return failed, octets
 
     def _taken(self, n: int) -> tuple[int, Any]:
         if (waiting := self.connect()) or n == 0:
