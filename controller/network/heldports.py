@@ -38,7 +38,8 @@ class PortThere(Protocol):
 def held_port(there: PortThere) -> HeldPort | None:
     """What was given; None: the port is nobody's, a router's for instance."""
     for text in there.addresses:
-        mac, *rest = text.split()
+        # Anybody may write here, and nothing as well.
+        mac, *rest = text.split() or [""]
         if ":" not in mac:
             continue
         try:

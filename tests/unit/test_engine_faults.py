@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
+
 from controller.kube.resources import Key
 from controller.network.engine import Engine
 from controller.network.facts import NAMESPACES, PODS, NetNamespace, NetPod
+from controller.network.heldports import held_port
 from controller.network.reach import EVERYTHING, NOTHING
 from controller.network.rows import RowKey
 from controller.network.settings import NetSettings
 from controller.network.units import ObjectRef
+from controller.ovn.turns import PortThere
 
 
 class Odd(dict[str, str]):
@@ -41,3 +45,21 @@ def test_a_fact_that_no_index_takes_costs_its_object_its_changes() -> None:
     assert engine.hold() == NOTHING
     assert engine.book.store.by(PODS, "label", ("shop", "a", "b")) == ()
     assert engine.book.store.by(PODS, "label", ("shop", "a", "c")) == (key,)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "found"),
+    [
+        (("",), ""),
+        ((" ", "dynamic", "router"), ""),
+        (("unknown", "02:00:00:00:00:01 10.9.0.9 fd00::9"), "10.9.0.9,fd00::9"),
+        (("02:00:00:00:00:zz 10.9.0.9",), ""),
+        (("02:00:00:00:00:01 10.9.0.999", "02:00:00:00:00:01 10.9.0.9"), "10.9.0.9"),
+        (("02:00:00:00:00:01",), ""),
+    ],
+)
+def test_a_port_says_what_was_given_whatever_somebody_wrote_there(
+    addresses: tuple[str, ...], found: str
+) -> None:
+    held = held_port(PortThere("web.shop", "shopnet", addresses))
+    assert ",".join(map(str, held.addresses if held else ())) == found
