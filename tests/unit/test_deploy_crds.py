@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,26 @@ def test_every_kind_that_is_watched_has_a_definition_and_no_other_has_one() -> N
         assert spec["names"]["kind"] == resource.kind
         assert spec["scope"] == ("Namespaced" if resource.namespaced else "Cluster")
         assert spec["versions"][0]["additionalPrinterColumns"]
+
+
+def test_definitions_have_no_field_that_a_server_does_not_know() -> None:
+    names = {"plural", "singular", "kind", "listKind", "shortNames", "categories"}
+    versions = {"name", "served", "storage", "schema", "subresources", "additionalPrinterColumns"}
+    columns = {"name", "type", "format", "description", "priority", "jsonPath"}
+    for path in HERE.rglob("*.yaml"):
+        # One to a file: `kubectl apply` refuses unknown fields by default.
+        body = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert body.keys() == {"apiVersion", "kind", "metadata", "spec"}, path
+        assert body["spec"].keys() == {"group", "names", "scope", "versions"}, path
+        assert body["spec"]["names"].keys() <= names, path
+        for version in body["spec"]["versions"]:
+            assert version.keys() <= versions, path
+            assert version["subresources"] == {"status": {}}, "its status is written apart"
+            for column in version["additionalPrinterColumns"]:
+                assert column.keys() <= columns, path
+                # A path that is no JSONPath makes every list of the kind as a table fail.
+                steps = r"(\.[A-Za-z0-9_]+|\[\d+\]|\[\?\(@\.[a-z]+==\"[A-Za-z]+\"\)\])+"
+                assert re.fullmatch(steps, column["jsonPath"]), (path, column)
 
 
 def test_fields_are_kept_defaulted_and_checked(api: Api) -> None:

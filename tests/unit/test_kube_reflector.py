@@ -392,6 +392,58 @@ def test_connections_that_a_balancer_cuts_when_idle_cost_no_delay() -> None:
     Running().run(case)
 
 
+async def _in_pieces(lines: bytes, sizes: random.Random) -> asyncio.Server:
+    """A server that answers every request with these lines, cut anywhere."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
+        writer.write(b"Transfer-Encoding: chunked\r\n\r\n")
+        at = 0
+        while at < len(lines):
+            piece = lines[at : at + sizes.choice((1, 2, 3, 7, 1000, 70_000))]
+            writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            at += len(piece)
+            if sizes.random() < 0.3:
+                await writer.drain()
+                await asyncio.sleep(0)
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    return await asyncio.start_server(serve, "127.0.0.1", 0)
+
+
+def test_events_are_whole_wherever_the_stream_is_cut() -> None:
+    objects = [
+        {"metadata": {"name": f"c{n}", "namespace": "d", "resourceVersion": f"{n + 2}"},
+         "data": {"a": "ü🦆\n" * size}}
+        for n, size in enumerate((0, 1, 300, 150_000, 5))
+    ]  # fmt: skip
+    text = "".join(
+        json.dumps({"type": "ADDED", "object": one}, ensure_ascii=False) + "\n" for one in objects
+    )
+
+    async def run(seed: int) -> None:
+        server = await _in_pieces(text.encode(), random.Random(seed))
+        host, port = server.sockets[0].getsockname()[:2]
+        async with server, Client(Access(f"http://{host}:{port}")) as client:
+            cache: Cache[Any] = Cache(CONFIG_MAPS)
+            decoder = Decoder(CONFIG_MAPS)
+            async with client.stream(CONFIG_MAPS.collection(), {"watch": "true"}, 60) as batches:
+                async for lines in batches:
+                    cache.apply(
+                        event for event in decoder.events(lines) if isinstance(event, Upsert)
+                    )
+        assert cache.revision == 6
+        assert {one.metadata.name: one.data for one in cache} == {
+            f"c{n}": one["data"] for n, one in enumerate(objects)
+        }
+
+    for seed in range(5):
+        asyncio.run(run(seed))
+
+
 def test_a_watch_asks_whether_the_other_end_lives() -> None:
     async def run() -> None:
         async with StandIn() as api, Client(Access(api.url)) as client:
