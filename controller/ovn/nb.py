@@ -22,6 +22,7 @@ from controller.translate.ovn import (
     StaticRoute,
 )
 from dataplane.drivers.idl import DatabaseClient, Replica, Row, optional, read
+from dataplane.model.names import OWNER, OWNER_KEY
 
 T = TypeVar("T")
 
@@ -35,7 +36,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     ),
     "Logical_Switch_Port": (
         "name", "type", "addresses", "dynamic_addresses", "options", "port_security",
-        "parent_name", "tag", "up", "dhcpv4_options", "external_ids",
+        "parent_name", "tag", "dhcpv4_options", "external_ids",
     ),
     "DHCP_Options": ("cidr", "options"),
     "Logical_Router": (
@@ -53,7 +54,8 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "Static_MAC_Binding": ("logical_port", "ip", "mac", "override_dynamic_mac"),
 }  # fmt: skip
 _SETS = {"Address_Set": ("name", "addresses", "external_ids")}
-"""For the writer alone: policies' sets have a member for each workload, and no node asks."""
+"""For the writer alone, and of those its own: policies' sets have a member for each workload."""
+_OURS = [["external_ids", "includes", ["map", [[OWNER_KEY, OWNER]]]]]
 
 _NOT_NODES = {
     "Logical_Switch_Port": ("port_security",),
@@ -83,8 +85,8 @@ def client(
 ) -> DatabaseClient[NbSnapshot]:
     """A client of the northbound database at `remote`; see `DatabaseClient`, start it.
 
-    A writer needs `leader_only`, and sees everything; a node only reads NODE_TABLES, and any member
-    of a cluster, or a relay, will do.
+    A writer needs `leader_only`, and sees everything but others' address sets; a node only reads
+    NODE_TABLES, and any member of a cluster, or a relay, will do.
     """
     return DatabaseClient(
         remote=remote,
@@ -94,7 +96,13 @@ def client(
         on_change=on_change,
         on_connection=on_connection,
         leader_only=leader_only,
+        prepare=_prepare,
     )
+
+
+def _prepare(replica: Replica) -> None:
+    if replica.has("Address_Set"):
+        replica.cond_change("Address_Set", _OURS)
 
 
 def snapshot(replica: Replica) -> NbSnapshot:
@@ -156,7 +164,6 @@ def _switch_port(row: Row) -> tuple[str, LogicalSwitchPort]:
         port_security=tuple(read(row, "port_security")) if _has(row, "port_security") else (),
         parent_name=text_or_none(row, "parent_name"),
         tag=optional(row, "tag"),
-        up=bool(optional(row, "up")),
         dhcpv4_options=dhcp[0] if dhcp else None,
         external_ids=read(row, "external_ids"),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import ip_network
 
+from controller.ovn import nb as nb_database
 from dataplane.model.config import ClusterConfig, Outgoing, OutgoingRule
 from tests.labs.centralrows import apply
 from tests.labs.ovnrows import cluster_config, gateway_config
@@ -97,6 +98,13 @@ def test_who_is_not_translated_is_in_a_set_that_goes_with_its_last_row(ovn: OvnS
     listed = ovn.nbctl("lr-nat-list", "GR_n1")
     assert "10.1.0.0/25" in listed
     assert "10.1.0.128/25" in listed
+    # Somebody else's are none of ours, whatever they are for.
+    ovn.nbctl("create", "Address_Set", "name=theirs", "addresses=192.0.2.1")
+    with nb_database.client(ovn.nb, leader_only=True) as client:
+        client.wait_synced(60)
+        seen = client.read(nb_database.snapshot, 60).address_sets.values()
+        assert [one.addresses for one in seen] == [("198.51.100.0/24",)]
+    ovn.nbctl("destroy", "Address_Set", "theirs")
     apply(ovn, rules("198.51.100.9/32"))
     assert sets() == ["198.51.100.9/32"]
     apply(ovn, BOTH)
