@@ -74,7 +74,7 @@ ENDPOINT_SLICES = Resource(
     "discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", structs.EndpointSlice
 )
 NETWORK_POLICIES = Resource(
-    "networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy", structs.NetworkPolicy
+    "networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy", structs.Custom
 )
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease", structs.Lease)
 

@@ -326,59 +326,6 @@ class EndpointSlice(Read, frozen=True):
     ports: tuple[EndpointPort, ...] | None = ()
 
 
-class IPBlock(Read, frozen=True):
-    """A network without some of its parts."""
-
-    cidr: str
-    except_: tuple[str, ...] = field(default=(), name="except")
-
-
-class PolicyPeer(Read, frozen=True):
-    """One of `from` or `to`."""
-
-    pod_selector: LabelSelector | None = None
-    namespace_selector: LabelSelector | None = None
-    ip_block: IPBlock | None = None
-
-
-class PolicyPort(Read, frozen=True):
-    """A port, a range of them, or a named one."""
-
-    protocol: str = "TCP"
-    port: int | str | None = None
-    end_port: int | None = None
-
-
-class IngressRule(Read, frozen=True):
-    """What may come in."""
-
-    ports: tuple[PolicyPort, ...] = ()
-    from_: tuple[PolicyPeer, ...] = field(default=(), name="from")
-
-
-class EgressRule(Read, frozen=True):
-    """What may go out."""
-
-    ports: tuple[PolicyPort, ...] = ()
-    to: tuple[PolicyPeer, ...] = ()
-
-
-class NetworkPolicySpec(Read, frozen=True):
-    """networking.k8s.io/v1 NetworkPolicySpec."""
-
-    pod_selector: LabelSelector = LabelSelector()
-    policy_types: tuple[str, ...] = ()
-    ingress: tuple[IngressRule, ...] = ()
-    egress: tuple[EgressRule, ...] = ()
-
-
-class NetworkPolicy(Read, frozen=True):
-    """networking.k8s.io/v1 NetworkPolicy."""
-
-    metadata: Meta = Meta()
-    spec: NetworkPolicySpec = NetworkPolicySpec()
-
-
 class Custom(Read, frozen=True):
     """An object of a custom kind: specification and status as JSON, decoded by who knows them."""
 
