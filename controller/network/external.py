@@ -22,7 +22,7 @@ from controller.network.externalgw import (
     GATEWAY_LABEL,
     external_gateway,
     external_subnet,
-    gateway_nodes,
+    live_gateways,
 )
 from controller.network.facts import LEASES
 from controller.network.giving import Claim, Given, Ranges, give, ranges_of
@@ -220,7 +220,7 @@ def vpc_external(view: View, key: Hashable) -> Said:
         if eip is None:
             texts = ",".join(str(given.addresses[v]) for v in sorted(given.addresses))
             annotations[f"{HELD_DOMAIN}/{subnet}"] = texts
-        nodes = gateway_nodes(view)
+        nodes = live_gateways(view)
         if not nodes:
             say(
                 f"no node is a gateway to {subnet}, so nothing passes its port there",

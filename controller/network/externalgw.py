@@ -20,6 +20,8 @@ from controller.translate.ovn import Problem
 from dataplane.model.addr import readable
 
 GATEWAY_LABEL = ("ovn.kubernetes.io/external-gw", "true")
+ENOUGH = 3
+"""Nodes of which two tell each other that the third has died."""
 DEFAULT_NAME = "external"
 """Of the external Subnet, where the ConfigMap is there and nobody names one."""
 
@@ -49,6 +51,20 @@ def gateway_nodes(view: View) -> tuple[str, ...]:
     named = view.all(NODES) if gateway.distributed else gateway.nodes
     there = [name for name in named if view.get(NODES, name) is not None]
     return tuple(sorted({*labelled, *there}))
+
+
+def live_gateways(view: View) -> tuple[str, ...]:
+    """The gateway nodes that a port may be on.
+
+    They watch each other by BFD. But of two chassis neither knows of the other's end from its own,
+    and OVN lets none take over whose tunnels are all dead: so in a cluster of two nodes those that
+    Kubernetes calls not ready are left out, if another is there.
+    """
+    found = gateway_nodes(view)
+    if len(view.all(NODES)) >= ENOUGH:
+        return found
+    ready = tuple(name for name in found if (node := view.get(NODES, name)) and node.ready)
+    return ready or found
 
 
 Fact = tuple[Kind[Any], Hashable, Any]

@@ -284,3 +284,28 @@ def test_rows_are_as_if_everything_had_come_at_once() -> None:
         return dict(engine.book.rows)
 
     assert rows(NODES + GATEWAY) == rows(NODES.rstrip().removesuffix("---"), GATEWAY)
+
+
+def node(name: str, *, ready: bool) -> str:
+    state = "True" if ready else "False"
+    return (
+        f"apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\n"
+        f"status: {{conditions: [{{type: Ready, status: '{state}'}}]}}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("states", "left"),
+    [
+        ({"worker": False, "other": True}, {"other"}),
+        ({"worker": False, "other": False}, {"worker", "other"}),
+        # Three see by BFD who has died, and a kubelet that is gone moves nothing.
+        ({"worker": False, "other": True, "third": True}, {"worker", "other", "third"}),
+    ],
+)
+def test_of_two_nodes_one_that_is_not_ready_is_no_gateway(
+    states: dict[str, bool], left: set[str]
+) -> None:
+    text = GATEWAY.replace("  nic-ip", "  type: distributed\n  nic-ip")
+    nodes = [node(name, ready=ready) for name, ready in states.items()]
+    assert chassis(engine_of("\n---\n".join((*nodes, text)), NetSettings())) == left
