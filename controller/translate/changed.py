@@ -87,7 +87,7 @@ def _alike(nb: NbSnapshot, nb_now: NbSnapshot, sb: SbSnapshot, sb_now: SbSnapsho
 
 
 def _facts(port: LogicalSwitchPort | None) -> tuple[object, ...] | None:
-    """What services and gateways depend on; `up` follows each binding, and is nothing to them."""
+    """What services and gateways depend on; tags of nested ports are nothing to them."""
     if port is None:
         return None
     return port.name, port.type, port.addresses, port.dynamic_addresses, port.options

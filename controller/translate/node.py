@@ -211,7 +211,6 @@ def logical_port(
         gateway6=gateway6,
         mtu=mtu[1] if mtu else None,
         chassis=index.chassis_of(name),
-        up=port.up,
         owner=port.external_ids.get(OWNER_KEY, ""),
         routes=tuple(Route(to, via) for to, via in _told(port.external_ids.get(ROUTES_KEY, ""))),
         default_route=port.external_ids.get(DEFAULT_ROUTE_KEY, "") != "false",

@@ -80,7 +80,6 @@ class LogicalSwitchPort:
     port_security: tuple[str, ...] = ()
     parent_name: str | None = None
     tag: int | None = None
-    up: bool = False
     dhcpv4_options: str | None = None
     external_ids: Mapping[str, str] = field(default_factory=dict)
 

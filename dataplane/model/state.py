@@ -98,7 +98,6 @@ class LogicalPort:
     gateway: IPv4Address | None
     mtu: int | None
     chassis: str | None
-    up: bool
     gateway6: IPv6Address | None = None
     owner: str = ""
     routes: tuple[Route, ...] = ()

@@ -29,7 +29,6 @@ def logical_port(name: str, octet: int = 5) -> LogicalPort:
         gateway=IPv4Address("10.0.0.1"),
         mtu=None,
         chassis=None,
-        up=False,
     )
 
 

@@ -74,14 +74,14 @@ class Bind:
 
 @dataclass(frozen=True)
 class Have:
-    """A port has this address, and is up or not; it may be new."""
+    """A port has this address, and is nested or not; it may be new."""
 
     port: str
     host: str
-    up: bool
+    tag: int | None
 
     def on(self, made: Lab) -> None:
-        made.port("sw0", self.port, f"0a:00:00:00:00:1f {self.host}", up=self.up)
+        made.port("sw0", self.port, f"0a:00:00:00:00:1f {self.host}", tag=self.tag)
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ events = st.one_of(
     puts,
     st.builds(Drop, rows),
     st.builds(Bind, st.sampled_from(PORTS), st.sampled_from((HERE, "far", "n2", None))),
-    st.builds(Have, st.sampled_from(PORTS), hosts, st.booleans()),
+    st.builds(Have, st.sampled_from(PORTS), hosts, st.sampled_from((None, 7))),
     st.builds(Attach, st.one_of(st.none(), rows)),
     st.builds(Ask, hosts, st.sampled_from((None, "online", "offline"))),
 )
@@ -185,8 +185,8 @@ def test_a_change_of_one_row_names_that_row_alone() -> None:
     made.balancer("s7", {"192.0.2.7:80": "10.1.0.12:80"})
     view = taken(sources, made)
     assert sources.changes(CONFIG) == (view, frozenset({"lb-s7"}))
-    # The word that the port is up, which follows each binding, changes no service.
-    made.port("sw0", "vm1.ns", "0a:00:00:00:00:11 10.1.0.11", up=False)
+    # The tag of a port, which comes with each attachment, changes no service.
+    made.port("sw0", "vm1.ns", "0a:00:00:00:00:11 10.1.0.11", tag=7)
     sources.nb = made.nb
     assert sources.changes(CONFIG)[1] is not None
 

@@ -41,7 +41,6 @@ PORT = LogicalPort(
     gateway=IPv4Address("10.0.0.1"),
     mtu=None,
     chassis=None,
-    up=False,
 )
 REQUEST = cni_request.interface_request(ARGS)
 VETH = cni_request.attachment_of(REQUEST, PORT, 1442, "")

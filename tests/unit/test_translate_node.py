@@ -73,7 +73,7 @@ def test_a_port_takes_prefix_and_gateway_from_the_router_port_on_its_switch() ->
     assert port.mac == Mac("0a:00:00:00:00:11")
     assert port.addresses == (IPv4Interface("10.1.0.11/24"),)
     assert port.gateway == IPv4Address("10.1.0.1")
-    assert (port.chassis, port.up, port.mtu) == ("n1", True, None)
+    assert (port.chassis, port.mtu) == ("n1", None)
 
 
 def test_a_port_that_ovn_does_not_know_is_none() -> None:

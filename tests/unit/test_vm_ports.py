@@ -85,7 +85,7 @@ class Ovn:
 
 
 def _port(name: str, owner: str = "") -> LogicalPort:
-    return LogicalPort(name, None, (), None, None, None, up=True, owner=owner)
+    return LogicalPort(name, None, (), None, None, None, owner=owner)
 
 
 @pytest.mark.parametrize(
