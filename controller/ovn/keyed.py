@@ -19,7 +19,7 @@ from controller.network.reach import ALL_AND_MEMBERS, NOTHING, Hold
 from controller.network.rows import Row, RowKey
 from controller.ovn.differ import Deed
 from controller.ovn.ours import COLUMNS
-from controller.ovn.turns import Failure, NotOurs, PortThere, Turn, Turns
+from controller.ovn.turns import LOCK, Failure, NotOurs, PortThere, Turn, Turns
 from dataplane.drivers.idl import DatabaseClient, Replica, Tls, Transaction, TransactionError
 from dataplane.ports import DataplaneError
 
@@ -33,6 +33,9 @@ FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
 """How long a refused row is left alone: at first, and at most [s]."""
 IDLE_S = 3600.0
 LOCK_LOOK_S = 0.02
+STEAL_AFTER_S = 5.0
+"""So long the holder of the Lease waits for the lock. Whoever has it ended by his own clock before
+another could take the Lease; if he did not, his transactions are refused from then on [s]."""
 
 
 @dataclass(slots=True)
@@ -202,11 +205,19 @@ class Writer:
     async def gain(self) -> None:
         """Return once we hold the lock, and know all that whoever had it before wrote.
 
-        Ask with `lead` first; `run` has to be running.
+        Ask with `lead` first; `run` has to be running. Somebody who stands still, or whose machine
+        is gone, gives no lock back; the Lease says that he may not write any more.
         """
         while True:
-            while not self.active:  # noqa: ASYNC110  # a flag of another thread
+            patience = time.monotonic() + STEAL_AFTER_S
+            while not self.active:
                 await asyncio.sleep(LOCK_LOOK_S)
+                if time.monotonic() > patience and self.connected:
+                    patience = time.monotonic() + STEAL_AFTER_S
+                    log.warning("lock_stolen lock=%s its holder does not give it back", LOCK)
+                    with contextlib.suppress(DataplaneError):
+                        taking = self._client.submit_wait(self._turns.steal, TIMEOUT_S)
+                        await asyncio.wrap_future(taking)
             # The news of the lock may overtake what was written last; an answer does not.
             asking = self._client.submit_transaction(_nothing, TIMEOUT_S)
             with contextlib.suppress(DataplaneError):

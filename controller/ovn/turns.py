@@ -268,6 +268,12 @@ class Turns:
             replica.set_lock(wanted)
         return True
 
+    def steal(self, replica: Replica) -> bool:
+        """Take the lock from whoever has it, if we asked for it; not inside of a transaction."""
+        if replica.lock_name is not None and not replica.has_lock:
+            replica.steal_lock()
+        return True
+
     def _look_at_lock(self, replica: Replica) -> None:
         has = replica.lock_name is not None and replica.has_lock
         if has and not self.locked:

@@ -140,6 +140,13 @@ class Replica(ovs.db.idl.Idl):  # type: ignore[misc]  # the library has no types
         """The connection is up and the contents are those of the server."""
         return bool(self._session.is_connected()) and self.state == self.IDL_S_MONITORING
 
+    def steal_lock(self) -> None:
+        """Take the lock that was asked for from whoever has it (RFC 7047, 4.1.9)."""
+        # Who waits for a lock has to give that up before he may steal it.
+        send = self._Idl__do_send_lock_request
+        send("unlock")
+        self._lock_request_id = send("steal")
+
     def has(self, table: str, column: str | None = None) -> bool:
         """Whether the server's schema has this table (and column) and we asked for it."""
         known = self.tables.get(table)

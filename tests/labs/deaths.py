@@ -110,12 +110,6 @@ class Relay:
         self.held = asyncio.Event()
         self.held.set()
         self.waiting = 0
-        self._ways: set[asyncio.Future[None]] = set()
-
-    def cut(self) -> None:
-        """Close all connections."""
-        for way in self._ways:
-            way.cancel()
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Relay]:
@@ -131,11 +125,9 @@ class Relay:
             asyncio.ensure_future(self._way(here, onward, answers, asking=True)),
             asyncio.ensure_future(self._way(there, back, answers, asking=False)),
         ]
-        self._ways.update(ways)
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._ways.difference_update(ways)
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)

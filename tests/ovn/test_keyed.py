@@ -11,6 +11,7 @@ import pytest
 
 from controller.network.reach import ALL_AND_MEMBERS, EVERYTHING, NOTHING, RULES, Hold
 from controller.network.rows import Row, RowKey, Value, pairs
+from controller.ovn import keyed
 from controller.ovn.keyed import Writer
 from tests.labs.ovnsandbox import PATIENCE_S, OvnSandbox, northbound
 
@@ -399,6 +400,39 @@ def members(nb: OvnSandbox) -> tuple[int, set[str]]:
     """How many ports the group has, and what the address set has."""
     ports = nb.nbctl("--bare", "--columns=ports", "list", "Port_Group").split()
     return len(ports), set(nb.nbctl("--bare", "--columns=addresses", "list", "Address_Set").split())
+
+
+def test_a_lock_that_nobody_gives_back_is_taken_and_its_holder_writes_no_more(
+    nb: OvnSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyed, "STEAL_AFTER_S", 0.2)
+
+    async def story() -> None:
+        async with writing(nb.nb, dict([switch()])) as first:
+            second = Writer(nb.nb)
+            second.start()
+            working = asyncio.create_task(second.run())
+            try:
+                second.want(dict([switch("s2")]))
+                second.lead(True)
+                await asyncio.wait_for(second.gain(), PATIENCE_S)
+                second.begin(EVERYTHING)
+                await settle(second)
+                assert listed(nb, "Logical_Switch") == ["s1", "s2"]
+                first.want(dict([switch("s3")]))
+                await until("the first sees it", lambda: not first.active)
+                second.want(dict([switch("s4")]))
+                await settle(second)
+                assert listed(nb, "Logical_Switch") == ["s1", "s2", "s4"]
+                # Given back, it is the first's again, who still waits for it.
+                second.lead(False)
+                await until("it goes on", lambda: "s3" in listed(nb, "Logical_Switch"))
+            finally:
+                working.cancel()
+                await asyncio.gather(working, return_exceptions=True)
+                await second.stop()
+
+    asyncio.run(story())
 
 
 def test_groups_keep_their_members_while_it_is_not_known_who_they_are(nb: OvnSandbox) -> None:

@@ -233,15 +233,15 @@ def test_who_stood_still_while_another_took_over_writes_nothing_any_more(
                     for _ in range(5):
                         history.happen()
                     await until("the Lease is the second's", lambda: "we lead" in second.log)
-                    # It has the Lease, and not the lock: nothing is written by either.
-                    assert "computed" not in second.log
                     before = len(api.written)
-                    relay.held.set()
-                    await until("late's port is there", lambda: "late.a" in _pods(nb))
-                    addresses.look()
-                    # As when the database finds that nobody answers.
-                    relay.cut()
+                    # The first still has the lock, and no probe finds that it does not answer.
+                    await until("the second takes it", lambda: "lock_stolen" in second.log)
                     await until("the second works", lambda: "settled" in second.log)
+                    assert _pods(nb) == _wanted(api)
+                    addresses.look()
+                    # What the first sent arrives at last.
+                    relay.held.set()
+                    await until("it was answered", lambda: not relay.waiting)
                     addresses.look()
                     first.go_on()
                     await until("the first sees it", lambda: "we do not lead" in first.log)
