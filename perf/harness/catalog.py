@@ -12,8 +12,10 @@ from perf.harness.scenario import (
     CALL_NS,
     CARRIES,
     CYCLES,
+    DATAGRAMS,
     ECHO_MS,
     ECHOES,
+    EIGHT,
     GBITS,
     INSTALLED_MS,
     KRPS,
@@ -193,6 +195,28 @@ def _controls() -> tuple[Scenario, ...]:
     )  # fmt: skip
 
 
+def _ends() -> tuple[Scenario, ...]:
+    ways: tuple[tuple[str, str, str, str, Metric, Traffic], ...] = (
+        ("ends-tcp", "one TCP stream", "tcp/1", "gbits", GBITS, Traffic(protocol="tcp")),
+        (
+            "ends-tcp-8",
+            "eight TCP streams",
+            "tcp/8",
+            "gbits",
+            EIGHT,
+            Traffic(flows=8, protocol="tcp"),
+        ),
+        ("ends-udp", "datagrams of 18 octets", "udp", "krps", DATAGRAMS, Traffic()),
+        ("ends-echo", "echoes one after the other", "echo", "rtt", RTT, Traffic(protocol="icmp")),
+    )
+    return tuple(
+        Scenario(name, f"two given ends, {title}", "ends", way, Carrier.GIVEN,
+                 "--client - whatever is between - --address", metric, {metric: what}, traffic,
+                 quick=False)
+        for name, title, way, metric, what, traffic in ways
+    )  # fmt: skip
+
+
 SCENARIOS: tuple[Scenario, ...] = (
     *_vhosts(),
     *RATED,
@@ -212,6 +236,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     *_sizes(),
     *_calls(),
     *_controls(),
+    *_ends(),
 )
 
 AGAINST: Mapping[str, tuple[str, ...]] = {
@@ -233,13 +258,13 @@ AGAINST: Mapping[str, tuple[str, ...]] = {
 
 LABS = (
     "xdp", "sockets", "peers", "sizes", "vhost", "paced", "served", "path", "eastwest",
-    "containers", "host", "control",
+    "containers", "host", "control", "ends",
 )  # fmt: skip
 """In the order in which they are built: those that need no OVS first."""
 
 SETUP_S: Mapping[str, float] = {
     "xdp": 8, "peers": 8, "vhost": 8, "paced": 10, "served": 15, "path": 20, "eastwest": 20,
-    "containers": 13, "control": 20, "sockets": 5, "sizes": 30, "host": 25,
+    "containers": 13, "control": 20, "sockets": 5, "sizes": 30, "host": 25, "ends": 1,
 }  # fmt: skip
 """About what building a lab takes, for the time left; nothing else depends on it."""
 
@@ -247,6 +272,7 @@ TRIAL_S: Mapping[str, tuple[float, float]] = {
     "xdp": (0.3, 0), "peers": (0.3, 0), "vhost": (1.7, 1), "paced": (0.8, 5), "served": (1.5, 8),
     "path": (2.5, 2), "eastwest": (0.8, 1), "containers": (1.5, 1), "control": (0.9, 0),
     "sockets": (0.3, 0), "sizes": (0.3, 0), "host": (2.5, 0.5),
+    "ends": (1.0, 1.0),
 }  # fmt: skip
 """Of one trial: a constant and so many times the asked-for seconds."""
 
@@ -275,7 +301,8 @@ def chosen(
     if names:
         wanted = [each for each in SCENARIOS if each.name in names]
     else:
-        wanted = [each for each in SCENARIOS if each.quick or not quick]
+        # Ends that nobody gave are not there.
+        wanted = [each for each in SCENARIOS if each.lab != "ends" and (each.quick or not quick)]
     found = [each.checked(size, rate_pps) for each in wanted]
     if not kernel:
         return found

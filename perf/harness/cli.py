@@ -90,6 +90,10 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         metavar="EAL",
         help="a port to send by, as EAL has it (--port='-a 0000:03:00.0'); a second receives",
     )
+    parser.add_argument(
+        "--client", default="", metavar="WORDS", help="before a command at the sender: 'ssh vm-a'"
+    )
+    parser.add_argument("--address", default="", help="of the other end, where iperf3 -s runs")
     parser.add_argument("--dst-mac", default="", metavar="MAC", help="of the frames sent there")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
     where = parser.add_mutually_exclusive_group()
@@ -105,6 +109,8 @@ def _plan(options: argparse.Namespace) -> Plan:
             "--quick": options.quick,
             "--port": options.port,
             "--dst-mac": options.dst_mac,
+            "--client": options.client,
+            "--address": options.address,
             "--kernel-latency": options.kernel_latency,
         }
         more = [name for name, value in asked.items() if value]
@@ -133,7 +139,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     names = tuple(each.name for each in chosen)
     return Plan(
         names, trials, seconds, options.size, core, tuple(options.port), options.dst_mac,
-        options.rate, options.kernel_latency,
+        options.rate, options.kernel_latency, options.client, options.address,
     )  # fmt: skip
 
 
@@ -223,6 +229,7 @@ def _lab(path: Path, lab: str, display: Display, interrupt: _Interrupt, held: in
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             display.event(json.loads(line))
+    keeper.stdout.close()
     if not told:
         keeper.stdin.close()
     return keeper.wait()

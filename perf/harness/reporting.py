@@ -28,6 +28,7 @@ TITLES = {
     "eastwest": "East-west: a tenth of the packets by a service",
     "containers": "Container to container",
     "control": "Control plane",
+    "ends": "Between two given ends",
     "host": "The node's kernel, and containers, to workloads",
     "sizes": "Outside to a service: one service, and 10,000",
     "sockets": "East-west by connect-time translation: what the calls cost",

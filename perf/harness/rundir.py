@@ -39,6 +39,8 @@ class Plan:
         ports: EAL's words of one or two ports; what is cabled between them is every path then.
         dst_mac: of the frames that go out there.
         rate_pps: at which is measured; None: it is searched.
+        client: a command's words before those of what runs at the sending one of two given ends.
+        address: of the other.
         kernel: whether latency inside the kernel is looked at, where frames go through its stack.
     """
 
@@ -51,6 +53,8 @@ class Plan:
     dst_mac: str = ""
     rate_pps: float | None = None
     kernel: bool = False
+    client: str = ""
+    address: str = ""
     schema: str = PLAN_SCHEMA
 
     def __post_init__(self) -> None:
@@ -64,6 +68,12 @@ class Plan:
             raise HarnessError(msg)
         if not 0.05 <= self.seconds <= MOST_SECONDS:
             msg = f"trials of {self.seconds:g} s: 0.05 to {MOST_SECONDS:g}"
+            raise HarnessError(msg)
+        given = bool(self.client and self.address)
+        if given != any(each.lab == "ends" for each in self.chosen()) or given != bool(
+            self.client or self.address
+        ):
+            msg = "--client and --address go with the scenarios ends-*, and these with both of them"
             raise HarnessError(msg)
         if self.dst_mac and not (self.ports and _MAC.fullmatch(self.dst_mac)):
             msg = f"--dst-mac {self.dst_mac}: six octets in hex with colons, of what is at --port"

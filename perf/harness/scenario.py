@@ -21,6 +21,7 @@ class Carrier(StrEnum):
     VETH = "veth"
     PROGRAM = "XDP test run"
     CONTROL = "no packets"
+    GIVEN = "whatever is between the given ends"
 
 
 CARRIES: Mapping[Carrier, int] = {
@@ -31,6 +32,7 @@ CARRIES: Mapping[Carrier, int] = {
     Carrier.VETH: 3518,
     Carrier.PROGRAM: 3518,
     Carrier.CONTROL: 9018,
+    Carrier.GIVEN: 9018,
 }
 """The largest frame [octets with FCS].
 
@@ -49,6 +51,8 @@ AT_RATE = {
     f"us{percent}_100": Metric("us", Better.LOWER, f"latency, {percent}th percentile, at the rate")
     for percent in (50, 99)
 }
+EIGHT = Metric("Gbit/s", Better.HIGHER, "eight TCP streams")
+DATAGRAMS = Metric("1000/s", Better.HIGHER, "datagrams that came through, as many as are sent")
 INSIDE = {
     f"kernel{percent}": Metric("us", Better.LOWER, f"inside the kernel, {percent}th percentile")
     for percent in (50, 99)

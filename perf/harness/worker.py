@@ -55,6 +55,10 @@ def _built(
         from perf.harness import wires
 
         return wires.built(plan.ports, plan.dst_mac, plan.core, progress)
+    if lab == "ends":
+        from perf.harness import ends
+
+        return ends.built(plan.client, plan.address)
     made: AbstractContextManager[labs.Bench] = labs.BUILDERS[lab](plan.core, progress)
     return made
 
