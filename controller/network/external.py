@@ -3,7 +3,8 @@
 A Vpc with `enableExternal` has a port on the external Subnet and on each of its
 `extraExternalSubnets`, bound to the gateway nodes (`controller.network.externalgw`). The first of
 them that answers (BFD between chassis, which ovn-controller does by itself for a group of several)
-has the port; each port has its own order of them, so that ports of many VPCs are spread.
+has the port; each VPC has its own order of them, so that ports of many VPCs are spread. One VPC's
+are together: OVN 23.03 balances (OvnDnatRule) where its first port is, whichever it came in by.
 """
 
 from __future__ import annotations
@@ -287,7 +288,7 @@ def _port_rows(
     }
     if nodes:
         rows[group] = Row({"name": group.name})
-    for place, node in enumerate(_in_turn(name, nodes)):
+    for place, node in enumerate(_in_turn(vpc, nodes)):
         rows[RowKey("HA_Chassis", f"{name}/{node}")] = Row(
             {"chassis_name": node, "priority": MAX_PRIORITY - place},
             parent=(group, "ha_chassis"),
@@ -295,11 +296,11 @@ def _port_rows(
     return rows
 
 
-def _in_turn(port: str, nodes: tuple[str, ...]) -> list[str]:
-    """Each port begins at another node; one that comes or goes moves only the ports that it has."""
+def _in_turn(vpc: str, nodes: tuple[str, ...]) -> list[str]:
+    """Each VPC begins at another node; one that comes or goes moves only the ports that it has."""
     return sorted(
         nodes[:MAX_PRIORITY],
-        key=lambda node: blake2b(f"{port}\0{node}".encode(), digest_size=8).digest(),
+        key=lambda node: blake2b(f"{vpc}\0{node}".encode(), digest_size=8).digest(),
     )
 
 

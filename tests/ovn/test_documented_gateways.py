@@ -60,6 +60,17 @@ spec:
   disableGatewayCheck: false
   namespaces: [below]
 ---
+apiVersion: kubeovn.io/v1
+kind: Subnet
+metadata: {name: between}
+spec:
+  protocol: IPv4
+  cidrBlock: 172.18.0.0/16
+  gateway: 172.18.0.1
+  vlan: vlan100
+  logicalGateway: true
+  namespaces: [between]
+---
 apiVersion: v1
 kind: ConfigMap
 metadata: {name: ovn-external-gw-config, namespace: kube-system}
@@ -193,7 +204,7 @@ ANNOTATED = {"pod-eip": {"eip": "172.56.0.233"}, "pod-snat": {"snat": "172.56.0.
 PODS = {
     "one.vpc1": "n3", "two.vpc1": "n1", "three.vpc1": "n2", "four.vpc1": "n3",
     "five.vpc2": "n3", "pod-eip.default": "n1", "pod-snat.default": "n3",
-    "low.below": "n1", "lower.below": "n3",
+    "low.below": "n1", "lower.below": "n3", "through.between": "n2",
 }  # fmt: skip
 WORLD = "203.0.113.9"
 
@@ -254,7 +265,7 @@ def built(box: OvnSandbox, cluster: Cluster, nodes: WiredNodes, directory: Path)
     """Everything applied, and containers attached as their annotations say."""
     for at, name in enumerate(nodes.names, 1):
         cluster.put(kubecluster.node(name, f"192.0.2.{at}"))
-    for name in ("vpc1", "vpc2", "below"):
+    for name in ("vpc1", "vpc2", "below", "between"):
         cluster.put(kubecluster.namespace(name))
     cluster.apply(WIRES)
     cluster.apply(VPCS)
@@ -331,6 +342,8 @@ def test_a_floating_address_of_a_vip_is_whose_the_vip_is(world: World) -> None:
 def test_a_subnet_leaves_with_one_address_and_a_port_leads_inside(world: World) -> None:
     for port in ("three.vpc1", "four.vpc1"):
         assert world.seen_as(port) == world.eip("snat-for-subnet")
+    # OVN balances at one port's gateway: those of a VPC are at one node.
+    assert world.gateway("vpc1-external204") == world.gateway("vpc1-external")
     assert world.reached(world.eip("eip-dnat"), 22) == "three"
 
 
@@ -357,6 +370,17 @@ def test_containers_on_a_vlan_are_neighbours_of_its_hosts(world: World) -> None:
         assert world.seen_as(port) == address
     found = traffic.http(world.nodes.places["low.below"], world.address["lower.below"], 80, 2)
     assert found.all_ok and set(found.names) == {"lower"}
+
+
+def test_a_logical_gateway_routes_between_a_vlan_and_the_overlay(world: World) -> None:
+    one, other = world.address["through.between"], world.address["pod-eip.default"]
+    assert one.startswith("172.18.")
+    for source, target, seen in (
+        ("through.between", other, one),
+        ("pod-eip.default", one, other),
+    ):
+        found = traffic.http(world.nodes.places[source], target, 80, 2)
+        assert found.all_ok and set(found.peers) == {seen}, found
 
 
 def test_external_addresses_count_as_used(world: World) -> None:
