@@ -37,22 +37,24 @@ class There:
 class World:
     """The API, the database, and a controller that may die between any two of its writes."""
 
-    def __init__(self) -> None:
+    def __init__(self, length: int = 29) -> None:
         self.pods: dict[Key, NetPod] = {}
+        self.past: list[dict[Key, NetPod]] = [{}]
         self.rows: dict[RowKey, Row] = {}
         self.unwritten: dict[RowKey, Row | None] = {}
         self.others: list[tuple[Any, Any, Any]] = [
             (NAMESPACES, "a", NetNamespace("a")),
             (NODES, "n", NetNode("n")),
-            (SUBNETS, "small", Subnet("small", cidr="10.8.0.0/29", namespaces=("b",))),
+            (SUBNETS, "small", Subnet("small", cidr=f"10.8.0.0/{length}", namespaces=("b",))),
             (NAMESPACES, "b", NetNamespace("b")),
         ]
         self.engine = self._begin(lambda _: True)
 
-    def _begin(self, kept: Any) -> Engine:
+    def _begin(self, kept: Any, listed: Mapping[Key, NetPod] | None = None) -> Engine:
         engine = Engine(SETTINGS)
         engine.put(self.others)
-        engine.put((PODS, key, pod) for key, pod in self.pods.items())
+        listed = self.pods if listed is None else listed
+        engine.put((PODS, key, pod) for key, pod in listed.items())
         there = [
             There(key.name, row.parent[0].name if row.parent else "", _texts(row))
             for key, row in self.rows.items()
@@ -77,6 +79,13 @@ class World:
     def die(self, kept: Any) -> None:
         """The controller ends, and another begins."""
         self.engine = self._begin(kept)
+
+    def lag(self, steps: int, kept: Any) -> None:
+        """The controller ends; the next one's list is old, and its watch tells the rest."""
+        old = self.past[max(0, len(self.past) - 1 - steps)]
+        self.engine = self._begin(kept, old)
+        self.engine.put((PODS, key, self.pods.get(key)) for key in {*old, *self.pods})
+        self._write(self.engine.update(), kept)
 
     def _write(self, changes: Changes, kept: Any) -> None:
         # One transaction or none: what is lost is so as a whole, and goes with the next.
@@ -170,3 +179,37 @@ def test_no_address_is_given_twice_or_taken_back(
     world.catch_up()
     # Who begins anew wants what is there, to the letter.
     assert world.rows == final == world.engine.book.rows
+
+
+lagging = st.lists(
+    st.tuples(st.sampled_from(["put", "put", "put", "drop", "lag"]), POD, fates), max_size=25
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lagging)
+def test_a_list_that_is_old_gives_nobody_elses_address_away_and_takes_none_back(
+    history: list[tuple[str, int, list[bool]]],
+) -> None:
+    world = World(length=27)
+    told: dict[tuple[Key, str], str] = {}
+    for number, (what, which, fate) in enumerate(history):
+        left = iter(fate)
+        kept = lambda _, left=left: next(left, True)  # noqa: E731
+        key = Key("ab"[which % 2], f"p{which}")
+        pod = world.pods.get(key)
+        if what == "put" and pod is None:
+            world.put(key, NetPod(*key, uid=f"u{number}", node="n"), kept)
+        elif what == "drop" and pod is not None:
+            world.put(key, None, kept)
+        elif what == "lag":
+            world.lag(which, kept)
+        world.past.append(dict(world.pods))
+        found = _given(world.rows)
+        assert len(set(found.values())) == len(found)
+        for one, there in world.pods.items():
+            if (address := found.get(f"{one.name}.{one.namespace}")) is not None:
+                assert told.setdefault((one, there.uid), address) == address
+    world.die(lambda _: True)
+    world.catch_up()
+    assert world.rows == world.engine.book.rows
