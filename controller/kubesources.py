@@ -39,12 +39,17 @@ RETRY_S = (1.0, 3.0)
 class _Source:
     """One resource: its cache, and what its objects are read as."""
 
-    resource: Resource[Any]
     watched: list[Watched]
     cache: Cache[Any]
     reflector: Reflector[Any]
     absent: asyncio.Event = field(default_factory=asyncio.Event)
     error: str = ""
+
+    @property
+    def resource(self) -> Resource[Any]:
+        """In the version that the server has."""
+        return self.cache.resource
+
     listing: asyncio.Task[None] | None = None
     """Lists and watches; None: the API was not seen to serve it."""
     since: float = float("-inf")
@@ -92,7 +97,7 @@ class Sources:
                 cache: Cache[Any] = Cache(one.resource)
                 cache.subscribe(self._listener(name))
                 reflector = Reflector(client, cache, *_part(one))
-                self._sources[name] = _Source(one.resource, [], cache, reflector)
+                self._sources[name] = _Source([], cache, reflector)
             self._sources[name].watched.append(one)
 
     async def run(self) -> None:
@@ -240,9 +245,7 @@ class Sources:
         """Wait for the kind to be there, then watch it."""
         while True:
             try:
-                reflector = source.reflector
-                path = source.resource.collection(reflector.namespace)
-                await self._client.request("GET", path, {"limit": "1", **reflector.selectors})
+                await source.reflector.probe()
                 break
             except ApiError as problem:
                 told, absent, wish = str(problem), problem.code == 404, problem.retry_after

@@ -1,7 +1,8 @@
 """AdminNetworkPolicy, BaselineAdminNetworkPolicy and ClusterNetworkPolicy, from JSON. No I/O.
 
-Sources: network-policy-api, v1alpha1 and v1alpha2, whose texts also say what to do with a peer that
-is not understood: an allowing rule matches nothing by it, any other rule denies everything.
+Sources: network-policy-api, v1alpha1, v1alpha2 and v1beta1 (in which the last is as it was), whose
+texts also say what to do with a peer that is not understood: an allowing rule matches nothing by
+it, any other rule denies everything.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _TIERS = {"Admin": Tier.ADMIN, "Baseline": Tier.BASELINE}
 NOBODY = Networks(())
 EVERYONE = Networks((ip_network("0.0.0.0/0"), ip_network("::/0")))
 MOST_RULES = 100
-"""Of a direction, in v1alpha1; v1alpha2 has 25."""
+"""Of a direction, in v1alpha1; later ones have 25."""
 
 
 def _admin(meta: Meta, spec: Reading, _: Reading) -> AdminPolicy:
@@ -153,7 +154,7 @@ def _ports(listed: Iterable[Reading]) -> Iterator[Span | PortName]:
 
 
 def _protocols(listed: Iterable[Reading]) -> Iterator[Span | PortName]:
-    """Protocols as v1alpha2 has them."""
+    """Protocols as v1alpha2 has them, and v1beta1."""
     for one in listed:
         named = one.text("destinationNamedPort")
         if named:

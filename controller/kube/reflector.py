@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -16,6 +16,7 @@ from controller.kube.pacing import Backoff, Clock, RealClock
 from controller.kube.structs import HasMeta
 
 T = TypeVar("T", bound=HasMeta)
+A = TypeVar("A")
 log = logging.getLogger(__name__)
 
 PAGE = 500
@@ -125,7 +126,7 @@ class Reflector(Generic[T]):
         """Read the whole collection, in pages of one revision."""
         self.progress.lists += 1
         try:
-            entries, revision = await self._pages(self.page)
+            entries, revision = await self._in_turn(lambda: self._pages(self.page))
         except ApiError as problem:
             # The token of a page expired: the collection is too large for the time that the
             # server keeps a snapshot. In one piece there is nothing to expire.
@@ -153,6 +154,24 @@ class Reflector(Generic[T]):
             )  # fmt: skip
             self.cache.replace(entries, revision, backwards=True)
             self._stale_since = None
+
+    async def _in_turn(self, ask: Callable[[], Awaitable[A]]) -> A:
+        """Ask for the collection in the version that the server has: another may have taken over.
+
+        Raises:
+            ApiError: 404, it has none of them.
+        """
+        first, missing = self.cache.resource, None
+        for self.cache.resource in first.in_turn():
+            try:
+                return await ask()
+            except ApiError as problem:
+                if problem.code != 404:
+                    raise
+                missing = missing or problem
+        self.cache.resource = first
+        assert missing is not None
+        raise missing
 
     def _absent(self, problem: ApiError) -> None:
         """The kind is not served any more: with its definition its objects are deleted, too."""
@@ -215,12 +234,23 @@ class Reflector(Generic[T]):
         await self.clock.sleep(self._pace.delay())
         return False
 
-    async def _is_behind(self) -> bool:
-        """Whether the server has not reached the revision that we wait for news of."""
+    async def probe(self) -> None:
+        """Ask whether the collection can be listed.
+
+        Raises:
+            KubeError: it cannot; 404: the server does not have the kind.
+        """
+        await self._in_turn(self._newest)
+
+    async def _newest(self) -> int:
+        """The server's revision."""
         path = self.cache.resource.collection(self.namespace)
         query = {**self.selectors, "limit": "1"}
-        page = self._decoder.page(await self.client.request("GET", path, query))
-        return page.revision < self.cache.revision
+        return self._decoder.page(await self.client.request("GET", path, query)).revision
+
+    async def _is_behind(self) -> bool:
+        """Whether the server has not reached the revision that we wait for news of."""
+        return await self._newest() < self.cache.revision
 
     def _take(self, lines: list[bytes]) -> bool:
         """Put a batch of events into the cache; whether any of them was new."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Generic, NamedTuple, TypeVar
 
 from controller.kube import structs
@@ -34,6 +35,7 @@ class Resource(Generic[T]):
         group: the API group; empty for the core.
         struct: what objects are decoded as; a partial struct with `metadata`.
         namespaced: whether objects live in namespaces.
+        others: versions of the same shape, asked for in turn where `version` is not served.
     """
 
     group: str
@@ -42,6 +44,13 @@ class Resource(Generic[T]):
     kind: str
     struct: type[T]
     namespaced: bool = True
+    others: tuple[str, ...] = ()
+
+    def in_turn(self) -> Iterator[Resource[T]]:
+        """This one, then the same in its other versions."""
+        versions = (self.version, *self.others)
+        for at, version in enumerate(versions):
+            yield replace(self, version=version, others=versions[:at] + versions[at + 1 :])
 
     @property
     def api_version(self) -> str:
@@ -80,7 +89,8 @@ LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease", structs.Lease)
 
 
 def custom(
-    group: str, version: str, plural: str, kind: str, *, namespaced: bool = False
-) -> Resource[structs.Custom]:
+    group: str, version: str, plural: str, kind: str, *, namespaced: bool = False,
+    others: tuple[str, ...] = (),
+) -> Resource[structs.Custom]:  # fmt: skip
     """A custom kind whose specification is decoded later (structs.Custom)."""
-    return Resource(group, version, plural, kind, structs.Custom, namespaced)
+    return Resource(group, version, plural, kind, structs.Custom, namespaced, others)

@@ -48,7 +48,9 @@ ANP_OBJECTS = custom(GROUP_NAME, "v1alpha1", "adminnetworkpolicies", "AdminNetwo
 BANP_OBJECTS = custom(
     GROUP_NAME, "v1alpha1", "baselineadminnetworkpolicies", "BaselineAdminNetworkPolicy"
 )
-CNP_OBJECTS = custom(GROUP_NAME, "v1alpha2", "clusternetworkpolicies", "ClusterNetworkPolicy")
+CNP_OBJECTS = custom(
+    GROUP_NAME, "v1beta1", "clusternetworkpolicies", "ClusterNetworkPolicy", others=("v1alpha2",)
+)
 
 ANPS: Kind[AdminPolicy] = Kind("adminnetworkpolicies")
 BANPS: Kind[AdminPolicy] = Kind("baselineadminnetworkpolicies")

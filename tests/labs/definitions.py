@@ -22,8 +22,8 @@ def definitions() -> dict[str, dict[str, Any]]:
 
 
 def schema_of(name: str) -> dict[str, Any]:
-    """The schema of a definition's only version."""
-    (version,) = definitions()[name]["spec"]["versions"]
+    """The schema of a definition; of several versions the first's."""
+    version = definitions()[name]["spec"]["versions"][0]
     found: dict[str, Any] = version["schema"]["openAPIV3Schema"]
     return found
 
