@@ -60,6 +60,7 @@ apiVersion: kubeovn.io/v1
 metadata: {{name: asked}}
 spec:
   cidrBlock: 10.67.0.0/24
+  private: true
   enableDHCP: true
   dhcpV4Options: "lease_time=3600,router=10.67.0.1,server_id=169.254.0.254,server_mac=00:00:00:2E:2F:B8"
 ---
@@ -148,7 +149,7 @@ def test_a_server_outside_sees_whom_the_rules_say(node: Node, outside: Container
     assert outside.seen_by("10.66.0.77") == WORLD
 
 
-def test_a_dhcp_client_is_given_the_pods_address(node: Node) -> None:
+def test_a_dhcp_client_of_a_private_subnet_is_given_the_pods_address(node: Node) -> None:
     guest = node.guest("guest.default")
     script = node.cluster.box.directory / "udhcpc.sh"
     script.write_text(
@@ -160,4 +161,5 @@ def test_a_dhcp_client_is_given_the_pods_address(node: Node) -> None:
                     str(script))  # fmt: skip
     held = guest.netns.run("ip", "-4", "-o", "address", "show", "dev", "eth0")
     assert guest.addresses[0] in held
-    assert guest.pings("10.16.0.13")
+    assert guest.pings("10.67.0.1")
+    assert guest.is_shut_from("10.16.0.13")
