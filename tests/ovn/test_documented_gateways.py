@@ -10,12 +10,15 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from controller.config_kubernetes import KubernetesConfig
+from controller.network.gateways import ADDRESS_ANNOTATION, GatewayTemplate
 from controller.network.settings import NetSettings
+from dataplane.model.config import ClusterConfig
 from tests.labs import kubecluster, traffic
 from tests.labs.appliedcluster import Cluster, applying
 from tests.labs.netns import Namespace
@@ -203,10 +206,12 @@ EIPS = {
 ANNOTATED = {"pod-eip": {"eip": "172.56.0.233"}, "pod-snat": {"snat": "172.56.0.200"}}
 PODS = {
     "one.vpc1": "n3", "two.vpc1": "n1", "three.vpc1": "n2", "four.vpc1": "n3",
-    "five.vpc2": "n3", "pod-eip.default": "n1", "pod-snat.default": "n3",
+    "five.vpc2": "n3", "plain.default": "n2", "pod-eip.default": "n1", "pod-snat.default": "n3",
     "low.below": "n1", "lower.below": "n3", "through.between": "n2",
 }  # fmt: skip
 WORLD = "203.0.113.9"
+OWN_WIRE = "10.99.0.1"
+"""The next hop of nodes' own gateway routers."""
 
 
 @dataclass
@@ -254,9 +259,15 @@ def world() -> Iterator[World]:
         try:
             box.start()
             decided = NetSettings(join_cidr="100.64.0.0/24", external_network="outside")
-            config = KubernetesConfig(box.nb, namespace="kube-system", network=decided)
-            with wired("mrdg", box, "outside") as nodes, applying(config) as cluster:
-                yield built(box, cluster, nodes, Path(directory))
+            cluster = ClusterConfig(box.nb, box.sb, "100.65.0.0/24", "100.65.255.0/24", ())
+            gateways = GatewayTemplate(
+                cluster, "outside", ("10.99.0.101-10.99.0.150",), next_hops=(ip_address(OWN_WIRE),)
+            )
+            config = KubernetesConfig(
+                box.nb, namespace="kube-system", network=decided, gateways=gateways
+            )
+            with wired("mrdg", box, "outside") as nodes, applying(config) as applied:
+                yield built(box, applied, nodes, Path(directory))
         finally:
             box.stop()
 
@@ -283,6 +294,7 @@ def built(box: OvnSandbox, cluster: Cluster, nodes: WiredNodes, directory: Path)
     out = nodes.outside("e204", "10.5.204.254/24", 204)
     nodes.outside("e100", "172.17.0.1/16", 100)
     nodes.outside("e0", "172.56.0.1/16")
+    out.run("ip", "address", "add", f"{OWN_WIRE}/24", "dev", "e0")
     out.run("ip", "address", "add", f"{WORLD}/32", "dev", "lo")
     Server("world", out, 80, directory).start()
     world = World(box, cluster, nodes, out)
@@ -356,6 +368,9 @@ def test_pods_of_the_default_vpc_have_the_addresses_of_their_annotations(world: 
     assert world.reached("172.56.0.233") == "pod-eip"
     assert world.seen_as("pod-eip.default") == "172.56.0.233"
     assert world.seen_as("pod-snat.default") == "172.56.0.200"
+    # Who has none leaves by its own node's gateway router, and with that one's address.
+    node = world.cluster.look("nodes", PODS["plain.default"])["metadata"]["annotations"]
+    assert world.seen_as("plain.default") == node[ADDRESS_ANNOTATION].partition("/")[0]
     # Among themselves they are as they are.
     one, other = world.address["pod-snat.default"], world.address["pod-eip.default"]
     found = traffic.http(world.nodes.places["pod-snat.default"], other, 80, 2)
