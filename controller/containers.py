@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,9 @@ TRUNK_PATIENCE_S = 15.0
 POLL_S = 0.003
 """Between two looks whether flows are in [s]."""
 
+BROKEN_S = 0.1
+"""Until vswitchd is asked again after it did not answer [s]."""
+
 EXPECTED_S = 60.0
 """How long OVN is waited for before anybody asks [s]; more than a call lasts."""
 
@@ -55,6 +59,7 @@ class Containers:
         self._daemon = daemon
         self._given: dict[Key, int] = {}
         self._expected: dict[Key, asyncio.Task[bool]] = {}
+        self._flows = flowprobe.FlowProbe(daemon.config.ovs_rundir, INTEGRATION_BRIDGE)
         self._last = max(tags(daemon.attachments.values()), default=0)
 
     def trunk(self) -> Trunk:
@@ -164,23 +169,32 @@ class Containers:
         daemon = self._daemon
         place = Place(trunk_name(daemon.config.name), attachment.tag, daemon.config.name)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout), self._flows.used():
                 # Greeted before it is needed: vswitchd may be busy with these flows by then.
-                async with flowprobe.probe(daemon.config.ovs_rundir, INTEGRATION_BRIDGE) as probe:
-                    binding, number = await asyncio.wrap_future(
-                        when_claimed(daemon.sb, attachment.iface_id, place, timeout)
-                    )
-                    cookie = flowprobe.cookie_of(binding.ref)
-                    # A switch that is new here brings its whole pipeline along, in its own time.
-                    while True:
-                        there = flowprobe.is_installed(await probe.tables_with(cookie))
-                        if there and (number is None or await probe.has_datapath(number)):
-                            return True
-                        await asyncio.sleep(POLL_S)
+                with suppress(flowprobe.ProbeError):
+                    await self._flows.connect()
+                binding, number = await asyncio.wrap_future(
+                    when_claimed(daemon.sb, attachment.iface_id, place, timeout)
+                )
+                cookie = flowprobe.cookie_of(binding.ref)
+                while True:
+                    if await self._has_flows(cookie, number):
+                        return True
+                    await asyncio.sleep(POLL_S)
         except (TimeoutError, DatabaseTimeoutError):
             return False
+
+    async def _has_flows(self, cookie: int, number: int | None) -> bool:
+        """Whether a port's flows are in, and the pipeline of its switch."""
+        try:
+            if not flowprobe.is_installed(await self._flows.tables_with(cookie)):
+                return False
+            # A switch that is new here brings its whole pipeline along, in its own time.
+            return number is None or await self._flows.has_datapath(number)
         except flowprobe.ProbeError as error:
-            log.warning("flows_not_asked port=%s error=%s", attachment.iface_id, error)
+            # vswitchd may be starting; it is asked again for as long as the call waits.
+            log.warning("flows_not_asked error=%s", error)
+            await asyncio.sleep(BROKEN_S)
             return False
 
     # -- what is said of it -------------------------------------------------------------------

@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from dataplane.ports import DataplaneError
+
+T = TypeVar("T")
 
 VERSION = 4
 PHYSICAL_TABLE, LOGICAL_TABLE, ALL_TABLES = 0, 8, 0xFF
@@ -38,7 +41,7 @@ class ProbeError(DataplaneError):
     """vswitchd could not be asked."""
 
 
-class FlowProbe:
+class FlowConnection:
     """One connection to a bridge's management socket."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -61,6 +64,10 @@ class FlowProbe:
         """
         field = struct.pack("!IQ", _METADATA, number)
         return bool(await self._tables(LOGICAL_TABLE, None, field))
+
+    def close(self) -> None:
+        """Hang up."""
+        self._writer.close()
 
     async def _tables(self, table: int, cookie: int | None, fields: bytes) -> frozenset[int]:
         self._xid += 1
@@ -121,25 +128,96 @@ def _tables_in(entries: bytes) -> set[int]:
     return found
 
 
-@asynccontextmanager
-async def probe(ovs_rundir: str, bridge: str) -> AsyncIterator[FlowProbe]:
-    """A connection to a bridge's management socket.
+class FlowProbe:
+    """Questions to a bridge, one after the other over one connection, whoever has them.
 
-    Raises:
-        ProbeError: there is none, or it broke.
+    A node's containers come by the hundred: vswitchd lets ten wait to be connected, and answers in
+    the thread that installs their flows. Used by one event loop.
     """
-    path = Path(ovs_rundir) / f"{bridge}.mgmt"
-    try:
-        reader, writer = await asyncio.open_unix_connection(str(path), limit=_MAX_MESSAGE)
+
+    def __init__(self, ovs_rundir: str, bridge: str) -> None:
+        self._path = Path(ovs_rundir) / f"{bridge}.mgmt"
+        self._connection: FlowConnection | None = None
+        self._lock = asyncio.Lock()
+        self._users = 0
+
+    @asynccontextmanager
+    async def used(self) -> AsyncIterator[None]:
+        """The connection is kept as long as somebody is in here."""
+        self._users += 1
         try:
-            made = FlowProbe(reader, writer)
-            await made.greet()
-            yield made
+            yield
         finally:
-            writer.close()
-    except (OSError, asyncio.IncompleteReadError, struct.error) as error:
-        msg = f"{path} does not answer: {error}"
-        raise ProbeError(msg) from error
+            self._users -= 1
+            if not self._users:
+                self._drop()
+
+    async def connect(self) -> None:
+        """Be greeted before the first question.
+
+        Raises:
+            ProbeError: vswitchd is not there, or broke off.
+        """
+        async with self._lock:
+            await self._connected()
+
+    async def tables_with(self, cookie: int) -> frozenset[int]:
+        """The tables that have flows with this cookie.
+
+        Raises:
+            ProbeError: it is not there, does not answer, or refuses; the next question is tried
+                over another connection.
+        """
+        async with self._lock:
+            return await self._asked(lambda one: one.tables_with(cookie))
+
+    async def has_datapath(self, number: int) -> bool:
+        """Whether a datapath's ingress pipeline is there.
+
+        Raises:
+            ProbeError: as `tables_with`.
+        """
+        async with self._lock:
+            return await self._asked(lambda one: one.has_datapath(number))
+
+    async def _asked(self, question: Callable[[FlowConnection], Awaitable[T]]) -> T:
+        connection = await self._connected()
+        try:
+            return await question(connection)
+        except (OSError, asyncio.IncompleteReadError, struct.error) as error:
+            self._drop()
+            msg = f"{self._path} does not answer: {error}"
+            raise ProbeError(msg) from error
+        except BaseException:
+            # Half an answer may be left in it.
+            self._drop()
+            raise
+
+    async def _connected(self) -> FlowConnection:
+        if self._connection is None:
+            writer: asyncio.StreamWriter | None = None
+            try:
+                reader, writer = await asyncio.open_unix_connection(
+                    str(self._path), limit=_MAX_MESSAGE
+                )
+                made = FlowConnection(reader, writer)
+                await made.greet()
+            except (OSError, asyncio.IncompleteReadError, struct.error) as error:
+                if writer is not None:
+                    writer.close()
+                msg = f"{self._path} does not answer: {error}"
+                raise ProbeError(msg) from error
+            except BaseException:
+                if writer is not None:
+                    writer.close()
+                raise
+            self._connection = made
+        return self._connection
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
 
 def cookie_of(uuid: str) -> int:

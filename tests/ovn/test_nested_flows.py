@@ -40,7 +40,8 @@ class Node:
         """Where the port's physical flows are."""
 
         async def ask() -> frozenset[int]:
-            async with flowprobe.probe(str(self.ovn.directory), "br-int") as probe:
+            probe = flowprobe.FlowProbe(str(self.ovn.directory), "br-int")
+            async with probe.used():
                 return await probe.tables_with(flowprobe.cookie_of(self.binding(name).ref))
 
         return asyncio.run(ask())
@@ -50,7 +51,8 @@ class Node:
         number = self.sb.read(sb.snapshot, 30).datapaths[self.binding(name).datapath or ""]
 
         async def ask() -> bool:
-            async with flowprobe.probe(str(self.ovn.directory), "br-int") as probe:
+            probe = flowprobe.FlowProbe(str(self.ovn.directory), "br-int")
+            async with probe.used():
                 return await probe.has_datapath(number)
 
         return asyncio.run(ask())
@@ -133,3 +135,24 @@ def test_all_of_a_node_at_once(node: Node) -> None:
     assert node.nested.upsert(moved) == {}
     wait_until("the new tag leads to it", lambda: len(node.from_trunk(11)) == 1)
     wait_until("the old one no more", lambda: node.from_trunk(1) == [])
+
+
+def test_a_hundred_who_ask_at_once_are_answered(node: Node) -> None:
+    node.made(TRUNK)
+    assert node.nested.upsert([(POD, Nested("trunk-n1", 7))]) == {}
+    wait_until("its flows are in", lambda: node.is_in(POD))
+    cookie = flowprobe.cookie_of(node.binding(POD).ref)
+
+    async def ask() -> list[frozenset[int]]:
+        probe = flowprobe.FlowProbe(str(node.ovn.directory), "br-int")
+
+        async def one() -> frozenset[int]:
+            async with probe.used():
+                await probe.connect()
+                return await probe.tables_with(cookie)
+
+        cut = asyncio.create_task(one())
+        asyncio.get_running_loop().call_later(0.001, cut.cancel)
+        return await asyncio.gather(*(one() for _ in range(100)))
+
+    assert all(flowprobe.is_installed(tables) for tables in asyncio.run(ask()))

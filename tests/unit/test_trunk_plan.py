@@ -244,7 +244,8 @@ def test_flows_are_asked_for_by_cookie_and_by_datapath(tmp_path: Path) -> None:
     async def run() -> None:
         entries = flow_entry(0) + flow_entry(65)
         server = await _answering(tmp_path / "br-int.mgmt", [entries, b"", flow_entry(8)])
-        async with server, flowprobe.probe(str(tmp_path), "br-int") as probe:
+        probe = flowprobe.FlowProbe(str(tmp_path), "br-int")
+        async with server, probe.used():
             tables = await probe.tables_with(flowprobe.cookie_of("deadbeef-0000"))
             assert tables == {0, 65}
             assert flowprobe.is_installed(tables)
@@ -258,11 +259,12 @@ def test_flows_are_asked_for_by_cookie_and_by_datapath(tmp_path: Path) -> None:
 def test_a_bridge_that_is_not_there_or_breaks_off_is_an_error(tmp_path: Path) -> None:
     async def run() -> None:
         with pytest.raises(flowprobe.ProbeError, match=r"br-int\.mgmt"):
-            async with flowprobe.probe(str(tmp_path), "br-int"):
-                pass
+            await flowprobe.FlowProbe(str(tmp_path), "br-int").connect()
         server = await _answering(tmp_path / "br-int.mgmt", [])
-        with pytest.raises(flowprobe.ProbeError, match="does not answer"):
-            async with server, flowprobe.probe(str(tmp_path), "br-int") as probe:
-                await probe.tables_with(1)
+        probe = flowprobe.FlowProbe(str(tmp_path), "br-int")
+        async with server, probe.used():
+            for _ in range(2):  # each over a connection of its own
+                with pytest.raises(flowprobe.ProbeError, match="does not answer"):
+                    await probe.tables_with(1)
 
     asyncio.run(run())
