@@ -9,7 +9,7 @@ from dataplane.drivers.idl import DatabaseClient
 
 
 def unreachable(*clients: DatabaseClient[Any]) -> tuple[Problem, ...]:
-    """The databases that we have no encrypted connection to, and why."""
+    """The databases that we have no connection to, where it is known why."""
     found = []
     for client in clients:
         cause, _, step = client.problem.rpartition("; ")

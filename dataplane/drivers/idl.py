@@ -98,6 +98,7 @@ class DatabaseClient(Generic[S]):
     _synced: threading.Event = field(init=False, default_factory=threading.Event)
     _thread: threading.Thread | None = field(init=False, default=None)
     _connected: bool = field(init=False, default=False)
+    _refused: str = field(init=False, default="")
     _failed: BaseException | None = field(init=False, default=None)
     _published: tuple[int, int] = field(init=False, default=(0, 0))
     _asked_again: int = field(init=False, default=0)
@@ -145,8 +146,8 @@ class DatabaseClient(Generic[S]):
 
     @property
     def problem(self) -> str:
-        """Why there is no encrypted connection, and what to do; "" if none is known."""
-        return "" if self._connected else problem_of(self.remote)
+        """Why there is no connection that would do: "cause; next step", or "" if none is known."""
+        return "" if self._connected else self._refused or problem_of(self.remote)
 
     def again(self) -> None:
         """Make and publish the snapshot anew though the database did not change."""
@@ -266,6 +267,7 @@ class DatabaseClient(Generic[S]):
             replica.run()
             if replica.change_seqno == before:
                 break
+        self._refused = "" if replica.synced else replica.refusal() or self._refused
         self._set_connected(up=replica.synced)
 
     def _publish(self, replica: Replica) -> None:

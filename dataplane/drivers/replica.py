@@ -147,6 +147,19 @@ class Replica(ovs.db.idl.Idl):  # type: ignore[misc]  # the library has no types
         send("unlock")
         self._lock_request_id = send("steal")
 
+    def refusal(self) -> str:
+        """Why we do not take the server that answers: "cause; next step"; "" if it may do."""
+        table = (self.server_tables or {}).get("Database")
+        if table is None or not self.leader_only or self.synced:
+            return ""
+        models = {read(row, "model") for row in table.rows.values() if row.name == self._db.name}
+        if "relay" not in models:
+            return ""
+        return (
+            f"{self.session_name()} is a relay, and who writes {self._db.name} needs its leader; "
+            "name the database's own servers"
+        )
+
     def has(self, table: str, column: str | None = None) -> bool:
         """Whether the server's schema has this table (and column) and we asked for it."""
         known = self.tables.get(table)

@@ -11,6 +11,7 @@ import pytest
 
 from controller.ovn import nb, sb
 from controller.ovn.nested import NestedTable
+from controller.ovn.reach import unreachable
 from controller.translate.ovn import NbSnapshot, SbSnapshot
 from dataplane.drivers.idl import DatabaseClient
 from dataplane.model.rows import Nested
@@ -79,6 +80,15 @@ def test_a_node_reads_and_writes_through_relays_and_outlives_them(relayed: OvnSa
         assert all({"vm1.ns", "vm2.ns"} <= port_names(one) for one in seen)
 
 
+def may(remote: str, *words: str) -> bool:
+    """Whether ovn-sbctl's words are taken there."""
+    try:
+        run("ovn-sbctl", f"--db={remote}", *words)
+    except AssertionError:
+        return False
+    return True
+
+
 def names(client: DatabaseClient[NbSnapshot]) -> set[str]:
     found = client.read(nb.snapshot, PATIENCE_S).switches.values()
     return {row.name for row in found}
@@ -101,6 +111,20 @@ def test_relays_whose_source_restarts_keep_what_they_had(relayed: OvnSandbox) ->
         assert table.upsert([("vm1.ns", Nested("trunk-n1", 7))]) == {}
         wait_until("what changed meanwhile comes", lambda: "back" in names(north))
         assert all({"vm1.ns", "vm2.ns"} <= port_names(one) for one in seen)
+
+
+def test_a_writer_that_is_sent_to_a_relay_says_so(relayed: OvnSandbox) -> None:
+    there = remote(relayed, "nb1")
+    with nb.client(there, leader_only=True) as client:
+        wait_until("the reason is known", lambda: "is a relay" in client.problem)
+        (problem,) = unreachable(client)
+        assert (
+            problem.cause == f"{there} is a relay, and who writes OVN_Northbound needs its leader"
+        )
+        assert problem.next_step == "name the database's own servers"
+    with nb.client(f"{there},{relayed.nb}", leader_only=True) as client:
+        client.wait_synced(PATIENCE_S)
+        assert client.problem == ""
 
 
 def test_roles_hold_behind_a_relay_that_takes_its_ports_from_the_database(
@@ -153,10 +177,10 @@ def test_roles_hold_behind_a_relay_that_takes_its_ports_from_the_database(
                 "relay-sb", DATABASES["sb"], way["sb"], f"--remote=pssl:{open_port}:127.0.0.1",
                 *relay.options,
             )  # fmt: skip
-            run(
-                "ovn-sbctl", f"--db=ssl:127.0.0.1:{open_port}", *identity.options,
-                "--no-leader-only", "set-connection", "ptcp:1:127.0.0.1",
-            )  # fmt: skip
+            words = (*words[:-1], "ptcp:1:127.0.0.1")
+            wait_until(
+                "the relay has its source", lambda: may(f"ssl:127.0.0.1:{open_port}", *words)
+            )
             assert "ptcp:1:" in box.sbctl("get-connection")
         finally:
             box.stop()
