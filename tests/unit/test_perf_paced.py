@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from dataplane.drivers.processes import ProcessError
 from perf import pacedlab
-from perf.harness import catalog, pacedtrial, selftest
+from perf.harness import catalog, pacedtrial, selftest, worker
 from perf.harness.generator import Counts, HarnessError, Traffic
+from perf.harness.labs import Sample
 from perf.harness.latency import LOADS_PERCENT
 from perf.harness.results import Measured, Results, Trial
 from perf.harness.rundir import Plan, RunDirectory
+from perf.harness.scenario import Scenario
 from perf.harness.simulated import SimulatedDevice
 
 KNOWN = 1_234_567.0
@@ -63,6 +66,36 @@ def test_a_rate_that_was_asked_for_is_measured_and_no_other(share: float, delive
     assert found.trials == 1
     with pytest.raises(HarnessError, match=r"none of .* frames came through"):
         pacedtrial.measure(SimulatedDevice(KNOWN, 0, 1, floor=1.0), traffic, 0.5)
+
+
+class Moody:
+    """A bench that fails so many times."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures, self.asked = failures, 0
+
+    def sample(self, scenario: Scenario, number: int, seconds: float) -> Sample:
+        """Fails, or says how often it was asked."""
+        self.asked += 1
+        if self.asked <= self.failures:
+            msg = f"{scenario.name}: a bad moment"
+            raise HarnessError(msg)
+        return Sample({"asked": float(self.asked)})
+
+    def configuration(self, scenario: Scenario) -> dict[str, Any]:
+        """Nothing."""
+        del scenario
+        return {}
+
+
+def test_one_bad_moment_of_the_machine_costs_no_scenario() -> None:
+    (scenario,) = catalog.chosen(["p2p"])
+    assert worker.sampled(Moody(0), scenario, 0, 1.0).values == {"asked": 1.0}
+    assert worker.sampled(Moody(1), scenario, 0, 1.0).values == {"asked": 2.0}
+    twice = Moody(2)
+    with pytest.raises(HarnessError, match="p2p: a bad moment"):
+        worker.sampled(twice, scenario, 0, 1.0)
+    assert twice.asked == 2
 
 
 def test_a_path_that_is_dead_or_loses_at_any_rate_has_no_rate() -> None:
