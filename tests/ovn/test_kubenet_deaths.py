@@ -39,6 +39,15 @@ def nb() -> Iterator[Databases]:
     yield from _databases(1)
 
 
+SUBNETS = "subnets.kubeovn.io"
+
+
+def ending(api: StandIn) -> list[str]:
+    """Subnets that wait for somebody to let them go."""
+    found = api.cluster.store.of(("kubeovn.io", "subnets"))
+    return [name for (_, name), one in found.items() if "deletionTimestamp" in one["metadata"]]
+
+
 class History:
     """Things that happen in a cluster, by chance."""
 
@@ -49,7 +58,7 @@ class History:
         """One thing."""
         self._count += 1
         number, space = self._count, self._chance.choice("ab")
-        match self._chance.randrange(9):
+        match self._chance.randrange(12):
             case 0 | 1 | 2:
                 objects.put(self._api, objects.pod(space, f"n{number}"))
             case 3 | 4:
@@ -60,6 +69,11 @@ class History:
                 objects.put(self._api, _policy(space, f"np{number}", self._chance.choice("xy")))
             case 7:
                 self._drop("networkpolicies.networking.k8s.io")
+            case 8 | 9:
+                net = objects.subnet(f"x{number}", f"10.{100 + number % 100}.0.0/24")
+                objects.put(self._api, net)
+            case 10:
+                self._drop(SUBNETS, but=("net-a", "net-b"))
             case _:
                 for one in _service(space, f"s{number}", number):
                     objects.put(self._api, one)
@@ -68,8 +82,8 @@ class History:
         plural, _, group = resource.partition(".")
         return sorted(self._api.cluster.store.of((group, plural)))
 
-    def _drop(self, resource: str) -> None:
-        if there := self._there(resource):
+    def _drop(self, resource: str, but: tuple[str, ...] = ()) -> None:
+        if there := [one for one in self._there(resource) if one[1] not in but]:
             space, name = self._chance.choice(there)
             objects.drop(self._api, resource, name, space)
 
@@ -202,6 +216,8 @@ def test_killed_at_any_write_of_either_side_it_ends_with_the_same_rows(
             async with Running(api, nb) as last:
                 await calm(last)
                 await until("all is there", lambda: _pods(nb) == _wanted(api))
+                await until("who is to go is gone", lambda: ending(api) == [])
+                await calm(last)
             addresses.look()
             await nothing_to_do(api, nb)
             await same_as_anew(api, nb, tmp_path)
