@@ -6,6 +6,7 @@ import os
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from controller.kube.errors import ConfigError
 
@@ -18,6 +19,16 @@ def _stamp(path: Path) -> Stamp:
     """What changes when a file is replaced; follows the links by which the kubelet swaps them."""
     found = path.stat()
     return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+class Token(Protocol):
+    """A token that may be another one the next time."""
+
+    def read(self) -> str:
+        """The token for the next request; raises ConfigError."""
+
+    def forget(self) -> None:
+        """It was refused: whatever is remembered of it is void."""
 
 
 @dataclass(slots=True)
@@ -112,14 +123,14 @@ class Access:
 
     Attributes:
         server: its URL, without a path unless it lies behind one.
-        token: a fixed token, or the file of one.
+        token: a fixed token, or where to get one.
         server_name: the name that its certificate bears, if not the URL's.
         namespace: where we run, for what we create of our own (the lease).
     """
 
     server: str
     trust: Trust | None = None
-    token: str | TokenFile | None = None
+    token: str | Token | None = None
     server_name: str | None = None
     namespace: str = "default"
     held: list[object] = field(default_factory=list)
@@ -129,17 +140,19 @@ class Access:
         """The headers of a request that say who we are.
 
         Raises:
-            ConfigError: the token's file cannot be read.
+            ConfigError: there is no token to be had.
         """
-        token = self.token.read() if isinstance(self.token, TokenFile) else self.token
+        token = self.token
+        if token is not None and not isinstance(token, str):
+            token = token.read()
         return {"Authorization": f"Bearer {token}"} if token else {}
 
     def refused(self) -> bool:
         """The server answered 401: whether trying once more may help."""
-        if isinstance(self.token, TokenFile):
-            self.token.forget()
-            return True
-        return False
+        if self.token is None or isinstance(self.token, str):
+            return False
+        self.token.forget()
+        return True
 
 
 def in_cluster(

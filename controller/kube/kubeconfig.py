@@ -16,11 +16,11 @@ from typing import Any
 
 import yaml
 
-from controller.kube.auth import Access, TokenFile, Trust
+from controller.kube.auth import Access, Token, TokenFile, Trust
 from controller.kube.errors import ConfigError
+from controller.kube.plugin import plugin_of
 
 _REFUSED = {
-    "exec": "write the token to a file and name it as tokenFile, or use a client certificate",
     "auth-provider": "it was removed from Kubernetes; use a token or a client certificate",
     "username": "passwords were removed from Kubernetes; use a token or a client certificate",
     "as": "impersonation is not supported; give the user the rights of its own",
@@ -119,7 +119,9 @@ def _access(cluster: Any, at: Path, user: Any, user_at: Path, namespace: str) ->
             key,
             bool(cluster.get("insecure-skip-tls-verify")),
         )
-    token: str | TokenFile | None = user.get("token") or None
+    token: str | Token | None = user.get("token") or None
+    if user.get("exec"):
+        token = plugin_of(user["exec"], user_at)
     if user.get("tokenFile"):
         # Of both the file counts, as for kubectl: it is what rotates.
         token = TokenFile(_beside(user_at, user["tokenFile"]))

@@ -20,6 +20,7 @@ from controller.kube.resources import NAMESPACES, Key
 from tests.apistandin.server import StandIn
 
 DEFAULT = Key("", "default")
+PLUGINS = "client.authentication.k8s.io/v1"
 
 
 async def asks(access: Access) -> str:
@@ -183,6 +184,57 @@ def test_a_token_file_counts_before_a_token_and_broken_lines_are_joined(
     assert kubeconfig.load([empty]).headers() == {"Authorization": "Bearer fresh"}
 
 
+PLUGIN = """#!/bin/sh
+echo ran >>"$LOG"
+case "$KUBERNETES_EXEC_INFO" in *'"interactive":false'*) ;; *) exit 9 ;; esac
+[ -e "$0.broken" ] && echo "log in first" >&2 && exit 1
+count=$(wc -l <"$LOG" | tr -d ' ')
+echo "{\\"apiVersion\\":\\"client.authentication.k8s.io/v1\\",\\"kind\\":\\"ExecCredential\\",\\
+\\"status\\":{\\"token\\":\\"$1-$count\\",\\"expirationTimestamp\\":\\"$UNTIL\\"}}"
+"""
+
+
+def plugged(at: Path, until: str) -> tuple[Access, Path]:
+    """An access by a plugin whose tokens count its runs."""
+    script, log = at / "plugin", at / "log"
+    script.write_text(PLUGIN)
+    script.chmod(0o755)
+    env = [{"name": "LOG", "value": str(log)}, {"name": "UNTIL", "value": until}]
+    user = {
+        "exec": {
+            "apiVersion": PLUGINS, "command": "./plugin", "args": ["t"], "env": env,
+            "installHint": "install it from there", "interactiveMode": "Never",
+        }
+    }  # fmt: skip
+    return kubeconfig.load([config(at / "config", "https://a", user)]), log
+
+
+def test_a_plugins_token_is_kept_until_its_end_and_asked_for_anew_when_refused(
+    tmp_path: Path,
+) -> None:
+    access, log = plugged(tmp_path, "2999-01-01T00:00:00Z")
+    assert [access.headers()["Authorization"] for _ in range(3)] == ["Bearer t-1"] * 3
+    assert access.refused()
+    assert access.headers() == {"Authorization": "Bearer t-2"}
+    assert log.read_text().count("ran") == 2
+    ended, _ = plugged(tmp_path, "2020-01-01T00:00:00Z")
+    assert ended.headers() != ended.headers(), "what has ended is not shown again"
+
+
+def test_a_plugin_that_fails_is_named_with_what_it_said(tmp_path: Path) -> None:
+    access, _ = plugged(tmp_path, "2999-01-01T00:00:00Z")
+    (tmp_path / "plugin.broken").touch()
+    with pytest.raises(ConfigError, match=r"plugin: log in first; install it from there"):
+        access.headers()
+    (tmp_path / "plugin").unlink()
+    with pytest.raises(ConfigError, match=r"plugin: .*No such file.*install it from there"):
+        access.headers()
+    (tmp_path / "plugin").write_text("#!/bin/sh\necho nothing\n")
+    (tmp_path / "plugin").chmod(0o755)
+    with pytest.raises(ConfigError, match="it printed no ExecCredential"):
+        access.headers()
+
+
 def test_a_server_by_an_ipv6_address_is_reached_and_known_by_it(tmp_path: Path, pki: Path) -> None:
     # In-cluster addresses are literals: the certificate names them, no name is looked up.
     name = tmp_path / "v6"
@@ -205,7 +257,18 @@ def test_a_server_by_an_ipv6_address_is_reached_and_known_by_it(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("user", "cluster", "match"),
     [
-        ({"exec": {"command": "aws"}}, {}, "'exec' are not supported; write the token"),
+        ({"exec": {"command": "aws"}}, {}, "exec of '' is not supported; write one of"),
+        ({"exec": {"apiVersion": PLUGINS}}, {}, "exec without a command"),
+        (
+            {"exec": {"command": "a", "apiVersion": PLUGINS, "interactiveMode": "Always"}},
+            {},
+            "exec that asks somebody",
+        ),
+        (
+            {"exec": {"command": "a", "apiVersion": PLUGINS, "provideClusterInfo": True}},
+            {},
+            "provideClusterInfo is not supported",
+        ),
         ({"auth-provider": {"name": "gcp"}}, {}, "'auth-provider' are not supported"),
         ({"username": "u", "password": "p"}, {}, "'username' are not supported"),
         ({"as": "admin"}, {}, "impersonation"),
