@@ -234,8 +234,18 @@ def _put_planned(replica: Replica, txn: Transaction, item: tuple[str, PortMirror
     for column in ("select_src_port", "select_dst_port"):
         write(mirror, column, [ports[one] for one in row.ports])
     write(mirror, "output_port", [ports[row.output]])
+    _judge_anew(ports[row.output])
     if not there:
         bridge.addvalue("mirrors", mirror)
+
+
+def _judge_anew(output: Row) -> None:
+    """Have OVS judge the flows that it knows once more, as part of this transaction.
+
+    Of a mirror that comes, changes or goes alone it does not (seen with 3.1): what is on its way
+    goes on as before. A port's `protected` has it do so, and means nothing at a mirror's output.
+    """
+    write(output, "protected", not read(output, "protected"))
 
 
 def _files(replica: Replica) -> dict[str, Path]:
@@ -269,6 +279,8 @@ def _put(replica: Replica, txn: Transaction, item: tuple[Mirrored, Output]) -> N
         raise RowRefusedError(Failure(f"{reason}; a mirror stays on its bridge"))
     elif any(refers_to(mirror, into) for mirror in read(bridge, "mirrors")):
         raise RowRefusedError(Failure(f"{output.port} is another mirror's output already"))
+    else:
+        _judge_anew(into)
     mirror = txn.insert(replica.tables["Mirror"])
     write(mirror, "name", name_of_process())
     write(mirror, "external_ids", ids)
@@ -311,6 +323,8 @@ def _drop(replica: Replica, _: Transaction, name: str) -> None:
     for bridge in replica.rows("Bridge"):
         for mirror in list(bridge.mirrors):
             if mirror.name == name and MARK in mirror.external_ids:
+                for output in read(mirror, "output_port"):
+                    _judge_anew(output)
                 bridge.delvalue("mirrors", mirror)
                 mirror.delete()
     port: Any = replica.find("Port", "name", name)

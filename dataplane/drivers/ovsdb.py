@@ -37,7 +37,7 @@ TABLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "Port": (
             "name", "interfaces", "tag", "qos", "bond_mode", "lacp", "other_config",
-            "external_ids",
+            "external_ids", "protected",
         ),
         "QoS": ("type", "other_config", "queues", "external_ids"),
         "Interface": (

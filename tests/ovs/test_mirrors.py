@@ -12,6 +12,10 @@ from dataplane.drivers.ovsdb import Ovs
 from dataplane.model.rows import PortMirror, StaleMirror
 from tests.labs.sandbox import Sandbox, wait_until
 
+P0, P1 = "020000000010", "020000000011"
+TO_P1 = P1 + P0 + "88b5" + "6d" * 46
+FROM_P1 = P0 + P1 + "88b5" + "6d" * 46
+
 
 @pytest.fixture
 def ovs(sandbox: Sandbox) -> Iterator[Ovs]:
@@ -98,6 +102,34 @@ def test_a_planned_mirror_follows_its_ports_and_goes(ovs: Ovs, sandbox: Sandbox)
     assert table.observe() == {}
     assert count(sandbox) == 0
     assert set(sandbox.vsctl("list-ports", "br0").split()) == {"p0", "p2"}
+
+
+def test_what_is_on_its_way_already_is_copied_and_then_no_more(ovs: Ovs, sandbox: Sandbox) -> None:
+    """OVS does not judge known flows anew for a mirror alone."""
+    file = sandbox.rundir / "copies.pcap"
+    options = f"options:tx_pcap={file}"
+    sandbox.vsctl("add-port", "br0", "out", "--", "set", "Interface", "out", "type=dummy", options)
+
+    def copies() -> int:
+        """Of ten frames from p0 to p1, both of which OVS has learnt and whose flow it knows."""
+        before = file.stat().st_size if file.exists() else 0
+        for _ in range(10):
+            sandbox.appctl("netdev-dummy/receive", "p1", FROM_P1)
+            sandbox.appctl("netdev-dummy/receive", "p0", TO_P1)
+        return ((file.stat().st_size if file.exists() else 0) - before) // (16 + 60)
+
+    copies()
+    wait_until(lambda: copies() == 0, "OVS knows where both are")
+    table = MirrorsTable(ovs)
+    assert table.upsert([("mirror0", PortMirror("br0", ("p0",), "out"))]) == {}
+    wait_until(lambda: copies() == 20, "both directions of p0 are copied")
+    assert table.delete(["mirror0"]) == {}
+    wait_until(lambda: copies() == 0, "and no more")
+    mirrors.start(ovs, mirrors.find(ovs, "p1"), Output("out", None))
+    wait_until(lambda: copies() == 20, "by a capture, too")
+    mirrors.stop(ovs, mirrors.name_of_process())
+    wait_until(lambda: copies() == 0, "until it ends")
+    assert sandbox.vsctl("get", "Port", "out", "protected").strip() == "false"
 
 
 def test_what_cannot_be_is_named_and_nothing_is_left(ovs: Ovs, sandbox: Sandbox) -> None:
