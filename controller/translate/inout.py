@@ -4,8 +4,8 @@ In: a route to each network of each VPC; or, `one_way_in`, for whatever comes in
 port one route to the first VPC (a table of its own, for the main one's default route leads out).
 The number of routes is then that of gateways, and not of gateways times networks.
 
-Out: networks whose source address becomes the gateway's, and networks that leave by the same
-gateway wherever their workloads are.
+Out: networks whose source address becomes the gateway's, or another one there, for all or by rules,
+and networks that leave by the same gateways wherever their workloads are.
 """
 
 from __future__ import annotations
@@ -116,37 +116,38 @@ def translated(
     """
     found: dict[NatKey, NatRow] = {}
     sets: dict[str, SetRow] = {}
+    special = {chassis for way in cluster.outgoing for chassis, _ in way.addresses}
     # The same for most gateways, and there may be hundreds.
-    known: dict[tuple[Outgoing, ...], dict[Kept, list[IPNetwork]]] = {}
+    known: dict[tuple[frozenset[str], str], _ByAddress] = {}
     for gateway in gateways:
         mine = frozenset(gateway.routers).intersection(vpcs)
-        for outside, ways in _by_address(gateway, cluster.outgoing, mine).items():
-            if ways not in known:
-                known[ways] = alike(ways)
-            for kept, networks in known[ways].items():
-                name = ""
+        chassis = gateway.chassis if gateway.chassis in special else ""
+        if (mine, chassis) not in known:
+            ways = [one for one in cluster.outgoing if one.translated and one.router in mine]
+            known[mine, chassis] = _by_address(chassis, ways)
+        own = [one.ip for one in (gateway.address, gateway.address6) if one is not None]
+        for given, blocks in known[mine, chassis].items():
+            # The first of a family is taken.
+            outside = {one.version: str(one) for one in reversed((*given, *own))}
+            for kept, networks in blocks.items():
+                row = SetRow(kept)
+                name = set_name(row) if kept else ""
                 if kept:
-                    row = SetRow(kept)
-                    name = set_name(row)
                     sets[name] = row
                 for network in networks:
-                    address = next((one for one in outside if one.version == network.version), None)
-                    if address is not None:
+                    if network.version in outside:
                         key = NatKey(gateway_router(gateway.chassis), str(network))
-                        found[key] = NatRow(str(address), name)
+                        found[key] = NatRow(outside[network.version], name)
     return found, sets
 
 
-def _by_address(
-    gateway: GatewayConfig, outgoing: Iterable[Outgoing], routers: Collection[str]
-) -> dict[tuple[IPAddress, ...], tuple[Outgoing, ...]]:
-    """What a gateway translates, by the addresses that it is translated to."""
-    own = [one.ip for one in (gateway.address, gateway.address6) if one is not None]
-    found: dict[tuple[IPAddress, ...], tuple[Outgoing, ...]] = {}
-    for way in outgoing:
-        if way.translated and way.router in routers:
-            given = [address for chassis, address in way.addresses if chassis == gateway.chassis]
-            # The first of a family is taken.
-            outside = (*given, *own)
-            found[outside] = (*found.get(outside, ()), way)
-    return found
+_ByAddress = dict[tuple[IPAddress, ...], dict[Kept, list[IPNetwork]]]
+"""What is translated to these addresses, else to the gateway's own; and to whom it is not."""
+
+
+def _by_address(chassis: str, ways: Iterable[Outgoing]) -> _ByAddress:
+    found: dict[tuple[IPAddress, ...], list[Outgoing]] = {}
+    for way in ways:
+        given = tuple(address for name, address in way.addresses if name == chassis)
+        found.setdefault(given, []).append(way)
+    return {given: alike(mine) for given, mine in found.items()}
