@@ -163,30 +163,35 @@ def running(
         try:
             box.start()
             box.start_chassis(NODE, "127.0.0.1", "phys", "br-phys")
-            server.do(_define)
+            server.do(_one_node)
             config = KubernetesConfig(
                 box.nb,
                 namespace="kube-system",
                 network=settings,
                 gateways=gateways(box) if gateways else None,
             )
-            with _controlling(server.url, config):
+            with controlling(server.url, config):
                 yield Applied(box, server)
         finally:
             box.stop()
 
 
-def _define(api: Any) -> None:
+def define(api: Any) -> None:
+    """Install our definitions, and those of other projects' kinds that are watched."""
     for path in sorted(CRDS.rglob("*.yaml")):
         kubecluster.put(api, yaml.safe_load(path.read_text(encoding="utf-8")))
     there = {one.group for one in api.cluster.kinds.values()}
     kubecluster.define(api, [one for one in kubecluster.customs() if one.group not in there])
+
+
+def _one_node(api: Any) -> None:
+    define(api)
     kubecluster.put(api, kubecluster.node(NODE, "192.0.2.1"))
     kubecluster.put(api, kubecluster.namespace("default"))
 
 
 @contextmanager
-def _controlling(url: str, config: KubernetesConfig) -> Iterator[None]:
+def controlling(url: str, config: KubernetesConfig) -> Iterator[None]:
     """A controller in a thread of its own until the block ends."""
     loop = asyncio.new_event_loop()
 

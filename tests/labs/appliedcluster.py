@@ -3,27 +3,21 @@ running in a thread, and a real northbound database behind it."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from controller.config_kubernetes import KubernetesConfig
-from controller.kube.auth import Access
-from controller.kube.http import Client
-from controller.kubenet import Controller
 from tests.apistandin.probe import Api
-from tests.apistandin.thread import Threaded, running
+from tests.apistandin.thread import Threaded
+from tests.apistandin.thread import running as serving
 from tests.labs import kubecluster
-from tests.labs.ovnsandbox import PATIENCE_S, wait_until
-
-CRDS = Path(__file__).parents[2] / "deploy" / "kubernetes" / "crds"
+from tests.labs.applied import controlling, define
+from tests.labs.ovnsandbox import wait_until
 
 
 @dataclass
@@ -31,8 +25,6 @@ class Cluster:
     """The API and the controller beside a test."""
 
     api: Threaded
-    controller: Controller
-    loop: asyncio.AbstractEventLoop
 
     def apply(self, text: str) -> None:
         """Create or replace the objects of a manifest."""
@@ -67,14 +59,11 @@ class Cluster:
         annotations = pod.get("metadata", {}).get("annotations") or {}
         return str(annotations.get(f"ovn.kubernetes.io/{key}", ""))
 
-    def problems(self) -> list[str]:
-        """What the controller tells of all objects."""
-
-        async def told() -> list[str]:
-            found = self.controller.back.all_problems()
-            return [f"{ref}: {one}" for ref, problems in found.items() for one in problems]
-
-        return asyncio.run_coroutine_threadsafe(told(), self.loop).result(PATIENCE_S)
+    def told(self) -> set[str]:
+        """What users are told of their objects, in events."""
+        return self.api.do(
+            lambda api: {one["message"] for one in api.cluster.store.of(("", "events")).values()}
+        )
 
     def ready(self, resource: str, name: str) -> None:
         """Wait until an object says that it is ready."""
@@ -88,39 +77,7 @@ class Cluster:
 @contextmanager
 def applying(config: KubernetesConfig) -> Iterator[Cluster]:
     """An empty cluster that knows our definitions, and a controller that works."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="controller")
-    with running() as api:
-        for path in sorted(CRDS.glob("*.yaml")):
-            definition = yaml.safe_load(path.read_text(encoding="utf-8"))
-            api.do(partial(kubecluster.put, obj=definition))
-        others = [one for one in kubecluster.customs() if one.group != "kubeovn.io"]
-        api.do(partial(kubecluster.define, resources=others))
-        thread.start()
-        begun: threading.Event = threading.Event()
-        found: list[Controller] = []
-
-        async def work() -> None:
-            async with Client(Access(api.url)) as client:
-                found.append(Controller(config, client))
-                begun.set()
-                await found[0].run()
-
-        task = asyncio.run_coroutine_threadsafe(work(), loop)
-        try:
-            assert begun.wait(PATIENCE_S)
-            yield Cluster(api, found[0], loop)
-        finally:
-            task.cancel()
-            asyncio.run_coroutine_threadsafe(_ended(), loop).result(PATIENCE_S)
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join(PATIENCE_S)
-            loop.close()
-
-
-async def _ended() -> None:
-    mine = asyncio.current_task()
-    others = [task for task in asyncio.all_tasks() if task is not mine]
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    with serving() as api:
+        api.do(define)
+        with controlling(api.url, config):
+            yield Cluster(api)
