@@ -98,8 +98,10 @@ class Node:
             for address in station.addresses:
                 words = ("nodad",) if ":" in address else ()
                 inside.run("ip", "address", "add", address, "dev", "eth0", *words)
+            families = {":" in address for address in station.addresses}
             for gateway in said["ovn.kubernetes.io/gateway"].split(","):
-                inside.run("ip", "route", "add", "default", "via", gateway)
+                if (":" in gateway) in families:
+                    inside.run("ip", "route", "add", "default", "via", gateway)
             self._plug(device, station.port)
             self.there[station.port] = Container(inside, station.addresses)
         for pod in pods:

@@ -64,6 +64,11 @@ spec:
   enableDHCP: true
   dhcpV4Options: "lease_time=3600,router=10.67.0.1,server_id=169.254.0.254,server_mac=00:00:00:2E:2F:B8"
 ---
+kind: Subnet
+apiVersion: kubeovn.io/v1
+metadata: {{name: six}}
+spec: {{protocol: IPv6, cidrBlock: "fd00:77::/64"}}
+---
 apiVersion: kubeovn.io/v1
 kind: SecurityGroup
 metadata: {{name: sg}}
@@ -78,7 +83,8 @@ spec:
 {pod("thirteen", ip_address="10.16.0.13,fd00:16::13")}
 {pod("grouped", security_groups="sg", port_security="true")}
 {pod("out", logical_switch="leaves")}{pod("ruled", logical_switch="leaves", ip_address="10.66.0.77")}
-{pod("guest", logical_switch="asked")}
+{pod("guest", logical_switch="asked")}{pod("six", logical_switch="six")}
+{pod("half", ip_family="ipv6")}
 """  # noqa: E501
 WORLD, SERVER, OTHER = "172.18.0.1", "203.0.113.9", "198.51.100.9"
 
@@ -96,7 +102,8 @@ def node() -> Iterator[Node]:
         made = Node("mrkco", cluster, place)
         cluster.apply(joined(OBJECTS))
         made.run("one.t1", "two.t2", "side.t1", "fixed.default", "thirteen.default",
-                 "grouped.default", "out.default", "ruled.default")  # fmt: skip
+                 "grouped.default", "out.default", "ruled.default", "six.default",
+                 "half.default")  # fmt: skip
         yield made
 
 
@@ -128,6 +135,16 @@ def test_a_container_has_the_addresses_that_its_pod_fixes(node: Node, address: s
     assert thirteen.seen_by(address) == ("fd00:16::13" if ":" in address else "10.16.0.13")
     neighbours = thirteen.netns.run("ip", "neighbour", "show", address)
     assert "00:00:00:53:6b:b6" in neighbours
+
+
+def test_containers_with_ipv6_alone_reach_those_with_both(node: Node) -> None:
+    six, half = node.there["six.default"], node.there["half.default"]
+    assert len(six.addresses) == len(half.addresses) == 1
+    mine, theirs = (one.addresses[0].partition("/")[0] for one in (six, half))
+    assert six.pings(theirs)
+    assert six.seen_by(theirs) == mine
+    assert half.seen_by("fd00:16::e") == theirs
+    assert node.there["fixed.default"].seen_by(mine) == "fd00:16::e"
 
 
 def test_a_security_group_holds_a_container(node: Node) -> None:
