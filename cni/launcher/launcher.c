@@ -160,7 +160,8 @@ static bool find_socket(char *path, size_t room)
 		return false;
 	for (;;) {
 		at = skip_text(skip_space(at, end), end, &key);
-		if (!at || !key.plain || is(&key, "server_socket"))
+		/* As another plugin's IPAM the socket may be named further inside. */
+		if (!at || !key.plain || is(&key, "server_socket") || is(&key, "ipam"))
 			return false;
 		at = skip_space(at, end);
 		if (at >= end || *at++ != ':')

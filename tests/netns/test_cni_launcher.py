@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from cni import spec
 from controller import cni_install
 from controller.cni_install import Places
 from tests.labs.cniverbs import devices_of
@@ -122,6 +123,21 @@ def test_what_is_wrong_is_refused_in_the_same_words(node: Node) -> None:
     for more in strange:
         ours, pythons = node.both(node.env("ADD", **more), conf)
         assert ours == pythons, more
+
+
+def test_another_plugins_wish_for_addresses_goes_where_it_says(node: Node) -> None:
+    link = node.places.plugin.with_name("kube-ovn")
+    link.symlink_to(node.places.plugin.name)
+    for socket in (node.socket, "/none"):
+        part = {"type": "kube-ovn", "provider": "mac.shop", "server_socket": socket}
+        stdin = node.conf(type="macvlan", mode="bridge", ipam=part)
+        for command in ("ADD", "DEL", "STATUS"):
+            ours, pythons = node.both(node.env(command), stdin)
+            assert ours == pythons == said(link, node.env(command), stdin)
+            if command == "ADD":
+                refused = json.loads(ours[1])
+                assert refused["code"] == spec.TRY_AGAIN_LATER
+                assert ("mac.shop" in refused["msg"]) is (socket != "/none")
 
 
 def test_configurations_that_were_cut_and_mixed_up_are_read_alike(node: Node) -> None:
