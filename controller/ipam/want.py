@@ -80,6 +80,12 @@ def want_of(
         choices = (choices[ordinal],)
     if fixed := read("ip_address"):
         choices = (_addresses(fixed, read.key("ip_address")),)
+    version = _FAMILIES[family]
+    others = [one for choice in choices for one in choice if version not in (None, one.version)]
+    if others:
+        asked = read.key("ip_address" if fixed else "ip_pool")
+        msg = f"{read.key('ip_family')} is {family}, and {asked} has {others[0]}"
+        raise FamilyError(msg, "write addresses of that family, or take one of the two away")
     mac = None
     if text := read("mac_address"):
         try:
@@ -90,7 +96,7 @@ def want_of(
         if mac.packed()[0] & 1:
             msg = f"{read.key('mac_address')}: {mac} is a group address"
             raise RangeTextError(msg, "clear the lowest bit of its first octet")
-    return Want(named or subnets, pool, choices, _FAMILIES[family], mac)
+    return Want(named or subnets, pool, choices, version, mac)
 
 
 class _Reader:

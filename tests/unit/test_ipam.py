@@ -244,9 +244,7 @@ def test_a_remark_behind_a_value_is_none_of_it() -> None:
         ("s",),
     )
     assert said.choices == ((ip_address("10.1.0.9"),),)
-    listed = {
-        "ovn.kubernetes.io/ip_pool": "10.1.0.5,10.1.0.6 // or 10.1.0.7;10.1.0.8"
-    }
+    listed = {"ovn.kubernetes.io/ip_pool": "10.1.0.5,10.1.0.6 // or 10.1.0.7;10.1.0.8"}
     assert len(want_of(listed, ("s",)).choices) == 2
 
 
@@ -295,6 +293,27 @@ def test_an_annotation_that_cannot_be_read_is_named(key: str, value: str, why: s
     with pytest.raises(RangeTextError, match=why) as refused:
         want_of({f"ovn.kubernetes.io/{key}": value}, ("s",))
     assert f"ovn.kubernetes.io/{key}" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("ip_address", "10.1.0.9"),
+        ("ip_address", "10.1.0.9,fd00:1::9"),
+        ("ip_pool", "10.1.0.9,10.1.0.8"),
+    ],
+)
+def test_fixed_addresses_are_of_the_family_that_is_asked_for(key: str, text: str) -> None:
+    said = {"ovn.kubernetes.io/ip_family": "ipv6", f"ovn.kubernetes.io/{key}": text}
+    with pytest.raises(FamilyError, match=f"ip_family is ipv6, and .*{key} has 10.1.0.9"):
+        want_of(said, ("s",))
+    said["ovn.kubernetes.io/ip_family"] = "dual"
+    assert want_of(said, ("s",)).choices
+
+
+def test_one_fixed_address_of_one_family_is_all(ipam: Ipam) -> None:
+    said = {"ovn.kubernetes.io/ip_family": "ipv4", "ovn.kubernetes.io/ip_address": "10.2.0.77"}
+    assert texts(ipam.acquire("a.ns", want_of(said, ("both",)))) == ["10.2.0.77"]
 
 
 def test_a_family_that_is_none_is_named() -> None:
