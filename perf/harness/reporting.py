@@ -12,6 +12,7 @@ from xml.etree import ElementTree as ET
 
 from perf.harness import catalog, latency, results, stats, svg
 from perf.harness.results import Measured, Results
+from perf.harness.scenario import Carrier
 from perf.verdicts import aligned
 
 BEGIN, END = "<!-- millrace perf: begin -->", "<!-- millrace perf: end -->"
@@ -236,9 +237,11 @@ def _plots(members: Sequence[Measured]) -> Iterator[str]:
     for percent in (50.0, 99.0):
         curves = [
             svg.Curve(
-                name, tuple((load, dict(told.percentiles)[percent] / 1e3) for load, told in of)
+                name,
+                tuple((load, dict(told.percentiles)[percent] / 1e3) for load, told in of),
+                number,
             )
-            for name, of in timed.items()
+            for number, (name, of) in enumerate(timed.items())
             if len(of) > 1
         ]
         if curves:
@@ -342,6 +345,8 @@ def _counted(members: Sequence[Measured]) -> str:
 
 
 def _traffic(each: Measured) -> str:
+    if each.traffic.get("carrier") == Carrier.CONTROL:
+        return str(Carrier.CONTROL)
     sizes = ", ".join(f"{size}" for size, _ in each.traffic.get("sizes", ()))
     flows = each.traffic.get("flows", 1)
     many = "1 flow" if flows == 1 else f"{flows:,} flows"

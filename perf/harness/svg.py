@@ -31,6 +31,7 @@ class Curve:
 
     label: str
     points: tuple[tuple[float, float], ...]
+    series: int = 0
 
 
 def ticks(low: float, high: float, wanted: int = 6) -> list[float]:
@@ -129,7 +130,7 @@ def lines(title: str, x_axis: str, y_axis: str, curves: Sequence[Curve]) -> str:
         if few or math.log10(mark) == round(math.log10(mark)):
             parts.append(_text(left - 8, y(mark) + 4, figure(mark), "end"))
     for number, curve in enumerate(curves):
-        kind = f"s{number % SERIES}"
+        kind = f"s{curve.series % SERIES}"
         way = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in curve.points)
         parts.append(f'<polyline class="curve {kind}" points="{way}"/>')
         parts += [

@@ -390,11 +390,13 @@ def test_logarithmic_axes_are_one_two_five_around_the_data() -> None:
 
 
 def test_an_axis_over_many_decades_has_no_labels_on_each_other() -> None:
-    curves = [svg.Curve(f"c{at}", ((0, 0.01), (90, 10.0**5))) for at in range(9)]
+    curves = [svg.Curve(f"c{at}", ((0, 0.01), (90, 10.0**5)), at) for at in range(9)]
     text = svg.lines("t", "x", "y", curves)
     assert ">1</text>" in text
     assert ">2</text>" not in text
     assert text.count("<polyline") == 9
+    # The line, its two points, and the legend's two: as a dot plot of the same rows has it.
+    assert text.count("s3") == 5
     drawn = [float(each) for each in re.findall(r'[ "]c?[xy][12]?="([-\d.]+)"', text)]
     assert min(drawn) >= 0
     assert max(drawn) <= svg.WIDTH
