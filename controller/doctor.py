@@ -15,10 +15,10 @@ from pathlib import Path
 from bpf import abi
 from bpf.objects import OBJECT_DIRECTORY
 from cni.wire import RemoteError, WireError, call
-from controller import doctor_host, doctor_ovs, nics
+from controller import doctor_host, doctor_ovn, doctor_ovs, nics
 from controller.vhost_dirs import unknown_names
 from controller.vswitchd import running_pid
-from dataplane.drivers import bpfstate, ethtool, offloads, processes, sockprograms
+from dataplane.drivers import bpfstate, ethtool, offloads, sockprograms
 from dataplane.drivers.hostfacts import HostFacts, ProcessFacts, host_facts, process_facts
 from dataplane.drivers.libbpf import Map
 from dataplane.drivers.machinefacts import filesystem_of, machine_facts
@@ -246,15 +246,6 @@ def _integration_bridge(site: Site) -> Iterator[str]:
         yield f"{INTEGRATION_BRIDGE} has datapath_type {found}"
 
 
-def _ovn_controller(site: Site) -> Iterator[str]:
-    # An embedded one listens where we said; another one is found by its name in /run/ovn.
-    control = f"{site.config.rundir}/ovn-controller.ctl"
-    target = control if site.config.embedded_ovs else "ovn-controller"
-    answer = processes.run(["ovn-appctl", "-t", target, "connection-status"]).strip()
-    if answer != "connected":
-        yield f"ovn-controller is {answer}: no southbound database at {site.config.sb_remote}"
-
-
 def _programs(site: Site) -> Iterator[str]:
     names = [uplink.device for uplink in site.service_uplinks()]
     if names:
@@ -392,7 +383,10 @@ CHECKS = (
         "install deploy/systemd/ovs-vswitchd.service.d, systemctl daemon-reload, restart OVS",
     ),
     Check("integration bridge", _integration_bridge, "start the daemon, which makes it"),
-    Check("ovn-controller", _ovn_controller, f"start it ({STARTS}), or look at ovn-controller.log"),
+    Check("ovn-controller", doctor_ovn.connected, f"start it ({STARTS}); see ovn-controller.log"),
+    Check(
+        "certificates", doctor_ovn.certificates, "deploy/tls/make-certificates, docs/controller.md"
+    ),
     Check("XDP programs", _programs, "`millrace status` says why they are not attached"),
     Check("daemon", _daemon, "start `millrace node`, or look at node.log in the run directory"),
     Check("permissions", _permissions, "chmod the path; somebody changed what the daemon made"),

@@ -96,7 +96,7 @@ class TlsStream(ovs.stream.SSLStream):  # type: ignore[misc]  # the library has 
     @staticmethod
     def _open(suffix: str, dscp: int) -> tuple[int, Any]:
         remote = f"ssl:{suffix}"
-        if why := files_problem():
+        if why := _in_use_problem():
             _note(remote, why)
             return errno.EPROTO, None
         return _guarded(
@@ -158,16 +158,22 @@ def install() -> None:
     ovs.stream.Stream.register_method("ssl", TlsStream)
 
 
-def files_problem() -> str:
-    """What is wrong with the files that are in use: "cause; next step"; "" if nothing is."""
+def _in_use_problem() -> str:
     stream = ovs.stream.Stream
-    key, own, authorities = (
+    found = (
         stream._SSL_private_key_file,  # noqa: SLF001  # no getters
         stream._SSL_certificate_file,  # noqa: SLF001
         stream._SSL_ca_cert_file,  # noqa: SLF001
     )
-    if not (key and own and authorities):
-        return f"no files for it are configured; name {FILES}"
+    return files_problem(Tls(*found)) if all(found) else f"no files for it; name {FILES}"
+
+
+def files_problem(tls: Tls) -> str:
+    """What is wrong with these files: "cause; next step"; "" if nothing is.
+
+    What only a server can say, and whether they have expired, is not asked.
+    """
+    key, own, authorities = tls.private_key, tls.certificate, tls.ca_certificate
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     steps: tuple[tuple[str, str, Callable[[], object]], ...] = (
         ("ca_certificate", authorities, lambda: context.load_verify_locations(authorities)),
@@ -185,6 +191,18 @@ def files_problem() -> str:
         except OSError as error:
             return f"{name} {path}: {error.strerror}; put it there, or correct the path"
     return ""
+
+
+def named_until(certificate: str) -> tuple[str, float]:
+    """A certificate's common name, and when it expires [s since the epoch].
+
+    Raises:
+        OSError, ssl.SSLError: it cannot be read.
+    """
+    # The library decodes certificates of peers only; this is what its own tests use.
+    found = ssl._ssl._test_decode_cert(certificate)  # type: ignore[attr-defined]  # noqa: SLF001
+    names = [value for part in found["subject"] for key, value in part if key == "commonName"]
+    return (names[-1] if names else ""), float(ssl.cert_time_to_seconds(found["notAfter"]))
 
 
 def _read(path: str) -> None:
