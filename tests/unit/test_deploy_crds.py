@@ -112,6 +112,39 @@ def test_fields_are_kept_defaulted_and_checked(api: Api) -> None:
     assert (changed.code, "make another pool" in changed.body["message"]) == (422, True)
 
 
+@pytest.mark.parametrize(
+    ("plural", "kind", "spec", "path"),
+    [
+        ("subnets", "Subnet", {"acls": [{"direction": "from-lport", "logg": True}]},
+         "spec.acls[0].logg"),
+        ("subnets", "Subnet", {"natOutgoingPolicyRules": [{"action": "nat", "match": {"x": 1}}]},
+         "spec.natOutgoingPolicyRules[0].match.x"),
+        ("vpcs", "Vpc", {"staticRoutes": [{"cidr": "10.0.0.0/8", "metric": 3}]},
+         "spec.staticRoutes[0].metric"),
+        ("security-groups", "SecurityGroup", {"ingressRules": [{"policy": "allow", "note": "x"}]},
+         "spec.ingressRules[0].note"),
+        ("provider-networks", "ProviderNetwork",
+         {"defaultInterface": "e", "customInterfaces": [{"interface": "f", "why": 1}]},
+         "spec.customInterfaces[0].why"),
+    ],
+)  # fmt: skip
+def test_unknown_fields_below_others_are_taken_kept_and_told(
+    api: Api, plural: str, kind: str, spec: dict[str, Any], path: str
+) -> None:
+    name = f"below-{len(path)}"
+    head = {"apiVersion": "kubeovn.io/v1", "kind": kind, "metadata": {"name": name}}
+    made = api.post(f"{GROUP}/{plural}", {**head, "spec": spec}, fieldValidation="Strict")
+    assert made.code == 201, made.body
+    assert made.body["spec"] == spec
+    (watched,) = (
+        one
+        for one in WATCHED
+        if one.resource.kind == kind and one.kind.name != "vpc-external-ports"
+    )
+    obj = Custom(Meta(name=name), msgspec.Raw(msgspec.json.encode(made.body["spec"])))
+    assert [one.cause.split()[0] for one in watched.warn(obj)] == [path]
+
+
 @pytest.mark.parametrize("one", UNSERVED, ids=lambda one: one.kind.name)
 def test_a_kind_without_effect_is_accepted_and_says_so(api: Api, one: Any) -> None:
     if not one.resource.namespaced:
