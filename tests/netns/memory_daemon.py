@@ -18,7 +18,8 @@ PODS = ("web", "db", "api")
 
 
 async def main(directory: Path, installs: bool) -> None:
-    ports = (logical_port(f"{name}-0.shop", 5 + at) for at, name in enumerate(PODS))
+    ports = [logical_port(f"{name}-0.shop", 5 + at) for at, name in enumerate(PODS)]
+    ports.append(logical_port(f"{PODS[0]}-0.shop.mac.shop", 9))
     host = MemoryHost(directory / "state", *ports)
     host.installs = installs
     handlers = CniServer(host, directory / "run", 1442)
