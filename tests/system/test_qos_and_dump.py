@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,9 @@ from dataplane.drivers import processes
 from dataplane.drivers.netns import inside_named
 from dataplane.drivers.pcapfile import packets
 from dataplane.drivers.podbuckets import BucketTable
+from dataplane.drivers.podtap import PodTap
 from dataplane.drivers.processes import wait_until
+from dataplane.model.names import MIRROR_KEY, MIRROR_LINK, MIRROR_PORT
 from dataplane.model.rows import Bucket
 from tests.labs import lab as topology
 from tests.labs import logical, traffic
@@ -163,6 +168,43 @@ def test_a_capture_of_a_container_on_the_trunk_has_both_directions(
     pod, guest = (IPv4Address(one).packed for one in (topology.CONTAINERS["c1"], topology.QEMU[1]))
     echoes = [octets[26:34] for octets in found if octets[12:14] == b"\x08\x00"]
     assert {pod + guest, guest + pod} == set(echoes)
+
+
+def has_mirror(lab: Lab) -> bool:
+    return MIRROR_LINK in lab.namespace.run("ip", "-br", "link")
+
+
+def copies(lab: Lab) -> Counter[bytes]:
+    """Echoes that come out at the mirror while a container pings the guest thrice, by direction."""
+    found: Counter[bytes] = Counter()
+    with PodTap(str(lab.namespace.path), MIRROR_LINK) as tap:
+        assert traffic.ping(lab.containers["c1"], topology.QEMU[1], 3)[0] == 3
+        while (packet := tap.next(1.0)) is not None:
+            if packet.octets[12:14] == b"\x08\x00" and packet.octets[23] == socket.IPPROTO_ICMP:
+                found[packet.octets[26:34]] += 1
+    return found
+
+
+def has_copies(lab: Lab, wanted: Counter[bytes]) -> bool:
+    return copies(lab) == wanted
+
+
+def test_what_passes_a_port_that_says_so_is_copied_to_the_mirror(lab: Lab) -> None:
+    """A container on the trunk by the trunk's programs, a machine's port by OVS."""
+    pod, guest = (IPv4Address(one).packed for one in (topology.CONTAINERS["c1"], topology.QEMU[1]))
+    key = f'"{MIRROR_KEY}"'
+    for port, each in ((POD, 1), (VM, 2)):
+        logical.nbctl(lab.nb, "set", "Logical_Switch_Port", port, f"external_ids:{key}=true")
+        wait_until(lambda: has_mirror(lab), "the link is there")
+        wanted = Counter({pod + guest: 3 * each, guest + pod: 3 * each})
+        # Each of both ends has its copies of either direction.
+        wait_until(partial(has_copies, lab, wanted), f"copies of {port}")
+    assert lab.node.ask("status")["problems"] == []
+    for port in (VM, POD):
+        logical.nbctl(lab.nb, "remove", "Logical_Switch_Port", port, "external_ids", key)
+    wait_until(lambda: not has_mirror(lab) and mirrors(lab) == [], "nothing of it is left")
+    assert MIRROR_PORT not in lab.node.vsctl("list-ports", "br-int")
+    assert traffic.ping(lab.containers["c1"], topology.QEMU[1], 3)[0] == 3
 
 
 def test_an_interrupted_capture_is_whole_and_a_killed_one_is_cleaned_up(
