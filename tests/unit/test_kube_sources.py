@@ -1,15 +1,22 @@
-"""What is watched, listed once more for one who begins to lead."""
+"""All that is watched: kinds that come later or may not be read; a list for who begins to lead."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
+import pytest
+
+from controller import kubesources
+from controller.kinds.vpc import RESOURCE as VPCS
 from controller.kube.auth import Access
 from controller.kube.http import Client
 from controller.kube.resources import Key
 from controller.kubesources import Sources
 from controller.network.registry import WATCHED
+from tests.apistandin.clocks import eventually
 from tests.apistandin.faults import Fault
 from tests.apistandin.server import StandIn
 from tests.labs import kubecluster as objects
@@ -38,5 +45,63 @@ def test_who_begins_to_lead_sees_what_his_watches_have_not_told_yet() -> None:
             finally:
                 watching.cancel()
                 await asyncio.gather(watching, return_exceptions=True)
+
+    asyncio.run(story())
+
+
+@asynccontextmanager
+async def watching(client: Client, sources: Sources) -> AsyncIterator[None]:
+    task = asyncio.create_task(sources.run())
+    try:
+        async with asyncio.timeout(60):
+            yield
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def test_kinds_whose_definitions_come_later_hold_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kubesources, "ABSENT_S", (0.01, 0.02))
+
+    async def story() -> None:
+        async with StandIn() as api, Client(Access(api.url)) as client:
+            objects.put(api, objects.namespace("shop"))
+            sources = Sources(client, [one for one in WATCHED if one.resource.kind != "Pod"])
+            async with watching(client, sources):
+                await sources.synced()
+                states = dict(sources.states())
+                assert states["vpcs.kubeovn.io"]["absent"]
+                assert "404" in str(states["vpcs.kubeovn.io"]["error"])
+                assert not states["namespaces"]["absent"]
+                sources.take_all()
+                objects.define(api, [VPCS])
+                vpc = {"apiVersion": "kubeovn.io/v1", "kind": "Vpc", "metadata": {"name": "late"}}
+                objects.put(api, {**vpc, "spec": {"namespaces": ["shop"]}})
+                await eventually(lambda: len(sources.cache("vpcs.kubeovn.io")) == 1)
+                assert any(fact[1] == "late" for fact in sources.take().facts)
+                state = dict(sources.states())["vpcs.kubeovn.io"]
+                assert (state["absent"], state["error"]) == (False, "")
+
+    asyncio.run(story())
+
+
+def test_a_kind_that_may_not_be_read_is_said_once_and_waited_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kubesources, "RETRY_S", (0.01, 0.02))
+
+    async def story() -> None:
+        async with StandIn() as api, Client(Access(api.url)) as client:
+            reads = {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}
+            api.rules = [reads]
+            sources = Sources(client, WATCHED[:2])
+            async with watching(client, sources):
+                await eventually(lambda: len(api.denied) > 5)
+                assert "403" in str(dict(sources.states())["namespaces"]["error"])
+                told = [one.getMessage() for one in caplog.records if "namespaces" in one.message]
+                assert len(told) == 1, told
+                api.rules = [reads | {"resources": ["pods", "namespaces"]}]
+                await sources.synced()
 
     asyncio.run(story())
