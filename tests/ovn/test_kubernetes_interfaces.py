@@ -152,6 +152,27 @@ metadata:
     fast.default.kubernetes.io/mac_address.net2: 00:00:00:53:6B:B2
 ---
 apiVersion: v1
+kind: Namespace
+metadata: {name: default}
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: guarded
+  namespace: default
+  labels: {app: guarded}
+  annotations:
+    k8s.v1.cni.cncf.io/networks: default/fast@net1,default/fast@net2
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: guard
+  namespace: default
+  annotations: {ovn.kubernetes.io/network_policy_for: default/fast}
+spec: {podSelector: {matchLabels: {app: guarded}}, policyTypes: [Ingress]}
+---
+apiVersion: v1
 kind: Pod
 metadata:
   name: alone
@@ -251,6 +272,13 @@ def test_interfaces_of_one_definition_have_addresses_by_interface(net: Network) 
         assert net.passes(name, f"two.{FAST}")
         assert net.passes(f"two.{FAST}", name, protocol="TCP")
     assert net.passes("twins.default", "two.default")
+
+
+def test_a_policy_for_a_definition_is_for_all_interfaces_of_it(net: Network) -> None:
+    for ifname in ("net1", "net2"):
+        assert not net.passes(f"two.{FAST}", f"guarded.{FAST}.{ifname}")
+        assert net.passes(f"guarded.{FAST}.{ifname}", f"two.{FAST}")
+    assert net.passes("two.default", "guarded.default")
 
 
 def test_a_definitions_interface_is_in_the_subnet_that_a_pod_names(net: Network) -> None:
