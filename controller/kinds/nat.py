@@ -25,6 +25,12 @@ class EipType(StrEnum):
     LSP = "lsp"
 
 
+OLDER = {
+    "fip": EipType.NAT, "snat": EipType.NAT, "dnat": EipType.NAT, "node-ext-gw": EipType.LSP,
+}  # fmt: skip
+"""What types were called in Kube-OVN 1.11."""
+
+
 class Use(StrEnum):
     """What a rule makes of its external address."""
 
@@ -83,12 +89,16 @@ def _some(*values: str) -> tuple[str, ...]:
     return tuple(filter(None, values))
 
 
+def _type(text: str) -> EipType:
+    return OLDER.get(text) or EipType(text)
+
+
 def _eip(meta: Meta, spec: Reading, status: Reading) -> Eip:
     return Eip(
         meta.name,
         meta.creation_timestamp or "",
         spec.text("externalSubnet"),
-        EipType(spec.choice("type", tuple(EipType), EipType.NAT)),
+        _type(spec.choice("type", (*EipType, *OLDER), EipType.NAT)),
         _some(spec.text("v4Ip"), spec.text("v6Ip")),
         spec.text("macAddress"),
         _some(status.text("v4Ip"), status.text("v6Ip")),

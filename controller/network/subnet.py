@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from controller.kinds.addresses import POOL_RESOURCE, POOLS
+from controller.kinds.addresses import POOL_RESOURCE, POOLS, VIPS
 from controller.kinds.nat import EIPS
 from controller.kinds.subnet import RESOURCE, SUBNETS, Subnet, is_logical
 from controller.kinds.vpc import VPCS
 from controller.network import dhcp
+from controller.network.asks import VIP_LEASE
 from controller.network.facts import LEASES
 from controller.network.nets import NETS, REFUSALS, USAGE, Net, Usage, router_mac
 from controller.network.rows import Row, RowKey, Value, pairs
@@ -138,11 +139,24 @@ def _switch(view: View, subnet: Subnet, net: Net, mtu: int) -> dict[RowKey, Row]
                 "name": switch_side(net),
                 "type": "router",
                 "addresses": frozenset({"router"}),
-                "options": pairs({"router-port": router_side(net)}),
+                "options": pairs({"router-port": router_side(net)} | _answered(view, net.name)),
             },
             parent=(switch(net.name), "ports"),
         )
     return rows
+
+
+def _answered(view: View, subnet: str) -> dict[str, str]:
+    """Addresses of the subnet that load balancers have: the router answers for them.
+
+    A workload asks for what is of its own network, and nobody has these (`switch_lb_vip`).
+    """
+    found: list[str] = []
+    for name in view.by(VIPS, "subnet", subnet):
+        vip, lease = view.get(VIPS, name), view.get(LEASES, VIP_LEASE + name)
+        if vip is not None and vip.use and lease is not None:
+            found += map(str, lease.addresses)
+    return {"arp_proxy": " ".join(found)} if found else {}
 
 
 def _networks(net: Net) -> str:

@@ -198,6 +198,20 @@ spec:
   namespace: vpc1
   endpoints: [ONE, TWO]
   ports: [{name: half, port: 8888, targetPort: 8081, protocol: TCP}]
+---
+apiVersion: kubeovn.io/v1
+kind: Vip
+metadata: {name: of-the-subnet}
+spec: {subnet: vpc1-subnet1, type: switch_lb_vip, v4ip: 192.168.0.200}
+---
+apiVersion: kubeovn.io/v1
+kind: SwitchLBRule
+metadata: {name: near}
+spec:
+  vip: 192.168.0.200
+  namespace: vpc1
+  selector: ["app:web"]
+  ports: [{name: dns, port: 8888, targetPort: 80, protocol: TCP}]
 """
 EIPS = {
     "eip-static": "external204", "eip-near": "external204", "eip-for-vip": "external204",
@@ -321,7 +335,7 @@ def built(box: OvnSandbox, cluster: Cluster, nodes: WiredNodes, directory: Path)
     listed = {name: world.address[f"{name.lower()}.vpc1"] for name in ("ONE", "TWO")}
     cluster.apply(BALANCED.replace("ONE", listed["ONE"]).replace("TWO", listed["TWO"]))
     nodes.serve("one.vpc1", 8081)
-    cluster.until("the balancers are there", lambda: len(box.nbctl("lb-list").split()) > 8)
+    cluster.until("the balancers are there", lambda: "192.168.0.200" in box.nbctl("lb-list"))
     nodes.sync()
     for name in ("eip-static", "eip-near"):
         # Gateways hear of each other, the wire's switch learns where who is.
@@ -407,13 +421,14 @@ def test_external_addresses_count_as_used(world: World) -> None:
     world.cluster.until("external204", lambda: used("external204", 6))
 
 
-def test_an_address_within_the_vpc_leads_to_its_pods(world: World) -> None:
-    found = traffic.http(world.nodes.places["four.vpc1"], "1.1.1.1", 8888, 4)
+@pytest.mark.parametrize("address", ["1.1.1.1", "192.168.0.200"])
+def test_an_address_within_the_vpc_leads_to_its_pods(world: World, address: str) -> None:
+    found = traffic.http(world.nodes.places["four.vpc1"], address, 8888, 4)
     assert found.all_ok, found
     assert set(found.names) <= {"one", "two", "three", "four"}
     # The other VPC has the same addresses, and nothing at that one.
     other = world.nodes.places["five.vpc2"]
-    assert traffic.http(other, "1.1.1.1", 8888, 1, timeout=1).ok == 0
+    assert traffic.http(other, address, 8888, 1, timeout=1).ok == 0
 
 
 def test_a_backend_that_does_not_answer_gets_nobody(world: World) -> None:

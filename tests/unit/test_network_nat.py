@@ -269,3 +269,10 @@ def test_a_service_may_take_its_address_from_the_external_network() -> None:
     (one,) = wanted.status["loadBalancer"]["ingress"]
     assert IPv4Address("10.5.204.100") < IPv4Address(one["ip"]) < IPv4Address("10.5.204.254")
     assert one["ip"] != "10.5.204.106"
+
+
+@pytest.mark.parametrize(("older", "type_"), [("fip", "nat"), ("snat", "nat"), ("dnat", "nat")])
+def test_types_have_their_older_names_too(older: str, type_: str) -> None:
+    said = made({**EIP, "spec": {**EIP["spec"], "type": older}}, FIP)
+    assert status(said, "ovn-eips", "eip")["type"] == type_
+    assert status(said, "ovn-fips", "fip")["ready"] is True
