@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from perf.kerneltrace import ARCHITECTURE
 from tests.labs import image
 
 META_PACKAGE = "linux-headers-cloud-amd64"
@@ -26,9 +27,16 @@ def tree() -> Path:
             for package in (specific, common):
                 image.unpack(package, Path(scratch))
             sources = Path(scratch) / "root/usr/src"
-            # Kernel modules are not built here: what only they need is half of it.
-            for useless in (*sources.glob("*/tools"), *sources.glob("*/scripts")):
-                if not useless.is_symlink():
+            # Kernel modules are not built here: what only they need, and other machines, is most.
+            others = [each for each in sources.glob("*/arch/*") if each.name != ARCHITECTURE]
+            bindings = sources.glob("*/include/dt-bindings")
+            for useless in (
+                *others,
+                *bindings,
+                *sources.glob("*/tools"),
+                *sources.glob("*/scripts"),
+            ):
+                if useless.is_dir() and not useless.is_symlink():
                     shutil.rmtree(useless)
             sources.rename(cached)
     return next(cached.glob("linux-headers-*-cloud-amd64"))
