@@ -21,7 +21,7 @@ from controller.ipam.errors import AddressError
 from controller.ipam.want import PRIMARY, Addresses, Want, want_of
 from controller.kinds.addresses import POOLS, VIPS
 from controller.kinds.attachments import ATTACHMENTS
-from controller.kinds.subnet import OVN, SUBNETS, Subnet, is_logical
+from controller.kinds.subnet import OVN, SUBNETS, Subnet, is_logical, shared
 from controller.kinds.vpc import VPCS
 from controller.kube.resources import Key
 from controller.network.facts import NAMESPACES, VIP_ANNOTATION, NetPod
@@ -82,6 +82,23 @@ class Choice:
 def annotation(provider: str, name: str) -> str:
     """The key of an annotation of an interface; one text for all pods that have it."""
     return f"{provider}.kubernetes.io/{name}"
+
+
+def as_its_own(annotations: Mapping[str, str], provider: str) -> Mapping[str, str]:
+    """A pod's annotations, those of an interface's definition as if they were its own.
+
+    Where it has its own, these count (`controller.kinds.subnet.shared`).
+    """
+    definition = shared(provider)
+    if definition == provider:
+        return annotations
+    before = annotation(definition, "")
+    theirs = {
+        annotation(provider, key.removeprefix(before)): value
+        for key, value in annotations.items()
+        if key.startswith(before)
+    }
+    return {**theirs, **annotations}
 
 
 def held_of(annotations: Mapping[str, str], provider: str) -> Held | None:
@@ -257,13 +274,13 @@ def _definition(element: Mapping[str, Any]) -> Key:
     return Key(element["namespace"], element["name"])
 
 
-def _provider(shared: str, interface: str, told: Collection[str], several: bool) -> str:
+def _provider(common: str, interface: str, told: Collection[str], several: bool) -> str:
     """What an interface's annotations and its port are called by; what was told is for life."""
-    own = f"{shared}.{interface}" if interface else shared
-    if was := next((one for one in (own, shared) if one in told), ""):
+    own = f"{common}.{interface}" if interface else common
+    if was := next((one for one in (own, common) if one in told), ""):
         return was
     if not several or not interface:
-        return shared
+        return common
     if not _LABEL.match(interface):
         cause = f"it has several interfaces of one definition, and one is called {interface!r}"
         raise AddressError(cause, "call it by lower-case letters and digits: it names annotations")
@@ -286,17 +303,17 @@ def _further(
         raise AddressError(cause, "make the NetworkAttachmentDefinition, or correct the name")
     if not definition.provider or definition.provider == PRIMARY:
         return None
-    shared, interface = definition.provider, element["interface"]
-    provider = _provider(shared, interface, told, several)
+    common, interface = definition.provider, element["interface"]
+    provider = _provider(common, interface, told, several)
     if provider in told:
         return Nic(port_name(pod, provider), provider, Want(()), definition.logical)
-    subnets = tuple(view.by(SUBNETS, "provider", shared))
-    want = want_of(pod.annotations, subnets, provider, ordinal, shared, interface)
+    subnets = tuple(view.by(SUBNETS, "provider", common))
+    want = want_of(pod.annotations, subnets, provider, ordinal, common, interface)
     if (own_pool := view.get(POOLS, want.pool)) is not None and want.subnets == subnets:
         want = replace(want, subnets=(own_pool.subnet,))
     if not want.subnets:
-        cause = f"no Subnet has the provider {shared} of the network {key}"
-        raise AddressError(cause, f"write spec.provider: {shared} in one")
+        cause = f"no Subnet has the provider {common} of the network {key}"
+        raise AddressError(cause, f"write spec.provider: {common} in one")
     ips, mac = element.get("ips"), element.get("mac")
     try:
         if ips and not want.choices:

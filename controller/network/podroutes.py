@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from controller.kinds.subnet import shared
 from controller.network.nets import Net
+from controller.network.nics import annotation
 from controller.translate.ovn import Problem
 from dataplane.model.addr import IPAddress, IPNetwork
 from dataplane.model.names import DEFAULT_ROUTE_KEY, ROUTES_KEY
@@ -38,17 +38,10 @@ class PodRoutes:
 _NONE = PodRoutes({})
 
 
-def said_of(said: Mapping[str, str], provider: str, name: str) -> tuple[str, str]:
-    """An interface's annotation, or that of all of its definition: its key and what it says."""
-    keys = [f"{one}.kubernetes.io/{name}" for one in (provider, shared(provider))]
-    key = next((one for one in keys if one in said), keys[0])
-    return key, said.get(key, "")
-
-
 def pod_routes(who: str, provider: str, said: Mapping[str, str], net: Net | None) -> PodRoutes:
     """What the annotations of a pod say of the routes of its interface of this provider."""
-    key, text = said_of(said, provider, "routes")
-    default_key, default = said_of(said, provider, "default_route")
+    key, default_key = annotation(provider, "routes"), annotation(provider, "default_route")
+    text, default = said.get(key, ""), said.get(default_key, "")
     if not text.strip() and not default:
         return _NONE
     problems: list[Problem] = []

@@ -15,7 +15,7 @@ from controller.network import dhcp
 from controller.network.asks import vip_nic
 from controller.network.facts import LEASES, PODS, NetPod, NicLease
 from controller.network.nets import NETS
-from controller.network.nics import annotation, nics_of
+from controller.network.nics import annotation, as_its_own, nics_of
 from controller.network.podroutes import PodRoutes, pod_routes
 from controller.network.qos import port_limits
 from controller.network.rows import Row, RowKey, pairs
@@ -43,7 +43,7 @@ def compute(view: View, key: Hashable) -> Said:
     if lease is None or not lease.provider:
         return Said()
     pod = view.get(PODS, lease.pod)
-    said = pod.annotations if pod is not None else {}
+    said = as_its_own(pod.annotations, lease.provider) if pod is not None else {}
     who, ref = f"pod {lease.pod}", ObjectRef(str(POD_OBJECTS), *lease.pod)
     addresses = " ".join((str(lease.mac), *map(str, lease.addresses)))
     routes = pod_routes(who, lease.provider, said, view.get(NETS, lease.subnet))

@@ -21,6 +21,7 @@ from controller.kinds.securitygroup import (
     GroupRule,
     SecurityGroup,
 )
+from controller.kinds.subnet import shared
 from controller.kube.resources import Key
 from controller.network.aclrows import acl_rows, group_row
 from controller.network.facts import PODS, security_groups
@@ -65,9 +66,15 @@ def _members(view: View, name: str) -> tuple[frozenset[str], frozenset[str]]:
     for pod in view.by(PODS, "security_group", name):
         if view.ask(LABELS, pod) is None:
             continue
-        named = view.ask(GROUPS_OF, pod)
+        groups = view.ask(GROUPS_OF, pod)
+        named = dict(groups)
         ends = view.ask(ENDS, pod)
-        mine = {provider for provider, groups in named if name in groups}
+        # Its own, or those of its definition, of which the pod has several.
+        mine = {
+            provider
+            for _, provider in ends.ports
+            if name in named.get(provider, named.get(shared(provider), ()))
+        }
         ports.update(port for port, provider in ends.ports if provider in mine)
         addresses.update(text for text, provider in ends.addresses if provider in mine)
     return frozenset(ports), frozenset(addresses)

@@ -163,6 +163,8 @@ metadata:
   labels: {app: guarded}
   annotations:
     k8s.v1.cni.cncf.io/networks: default/fast@net1,default/fast@net2
+    fast.default.ovn.kubernetes.io/port_security: "true"
+    fast.default.ovn.net2.kubernetes.io/port_security: "false"
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -278,6 +280,9 @@ def test_a_policy_for_a_definition_is_for_all_interfaces_of_it(net: Network) -> 
     for ifname in ("net1", "net2"):
         assert not net.passes(f"two.{FAST}", f"guarded.{FAST}.{ifname}")
         assert net.passes(f"guarded.{FAST}.{ifname}", f"two.{FAST}")
+        # A definition's annotations are for all of them, but for one that has its own.
+        secure = told(net, f"guarded.{FAST}.{ifname}", "port_security")
+        assert bool(secure) is (ifname == "net1")
     assert net.passes("two.default", "guarded.default")
 
 

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from controller.network.nets import Net
+from controller.network.nics import as_its_own
 from controller.network.podroutes import pod_routes
 from dataplane.model.names import DEFAULT_ROUTE_KEY, ROUTES_KEY
 
@@ -67,5 +68,6 @@ def test_an_interface_has_its_definitions_routes_or_its_own() -> None:
         "net1.ns.ovn.east.kubernetes.io/routes": '[{"gw": "10.1.0.9"}]',
     }
     for provider, gateway in (("net1.ns.ovn.east", 9), ("net1.ns.ovn.west", 8)):
-        found = pod_routes("pod ns/web", provider, said, NET)
+        found = pod_routes("pod ns/web", provider, as_its_own(said, provider), NET)
         assert found.external_ids == {ROUTES_KEY: f"0.0.0.0/0 10.1.0.{gateway}"}
+    assert as_its_own(said, "net1.ns.ovn") is said

@@ -67,6 +67,29 @@ def test_a_group_holds_the_interfaces_that_name_it_and_is_named_as_kube_ovn_does
     assert wrote.status == {"portGroup": "ovn.sg.web.sg"}
 
 
+def test_interfaces_of_one_definition_are_in_its_groups_but_for_their_own() -> None:
+    pod = Key("ns", "a")
+    leases = [
+        NicLease(f"a.ns.net1.ns.ovn.{name}", pod, f"net1.ns.ovn.{name}", "sn",
+                 (ip_address(f"10.9.0.{at}"),), Mac(f"0a:00:00:00:00:0{at}"))
+        for at, name in enumerate(("east", "west"), 1)
+    ]  # fmt: skip
+    notes = {
+        "net1.ns.ovn.kubernetes.io/security_groups": "web-sg",
+        "net1.ns.ovn.west.kubernetes.io/security_groups": "other",
+    }
+    found = whole(
+        UNITS,
+        {
+            SECURITY_GROUPS: {"web-sg": read()},
+            PODS: {pod: NetPod("ns", "a", annotations=notes)},
+            LEASES: {lease.port: lease for lease in leases},
+        },
+    )
+    group = found.rows[RowKey("Port_Group", "ovn.sg.web.sg")]
+    assert group.refs["ports"] == {RowKey("Logical_Switch_Port", "a.ns.net1.ns.ovn.east")}
+
+
 def test_rules_stand_by_priority_and_all_else_is_dropped() -> None:
     rules = [
         {**RULE, "priority": 10, "remoteAddress": "10.0.0.0/8", "portRangeMin": 80,
