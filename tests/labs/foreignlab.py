@@ -100,7 +100,8 @@ class ForeignLab(Lab):
         hand = [LAMP, f"{POD_NAMESPACE}_desk"]
         neutron.by_hand(self.nb, BY_HAND, HAND_SUBNET, hand)
         self.node.let_pmd_sleep()
-        logical.nbctl(self.nb, "--wait=hv", "sync")
+        # Not for chassis: one that registers meanwhile may leave that unanswered.
+        logical.nbctl(self.nb, "--wait=sb", "sync")
         processes.wait_until(
             lambda: self.node.ask("status")["containers"]["now"] == "trunk", "the trunk is there"
         )

@@ -62,9 +62,6 @@ def test_instances_reach_each_other_as_their_security_groups_say(cloud: ForeignL
     web, db = cloud.containers["web"], cloud.containers["db"]
     for to in ("app", GUEST):
         reached(web, PORTS[to].address)
-        received, mean = traffic.ping(web, PORTS[to].address, 5)
-        print(f"ping {to}: {received}/5, {mean} ms")
-        assert received == 5
     answers = traffic.http(web, PORTS["app"].address, PORT, 20)
     assert answers.all_ok, answers.failures
     # A group without rules lets nobody in; who is in it reaches what others let in.
