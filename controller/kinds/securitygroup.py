@@ -18,7 +18,8 @@ from dataplane.model.addr import IPNetwork
 
 RESOURCE = custom(GROUP, VERSION, "security-groups", "SecurityGroup")
 LAST_PRIORITY = 16384
-_ACTIONS = {"allow": "allow-related", "drop": "drop", "deny": "drop"}
+ONWARD = "pass"
+_ACTIONS = {"allow": "allow-related", "drop": "drop", "deny": "drop", ONWARD: ONWARD}
 """Kube-OVN's documentation writes deny, its definition drop."""
 
 
@@ -30,7 +31,7 @@ class GroupRule:
         version: the family, 4 or 6.
         protocol: all, icmp, tcp or udp.
         priority: lower ones come first.
-        action: as OVN has it.
+        action: as OVN has it; `pass`, of tier 0 alone: tier 1 judges what it matches.
         remote: addresses of the other end; None: any, or `group`'s.
         group: the SecurityGroup whose interfaces are the other end; "": none.
         local: the interface's own addresses that it is about; None: all.
@@ -71,20 +72,20 @@ def _read(meta: Meta, spec: Reading, _: Reading) -> SecurityGroup:
         meta.name,
         tier,
         spec.flag("allowSameGroupTraffic"),
-        tuple(map(_rule, spec.each("ingressRules"))),
-        tuple(map(_rule, spec.each("egressRules"))),
+        tuple(_rule(one, tier) for one in spec.each("ingressRules")),
+        tuple(_rule(one, tier) for one in spec.each("egressRules")),
     )
 
 
-def _rule(rule: Reading) -> GroupRule:
+def _rule(rule: Reading, tier: int) -> GroupRule:
     version = 6 if rule.choice("ipVersion", ("ipv4", "ipv6"), "ipv4") == "ipv6" else 4
     protocol = rule.choice("protocol", ("all", "icmp", "tcp", "udp"), "all")
     priority = rule.number("priority", 1)
     if not 1 <= priority <= LAST_PRIORITY:
         rule.fail("priority", f"{priority} is none", f"give one from 1 to {LAST_PRIORITY}")
     said = rule.choice("policy", ("allow", "drop", "deny", "pass"))
-    if said == "pass":
-        rule.fail("policy", "pass needs an OVN with tiers", "write allow or drop")
+    if said == ONWARD and tier:
+        rule.fail("policy", "pass is of tier 0: behind tier 1 is none", "write allow or drop")
     if not said:
         rule.fail("policy", "is missing", "write allow or drop")
     remote, group = rule.text("remoteAddress"), rule.text("remoteSecurityGroup")

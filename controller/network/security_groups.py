@@ -12,10 +12,12 @@ rule matches, or nothing does and all is dropped, NetworkPolicies are not asked,
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from controller.kinds.securitygroup import (
     LAST_PRIORITY,
+    ONWARD,
     RESOURCE,
     SECURITY_GROUPS,
     GroupRule,
@@ -24,7 +26,7 @@ from controller.kinds.securitygroup import (
 from controller.kinds.subnet import shared
 from controller.kube.resources import Key
 from controller.network.aclrows import acl_rows, group_row
-from controller.network.facts import PODS, security_groups
+from controller.network.facts import PODS, NetPod, security_groups
 from controller.network.members import ENDS, LABELS
 from controller.network.rows import Row, RowKey
 from controller.network.units import ObjectRef, Said, Unit, Wanted
@@ -39,6 +41,7 @@ _OLD = 200
 """Priorities that Kube-OVN has always had; those above came later, and are seldom used."""
 BASE = {0: 31000, 1: 2080}
 """The priority at which all is dropped; what is always allowed has the next ones."""
+_PORT = {Direction.INGRESS: "outport", Direction.EGRESS: "inport"}
 _OWN_END = {Direction.INGRESS: "dst", Direction.EGRESS: "src"}
 _ALWAYS = {
     Direction.INGRESS: "udp.src == 67 && udp.dst == 68",
@@ -147,26 +150,53 @@ def places(used: Iterable[int], tier: int) -> dict[int, int]:
 
 def acls(group: SecurityGroup, placed: dict[int, int]) -> Iterator[Acl]:
     """A group's ACLs; rules whose priority has no place are left out."""
-    yield from closed(group.name, group.tier)
     own, base = port_group(group.name), BASE[group.tier]
+    passed = {
+        direction: [rule for rule in group.rules(direction) if rule.action == ONWARD]
+        for direction in Direction
+    }
+    yield from closed(group.name, group.tier, {d: _without(d, own, passed[d]) for d in Direction})
     for direction in Direction:
         if group.same:
             for version in (4, 6):
                 sets = (address_set(group.name, version),)
-                yield Acl(Match(own, direction, version, sets), base + 2, "allow-related")
+                mine = [rule for rule in passed[direction] if rule.version == version]
+                only = _without(direction, own, mine)
+                match = Match(own, direction, version, sets, only=only)
+                yield Acl(match, base + 2, "allow-related")
         for rule in group.rules(direction):
-            if rule.priority in placed:
+            if rule.priority in placed and rule.action != ONWARD:
                 more = rule.action == "drop"
+                before = [
+                    one
+                    for one in passed[direction]
+                    if one.priority < rule.priority and one.version == rule.version
+                ]
                 match = _match(own, direction, rule)
-                yield Acl(match, placed[rule.priority] + more, rule.action)
+                only = " && ".join(filter(None, (match.only, _without(direction, own, before))))
+                yield Acl(replace(match, only=only), placed[rule.priority] + more, rule.action)
 
 
-def closed(name: str, tier: int) -> Iterator[Acl]:
-    """What every group has: all is dropped but what finds neighbours, and DHCP and VRRP."""
+def _without(direction: Direction, own: str, passed: Iterable[GroupRule]) -> str:
+    """The condition that none of these rules matches: OVN 23.03 has no action that passes on.
+
+    A port can only be tested for being there, so it is left out: the rest of the match has it.
+    """
+    group = f"{_PORT[direction]} == @{own} && "
+    return " && ".join(
+        f"!({str(_match(own, direction, rule)).removeprefix(group)})" for rule in passed
+    )
+
+
+def closed(name: str, tier: int, only: Mapping[Direction, str] | None = None) -> Iterator[Acl]:
+    """What every group has: all is dropped but what finds neighbours, and DHCP and VRRP.
+
+    `only`: what is dropped of it, if not all.
+    """
     own, base = port_group(name), BASE[tier]
     for direction in Direction:
         yield tracking(own, direction)
-        yield Acl(Match(own, direction), base, "drop")
+        yield Acl(Match(own, direction, only=(only or {}).get(direction, "")), base, "drop")
         dhcp, vrrp = _ALWAYS[direction], "ip.proto == 112"
         yield Acl(Match(own, direction, 4, only=dhcp), base + 1, "allow-related")
         yield Acl(Match(own, direction, 6, only=_ALWAYS6[direction]), base + 1, "allow-related")
@@ -232,8 +262,6 @@ def _pod(view: View, key: Hashable) -> Said:
                 rows.update(own)
                 for acl in closed(name, 0):
                     rows.update(acl_rows(acl))
-    if not missing:
-        return Said()
     problems = tuple(
         Problem(
             f"pod {key}",
@@ -242,7 +270,22 @@ def _pod(view: View, key: Hashable) -> Said:
         )
         for name in missing
     )
-    return Said(rows, problems={ObjectRef("pods", key.namespace, key.name): problems})
+    problems += tuple(_crossed(view, key, fact)) if fact is not None else ()
+    ref = ObjectRef("pods", key.namespace, key.name)
+    return Said(rows, problems={ref: problems} if problems else {})
+
+
+def _crossed(view: View, pod: Key, fact: NetPod) -> Iterator[Problem]:
+    """What one group passes on, another one of its tier drops: that cannot be told apart."""
+    for _, names in security_groups(fact):
+        found = (view.get(SECURITY_GROUPS, name) for name in names)
+        first = [group for group in found if group is not None and group.tier == 0]
+        for group in first if len(first) > 1 else ():
+            if any(rule.action == ONWARD for d in Direction for rule in group.rules(d)):
+                cause = (
+                    f"what SecurityGroup {group.name} passes on, its other groups of tier 0 drop"
+                )
+                yield Problem(f"pod {pod}", cause, "have one group of tier 0, or write pass in all")
 
 
 UNITS: tuple[Unit, ...] = (

@@ -157,7 +157,7 @@ def test_more_priorities_than_there_are_places_are_told() -> None:
         ),
         ({"ingressRules": [{**RULE, "portRangeMin": 90}]}, "portRangeMax: 0 is no port"),
         ({"ingressRules": [{**RULE, "priority": 0}]}, "priority: 0 is none"),
-        ({"ingressRules": [{**RULE, "policy": "pass"}]}, "policy: pass needs an OVN with tiers"),
+        ({"tier": 1, "ingressRules": [{**RULE, "policy": "pass"}]}, "policy: pass is of tier 0"),
         ({"ingressRules": [{**RULE, "remoteAddress": "10.0.0"}]}, "'10.0.0' is neither"),
         ({"ingressRules": [{**RULE, "remoteAddress": "fd00::/8"}]}, "not of ipv4"),
         (
@@ -170,6 +170,36 @@ def test_more_priorities_than_there_are_places_are_told() -> None:
 def test_what_cannot_be_read_is_named_by_its_path(spec: dict[str, Any], path: str) -> None:
     with pytest.raises(KindError, match=path):
         read(**spec)
+
+
+def test_what_is_passed_on_is_taken_out_of_what_stands_behind() -> None:
+    passing = {**RULE, "policy": "pass", "priority": 2, "remoteAddress": "10.0.0.0/8"}
+    first = {**RULE, "protocol": "all", "remoteAddress": "10.9.0.0/16"}
+    last = {**first, "policy": "deny", "priority": 3}
+    found = acls(said(read(ingressRules=[first, passing, last], allowSameGroupTraffic=True)))
+    passed = "!(ip4 && ip4.src == 10.0.0.0/8 && tcp)"
+    top, base = TOP[0], BASE[0]
+    mine = {acl for acl in found if acl[0] == "to-lport"}
+    assert {
+        ("to-lport", top - 1, "allow-related", "ip4 && ip4.src == 10.9.0.0/16"),
+        ("to-lport", top - 4, "drop", f"ip4 && ip4.src == 10.9.0.0/16 && {passed}"),
+        ("to-lport", base, "drop", f"ip && {passed}"),
+        ("to-lport", base + 2, "allow-related",
+         f"ip4 && ip4.src == {{$ovn.sg.web.sg.associated.v4}} && {passed}"),
+        ("to-lport", base + 2, "allow-related",
+         "ip6 && ip6.src == {$ovn.sg.web.sg.associated.v6}"),
+    } <= mine  # fmt: skip
+    assert not any(action == "pass" for _, _, action, _ in found)
+    assert ("from-lport", base, "drop", "ip") in found
+
+
+def test_what_another_group_of_the_tier_drops_is_not_passed_on_and_said() -> None:
+    passing = read(ingressRules=[{**RULE, "policy": "pass"}])
+    other = SecurityGroup("other")
+    found = said(passing, other, security_groups="web-sg,other")
+    ((problem,),) = found.problems.values()
+    assert "what SecurityGroup web-sg passes on, its other groups of tier 0 drop" in str(problem)
+    assert said(passing, SecurityGroup("other", 1), security_groups="web-sg,other").problems == {}
 
 
 def test_unknown_fields_are_told() -> None:
