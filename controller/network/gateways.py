@@ -271,16 +271,17 @@ WAY_OUT: Derived[_Way] = Derived("a Subnet's way out", _of_subnet)
 
 
 def _gateway_nodes(view: View, subnet: Subnet) -> tuple[str, ...]:
-    """As the Subnet names them, then those that its selectors find, by name."""
-    named = [name for name in subnet.gateway_nodes if view.get(NODES, name) is not None]
+    """Those of gatewayNode that are there; without such a field those of its selectors, by name."""
+    if subnet.gateway_nodes:
+        there = (name for name in subnet.gateway_nodes if view.get(NODES, name) is not None)
+        return tuple(dict.fromkeys(there))
     matchers = subnet.gateway_selectors
-    found = [
+    return tuple(
         name
         for name in (view.all(NODES) if matchers else ())
         if (node := view.get(NODES, name)) is not None
         and any(matcher.matches(node.labels) for matcher in matchers)
-    ]
-    return tuple(dict.fromkeys((*named, *found)))
+    )
 
 
 def subnet_said(view: View, key: Hashable) -> Said:

@@ -104,13 +104,16 @@ def test_subnets_that_leave_in_a_way_of_their_own() -> None:
         custom("Subnet", "out", cidrBlock="10.17.0.0/24", natOutgoing=True),
         custom("Subnet", "middle", cidrBlock="10.17.1.0/24", gatewayType="centralized",
                gatewayNode="n2,gone", gatewayNodeSelectors=[{"matchLabels": {"gw": "1"}}]),
+        custom("Subnet", "found", cidrBlock="10.17.3.0/24", gatewayType="centralized",
+               gatewayNodeSelectors=[{"matchLabels": {"gw": "0"}}, {"matchLabels": {"gw": "1"}}]),
         custom("Subnet", "physical", cidrBlock="10.18.0.0/24", natOutgoing=True, vlan="v1"),
         custom("Subnet", "lost", cidrBlock="10.17.2.0/24", gatewayType="centralized"),
     )  # fmt: skip
     facts[NODES]["n1"] = NetNode("n1", labels={"gw": "1"})
     assert set(config(facts).outgoing) == {
         Outgoing("ovn-cluster", (ip_network("10.17.0.0/24"),), translated=True),
-        Outgoing("ovn-cluster", (ip_network("10.17.1.0/24"),), chassis=("n2", "n1")),
+        Outgoing("ovn-cluster", (ip_network("10.17.1.0/24"),), chassis=("n2",)),
+        Outgoing("ovn-cluster", (ip_network("10.17.3.0/24"),), chassis=("n1",)),
     }
     (ref,) = whole(UNITS, facts).problems
     assert ref == ObjectRef("subnets.kubeovn.io", "", "lost")
