@@ -24,6 +24,8 @@ class IpPool:
     namespaces: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
     ending: bool = False
+    listed: bool = False
+    """Whether matches of policies may name it: an address set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +63,13 @@ class Vip:
 
 
 def _pool(meta: Meta, spec: Reading, _: Reading) -> IpPool:
-    spec.ignore("enableAddressSet")
     return IpPool(
         meta.name,
         spec.text("subnet"),
         spec.texts("namespaces"),
         tuple(filter(None, spec.texts("ips"))),
         meta.deletion_timestamp is not None,
+        spec.flag("enableAddressSet"),
     )
 
 

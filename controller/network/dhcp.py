@@ -61,9 +61,7 @@ def port_options(port: str, version: int) -> RowKey:
     return RowKey("DHCP_Options", f"{port}//v{version}")
 
 
-def options_row(
-    subnet: Subnet, net: Net, version: int, mtu: int, text: str, more: str = ""
-) -> Row | None:
+def options_row(subnet: Subnet, net: Net, version: int, mtu: int, text: str) -> Row | None:
     """What is answered in one family; None: the subnet has not this family.
 
     Args:
@@ -71,8 +69,7 @@ def options_row(
         net: what it has in force.
         version: 4 or 6.
         mtu: 0: not told [bytes].
-        text: the subnet's options.
-        more: a port's, which come before the subnet's.
+        text: the options that are written, of the subnet or of a port.
 
     Raises:
         ValueError: a text is wrong.
@@ -96,7 +93,6 @@ def options_row(
     else:
         options = {"server_id": mac}
     options |= options_of(text)
-    options |= options_of(more)
     return Row({"cidr": str(network), "options": pairs({k: v for k, v in options.items() if v})})
 
 

@@ -151,13 +151,14 @@ def _dhcp(
         return _NO_DHCP
     found = dict(_NO_DHCP)
     mtu = subnet.mtu or settings(view).mtu
-    for version, text in ((4, subnet.dhcp4), (6, subnet.dhcp6)):
+    for version in (4, 6):
         if not any(address.version == version for address in lease.addresses):
             continue
         own = said.get(annotation(lease.provider, f"dhcp-v{version}-options"), "")
         if own:
             try:
-                row = dhcp.options_row(subnet, net, version, mtu, text, own)
+                # A pod's own are all there is, whatever its subnet says (Kube-OVN's page "DHCP").
+                row = dhcp.options_row(subnet, net, version, mtu, own)
             except ValueError as error:
                 who = f"pod {lease.pod}"
                 problems.append(dhcp.fault(who, f"dhcp-v{version}-options", error))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from controller.kinds.addresses import POOL_RESOURCE, POOLS, VIPS
+from controller.ipam.errors import AddressError
+from controller.ipam.subnet import intervals_of
+from controller.kinds.addresses import POOL_RESOURCE, POOLS, VIPS, IpPool
 from controller.kinds.nat import EIPS
 from controller.kinds.subnet import RESOURCE, SUBNETS, Subnet, is_logical
 from controller.kinds.vpc import VPCS
@@ -17,6 +19,7 @@ from controller.network.settings import settings
 from controller.network.units import ObjectRef, Said, Unit, Wanted
 from controller.network.view import View
 from controller.network.vpc import grouped, router
+from controller.policy.boxes import texts
 from controller.translate.ovn import Problem
 from dataplane.model.names import NETWORKS_KEY
 
@@ -231,7 +234,19 @@ def pool_status(view: View, key: Hashable) -> Said:
     found = view.get(REFUSALS, (str(POOL_RESOURCE), "", pool.name)) or ()
     cause = "; ".join(map(str, found))
     conditions = {"Ready": ("False", "Refused", cause) if cause else ("True", "InUse", "")}
-    return Said(writes={ref: Wanted(status=told, conditions=conditions)})
+    rows = _listed(pool) if pool.listed and not cause else {}
+    return Said(rows, {ref: Wanted(status=told, conditions=conditions)})
+
+
+def _listed(pool: IpPool) -> dict[RowKey, Row]:
+    """The address set of a pool, called as Kube-OVN calls it: its matches know no hyphens."""
+    name = pool.name.replace("-", ".")
+    try:
+        parts = {v: intervals_of(pool.addresses, v, pool.name).parts for v in (4, 6)}
+    except AddressError:  # which is said by who gives its addresses
+        return {}
+    found = texts((version, *part) for version, both in parts.items() for part in both)
+    return {RowKey("Address_Set", name): Row({"name": name, "addresses": found})}
 
 
 def refusals(view: View, key: Hashable) -> Said:

@@ -34,6 +34,7 @@ spec:
     - {{cidr: 198.51.100.0/24, nextHopIP: 10.0.1.253, policy: policyDst, ecmpMode: ecmp}}
     - {{cidr: 198.51.100.0/24, nextHopIP: 10.0.1.254, policy: policyDst, ecmpMode: ecmp}}
   policyRoutes:
+    - {{action: drop, match: ip4.dst==$pool.of.few && ip4.dst==10.0.3.0/24, priority: 30}}
     - {{action: drop, match: ip4.src==10.0.1.0/24 && ip4.dst==10.0.3.250, priority: 11}}
     - {{action: reroute, match: ip4.src==10.0.1.0/24, nextHopIP: 10.0.1.252, priority: 10}}
     - action: reroute
@@ -61,6 +62,11 @@ apiVersion: kubeovn.io/v1
 metadata: {{name: t1-side}}
 spec: {{vpc: tenant-1, cidrBlock: 10.0.3.0/24}}
 ---
+kind: IPPool
+apiVersion: kubeovn.io/v1
+metadata: {{name: pool-of-few}}
+spec: {{subnet: t1-side, ips: [10.0.3.200..10.0.3.209], enableAddressSet: true}}
+---
 kind: Subnet
 apiVersion: kubeovn.io/v1
 metadata: {{name: t1-table}}
@@ -69,6 +75,7 @@ spec: {{vpc: tenant-1, cidrBlock: 172.31.0.0/24, routeTable: rtb1}}
 {pod("gate", "t1", ip_address="10.0.1.254")}{pod("second", "t1", ip_address="10.0.1.253")}
 {pod("third", "t1", ip_address="10.0.1.252")}{pod("side", "t1", logical_switch="t1-side")}
 {pod("table", "t1", logical_switch="t1-table")}
+{pod("few", "t1", ip_pool="pool-of-few")}
 """
 SUBNET = f"""
 apiVersion: kubeovn.io/v1
@@ -154,7 +161,44 @@ spec:
        remoteType: address}}
     - {{ipVersion: ipv4, policy: allow, priority: 1, protocol: icmp, remoteAddress: 10.16.0.1,
        remoteType: address}}
----{pod("shut", security_groups="sg-shut", port_security="true")}
+---
+apiVersion: kubeovn.io/v1
+kind: SecurityGroup
+metadata: {{name: sg-tier0}}
+spec:
+  tier: 0
+  allowSameGroupTraffic: true
+  ingressRules:
+    - {{ipVersion: ipv4, policy: pass, priority: 1, protocol: tcp, remoteAddress: 10.16.2.0/24,
+       remoteType: address}}
+    - {{ipVersion: ipv4, policy: deny, priority: 2, protocol: all, remoteAddress: 0.0.0.0/0,
+       remoteType: address}}
+---
+apiVersion: kubeovn.io/v1
+kind: SecurityGroup
+metadata: {{name: sg-tier1}}
+spec:
+  tier: 1
+  allowSameGroupTraffic: true
+  ingressRules:
+    - {{ipVersion: ipv4, policy: allow, priority: 1, protocol: tcp, remoteAddress: 10.16.2.13,
+       remoteType: address, portRangeMin: 50, portRangeMax: 60}}
+---
+apiVersion: kubeovn.io/v1
+kind: SecurityGroup
+metadata: {{name: sg-local}}
+spec:
+  allowSameGroupTraffic: true
+  ingressRules:
+    - {{ipVersion: ipv4, policy: allow, priority: 1, protocol: tcp, remoteAddress: 10.16.0.0/16,
+       remoteType: address, portRangeMin: 53, portRangeMax: 53, localAddress: 10.16.2.100,
+       sourcePortRangeMin: 3000, sourcePortRangeMax: 3000}}
+    - {{ipVersion: ipv4, policy: allow, priority: 2, protocol: udp, remoteAddress: 10.16.0.0/16,
+       remoteType: address, sourcePortRangeMin: 4000, sourcePortRangeMax: 65535}}
+---{pod("tiered", security_groups="sg-tier0,sg-tier1")}
+{pod("local", security_groups="sg-local", ip_address="10.16.2.100")}
+{pod("elsewhere", security_groups="sg-local")}
+{pod("shut", security_groups="sg-shut", port_security="true")}
 {pod("gated", security_groups="sg-gw", port_security="true")}
 {pod("companion", security_groups="sg-gw", port_security="true")}
 {pod("thirteen", ip_address="10.16.2.13")}{pod("fourteen", ip_address="10.16.2.14")}
@@ -276,3 +320,26 @@ def test_a_group_lets_out_and_in_what_it_says(net: Network, name: str) -> None:
 def test_members_of_a_group_reach_each_other_if_it_says_so(net: Network) -> None:
     assert net.passes("gated.default", "companion.default")
     assert not net.passes("gated.default", "shut.default")
+
+
+def test_a_tier_passes_on_what_the_next_one_judges(net: Network) -> None:
+    """TCP of a network is passed on, and allowed there from one address on some ports."""
+    assert net.passes("thirteen.default", "tiered.default", protocol="TCP")
+    assert not net.passes("fourteen.default", "tiered.default", protocol="TCP")
+    assert not net.passes("thirteen.default", "tiered.default")
+
+
+def test_a_rule_may_name_the_local_address_and_the_source_ports(net: Network) -> None:
+    assert net.passes("thirteen.default", "local.default", protocol="TCP")
+    assert not net.passes("thirteen.default", "local.default")
+    assert not net.passes("thirteen.default", "elsewhere.default", protocol="TCP")
+
+
+def test_a_policy_may_name_a_pool(net: Network) -> None:
+    few = net.there["few.t1"].address(4)
+    assert few == "10.0.3.200"
+    assert net.routed("second.t1", few) == set()
+    assert net.routed("table.t1", net.there["side.t1"].address(4)) == {"side.t1"}
+    assert net.routed("table.t1", few) == set()
+    # Only what is routed: a neighbour reaches it.
+    assert net.passes("side.t1", "few.t1")

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from controller.kinds.addresses import VIPS, Vip
+from controller.kinds.addresses import POOLS, VIPS, IpPool, Vip
 from controller.kinds.attachments import ATTACHMENT, ATTACHMENTS, NetworkAttachment
 from controller.kinds.subnet import SUBNET, SUBNETS, Subnet
 from controller.kinds.underlay import PROVIDERS, VLANS, ProviderNetwork, Vlan
@@ -207,6 +207,34 @@ def test_a_subnet_is_a_switch_with_its_routers_port_and_dhcp() -> None:
     assert {name: one[0] for name, one in told.conditions.items()} == {
         "Validated": "True", "Ready": "True", "Error": "False",
     }  # fmt: skip
+
+
+def test_a_pool_may_be_named_in_matches() -> None:
+    w = world(Subnet("s", default=True, cidr="10.1.0.0/24,fd01::/64")).start()
+    ips = ("10.1.0.9", "10.1.0.17/30", "10.1.0.20..10.1.0.23", "fd01::10/124")
+    bad = IpPool("bad", "s", addresses=("nobody",), listed=True)
+    w.facts[POOLS] = {
+        "pool-1": IpPool("pool-1", "s", addresses=ips, listed=True),
+        "quiet": IpPool("quiet", "s", addresses=("10.1.0.40",)),
+        "bad": bad,
+    }
+    found = said(w)
+    sets = {key.name: row.columns for key, row in found.rows.items() if key.table == "Address_Set"}
+    assert sets == {
+        "pool.1": {
+            "name": "pool.1",
+            "addresses": frozenset({"10.1.0.9", "10.1.0.16/29", "fd01::10/124"}),
+        }
+    }
+
+
+def test_options_of_a_port_are_all_that_it_is_told() -> None:
+    w = world(Subnet("s", default=True, cidr="10.1.0.0/24", dhcp=True,
+                     dhcp4="lease_time=60,dns_server=9.9.9.9")).start()  # fmt: skip
+    w.pod("own", annotations={O + "dhcp-v4-options": "lease_time=600"})
+    told = column(said(w), "DHCP_Options", "own.ns//v4", "options")
+    assert (told["lease_time"], told["router"]) == ("600", "10.1.0.1")
+    assert "dns_server" not in told
 
 
 def test_a_pods_port_and_what_is_written_to_the_pod() -> None:
