@@ -62,9 +62,7 @@ class InterfaceRequest:
         """
         if self.template:
             return (iface_id.expand(self.template, self._variables(), self.cni_args),)
-        return vm_ports.port_names(
-            self.kind, self.pod, self.namespace, self.provider, self.ifname
-        )
+        return vm_ports.port_names(self.kind, self.pod, self.namespace, self.provider, self.ifname)
 
     def _variables(self) -> Mapping[str, str]:
         return {
