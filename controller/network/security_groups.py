@@ -12,7 +12,7 @@ rule matches, or nothing does and all is dropped, NetworkPolicies are not asked,
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from controller.kinds.securitygroup import (
@@ -41,7 +41,9 @@ _OLD = 200
 """Priorities that Kube-OVN has always had; those above came later, and are seldom used."""
 BASE = {0: 31000, 1: 2080}
 """The priority at which all is dropped; what is always allowed has the next ones."""
-_PORT = {Direction.INGRESS: "outport", Direction.EGRESS: "inport"}
+_FAR_END = {Direction.INGRESS: "src", Direction.EGRESS: "dst"}
+_PROTOCOLS = {"tcp": 6, "udp": 17}
+_LAST_PORT = 65535
 _OWN_END = {Direction.INGRESS: "dst", Direction.EGRESS: "src"}
 _ALWAYS = {
     Direction.INGRESS: "udp.src == 67 && udp.dst == 68",
@@ -155,48 +157,71 @@ def acls(group: SecurityGroup, placed: dict[int, int]) -> Iterator[Acl]:
         direction: [rule for rule in group.rules(direction) if rule.action == ONWARD]
         for direction in Direction
     }
-    yield from closed(group.name, group.tier, {d: _without(d, own, passed[d]) for d in Direction})
+    yield from closed(group.name, group.tier, passed)
     for direction in Direction:
         if group.same:
             for version in (4, 6):
                 sets = (address_set(group.name, version),)
-                mine = [rule for rule in passed[direction] if rule.version == version]
-                only = _without(direction, own, mine)
-                match = Match(own, direction, version, sets, only=only)
-                yield Acl(match, base + 2, "allow-related")
+                match = Match(own, direction, version, sets)
+                yield from _without(match, passed[direction], base + 2, "allow-related")
         for rule in group.rules(direction):
             if rule.priority in placed and rule.action != ONWARD:
-                more = rule.action == "drop"
-                before = [
-                    one
-                    for one in passed[direction]
-                    if one.priority < rule.priority and one.version == rule.version
-                ]
-                match = _match(own, direction, rule)
-                only = " && ".join(filter(None, (match.only, _without(direction, own, before))))
-                yield Acl(replace(match, only=only), placed[rule.priority] + more, rule.action)
+                at = placed[rule.priority] + (rule.action == "drop")
+                before = [one for one in passed[direction] if one.priority < rule.priority]
+                yield from _without(_match(own, direction, rule), before, at, rule.action)
 
 
-def _without(direction: Direction, own: str, passed: Iterable[GroupRule]) -> str:
-    """The condition that none of these rules matches: OVN 23.03 has no action that passes on.
+def _without(
+    match: Match, passed: Iterable[GroupRule], priority: int, action: str
+) -> Iterator[Acl]:
+    """What matches and none of these rules does: OVN 23.03 has no action that passes on.
 
-    A port can only be tested for being there, so it is left out: the rest of the match has it.
+    What has a family and a protocol can be tested for having them and not for having none, so each
+    rule is turned into what else a packet may be.
     """
-    group = f"{_PORT[direction]} == @{own} && "
-    return " && ".join(
-        f"!({str(_match(own, direction, rule)).removeprefix(group)})" for rule in passed
-    )
+    others = []
+    for rule in passed:
+        if rule.version != match.version:
+            continue
+        if not (words := list(_other(match.direction, rule))):
+            return
+        others.append(f"({' || '.join(words)})")
+    only = " && ".join(filter(None, (match.only, *others)))
+    yield Acl(replace(match, only=only), priority, action)
 
 
-def closed(name: str, tier: int, only: Mapping[Direction, str] | None = None) -> Iterator[Acl]:
+def _other(direction: Direction, rule: GroupRule) -> Iterator[str]:
+    """Each way in which a packet of the rule's family does not match it; none: all do."""
+    family, end = f"ip{rule.version}", _FAR_END[direction]
+    if rule.remote and rule.remote.prefixlen:
+        yield f"{family}.{end} != {rule.remote}"
+    if rule.group:
+        yield f"{family}.{end} != ${address_set(rule.group, rule.version)}"
+    if rule.local and rule.local.prefixlen:
+        yield f"{family}.{_OWN_END[direction]} != {rule.local}"
+    if rule.protocol != "all":
+        number = _PROTOCOLS.get(rule.protocol) or (1 if rule.version == 4 else 58)
+        yield f"ip.proto == {{{', '.join(str(one) for one in range(256) if one != number)}}}"
+    for side, ports in (("dst", rule.ports), ("src", rule.source_ports)):
+        if ports and ports[0] > 1:
+            yield f"{rule.protocol}.{side} < {ports[0]}"
+        if ports and ports[1] < _LAST_PORT:
+            yield f"{rule.protocol}.{side} > {ports[1]}"
+
+
+def closed(
+    name: str, tier: int, passed: Mapping[Direction, Sequence[GroupRule]] | None = None
+) -> Iterator[Acl]:
     """What every group has: all is dropped but what finds neighbours, and DHCP and VRRP.
 
-    `only`: what is dropped of it, if not all.
+    `passed`: rules that pass on what they match, which is not dropped.
     """
     own, base = port_group(name), BASE[tier]
     for direction in Direction:
         yield tracking(own, direction)
-        yield Acl(Match(own, direction, only=(only or {}).get(direction, "")), base, "drop")
+        onward = (passed or {}).get(direction, ())
+        for version in (4, 6) if onward else (None,):
+            yield from _without(Match(own, direction, version), onward, base, "drop")
         dhcp, vrrp = _ALWAYS[direction], "ip.proto == 112"
         yield Acl(Match(own, direction, 4, only=dhcp), base + 1, "allow-related")
         yield Acl(Match(own, direction, 6, only=_ALWAYS6[direction]), base + 1, "allow-related")

@@ -343,3 +343,9 @@ def test_a_policy_may_name_a_pool(net: Network) -> None:
     assert net.routed("table.t1", few) == set()
     # Only what is routed: a neighbour reaches it.
     assert net.passes("side.t1", "few.t1")
+
+
+def test_the_chassis_understands_every_row(net: Network) -> None:
+    """What it cannot read it leaves out, and says so in its log alone."""
+    assert [line for line in net.box.warnings("controller") if "|lflow|" in line] == []
+    assert net.box.warnings() == []

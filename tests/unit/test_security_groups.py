@@ -177,13 +177,15 @@ def test_what_is_passed_on_is_taken_out_of_what_stands_behind() -> None:
     first = {**RULE, "protocol": "all", "remoteAddress": "10.9.0.0/16"}
     last = {**first, "policy": "deny", "priority": 3}
     found = acls(said(read(ingressRules=[first, passing, last], allowSameGroupTraffic=True)))
-    passed = "!(ip4 && ip4.src == 10.0.0.0/8 && tcp)"
+    others = ", ".join(str(one) for one in range(256) if one != 6)
+    passed = f"(ip4.src != 10.0.0.0/8 || ip.proto == {{{others}}})"
     top, base = TOP[0], BASE[0]
     mine = {acl for acl in found if acl[0] == "to-lport"}
     assert {
         ("to-lport", top - 1, "allow-related", "ip4 && ip4.src == 10.9.0.0/16"),
         ("to-lport", top - 4, "drop", f"ip4 && ip4.src == 10.9.0.0/16 && {passed}"),
-        ("to-lport", base, "drop", f"ip && {passed}"),
+        ("to-lport", base, "drop", f"ip4 && {passed}"),
+        ("to-lport", base, "drop", "ip6"),
         ("to-lport", base + 2, "allow-related",
          f"ip4 && ip4.src == {{$ovn.sg.web.sg.associated.v4}} && {passed}"),
         ("to-lport", base + 2, "allow-related",
@@ -191,6 +193,32 @@ def test_what_is_passed_on_is_taken_out_of_what_stands_behind() -> None:
     } <= mine  # fmt: skip
     assert not any(action == "pass" for _, _, action, _ in found)
     assert ("from-lport", base, "drop", "ip") in found
+
+
+@pytest.mark.parametrize(
+    ("rule", "others"),
+    [
+        ({"portRangeMin": 80, "portRangeMax": 443}, ["tcp.dst < 80", "tcp.dst > 443"]),
+        ({"sourcePortRangeMin": 1, "sourcePortRangeMax": 9}, ["tcp.src > 9"]),
+        ({"localAddress": "10.0.0.9"}, ["ip4.dst != 10.0.0.9/32"]),
+        ({"remoteType": "securityGroup", "remoteSecurityGroup": "x"},
+         ["ip4.src != $ovn.sg.x.associated.v4"]),
+    ],
+)  # fmt: skip
+def test_what_else_a_packet_may_be_than_what_is_passed_on(
+    rule: dict[str, Any], others: list[str]
+) -> None:
+    found = acls(said(read(ingressRules=[{**RULE, "policy": "pass", **rule}])))
+    (dropped,) = [text for way, at, _, text in found if (way, at) == ("to-lport", BASE[0])
+                  and text.startswith("ip4")]  # fmt: skip
+    words = dropped.removeprefix("ip4 && (").removesuffix(")").split(" || ")
+    assert [word for word in words if not word.startswith("ip.proto")] == others
+
+
+def test_what_passes_on_everything_drops_nothing() -> None:
+    everything = {**RULE, "protocol": "all", "policy": "pass", "remoteAddress": "0.0.0.0/0"}
+    found = acls(said(read(ingressRules=[everything])))
+    assert {text for way, at, _, text in found if (way, at) == ("to-lport", BASE[0])} == {"ip6"}
 
 
 def test_what_another_group_of_the_tier_drops_is_not_passed_on_and_said() -> None:
