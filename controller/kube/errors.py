@@ -38,7 +38,10 @@ class ApiError(KubeError):
     ) -> None:  # fmt: skip
         self.code, self.reason, self.retry_after = code, reason, retry_after
         self.api_message = message
-        super().__init__(f"{verb} {path}: {code} {reason}: {message}{_next_step(code)}")
+        # What no part of a server knows is answered with a line of text: no reason, "404 ...".
+        words = [str(code), reason] if reason else [str(code)]
+        told = " ".join(message.removeprefix(str(code)).split())
+        super().__init__(f"{verb} {path}: {' '.join(words)}: {told}{_next_step(code)}")
 
     @property
     def is_gone(self) -> bool:

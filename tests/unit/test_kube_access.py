@@ -295,3 +295,12 @@ def test_of_several_files_the_first_that_names_a_thing_wins(tmp_path: Path) -> N
         kubeconfig.load(paths, "other")
     with pytest.raises(ConfigError, match="No such file"):
         kubeconfig.load([tmp_path / "missing"])
+
+
+def test_an_answer_that_is_no_status_is_told_in_one_line() -> None:
+    """As a server answers a path below which it has nothing."""
+    error = ApiError("GET", "/apis/a.example/v1/things", 404, "", "404 page not found\n")
+    assert str(error) == (
+        "GET /apis/a.example/v1/things: 404: page not found"
+        "; if it is a kind, install its definition from deploy/"
+    )
