@@ -56,6 +56,15 @@ def compute(view: View, key: Hashable) -> Said:
     refs = _dhcp(view, lease, said, rows, problems)
     limits = port_limits(who, lease.provider, said)
     problems += limits.problems
+    problems += (
+        Problem(
+            who,
+            f"{annotation(lease.provider, 'aaps')}: Vip {name} is not for this pod",
+            "make it, or see its namespace and its selector",
+        )
+        for name in _listed(said, lease.provider)
+        if not _may_have(view, name, lease.pod)
+    )
     rows[port(lease.port)] = Row(
         {
             "name": lease.port,
@@ -107,13 +116,22 @@ def _security(
         return
     more = [one.strip() for one in said.get(annotation(lease.provider, "port_vips"), "").split(",")]
     for name in _listed(said, lease.provider):
-        vip = view.get(LEASES, vip_nic(view, name))
+        vip = view.get(LEASES, vip_nic(view, name)) if _may_have(view, name, lease.pod) else None
         more += map(str, vip.addresses if vip else ())
     yield " ".join((addresses, *(one for one in more if readable((one,)))))
 
 
+def _may_have(view: View, name: str, key: Key) -> bool:
+    """Whether a Vip is for this pod: one of its namespace that has all labels that it selects."""
+    vip, pod = view.get(VIPS, name), view.get(PODS, key)
+    if vip is None or pod is None or vip.namespace != key.namespace:
+        return False
+    words = (word.partition(":") for word in vip.selector)
+    return all(pod.labels.get(label.strip()) == value.strip() for label, _, value in words)
+
+
 def _listed(said: Mapping[str, str], provider: str) -> list[str]:
-    """The Vips that a pod may have, by name."""
+    """The Vips that a pod asks for, by name."""
     text = said.get(annotation(provider, "aaps"), "")
     return [name for part in text.split(",") if (name := part.strip())]
 
@@ -248,11 +266,8 @@ def vips(view: View, key: Hashable) -> Said:
 
 
 def _parents(view: View, vip: Vip, lease: NicLease) -> list[str]:
-    """The ports on the Vip's switch of those who may have it."""
-    keys: set[Key] = set(view.by(PODS, "aaps", vip.name))
-    for word in vip.selector:
-        label, _, value = word.partition(":")
-        keys.update(view.by(PODS, "label", (vip.namespace, label.strip(), value.strip())))
+    """The ports on the Vip's switch of those who ask for it and may have it."""
+    keys = [key for key in view.by(PODS, "aaps", vip.name) if _may_have(view, vip.name, key)]
     found = []
     for key in keys:
         for name in view.by(LEASES, "pod", key):

@@ -54,7 +54,7 @@ spec: {{subnet: ovn-default, V4ip: "10.16.0.121"}}
 apiVersion: kubeovn.io/v1
 kind: Vip
 metadata: {{name: shared}}
-spec: {{subnet: floats, V4ip: "10.13.0.100", namespace: default, selector: ["app: holder"]}}
+spec: {{subnet: floats, V4ip: "10.13.0.100", namespace: default, selector: ["app: keeper"]}}
 ---
 apiVersion: kubeovn.io/v1
 kind: Subnet
@@ -63,8 +63,12 @@ spec: {{cidrBlock: 10.13.0.0/24}}
 ---
 {"".join(pod(f"p{at}", "pooled") for at in range(4))}{pod("plain")}
 {pod("bound", vip="vip-dynamic")}{pod("fixed-vip", vip="vip-static")}
-{pod("holder", logical_switch="floats")}
-{pod("deputy", logical_switch="floats", aaps="shared", port_security="true")}
+{pod("holder", logical_switch="floats", aaps="shared").replace("app: holder", "app: keeper")}
+{
+    pod("deputy", logical_switch="floats", aaps="shared", port_security="true").replace(
+        "app: deputy", "app: keeper"
+    )
+}
 {pod("neighbour", logical_switch="floats")}
 {
     pod(

@@ -360,15 +360,21 @@ def test_further_interfaces_have_ports_unless_only_their_address_is_ours() -> No
 def test_a_vip_that_pods_share_is_a_virtual_port() -> None:
     w = world(Subnet("s", default=True, cidr="10.1.0.0/24")).start()
     w.have(VIPS, "v", Vip("v", "ns", "s", addresses=("10.1.0.50",), selector=("app:db",)))
-    w.pod("a", annotations={O + "aaps": "v", O + "port_security": "true"})
+    asks = {O + "aaps": "v", O + "port_security": "true"}
+    w.pod("a", annotations=asks, labels={"app": "db"})
     w.pod("b", labels={"app": "db"})
-    w.pod("c")
+    w.pod("c", annotations=asks)
+    w.pod("d", annotations=asks | {O + "aaps": "v, other"}, labels={"app": "db"})
     found = said(w)
     assert column(found, "Logical_Switch_Port", "v", "options") == {
-        "virtual-ip": "10.1.0.50", "virtual-parents": "a.ns,b.ns",
+        "virtual-ip": "10.1.0.50", "virtual-parents": "a.ns,d.ns",
     }  # fmt: skip
     (secure,) = column(found, "Logical_Switch_Port", "a.ns", "port_security")
     assert secure.endswith("10.1.0.50")
+    (other,) = column(found, "Logical_Switch_Port", "c.ns", "port_security")
+    assert "10.1.0.50" not in other
+    assert "Vip v is not for this pod" in causes(found, "pods", "c", "ns")
+    assert "Vip other is not for this pod" in causes(found, "pods", "d", "ns")
     told = wanted(found, "vips.kubeovn.io", "v").status
     assert (told["v4ip"], told["ready"]) == ("10.1.0.50", True)
 
