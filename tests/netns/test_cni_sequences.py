@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from controller import cni_run, server
 from controller.cni_host import Patience
 from controller.cni_server import CniServer
 from dataplane.drivers import netns
+from dataplane.drivers.processes import wait_until
 from dataplane.model.devices import device_name
 from dataplane.model.state import PortKind
 from tests.labs.cniverbs import Runtime, Sandbox, devices_of
@@ -92,6 +94,10 @@ def pod_links(node: str) -> set[str]:
     return {name for _, name in names if name.startswith("mrp")}
 
 
+def has_links(node: str, links: set[str]) -> bool:
+    return pod_links(node) == links
+
+
 def device(one: Sandbox) -> str:
     return device_name(PortKind(one.mode), one.container, "eth0")
 
@@ -123,7 +129,11 @@ def assert_sequences(directory: Path, new_netns: NetnsMaker, seeds: Iterable[int
             certain = runtime.settle()
             wanted = {device(one) for one in certain.values()}
             assert devices_of(directory / "state") == wanted, runtime.history
-            assert pod_links(node) == {name for name in wanted if name.startswith("mrp")}
+            # A call that was cut short is undone without anybody waiting for it.
+            links = {name for name in wanted if name.startswith("mrp")}
+            wait_until(
+                partial(has_links, node, links), f"just {links} are there: {runtime.history}"
+            )
             directories = {path.name for path in vhost.iterdir()} if vhost.exists() else set()
             assert directories == {
                 one.container for one in certain.values() if one.mode == "vhost-user"
