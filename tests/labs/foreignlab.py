@@ -36,12 +36,13 @@ NETWORKS: dict[str, dict[str, object]] = {
     "web": {"iface_id": BY_NAME},
     "app": {"iface_id": "{args.port}", "args": {"cni": {"port": PORTS["app"].name}}},
     "db": {"iface_id": PORTS["db"].name},
-    GUEST: {"iface_id": BY_NAME},
     # By the node's own template.
     "desk": {},
     "lamp": {"iface_id": "{args.cni-port}", "args": {"cni": {"cni-port": LAMP}}},
+    # Last: vswitchd takes no other port while it makes a guest's memory its own.
+    GUEST: {"iface_id": BY_NAME},
 }
-"""What the network configuration of each workload has more."""
+"""What the network configuration of each workload has more, in the order of attaching."""
 
 
 @dataclass(slots=True)
