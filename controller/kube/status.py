@@ -22,7 +22,7 @@ class Written(StrEnum):
 
     DONE = "done"
     SAME = "same"
-    """Nothing differed, so nothing was sent."""
+    """Nothing differed: nothing was sent, or the server found that it made no difference."""
     GONE = "gone"
     """The object is not there any more, or is another one of the same name."""
     CONFLICT = "conflict"
@@ -160,7 +160,7 @@ async def _guarded(
     client: Client, resource: Resource[Any], metadata: Meta, body: Mapping[str, Json], sub: str
 ) -> Written:
     try:
-        await client.merge(resource, key_of(metadata), body, sub)
+        answer = await client.merge(resource, key_of(metadata), body, sub)
     except ApiError as problem:
         if problem.code == 404:
             return Written.GONE
@@ -169,4 +169,6 @@ async def _guarded(
         if problem.code == 422 and "metadata.uid" in problem.api_message:
             return Written.GONE
         raise
-    return Written.DONE
+    # A write that changes nothing makes no version, and nobody is told of it.
+    same = answer.metadata.resource_version == metadata.resource_version
+    return Written.SAME if same else Written.DONE

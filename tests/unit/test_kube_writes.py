@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from msgspec import structs
 
 from controller.kube.auth import Access
 from controller.kube.errors import ApiError
@@ -25,7 +26,7 @@ from controller.kube.status import (
     set_finalizer,
     write_status,
 )
-from controller.kube.structs import Meta
+from controller.kube.structs import Custom, Meta
 from tests.apistandin.clocks import QuickClock
 from tests.apistandin.faults import Fault
 from tests.apistandin.server import StandIn
@@ -218,6 +219,9 @@ def test_a_custom_object_that_came_back_is_not_told_of_the_one_before() -> None:
         now = await client.get(resource, Key("", "v"))
         assert now.metadata.annotations == {"a.example/b": "1"}
         assert await annotate(client, resource, now, {"a.example/b": "1"}) is Written.SAME
+        # What the server makes nothing of (a webhook took it away, say) is no write either.
+        blind = Custom(structs.replace(now.metadata, annotations={}))
+        assert await annotate(client, resource, blind, {"a.example/b": "1"}) is Written.SAME
 
     served(case)
 
