@@ -24,7 +24,7 @@ from controller.network.registry import WATCHED
 from controller.network.rows import RowKey
 from controller.network.settings import NetSettings
 from controller.network.units import ObjectRef, Wanted
-from tests.apistandin import schemas, structural
+from tests.apistandin import patches, schemas, structural
 from tests.apistandin.admission import check_metadata
 from tests.apistandin.failure import Cause
 from tests.apistandin.kinds import Kind
@@ -133,7 +133,7 @@ def refused(ref: ObjectRef, wanted: Wanted) -> list[Cause]:
         {"type": name, "status": one[0], "reason": one[1], "message": one[2]}
         for name, one in wanted.conditions.items()
     ]
-    status = {key: value for key, value in wanted.status.items() if value is not None}
+    status = patches.merge({}, wanted.status)
     status |= {"conditions": conditions} if conditions and ref.resource not in BUILT_IN else {}
     below = schema(ref.resource)["properties"].get("status")
     return [*found, *structural.validate(msgspec.to_builtins(status), below, "status")]
