@@ -109,6 +109,7 @@ class Subnet:
     advertisement: str = ""
     u2o: bool = False
     u2o_address: str = ""
+    u2o_held: str = ""
     balanced: bool | None = None
     ecmp: bool = False
     multicast: bool = False
@@ -161,6 +162,7 @@ def _read(meta: Meta, spec: Reading, status: Reading) -> Subnet:
         advertisement=spec.text("ipv6RAConfigs"),
         u2o=spec.flag("u2oInterconnection"),
         u2o_address=spec.text("u2oInterconnectionIP"),
+        u2o_held=status.text("u2oInterconnectionIP"),
         balanced=spec.flag("enableLb") if spec.has("enableLb") else None,
         ecmp=spec.flag("enableEcmp"),
         multicast=spec.flag("enableMulticastSnoop"),
@@ -206,6 +208,7 @@ SUBNETS: Kind[Subnet] = Kind(
         "vlan": lambda _, subnet: (subnet.vlan,) if subnet.vlan else (),
         "default": lambda _, subnet: (True,) if subnet.default else (),
         "private": lambda _, subnet: (True,) if subnet.private else (),
+        "u2o": lambda _, subnet: (True,) if subnet.u2o else (),
         "leaves as": lambda _, subnet: (True,) if subnet.gateway_addresses else (),
     },
 )

@@ -10,14 +10,14 @@ are together: OVN 23.03 balances (OvnDnatRule) where its first port is, whicheve
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from ipaddress import ip_address, ip_network
 
 from controller.ipam.intervals import Intervals
 from controller.kinds.externalgw import ExternalGateway
 from controller.kinds.nat import EIPS, HELD_DOMAIN, VPC_PORTS, EipType
-from controller.kinds.subnet import SUBNETS, Subnet
+from controller.kinds.subnet import SUBNETS, Subnet, is_logical
 from controller.kinds.vpc import VPCS, Vpc
 from controller.network.externalgw import (
     GATEWAY_LABEL,
@@ -27,6 +27,7 @@ from controller.network.externalgw import (
 )
 from controller.network.facts import LEASES
 from controller.network.giving import Claim, Given, Ranges, give, ranges_of
+from controller.network.nets import Net
 from controller.network.rows import Row, RowKey, pairs
 from controller.network.servicefacts import SERVICES
 from controller.network.settings import DEFAULT_VPC
@@ -169,9 +170,37 @@ def _service_claims(view: View, subnet: str) -> Iterator[Claim]:
         )  # fmt: skip
 
 
+def meeting(subnet: Subnet) -> bool:
+    """Whether its VPC's router has an address on its wire that is not the wire's gateway."""
+    on_wire = bool(subnet.vlan) and is_logical(subnet.provider)
+    return subnet.u2o and on_wire and not subnet.logical_gateway
+
+
+def _inner_claims(view: View, name: str) -> Iterator[Claim]:
+    subnet = view.get(SUBNETS, name)
+    if subnet is not None and meeting(subnet):
+        who, wished = ("interconnection", name), readable(_words(subnet.u2o_address))
+        yield Claim(who, ("",), _versions(view, name), wished, readable(_words(subnet.u2o_held)))
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def inner(view: View, net: Net) -> Net:
+    """The same with the gateways that workloads have: the VPC's router, where it meets a wire."""
+    subnet = view.get(SUBNETS, net.name)
+    if subnet is None or not meeting(subnet):
+        return net
+    given = view.ask(GIVEN, net.name).get(("interconnection", net.name), Given()).addresses
+    gateways = tuple(given.get(one.version, one) for one in net.gateways)
+    return replace(net, gateways=gateways)
+
+
 def _given(view: View, subnet: Hashable) -> Mapping[Hashable, Given]:
     name = str(subnet)
     claims = [*_eip_claims(view, name), *_port_claims(view, name), *_service_claims(view, name)]
+    claims += _inner_claims(view, name)
     if not claims:
         return {}
     leases = (view.get(LEASES, key) for key in view.by(LEASES, "subnet", name))

@@ -13,6 +13,7 @@ from controller.kube.resources import PODS as POD_OBJECTS
 from controller.kube.resources import Key
 from controller.network import dhcp
 from controller.network.asks import vip_nic
+from controller.network.external import inner
 from controller.network.facts import LEASES, PODS, NetPod, NicLease
 from controller.network.nets import NETS
 from controller.network.nics import annotation, as_its_own, nics_of
@@ -206,7 +207,7 @@ def tell(view: View, key: Hashable) -> Said:
             "ip_address": ",".join(map(str, lease.addresses)),
             "mac_address": str(lease.mac),
             "cidr": net.cidr,
-            "gateway": net.gateway,
+            "gateway": inner(view, net).gateway,
             "logical_switch": lease.subnet,
         }
         if nic.logical:

@@ -24,6 +24,7 @@ from controller.network.external import UNITS as EXTERNAL_UNITS
 from controller.network.externalgw import UNITS as EXTERNAL_GATEWAY_UNITS
 from controller.network.facts import NAMESPACES, NODES, PODS
 from controller.network.gateways import UNITS as GATEWAY_UNITS
+from controller.network.meeting import UNITS as MEETING_UNITS
 from controller.network.nat import UNITS as NAT_UNITS
 from controller.network.nodes import UNITS as NODE_UNITS
 from controller.network.northgateway import UNITS as NORTH_UNITS
@@ -161,5 +162,6 @@ UNITS: tuple[Unit, ...] = (
     *POD_NAT_UNITS,
     *GATEWAY_UNITS,
     *OUTWARD_UNITS,
+    *MEETING_UNITS,
     *SWITCH_LB_UNITS,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 
 from controller.kinds.nat import EIPS
+from controller.kinds.subnet import SUBNETS
 from controller.kinds.switchlbrule import RULES
 from controller.kinds.vpc import VPCS
 from controller.network.external import GIVEN, externals_of
@@ -31,7 +32,7 @@ def _external(view: View) -> set[str]:
     for key in view.by(SERVICES, "from_subnet", True):
         if (service := view.get(SERVICES, key)) is not None:
             found.add(service.annotations[FROM_SUBNET_ANNOTATION])
-    return found - {""}
+    return (found | set(view.by(SUBNETS, "u2o", True))) - {""}
 
 
 def _reserved(view: View, _: Hashable) -> Reserved:

@@ -12,6 +12,7 @@ from controller.kinds.subnet import RESOURCE, SUBNETS, Subnet, is_logical
 from controller.kinds.vpc import VPCS
 from controller.network import dhcp
 from controller.network.asks import VIP_LEASE
+from controller.network.external import inner
 from controller.network.facts import LEASES
 from controller.network.nets import NETS, REFUSALS, USAGE, Net, Usage, router_mac
 from controller.network.rows import Row, RowKey, Value, pairs
@@ -26,7 +27,6 @@ from dataplane.model.names import NETWORKS_KEY
 MAX_COUNT = 2**53 - 1
 """Counts in a status end here: JSON's readers take numbers for floating point ones (RFC 8259, 6)"""
 _UNSERVED = {
-    "u2o": "u2oInterconnection",
     "external_gateway": "externalEgressGateway",
     "policy_table": "policyRoutingTableID",
     "external_lb": "enableExternalLBAddress",
@@ -115,7 +115,8 @@ def _switch(view: View, subnet: Subnet, net: Net, mtu: int) -> dict[RowKey, Row]
         and is_logical(subnet.provider)
     )
     columns: dict[str, Value] = {"name": net.name, "other_config": pairs(config)}
-    told = {} if net.routed else {NETWORKS_KEY: _networks(net)}
+    shown = inner(view, net)
+    told = {} if net.routed else {NETWORKS_KEY: _networks(shown)}
     columns["external_ids"] = pairs({name: text for name, text in told.items() if text})
     rows[switch(net.name)] = Row(
         columns,
@@ -123,7 +124,7 @@ def _switch(view: View, subnet: Subnet, net: Net, mtu: int) -> dict[RowKey, Row]
     )
     if subnet.dhcp:
         for version, text in ((4, subnet.dhcp4), (6, subnet.dhcp6)):
-            row = dhcp.options_row(subnet, net, version, mtu, text)
+            row = dhcp.options_row(subnet, shown, version, mtu, text)
             if row is not None:
                 rows[dhcp.switch_options(net.name, version)] = row
     if net.routed and net.networks:

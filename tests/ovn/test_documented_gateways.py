@@ -74,6 +74,18 @@ spec:
   logicalGateway: true
   namespaces: [between]
 ---
+apiVersion: kubeovn.io/v1
+kind: Subnet
+metadata: {name: meeting}
+spec:
+  protocol: IPv4
+  cidrBlock: 172.19.0.0/16
+  gateway: 172.19.0.1
+  vlan: vlan100
+  u2oInterconnection: true
+  u2oInterconnectionIP: 172.19.0.9
+  namespaces: [meeting]
+---
 apiVersion: v1
 kind: ConfigMap
 metadata: {name: ovn-external-gw-config, namespace: kube-system}
@@ -222,6 +234,7 @@ PODS = {
     "one.vpc1": "n3", "two.vpc1": "n1", "three.vpc1": "n2", "four.vpc1": "n3",
     "five.vpc2": "n3", "plain.default": "n2", "pod-eip.default": "n1", "pod-snat.default": "n3",
     "low.below": "n1", "lower.below": "n3", "through.between": "n2",
+    "both.meeting": "n1",
 }  # fmt: skip
 WORLD = "203.0.113.9"
 OWN_WIRE = "10.99.0.1"
@@ -290,7 +303,7 @@ def built(box: OvnSandbox, cluster: Cluster, nodes: WiredNodes, directory: Path)
     """Everything applied, and containers attached as their annotations say."""
     for at, name in enumerate(nodes.names, 1):
         cluster.put(kubecluster.node(name, f"192.0.2.{at}"))
-    for name in ("vpc1", "vpc2", "below", "between"):
+    for name in ("vpc1", "vpc2", "below", "between", "meeting"):
         cluster.put(kubecluster.namespace(name))
     cluster.apply(WIRES)
     cluster.apply(VPCS)
@@ -307,6 +320,7 @@ def built(box: OvnSandbox, cluster: Cluster, nodes: WiredNodes, directory: Path)
     cluster.apply(RULES)
     out = nodes.outside("e204", "10.5.204.254/24", 204)
     nodes.outside("e100", "172.17.0.1/16", 100)
+    out.run("ip", "address", "add", "172.19.0.1/16", "dev", "e100")
     nodes.outside("e0", "172.56.0.1/16")
     out.run("ip", "address", "add", f"{OWN_WIRE}/24", "dev", "e0")
     out.run("ip", "address", "add", f"{WORLD}/32", "dev", "lo")
@@ -411,6 +425,22 @@ def test_a_logical_gateway_routes_between_a_vlan_and_the_overlay(world: World) -
     ):
         found = traffic.http(world.nodes.places[source], target, 80, 2)
         assert found.all_ok and set(found.peers) == {seen}, found
+
+
+def test_a_vlan_and_the_overlay_meet_beside_the_vlans_own_router(world: World) -> None:
+    one, other = world.address["both.meeting"], world.address["pod-snat.default"]
+    assert one.startswith("172.19.")
+    assert world.cluster.annotation("both", "meeting", "gateway") == "172.19.0.9"
+    assert world.cluster.status("subnets", "meeting")["u2oInterconnectionIP"] == "172.19.0.9"
+    for source, target, seen in (
+        ("both.meeting", other, one),
+        ("pod-snat.default", one, other),
+    ):
+        found = traffic.http(world.nodes.places[source], target, 80, 2)
+        assert found.all_ok and set(found.peers) == {seen}, found
+    # To and from anybody else it goes by the wire's router, untranslated.
+    assert world.seen_as("both.meeting") == one
+    assert world.reached(one) == "both"
 
 
 def test_external_addresses_count_as_used(world: World) -> None:

@@ -309,3 +309,54 @@ def test_of_two_nodes_one_that_is_not_ready_is_no_gateway(
     text = GATEWAY.replace("  nic-ip", "  type: distributed\n  nic-ip")
     nodes = [node(name, ready=ready) for name, ready in states.items()]
     assert chassis(engine_of("\n---\n".join((*nodes, text)), NetSettings())) == left
+
+
+MEETING = """
+apiVersion: kubeovn.io/v1
+kind: Vlan
+metadata: {name: vlan1}
+spec: {id: 0, provider: net1}
+---
+apiVersion: kubeovn.io/v1
+kind: ProviderNetwork
+metadata: {name: net1}
+spec: {defaultInterface: eth1}
+---
+apiVersion: kubeovn.io/v1
+kind: Subnet
+metadata: {name: below}
+spec: {cidrBlock: 172.17.0.0/24, gateway: 172.17.0.1, vlan: vlan1, u2oInterconnection: true}
+"""
+
+
+def test_a_wire_that_meets_its_vpc_has_an_address_of_the_router_and_its_own_routes() -> None:
+    engine = engine_of(MEETING, NetSettings())
+    (port,) = (
+        row for key, row in engine.book.rows.items()
+        if key == RowKey("Logical_Router_Port", "ovn-cluster-below")
+    )  # fmt: skip
+    assert port.columns["options"] == (("route_table", "u2o-below"),)
+    route = engine.book.rows[
+        RowKey("Logical_Router_Static_Route", "ovn-cluster/u2o-below/0.0.0.0/0")
+    ].columns
+    assert (route["nexthop"], route["route_table"]) == ("172.17.0.1", "u2o-below")
+    mine = told(engine, "subnets", "below")
+    assert port.columns["networks"] == frozenset({f"{mine['u2oInterconnectionIP']}/24"})
+    assert (mine["u2oInterconnectionVPC"], mine["v4usingIPs"]) == ("ovn-cluster", 1)
+    assert engine.book.problems == {}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "word"),
+    [
+        ("vlan: vlan1, ", "", "no vlan"),
+        ("vlan: vlan1, ", "vlan: vlan1, logicalGateway: true, ", "gateway anyway"),
+        ("true}", "true, u2oInterconnectionIP: 10.9.9.9}", "10.9.9.9"),
+        ("172.17.0.0/24, gateway: 172.17.0.1", "10.16.0.0/24", "that of Subnet ovn-default"),
+    ],
+)
+def test_a_meeting_that_cannot_be_is_told(before: str, after: str, word: str) -> None:
+    engine = engine_of(MEETING.replace(before, after), NetSettings())
+    assert word in why(engine, ObjectRef("subnets.kubeovn.io", "", "below"))
+    key = RowKey("Logical_Router_Static_Route", "ovn-cluster/u2o-below/0.0.0.0/0")
+    assert key not in engine.book.rows

@@ -407,7 +407,7 @@ def test_an_underlays_switch_has_the_wire_and_no_router() -> None:
 def test_a_refused_subnet_says_why_and_has_no_switch() -> None:
     w = world(
         Subnet("a", "1", cidr="10.1.0.0/24"),
-        Subnet("b", "2", cidr="10.1.0.0/25", u2o=True),
+        Subnet("b", "2", cidr="10.1.0.0/25", external_gateway="10.1.0.9"),
         Subnet("c", "3", cidr="10.2.0.0/24", dhcp=True, dhcp4="lease_time"),
         Subnet("d", "4", vpc="nowhere", cidr="10.3.0.0/24"),
     ).start()
@@ -418,7 +418,7 @@ def test_a_refused_subnet_says_why_and_has_no_switch() -> None:
     told = wanted(found, "subnets.kubeovn.io", "b")
     assert told.conditions["Validated"][0] == "False"
     assert "overlaps 10.1.0.0/24 of Subnet a" in told.conditions["Error"][2]
-    assert "u2oInterconnection has no effect" in causes(found, "subnets.kubeovn.io", "b")
+    assert "externalEgressGateway has no effect" in causes(found, "subnets.kubeovn.io", "b")
     assert "'lease_time' is no name=value" in causes(found, "subnets.kubeovn.io", "c")
     assert RowKey("DHCP_Options", "c/v4") in found.rows
     assert "no Vpc 'nowhere'" in causes(found, "subnets.kubeovn.io", "d")
