@@ -184,6 +184,17 @@ def _is_write(message: dict[str, Any]) -> bool:
     return message.get("method") == "transact" and any(map(_changes, message["params"]))
 
 
+def kubeconfig(url: str, token: str) -> str:
+    """A file that leads to an API, as whoever has this token."""
+    access = {
+        "clusters": [{"name": "c", "cluster": {"server": url}}],
+        "users": [{"name": "u", "user": {"token": token}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    return json.dumps(access)
+
+
 @dataclass
 class Process:
     """`millrace controller run`, to be killed."""
@@ -198,13 +209,7 @@ class Process:
         """Start it."""
         here = self.directory / self.identity
         here.mkdir(exist_ok=True)
-        access = {
-            "clusters": [{"name": "c", "cluster": {"server": self.url}}],
-            "users": [{"name": "u", "user": {"token": self.identity}}],
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-            "current-context": "x",
-        }
-        (here / "kubeconfig").write_text(json.dumps(access))
+        (here / "kubeconfig").write_text(kubeconfig(self.url, self.identity))
         file = here / "controller.toml"
         file.write_text(
             f'[controller]\nnb = "{self.nb}"\nkubeconfig = "{here}/kubeconfig"\n'

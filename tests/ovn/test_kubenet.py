@@ -19,6 +19,7 @@ from tests.apistandin.server import StandIn
 from tests.apistandin.thread import running
 from tests.labs import kubecluster as objects
 from tests.labs import kubecontrol
+from tests.labs.deaths import kubeconfig
 from tests.labs.kubecontrol import until
 from tests.labs.ovnsandbox import PATIENCE_S, OvnSandbox, northbound, wait_until
 
@@ -188,13 +189,7 @@ def test_the_commands_say_what_it_does_would_do_and_why(nb: OvnSandbox, tmp_path
 
     with running() as api:
         api.do(cluster)
-        access = {
-            "clusters": [{"name": "c", "cluster": {"server": api.url}}],
-            "users": [{"name": "u", "user": {}}],
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-            "current-context": "x",
-        }
-        (tmp_path / "kubeconfig").write_text(json.dumps(access))
+        (tmp_path / "kubeconfig").write_text(kubeconfig(api.url, "somebody"))
         file = tmp_path / "controller.toml"
         file.write_text(
             f'[controller]\nnb = "{nb.nb}"\nkubeconfig = "{tmp_path}/kubeconfig"\n'

@@ -76,6 +76,14 @@ class World:
         self.engine.put([(PODS, key, pod)])
         self._write(self.engine.update(), kept)
 
+    def come_or_go(self, what: str, key: Key, number: int, kept: Any) -> None:
+        """A pod is made if there is none, or goes if there is one, as far as that is asked for."""
+        there = key in self.pods
+        if what == "put" and not there:
+            self.put(key, NetPod(*key, uid=f"u{number}", node="n"), kept)
+        elif what == "drop" and there:
+            self.put(key, None, kept)
+
     def die(self, kept: Any) -> None:
         """The controller ends, and another begins."""
         self.engine = self._begin(kept)
@@ -152,11 +160,8 @@ def test_no_address_is_given_twice_or_taken_back(
         kept = lambda _, left=left: next(left, True)  # noqa: E731
         key = Key("ab"[which % 2], f"p{which}")
         pod = world.pods.get(key)
-        if what == "put" and pod is None:
-            world.put(key, NetPod(*key, uid=f"u{number}", node="n"), kept)
-        elif what == "drop" and pod is not None:
-            world.put(key, None, kept)
-        elif what == "label" and pod is not None:
+        world.come_or_go(what, key, number, kept)
+        if what == "label" and pod is not None:
             world.put(key, replace(pod, labels={"x": str(number)}), kept)
         elif what == "die":
             world.die(kept)
@@ -197,12 +202,8 @@ def test_a_list_that_is_old_gives_nobody_elses_address_away_and_takes_none_back(
         left = iter(fate)
         kept = lambda _, left=left: next(left, True)  # noqa: E731
         key = Key("ab"[which % 2], f"p{which}")
-        pod = world.pods.get(key)
-        if what == "put" and pod is None:
-            world.put(key, NetPod(*key, uid=f"u{number}", node="n"), kept)
-        elif what == "drop" and pod is not None:
-            world.put(key, None, kept)
-        elif what == "lag":
+        world.come_or_go(what, key, number, kept)
+        if what == "lag":
             world.lag(which, kept)
         world.past.append(dict(world.pods))
         found = _given(world.rows)
