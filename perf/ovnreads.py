@@ -21,11 +21,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from controller.ovn import nb, sb
 from dataplane.drivers.ovsjson import Framer
 from perf.controllab import PORTS_OF_CHASSIS, ControlLab, port_name
 from perf.labrun import Progress, in_lab
 from perf.verdicts import aligned
+from tests.labs import monitored
 
 Clauses = Mapping[str, Sequence[object]]
 ZERO = "00000000-0000-0000-0000-000000000000"
@@ -94,16 +94,16 @@ def measure(lab: ControlLab) -> tuple[list[Answer], list[float]]:
     own: Clauses = {"Port_Binding": [["chassis", "==", row["_uuid"]]]}
     held = range(0, lab.ports, lab.ports // PORTS_OF_CHASSIS)
     names: list[object] = [["type", "!=", ""], *(["name", "==", port_name(n)] for n in held)]
-    north, south = ("nb", nb.DATABASE), ("sb", sb.DATABASE)
+    north, south = ("nb", monitored.NORTHBOUND), ("sb", monitored.SOUTHBOUND)
     found: list[Answer] = []
     seconds: list[float] = []
     for question, (name, database_name), tables, where in (
-        ("northbound, all that the cluster controller reads", north, nb.TABLES, {}),
-        ("northbound, a node", north, nb.NODE_TABLES, {}),
-        ("northbound, a node, ports by name", north, nb.NODE_TABLES,
+        ("northbound, all that the cluster controller reads", north, monitored.CENTRAL, {}),
+        ("northbound, a node", north, monitored.NODE, {}),
+        ("northbound, a node, ports by name", north, monitored.NODE,
          {"Logical_Switch_Port": names}),
-        ("southbound, all ports", south, sb.TABLES, {}),
-        ("southbound, a node", south, sb.TABLES, own),
+        ("southbound, all ports", south, monitored.PORTS, {}),
+        ("southbound, a node", south, monitored.PORTS, own),
     ):  # fmt: skip
         asker = Asker(lab.rundir / f"{name}.sock", database_name)
         rows = asker.monitor(tables, where)
