@@ -62,7 +62,8 @@ struct redirect {
 	u32 to;
 };
 
-BPF_TABLE("lru_hash", u64, struct packet, packets, 65536);
+/* Of all namespaces; where there are more at once, those that were seen longest ago go. */
+BPF_TABLE("lru_hash", u64, struct packet, packets, 131072);
 BPF_TABLE("percpu_hash", struct hop, u64, hops, 16384);
 BPF_TABLE("percpu_hash", struct reason, u64, reasons, 1024);
 BPF_TABLE("percpu_hash", struct slice, u64, slices, 2048);

@@ -16,12 +16,10 @@ import re
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from dataplane.ports import DataplaneError
@@ -309,30 +307,34 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
+def _seen(seconds: float, devices: Sequence[str]) -> Report:
+    trace = Trace()
+    try:
+        print(READY, file=sys.stderr, flush=True)
+        signal.sigtimedwait(_ENDING, seconds)
+        return trace.report(devices)
+    finally:
+        trace.close()
+
+
 def main_command(argv: Sequence[str]) -> int:
     """0 measured; 1 failed; 2 nonsense; 3 absent here, and why."""
     options = _arguments(argv)
     if os.geteuid() != 0:
         print("millrace perf kernel-latency: needs root (BPF, tracefs)", file=sys.stderr)
         return FAILED
-    over = threading.Event()
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        over.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    # Held back until they are waited for: one that comes while BCC works ends the wait at once.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
-        trace = Trace()
+        report = _seen(options.seconds, options.device)
     except AbsentError as error:
         print(f"millrace perf kernel-latency: {error}", file=sys.stderr)
         return ABSENT
-    try:
-        print(READY, file=sys.stderr, flush=True)
-        over.wait(options.seconds)
-        report = trace.report(options.device)
     finally:
-        trace.close()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     print(json.dumps(report.told(), indent=1) if options.json else report.text())
     return OK
 

@@ -26,11 +26,15 @@ _MOST_S = str(int(kerneltrace.MOST_SECONDS))
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """From one device to another: how many, and their percentiles [us]."""
+    """From one device to another: how many, and their percentiles [us].
+
+    `missed`: events of any way that the kernel did not show.
+    """
 
     frames: int
     us50: float
     us99: float
+    missed: int
 
     def values(self) -> dict[str, float]:
         """The metrics of perf.harness.scenario."""
@@ -75,7 +79,7 @@ def through(told: dict[str, Any], entry: str, leaving: str) -> Looked:
     for hop in told["hops"]:
         there = hop["from"], hop["to"]
         if tuple(each[key] for each in there for key in ("event", "device")) == ends:
-            return Looked(hop["count"], hop["p50_ns"] / 1e3, hop["p99_ns"] / 1e3)
+            return Looked(hop["count"], hop["p50_ns"] / 1e3, hop["p99_ns"] / 1e3, told["missed"])
     msg = f"no frame was seen to come in by {entry} and to leave by {leaving}"
     raise HarnessError(msg)
 

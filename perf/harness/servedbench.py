@@ -89,6 +89,7 @@ class ServedBench:
             looked = kernellook.look(lambda: generator.start(half, seconds / 2), "r0", "r1")
             values |= looked.values()
             counters["seen_inside_the_kernel"] = float(looked.frames)
+            counters["events_missed"] = float(looked.missed)
         values = {name: value for name, value in values.items() if name in scenario.metrics}
         drops = {
             place: count - before.get(place, 0)

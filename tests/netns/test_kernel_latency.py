@@ -20,6 +20,9 @@ from tests.labs import headers
 
 PACKETS, SIZE = 40, 972
 """UDP's payload: a frame is 1,000 octets without its Ethernet header."""
+ENOUGH = PACKETS * 3 // 4
+"""A machine that others use, too, may lose sight of some: the trace follows everybody's packets."""
+
 RATE_KBIT = 800
 FRAME_MS = 10.0
 """What a frame takes at that rate, at least."""
@@ -80,8 +83,10 @@ def _traced(trio: Trio, tree: Path | None, done: str, *words: str) -> tuple[int,
 
 
 def _received(trio: Trio) -> int:
-    shown = processes.run(["ip", "-j", "-s", "link", "show", "dev", "b0"], netns=trio.backend)
-    return int(json.loads(shown)[0]["stats64"]["rx"]["packets"])
+    """Datagrams that came to the backend, where nobody listens; no other frames are among them."""
+    shown = processes.run(["cat", "/proc/net/snmp"], netns=trio.backend).splitlines()
+    names, figures = (line.split() for line in shown if line.startswith("Udp:"))
+    return int(figures[names.index("NoPorts")])
 
 
 def _hop(told: dict[str, object], *ends: str) -> dict[str, float]:
@@ -104,8 +109,8 @@ def test_every_frame_is_timed_from_one_device_to_the_other(trio: Trio, tree: Pat
     stack = _hop(told, "received", "r0", "queued", "r1")
     discipline = _hop(told, "queued", "r1", "sent", "r1")
     # What the router has to say itself (ARP) is queued and sent, too, but never came in.
-    assert PACKETS - told["missed"] <= through["count"] <= stack["count"] <= PACKETS
-    assert PACKETS - told["missed"] <= discipline["count"]
+    assert ENOUGH <= through["count"] <= stack["count"] <= PACKETS
+    assert discipline["count"] >= ENOUGH
     assert 0 < stack["p50_ns"] <= through["most_ns"]
     assert told["softirqs"]["NET_RX ran"]["count"] > 0
 
@@ -122,9 +127,9 @@ def test_what_waits_for_a_discipline_is_seen_to_wait_there(trio: Trio, tree: Pat
     told = json.loads(out)
     waited = _hop(told, "queued", "r1", "sent", "r1")
     # The last one stands behind all others but those that the burst let through.
-    assert waited["count"] >= PACKETS - told["missed"]
-    assert waited["most_ns"] >= (PACKETS - 3) * FRAME_MS * 1e6
-    assert waited["p50_ns"] >= (PACKETS / 2 - 3) * FRAME_MS * 1e6
+    assert waited["count"] >= ENOUGH
+    assert waited["most_ns"] >= (ENOUGH - 3) * FRAME_MS * 1e6
+    assert waited["p50_ns"] >= (ENOUGH / 2 - 3) * FRAME_MS * 1e6
     assert _hop(told, "received", "r0", "queued", "r1")["p50_ns"] < waited["p50_ns"]
 
 
@@ -140,7 +145,7 @@ def test_a_trial_looks_into_the_kernel_while_its_frames_go(
         processes.wait_until(lambda: _received(trio) - before >= PACKETS, "frames")
 
     found = kernellook.look(run, "r0", "r1")
-    assert PACKETS // 2 < found.frames <= PACKETS
+    assert ENOUGH <= found.frames <= PACKETS
     assert 0 < found.us50 <= found.us99
     with pytest.raises(HarnessError, match="no frame was seen"):
         kernellook.look(lambda: None, "r0", "r1")

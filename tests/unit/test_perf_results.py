@@ -242,7 +242,7 @@ def test_a_look_into_the_kernel_is_had_where_frames_go_through_its_stack(
     assert run_command(["svc-nftables", "--kernel-latency", "--dry-run"]) == 2
     assert "absent here: latency inside the kernel" in capsys.readouterr().err
     hop = {"from": {"event": "entered", "device": "r0"}, "to": {"event": "sent", "device": "r1"}}
-    told = {"hops": [{**hop, "count": 7, "p50_ns": 1500, "p99_ns": 9000}]}
+    told = {"missed": 2, "hops": [{**hop, "count": 7, "p50_ns": 1500, "p99_ns": 9000}]}
     assert kernellook.through(told, "r0", "r1").values() == {"kernel50": 1.5, "kernel99": 9.0}
     with pytest.raises(HarnessError, match="to leave by r0"):
         kernellook.through(told, "r1", "r0")
