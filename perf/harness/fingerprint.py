@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dataplane.drivers import processes
+from perf import kerneltrace
 
 _CPU = Path("/sys/devices/system/cpu")
 _COMMANDS = {
@@ -53,7 +54,7 @@ def fingerprint() -> dict[str, Any]:
         },
         "memory_kib": _memory_kib(),
         "load": list(os.getloadavg()),
-        "absent": absent(),
+        "absent": [*absent(), *_untraced()],
         "versions": {name: _version(words) for name, words in _COMMANDS.items()},
         "python": platform.python_version(),
     }
@@ -61,10 +62,16 @@ def fingerprint() -> dict[str, Any]:
 
 def absent(root: Path = Path("/")) -> list[str]:
     """What this machine cannot be asked for, so that nobody takes silence for a nought."""
-    found = [why for path, why in _WHAT_FOR if not (root / path.lstrip("/")).exists()]
-    if not any((root / path).exists() for path in ("usr/lib/python3/dist-packages/bcc",)):
-        found.append("latency inside the kernel: no BCC (python3-bpfcc)")
-    return found
+    return [why for path, why in _WHAT_FOR if not (root / path.lstrip("/")).exists()]
+
+
+def _untraced() -> list[str]:
+    """Why latency inside the kernel cannot be had here, if so."""
+    try:
+        kerneltrace.check()
+    except kerneltrace.AbsentError as error:
+        return [str(error).partition("; ")[0].removeprefix("absent here: ")]
+    return []
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:

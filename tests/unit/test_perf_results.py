@@ -371,6 +371,19 @@ def test_what_a_machine_does_not_have_is_said(tmp_path: Path) -> None:
     assert nothing[0] in reporting.markdown(run)
 
 
+def test_a_run_says_whether_it_could_look_into_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BCC_KERNEL_SOURCE", str(tmp_path))
+    told = fingerprint.fingerprint()["absent"]
+    assert [line for line in told if line.startswith("latency inside the kernel")]
+    for name in ("include/generated/autoconf.h", "include/linux/kconfig.h"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    told = fingerprint.fingerprint()["absent"]
+    assert not [line for line in told if line.startswith("latency inside the kernel")]
+
+
 def test_axes_are_round_numbers_around_the_data() -> None:
     for low, high in ((0, 7), (0, 0.003), (0, 0), (0, 12_345_678), (5, 5)):
         marks = svg.ticks(low, high)
