@@ -15,6 +15,7 @@ _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _QUALIFIED = re.compile(
     r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 )
+_DATA_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 
 SERVICE_RANGE = ipaddress.ip_network("10.96.0.0/12")
@@ -160,6 +161,16 @@ def check(kind: Kind, obj: Object) -> Iterator[Cause]:
         yield from _check_event(obj)
     elif kind.kind == "EndpointSlice":
         yield from _check_slice(obj)
+    elif kind.kind in ("ConfigMap", "Secret"):
+        yield from _check_data(obj)
+
+
+def _check_data(obj: Object) -> Iterator[Cause]:
+    for field in ("data", "binaryData"):
+        for key in obj.get(field) or {}:
+            if not _DATA_KEY.fullmatch(key):
+                text = f'Invalid value: "{key}": a valid config key must consist of alphanumeric '
+                yield Cause(f"{field}[{key}]", text + "characters, '-', '_' or '.'")
 
 
 def _check_policy(spec: Object) -> Iterator[Cause]:

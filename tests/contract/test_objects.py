@@ -119,14 +119,17 @@ def test_merge_patch(api: Api, place: Place) -> None:
 
 @cites(CONCEPTS, "patch-and-apply")
 def test_json_patch(api: Api, place: Place) -> None:
-    api.post(place.configs, place.config("json", data={"a": "1"}))
+    metadata = {"name": "json", "annotations": {"a": "1"}}
+    api.post(place.configs, place.config("json", data={"a": "1"}, metadata=metadata))
     path = f"{place.configs}/json"
     test = {"op": "test", "path": "/data/a", "value": "1"}
-    add = {"op": "add", "path": "/data/x~1y", "value": "2"}
-    assert api.json_patch(path, [test, add]).body["data"] == {"a": "1", "x/y": "2"}
+    add = {"op": "add", "path": "/metadata/annotations/x~1y", "value": "2"}
+    both = {"a": "1", "x/y": "2"}
+    assert api.json_patch(path, [test, add]).body["metadata"]["annotations"] == both
     wrong = {"op": "test", "path": "/data/a", "value": "no"}
     assert api.json_patch(path, [wrong, {"op": "remove", "path": "/data/a"}]).code == 422
-    assert api.get(path).body["data"] == {"a": "1", "x/y": "2"}
+    assert api.get(path).body["data"] == {"a": "1"}
+    assert api.json_patch(path, [{"op": "add", "path": "/data/x~1y", "value": "2"}]).code == 422
 
 
 @cites(PATCHES, "use-a-strategic-merge-patch-to-update-a-deployment")
