@@ -161,8 +161,8 @@ class Cloud:
             ["lr-nat-add", router, "snat", str(self.outside.ip), str(self.inside.network)],
         ]
         for called, address in self.floating.items():
-            port = next(one for one in self.ports if one.called == called)
-            steps.append(["lr-nat-add", router, "dnat_and_snat", address, port.address])
+            holder = next(one for one in self.ports if one.called == called)
+            steps.append(["lr-nat-add", router, "dnat_and_snat", address, holder.address])
         return steps
 
     # -- instances ---------------------------------------------------------------------------------
