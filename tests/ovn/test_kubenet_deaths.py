@@ -240,6 +240,11 @@ def test_who_stood_still_while_another_took_over_writes_nothing_any_more(
                 try:
                     await first.start()
                     await until("the first is done", lambda: _pods(nb) == _wanted(api))
+                    # Nor is any request under way: what was sent cannot be taken back.
+                    seen = -1
+                    while seen != len(api.written):
+                        seen = len(api.written)
+                        await asyncio.sleep(1)
                     relay.held.clear()
                     objects.put(api, objects.pod("a", "late"))
                     await until("its transaction is under way", lambda: relay.waiting > 0)
