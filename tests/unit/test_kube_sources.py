@@ -12,14 +12,18 @@ import pytest
 from controller import kubesources
 from controller.kinds.vpc import RESOURCE as VPCS
 from controller.kube.auth import Access
+from controller.kube.events import Recorder
 from controller.kube.http import Client
 from controller.kube.resources import Key
 from controller.kubesources import Sources
+from controller.kubewrites import WriteBack
 from controller.network.registry import WATCHED
+from controller.network.units import ObjectRef, Wanted
 from tests.apistandin.clocks import eventually
 from tests.apistandin.faults import Fault
 from tests.apistandin.server import StandIn
 from tests.labs import kubecluster as objects
+from tests.labs.kubecontrol import until
 
 
 def test_who_begins_to_lead_sees_what_his_watches_have_not_told_yet() -> None:
@@ -103,5 +107,38 @@ def test_a_kind_that_may_not_be_read_is_said_once_and_waited_for(
                 assert len(told) == 1, told
                 api.rules = [reads | {"resources": ["pods", "namespaces"]}]
                 await sources.synced()
+
+    asyncio.run(story())
+
+
+def test_what_waits_for_its_turn_is_not_sent_once_another_leads() -> None:
+    async def story() -> None:
+        async with StandIn() as api, Client(Access(api.url)) as client:
+            for number in range(20):
+                objects.put(api, objects.pod("default", f"web{number}"))
+            sources = Sources(client, WATCHED[:1])
+            leads = asyncio.Event()
+            leads.set()
+            back = WriteBack(client, sources, Recorder(client, "x"), leads.is_set, rate=20.0)
+            working = [asyncio.create_task(one) for one in (sources.run(), back.run())]
+            try:
+                async with asyncio.timeout(60):
+                    await sources.synced()
+                    wanted = Wanted(annotations={"a": "b"})
+                    back.want({ObjectRef("pods", "default", f"web{n}"): wanted for n in range(20)})
+                    back.resume()
+                    await until("one was sent", lambda: back.sent.annotations > 0)
+                    leads.clear()
+                    before = sum(verb == "patch" for verb, _ in api.requests)
+                    # As long as a dozen turns take.
+                    await asyncio.sleep(0.6)
+                    # One may have been under way.
+                    assert sum(verb == "patch" for verb, _ in api.requests) <= before + 1
+                    leads.set()
+                    await until("all are told", lambda: back.sent.annotations == 20)
+            finally:
+                for one in working:
+                    one.cancel()
+                await asyncio.gather(*working, return_exceptions=True)
 
     asyncio.run(story())
