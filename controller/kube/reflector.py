@@ -178,11 +178,12 @@ class Reflector(Generic[T]):
         now = self.clock.monotonic()
         if self._absent_since is None:
             self._absent_since = now
-        if (
-            len(self.cache) or self.cache.invalid
-        ) and now - self._absent_since >= self.stale_patience_s:
+        if len(self.cache) or self.cache.invalid:
+            if now - self._absent_since < self.stale_patience_s:
+                return
             log.error("%s; its %d objects count as deleted", problem, len(self.cache))
-            self.cache.replace((), self.cache.revision)
+        # Also where there were none: who waits for a list of this kind has it.
+        self.cache.replace((), self.cache.revision)
 
     async def _pages(self, limit: int) -> tuple[list[Upsert[T]], int]:
         # Without a resourceVersion: the most recent state, which no lagging cache may answer.
@@ -210,9 +211,10 @@ class Reflector(Generic[T]):
             "timeoutSeconds": str(max(1, int(lasts))),
         }
         path = self.cache.resource.collection(self.namespace)
-        began, told, silent = self.clock.monotonic(), False, True
+        began, answered, told, silent = self.clock.monotonic(), False, False, True
         try:
             async with self.client.stream(path, query, lasts + GRACE_S) as batches:
+                answered = True
                 self.progress.error = ""
                 self._failing_since = None
                 async for lines in batches:
@@ -222,8 +224,8 @@ class Reflector(Generic[T]):
                         self._pace.reset()
         except Unreachable as problem:
             # Balancers before the server cut connections on which nothing is said, one after the
-            # other: no failure for which to wait longer and longer.
-            if self.clock.monotonic() - began < SHORT_WATCH_S:
+            # other: no failure for which to wait longer and longer. One that never began is.
+            if not answered or self.clock.monotonic() - began < SHORT_WATCH_S:
                 raise
             log.info("%s; watching on", problem)
         lasted = self.clock.monotonic() - began

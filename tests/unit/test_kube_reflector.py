@@ -7,7 +7,8 @@ import json
 import random
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -57,6 +58,24 @@ def pod(name: str, node: str, **more: Any) -> dict[str, Any]:
     containers = [{"name": "c", "image": "i", "ports": [{"containerPort": 80, "name": "web"}]}]
     spec = {"nodeName": node, "containers": containers}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+class Unanswered(Client):
+    """Whose packets are lost: each connection is given up after ten seconds."""
+
+    def __init__(self, clock: QuickClock) -> None:
+        super().__init__(Access("http://192.0.2.1"))
+        self.clock = clock
+
+    def _send(self, *_: object) -> Any:
+        return self._given_up()
+
+    @asynccontextmanager
+    async def _given_up(self) -> AsyncIterator[None]:
+        self.clock.move(10)
+        async with asyncio.timeout(0.001):
+            await asyncio.Event().wait()
+        yield
 
 
 class Running:
@@ -342,6 +361,24 @@ def test_after_an_outage_everything_is_listed_anew() -> None:
         rule.times = 0
         await at.follows()
         assert {one.metadata.name for one in at.cache} == {"a", "d", "e", "f"}
+
+    Running().run(case)
+
+
+def test_a_server_that_never_answers_is_an_error_and_an_outage() -> None:
+    async def case(at: Running) -> None:
+        config(at.api, "a", v="1")
+        await at.follows()
+        lists, reached = at.reflector.progress.lists, at.reflector.client
+        async with Unanswered(at.clock) as unanswered:
+            at.reflector.client = unanswered
+            at.api.cut_watches()
+            await eventually(lambda: "no answer" in at.reflector.progress.error)
+            await eventually(lambda: at.reflector.progress.lists > lists)
+            at.reflector.client = reached
+            config(at.api, "b", v="1")
+            await at.follows()
+        assert at.reflector.progress.error == ""
 
     Running().run(case)
 

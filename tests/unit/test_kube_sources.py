@@ -90,6 +90,21 @@ def test_kinds_whose_definitions_come_later_hold_nobody_up(monkeypatch: pytest.M
     asyncio.run(story())
 
 
+def test_who_begins_to_lead_waits_for_no_kind_whose_definition_is_gone() -> None:
+    async def story() -> None:
+        async with StandIn() as api, Client(Access(api.url)) as client:
+            objects.define(api, [VPCS])
+            kept = ("namespaces", "vpcs")
+            sources = Sources(client, [one for one in WATCHED if one.resource.plural in kept])
+            async with watching(client, sources):
+                await sources.synced()
+                assert dict(sources.states())["vpcs.kubeovn.io"]["synced"]
+                api.faults.add(Fault.STATUS, 404, plural="vpcs")
+                await sources.renewed(time.monotonic())
+
+    asyncio.run(story())
+
+
 def test_a_kind_that_may_not_be_read_is_said_once_and_waited_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
