@@ -42,7 +42,7 @@ def _read(meta: Meta, spec: Reading, _: Reading) -> NetworkAttachment:
         return NetworkAttachment()
     try:
         config = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         spec.fail("config", f"it is no JSON: {error}", "correct it, or Multus will refuse it, too")
     if not isinstance(config, dict):
         spec.fail("config", "it is not a JSON object", "write a network configuration")

@@ -338,10 +338,16 @@ def _selections(text: str, namespace: str, numbered: bool) -> list[dict[str, Any
     """
     found: list[dict[str, Any]] = []
     if text.lstrip().startswith("["):
-        for element in json.loads(text):
+        try:
+            elements = json.loads(text)
+        except RecursionError as error:
+            msg = "it is nested too deeply"
+            raise ValueError(msg) from error
+        for element in elements:
             named = isinstance(element, dict) and isinstance(element.get("name"), str)
-            if not named or not isinstance(element.get("ips") or [], list):
-                msg = "an element has no name, or its ips are no list"
+            placed = named and isinstance(element.get("namespace") or "", str)
+            if not placed or not isinstance(element.get("ips") or [], list):
+                msg = "an element has no name, its namespace is no text, or its ips are no list"
                 raise ValueError(msg)
             found.append({**element, "namespace": element.get("namespace") or namespace})
     else:

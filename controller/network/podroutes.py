@@ -68,7 +68,7 @@ def pod_routes(who: str, provider: str, said: Mapping[str, str], net: Net | None
 def _read(text: str) -> Iterator[tuple[IPNetwork, IPAddress | None]]:
     try:
         listed = json.loads(text.strip(_QUOTES))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         msg = f"it is no JSON: {error}"
         raise ValueError(msg) from error
     if not isinstance(listed, list) or len(listed) > MOST:

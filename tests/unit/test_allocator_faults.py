@@ -53,6 +53,19 @@ def test_a_defect_costs_one_pod_its_address_and_nobody_else(
     assert w.why("pods", "ns", "bad") == ""
 
 
+@pytest.mark.parametrize(
+    "text",
+    ['[{"name": "a", "namespace": ["x"]}]', '[{"name": "a", "namespace": {"b": 1}}]',
+     '[{"name": []}]', '[{"name": "a", "ips": 7}]', "[" * 100_000, "[7]"],
+)  # fmt: skip
+def test_networks_that_make_no_sense_are_their_pods_problem_and_no_defect(text: str) -> None:
+    w = world().start()
+    w.pod("odd", annotations={nics.NETWORKS: text})
+    assert w.ip("odd.ns") == "10.16.0.2"
+    assert "write names, or a JSON list" in w.why("pods", "ns", "odd")
+    assert w.allocator is not None and w.allocator.faults == {}
+
+
 def test_a_pod_whose_wishes_cannot_be_told_has_what_its_ports_say(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
