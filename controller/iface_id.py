@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from cni import spec
 from cni.wire import RemoteError
 from controller.translate.index import Index
+from controller.translate.ovn import LogicalSwitchPort, is_ours
 
 VARIABLES = ("pod", "namespace", "uid", "vm", "ifname", "provider", "container", "network")
 BY_EXTERNAL_IDS = "external_ids:"
@@ -93,15 +94,20 @@ def port_named(index: Index, name: str) -> str | None:
         RemoteError: several ports have these external_ids.
     """
     if not name.startswith(BY_EXTERNAL_IDS):
-        return name if name in index.port_by_name else None
+        port = index.port_by_name.get(name)
+        return name if port is not None and _is_a_workloads(port) else None
     key, _, value = name.removeprefix(BY_EXTERNAL_IDS).partition("=")
     found = sorted(
         port.name
         for port in index.nb.switch_ports.values()
-        # A router's or a DHCP agent's port is no workload's, whatever its name.
-        if port.type == "" and port.external_ids.get(key) == value
+        if _is_a_workloads(port) and port.external_ids.get(key) == value
     )
     if len(found) > 1:
         msg = f"{len(found)} logical ports have external_ids:{key}={value}: {', '.join(found[:3])}"
         raise RemoteError(spec.INVALID_CONFIG, msg, "give each port its own, or name the port")
     return found[0] if found else None
+
+
+def _is_a_workloads(port: LogicalSwitchPort) -> bool:
+    """A router's or a DHCP agent's port is no workload's, nor a node's own, whatever its name."""
+    return port.type == "" and not is_ours(port.external_ids)

@@ -12,6 +12,7 @@ from controller import cni_request, iface_id, vm_ports
 from controller.config import ConfigProblems, parse_node
 from controller.translate.index import Index
 from controller.translate.ovn import LogicalSwitchPort, NbSnapshot, SbSnapshot
+from dataplane.model.names import OWNER, OWNER_KEY
 from dataplane.model.state import LogicalPort, PortKind
 from tests.unit.test_cni_request import ARGS, PORT
 
@@ -120,6 +121,13 @@ def test_a_port_is_found_by_its_external_ids() -> None:
     assert iface_id.port_named(index(neutron("b", "other")), wanted) is None
     assert "no logical switch port with external_ids:" in str(iface_id.absent(wanted).msg)
     assert f"lsp-add SWITCH {UUID}" in iface_id.absent(UUID).details
+
+
+def test_a_routers_port_and_a_nodes_own_are_nobodys() -> None:
+    own = LogicalSwitchPort("trunk-node1", external_ids={OWNER_KEY: OWNER})
+    rows = index(own, LogicalSwitchPort("up", "router"), LogicalSwitchPort("web-0.shop"))
+    found = [iface_id.port_named(rows, name) for name in ("trunk-node1", "up", "web-0.shop")]
+    assert found == [None, None, "web-0.shop"]
 
 
 def test_several_ports_of_that_name_are_refused() -> None:
