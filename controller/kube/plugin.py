@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 
@@ -28,7 +28,7 @@ EARLY = datetime.timedelta(seconds=60)
 
 class _Status(msgspec.Struct, rename="camel"):
     token: str = ""
-    expiration_timestamp: datetime.datetime | None = None
+    expiration_timestamp: Annotated[datetime.datetime, msgspec.Meta(tz=True)] | None = None
 
 
 class _Credential(msgspec.Struct, rename="camel"):
@@ -51,7 +51,7 @@ class PluginToken:
     environment: Mapping[str, str] = field(default_factory=dict)
     version: str = VERSIONS[0]
     hint: str = ""
-    _token: str = ""
+    _token: str = field(default="", repr=False)
     _until: datetime.datetime | None = None
 
     def read(self) -> str:
@@ -124,7 +124,11 @@ def plugin_of(config: Mapping[str, Any], at: Path) -> PluginToken:
     if "/" in name and not name.startswith("/"):
         # Relative to the file, as kubectl has it; a name alone is looked for in PATH.
         name = str(at.parent / name)
-    environment = {str(one["name"]): str(one["value"]) for one in config.get("env") or ()}
+    try:
+        environment = {str(one["name"]): str(one["value"]) for one in config.get("env") or ()}
+    except (KeyError, TypeError) as problem:
+        msg = f"kubeconfig {at}: exec.env is no list of entries with a name and a value: correct it"
+        raise ConfigError(msg) from problem
     arguments = [str(one) for one in config.get("args") or ()]
     return PluginToken(
         [name, *arguments], environment, version, str(config.get("installHint") or "").strip()

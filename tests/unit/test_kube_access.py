@@ -221,6 +221,14 @@ def test_a_plugins_token_is_kept_until_its_end_and_asked_for_anew_when_refused(
     assert ended.headers() != ended.headers(), "what has ended is not shown again"
 
 
+def test_a_plugin_whose_token_ends_nobody_knows_when_is_refused(tmp_path: Path) -> None:
+    access, _ = plugged(tmp_path, "2999-01-01T00:00:00")
+    with pytest.raises(ConfigError, match="it printed no ExecCredential"):
+        access.headers()
+    access, _ = plugged(tmp_path, "2999-01-01T00:00:00Z")
+    assert access.headers()["Authorization"].removeprefix("Bearer ") not in repr(access.token)
+
+
 def test_a_plugin_that_fails_is_named_with_what_it_said(tmp_path: Path) -> None:
     access, _ = plugged(tmp_path, "2999-01-01T00:00:00Z")
     (tmp_path / "plugin.broken").touch()
@@ -259,6 +267,7 @@ def test_a_server_by_an_ipv6_address_is_reached_and_known_by_it(tmp_path: Path, 
     [
         ({"exec": {"command": "aws"}}, {}, "exec of '' is not supported; write one of"),
         ({"exec": {"apiVersion": PLUGINS}}, {}, "exec without a command"),
+        ({"exec": {"command": "a", "apiVersion": PLUGINS, "env": [{"name": "A"}]}}, {}, "exec.env"),
         (
             {"exec": {"command": "a", "apiVersion": PLUGINS, "interactiveMode": "Always"}},
             {},
