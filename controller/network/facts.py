@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from controller.kinds.subnet import is_logical
 from controller.kube.resources import Key
 from controller.network.view import Kind
-from dataplane.model.addr import IPAddress, Mac
+from dataplane.model.addr import IPAddress, Mac, readable
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class NetPod:
         vm: the name of the KubeVirt VM that it runs, if it runs one: names its ports.
         named_ports: (protocol in upper case, name) to number.
         over: it has ended (Succeeded, Failed) and needs no network.
+        created: the API's time as text, of pods that ask for an external address of their own.
     """
 
     namespace: str
@@ -39,6 +40,7 @@ class NetPod:
     host_ips: tuple[str, ...] = ()
     over: bool = False
     ending: bool = False
+    created: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,12 @@ def _translated(_: Key, fact: NetPod) -> tuple[bool, ...]:
     return (True,) if mine and not (fact.host_network or fact.over) else ()
 
 
+def _eips(_: Key, fact: NetPod) -> tuple[str, ...]:
+    if not _translated(_, fact):
+        return ()
+    return tuple(map(str, readable([fact.annotations.get(EIP_ANNOTATION, "")])))
+
+
 PODS: Kind[NetPod] = Kind(
     "pods",
     {
@@ -138,11 +146,13 @@ PODS: Kind[NetPod] = Kind(
         "vip": lambda _, pod: tuple(filter(None, (pod.annotations.get(VIP_ANNOTATION, ""),))),
         "security_group": _groups,
         "translated": _translated,
+        "eip": _eips,
     },
 )
 """Keys are `Key(namespace, name)`. `label` is found by (namespace, label, value); `aaps` and `vip`
 by the name of a Vip that the pod may have beside its own address, or as its own; `security_group`
-by the name of one that it names; `translated` by True: it has an external address of its own."""
+by the name of one that it names; `translated` by True: it has an external address of its own;
+`eip` by that address as text."""
 
 NAMESPACES: Kind[NetNamespace] = Kind("namespaces", {"label": _labels, "label_key": _label_keys})
 """Keys are names."""

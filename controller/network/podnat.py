@@ -6,8 +6,15 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 
 from controller.kinds.nat import Use
 from controller.kinds.vpc import VPCS
-from controller.network.external import GIVEN, externals_of, vpc_of
-from controller.network.facts import EIP_ANNOTATION, LEASES, PODS, SNAT_ANNOTATION, NicLease
+from controller.network.external import GIVEN, NETWORK, externals_of, vpc_of
+from controller.network.facts import (
+    EIP_ANNOTATION,
+    LEASES,
+    PODS,
+    SNAT_ANNOTATION,
+    NetPod,
+    NicLease,
+)
 from controller.network.nat import Refused, address_or_network, nat_row, refuse
 from controller.network.rows import Row, RowKey
 from controller.network.settings import DEFAULT_VPC
@@ -39,7 +46,10 @@ def pod_nat(view: View, key: Hashable) -> Said:
                 cause = f"annotation {annotation}: Vpc {DEFAULT_VPC} has no external network"
                 refuse(cause, f"set enableExternal of Vpc {DEFAULT_VPC}")
             outside = address_or_network(text, Use.FIP)
+            _refuse_strange(view, externals_of(view, vpc), annotation, outside)
             _refuse_others(view, externals_of(view, vpc), annotation, outside)
+            if annotation == EIP_ANNOTATION:
+                _refuse_younger(view, pod, outside)
         except Refused as refused:
             who = f"pod {pod.namespace}/{pod.name}"
             problems.append(Problem(who, refused.cause, refused.next_step))
@@ -72,6 +82,38 @@ def annotated(view: View) -> Iterator[tuple[IPAddress, IPAddress]]:
 def _first_lease(view: View, pod: Hashable) -> NicLease | None:
     leases = (view.get(LEASES, port) for port in view.by(LEASES, "pod", pod))
     return next((one for one in leases if one is not None and one.provider == "ovn"), None)
+
+
+def _refuse_strange(view: View, externals: Iterable[str], annotation: str, outside: object) -> None:
+    """Refuse an address that no external network has.
+
+    Raises:
+        Refused: it is none of theirs.
+    """
+    known = [found for name in externals if (found := view.ask(NETWORK, name)) is not None]
+    networks = [network for one in known for network in one.networks]
+    if not any(outside in network for network in networks):
+        have = ", ".join(map(str, networks)) or "none"
+        refuse(f"annotation {annotation}: {outside} is in no external network; they are: {have}",
+               "choose one of theirs")  # fmt: skip
+
+
+def _refuse_younger(view: View, pod: NetPod, outside: object) -> None:
+    """Refuse an address that an older pod asks for: packets that come to it go to one alone.
+
+    Raises:
+        Refused: there is one.
+    """
+
+    def age(one: NetPod) -> tuple[str, str, str]:
+        return one.created, one.namespace, one.name
+
+    for key in view.by(PODS, "eip", str(outside)):
+        other = view.get(PODS, key)
+        if other is not None and age(other) < age(pod):
+            whose = f"{outside} is pod {other.namespace}/{other.name}'s"
+            step = "choose another, or delete that one"
+            refuse(f"annotation {EIP_ANNOTATION}: {whose}", step)
 
 
 def _refuse_others(view: View, externals: Iterable[str], annotation: str, outside: object) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from controller.kube.structs import Meta, Namespace, Node, Pod
-from controller.network.facts import NetNamespace, NetNode, NetPod
+from controller.network.facts import EIP_ANNOTATION, NetNamespace, NetNode, NetPod
 from dataplane.model.addr import readable
 
 DOMAINS = ("kubernetes.io", "kube-ovn", "millrace.dev", "kubevirt.io")
@@ -25,13 +25,14 @@ def pod_fact(pod: Pod) -> NetPod:
     meta, status = pod.metadata, pod.status
     owner = next((one for one in meta.owner_references if one.controller), None)
     vm = next((one.name for one in meta.owner_references if one.kind == VM_OWNER), "")
+    annotations = _annotations(meta)
     return NetPod(
         namespace=meta.namespace,
         name=meta.name,
         uid=meta.uid,
         node=pod.spec.node_name,
         labels=meta.labels,
-        annotations=_annotations(meta),
+        annotations=annotations,
         host_network=pod.spec.host_network,
         owner=(owner.kind, owner.name) if owner else ("", ""),
         vm=vm,
@@ -39,6 +40,7 @@ def pod_fact(pod: Pod) -> NetPod:
         host_ips=tuple(one.ip for one in status.host_ips if one.ip) or _one(status.host_ip),
         over=status.phase in OVER,
         ending=meta.deletion_timestamp is not None,
+        created=(meta.creation_timestamp or "") if annotations.get(EIP_ANNOTATION) else "",
     )
 
 

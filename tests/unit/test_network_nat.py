@@ -258,6 +258,44 @@ def test_a_pods_annotations_are_of_the_default_vpc() -> None:
     assert said.problems[ObjectRef("pods", "vpc1", "busybox01")]
 
 
+def test_an_external_address_is_the_oldest_pods_that_asks_for_it() -> None:
+    facts = external_lab(
+        custom("Vpc", "ovn-cluster", enableExternal=True),
+        custom("Subnet", "vpc1-subnet1", cidrBlock="192.168.0.0/24"),
+    )
+
+    def asks(name: str, created: str, address: str) -> NetPod:
+        wish = {"ovn.kubernetes.io/eip": address}
+        return NetPod("vpc1", name, annotations=wish, created=created)
+
+    # Only one of them has an address inside here: the rows of the other are not what is asked.
+    for older, holder in (("2026-01-02T00:00:00Z", True), ("2026-01-04T00:00:00Z", False)):
+        facts[PODS] = {
+            Key("vpc1", "busybox01"): asks("busybox01", "2026-01-03T00:00:00Z", "10.5.204.120"),
+            Key("vpc1", "other"): asks("other", older, "10.5.204.120"),
+        }
+        said = whole(UNITS, facts)
+        problems = said.problems.get(ObjectRef("pods", "vpc1", "busybox01"), ())
+        assert bool(table(said, "NAT")) is not holder
+        assert [one.cause for one in problems] == (
+            ["annotation ovn.kubernetes.io/eip: 10.5.204.120 is pod vpc1/other's"] if holder else []
+        )
+
+
+def test_an_external_address_is_one_of_an_external_network() -> None:
+    facts = external_lab(
+        custom("Vpc", "ovn-cluster", enableExternal=True),
+        custom("Subnet", "vpc1-subnet1", cidrBlock="192.168.0.0/24"),
+    )
+    wish = {"ovn.kubernetes.io/eip": "203.0.113.7"}
+    facts[PODS] = {Key("vpc1", "busybox01"): NetPod("vpc1", "busybox01", annotations=wish)}
+    said = whole(UNITS, facts)
+    assert table(said, "NAT") == {}
+    (problem,) = said.problems[ObjectRef("pods", "vpc1", "busybox01")]
+    assert "203.0.113.7 is in no external network" in problem.cause
+    assert "10.5.204.0/24" in problem.cause
+
+
 def test_a_service_may_take_its_address_from_the_external_network() -> None:
     service = service_json(
         "web", type="LoadBalancer",
