@@ -81,6 +81,8 @@ class Writer:
         self.failures: dict[RowKey, Failure] = {}
         self._random = random.Random()  # noqa: S311  # jitter, no secret
         self._leads = self._asked = False
+        self._presses = False  # whether somebody asked for the lock by `gain`
+        self._locked_out: float | None = None  # since when another has it nevertheless
         self._hold = ALL_AND_MEMBERS
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
@@ -147,6 +149,7 @@ class Writer:
         """Whether we may write: the holder of the Lease only."""
         if leads != self._leads:
             self._leads = leads
+            self._presses = self._presses and leads
             self._nudge()
 
     async def settled(self) -> None:
@@ -161,20 +164,40 @@ class Writer:
             try:
                 if self._asked != self._leads:
                     await self._ask()
-                if await self._attempt(None):
+                moved = await self._attempt(None)
+                self._locked_out = None
+                if moved:
                     continue
                 if not self._wake.is_set():
                     self._settled.set()
                 retries = [one.retry_at for one in self.failures.values()]
                 pause = min(retries) - time.monotonic() if retries else IDLE_S
             except NotOurs:
-                pass
+                await self._press()
             except DataplaneError as error:
                 log.warning("writing_failed error=%s", error)
             with contextlib.suppress(TimeoutError):
                 # Not wait_for: that of Python 3.11 loses a cancellation that comes with the event.
                 async with asyncio.timeout(max(0.01, pause)):
                     await self._wake.wait()
+
+    async def _press(self) -> None:
+        """Take the lock from somebody who keeps it for too long while we lead.
+
+        Who stands still, or whose machine is gone, gives no lock back, and is the next to have it
+        whenever we lose our connection. The Lease says that he may not write any more.
+        """
+        now = time.monotonic()
+        if not self._presses or self.active or not self.connected:
+            self._locked_out = None
+        elif self._locked_out is None:
+            self._locked_out = now
+        elif now - self._locked_out > STEAL_AFTER_S:
+            self._locked_out = now
+            log.warning("lock_stolen lock=%s its holder does not give it back", LOCK)
+            with contextlib.suppress(DataplaneError):
+                taking = self._client.submit_wait(self._turns.steal, TIMEOUT_S)
+                await asyncio.wrap_future(taking)
 
     async def _ask(self) -> None:
         """Have the database's lock exactly while we lead."""
@@ -205,19 +228,13 @@ class Writer:
     async def gain(self) -> None:
         """Return once we hold the lock, and know all that whoever had it before wrote.
 
-        Ask with `lead` first; `run` has to be running. Somebody who stands still, or whose machine
-        is gone, gives no lock back; the Lease says that he may not write any more.
+        Ask with `lead` first; `run` has to be running: from here on it presses for the lock.
         """
+        self._presses = True
         while True:
-            patience = time.monotonic() + STEAL_AFTER_S
-            while not self.active:
+            if not self.active:
                 await asyncio.sleep(LOCK_LOOK_S)
-                if time.monotonic() > patience and self.connected:
-                    patience = time.monotonic() + STEAL_AFTER_S
-                    log.warning("lock_stolen lock=%s its holder does not give it back", LOCK)
-                    with contextlib.suppress(DataplaneError):
-                        taking = self._client.submit_wait(self._turns.steal, TIMEOUT_S)
-                        await asyncio.wrap_future(taking)
+                continue
             # The news of the lock may overtake what was written last; an answer does not.
             asking = self._client.submit_transaction(_nothing, TIMEOUT_S)
             with contextlib.suppress(DataplaneError):

@@ -13,6 +13,7 @@ from controller.network.reach import ALL_AND_MEMBERS, EVERYTHING, NOTHING, RULES
 from controller.network.rows import Row, RowKey, Value, pairs
 from controller.ovn import keyed
 from controller.ovn.keyed import Writer
+from controller.ovn.turns import LOCK
 from tests.labs.ovnsandbox import PATIENCE_S, OvnSandbox, northbound
 
 SWITCH = RowKey("Logical_Switch", "s1")
@@ -431,6 +432,31 @@ def test_a_lock_that_nobody_gives_back_is_taken_and_its_holder_writes_no_more(
                 working.cancel()
                 await asyncio.gather(working, return_exceptions=True)
                 await second.stop()
+
+    asyncio.run(story())
+
+
+def test_a_lock_that_was_lost_to_somebody_who_may_not_write_is_taken_back(
+    nb: OvnSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyed, "STEAL_AFTER_S", 0.2)
+
+    async def story() -> None:
+        async with writing(nb.nb, dict([switch()])) as writer:
+            await asyncio.wait_for(writer.gain(), PATIENCE_S)
+            thief = await asyncio.create_subprocess_exec(
+                "ovsdb-client", "steal", nb.nb, LOCK, stdout=asyncio.subprocess.PIPE
+            )
+            assert thief.stdout is not None
+            try:
+                async with asyncio.timeout(PATIENCE_S):
+                    assert await thief.stdout.readline()  # the answer: it is had
+                writer.want(dict([switch("s2")]))
+                await until("it is written", lambda: listed(nb, "Logical_Switch") == ["s1", "s2"])
+                assert thief.returncode is None and writer.active
+            finally:
+                thief.terminate()
+                await thief.wait()
 
     asyncio.run(story())
 
