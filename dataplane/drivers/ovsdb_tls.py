@@ -80,6 +80,8 @@ def use_tls(tls: Tls) -> None:
     if any(current) and current != wanted:
         msg = f"one process has one TLS identity: {current} is in use, {wanted} was asked for"
         raise ConfigError(msg)
+    if current != wanted:
+        _problems.clear()  # who was refused was another
     stream.ssl_set_private_key_file(tls.private_key)
     stream.ssl_set_certificate_file(tls.certificate)
     stream.ssl_set_ca_cert_file(tls.ca_certificate)
