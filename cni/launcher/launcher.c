@@ -31,6 +31,7 @@
 #define MAX_SIZE (1u << 20)
 #define MAX_INPUT (MAX_SIZE / 2)
 #define PATIENCE_S 60
+#define STATUS_PATIENCE_S 5	/* runtimes ask for it again and again */
 
 extern char **environ;
 
@@ -186,7 +187,9 @@ static bool find_socket(char *path, size_t room)
 static int reach(const char *path)
 {
 	struct sockaddr_un to = { .sun_family = AF_UNIX };
-	struct timeval patience = { .tv_sec = PATIENCE_S };
+	const char *command = getenv("CNI_COMMAND");
+	bool status = command && !strcmp(command, "STATUS");
+	struct timeval patience = { .tv_sec = status ? STATUS_PATIENCE_S : PATIENCE_S };
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	memcpy(to.sun_path, path, strlen(path) + 1);
@@ -202,6 +205,9 @@ static bool send_all(int fd, const char *data, size_t size)
 	while (size) {
 		ssize_t sent = send(fd, data, size, MSG_NOSIGNAL);
 
+		/* Stopped and continued, a socket with a timeout says so (signal(7)). */
+		if (sent < 0 && errno == EINTR)
+			continue;
 		if (sent <= 0)
 			return false;
 		data += sent;
@@ -215,6 +221,8 @@ static bool receive(int fd, char *data, size_t size)
 	while (size) {
 		ssize_t got = recv(fd, data, size, 0);
 
+		if (got < 0 && errno == EINTR)
+			continue;
 		if (got <= 0)
 			return false;
 		data += got;
