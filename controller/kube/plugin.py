@@ -7,8 +7,10 @@ Source: the Kubernetes documentation on authentication, "client-go credential pl
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +22,10 @@ from controller.kube.errors import ConfigError
 
 GROUP = "client.authentication.k8s.io"
 VERSIONS = (f"{GROUP}/v1", f"{GROUP}/v1beta1")
-PATIENCE_S = 30.0
+PATIENCE_S = 10.0
 """How long a plugin may take [s]; everything waits for it."""
+AGAIN_S = 20.0
+"""So long after a plugin failed it is not asked again [s]: every request would wait for it."""
 EARLY = datetime.timedelta(seconds=60)
 """So long before its end a token is asked for anew."""
 
@@ -53,6 +57,7 @@ class PluginToken:
     hint: str = ""
     _token: str = field(default="", repr=False)
     _until: datetime.datetime | None = None
+    _failed: tuple[float, str] = field(default=(-math.inf, ""), repr=False)
 
     def read(self) -> str:
         """The token.
@@ -62,6 +67,9 @@ class PluginToken:
         """
         now = datetime.datetime.now(datetime.UTC)
         if not self._token or (self._until is not None and now >= self._until - EARLY):
+            since, cause = self._failed
+            if time.monotonic() - since < AGAIN_S:
+                raise ConfigError(cause)
             status = self._ask()
             self._token, self._until = status.token, status.expiration_timestamp
         return self._token
@@ -99,6 +107,7 @@ class PluginToken:
     def _fail(self, cause: str, problem: Exception | None = None) -> NoReturn:
         step = self.hint or "run it by hand, or write a token to a file and name it as tokenFile"
         msg = f"credential plugin {self.command[0]}: {cause}; {step}"
+        self._failed = (time.monotonic(), msg)
         raise ConfigError(msg) from problem
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from controller.kube import kubeconfig
+from controller.kube import kubeconfig, plugin
 from controller.kube.auth import Access, TokenFile, Trust, in_cluster
 from controller.kube.errors import ApiError, ConfigError, Unreachable
 from controller.kube.http import Client
@@ -229,7 +229,26 @@ def test_a_plugin_whose_token_ends_nobody_knows_when_is_refused(tmp_path: Path) 
     assert access.headers()["Authorization"].removeprefix("Bearer ") not in repr(access.token)
 
 
-def test_a_plugin_that_fails_is_named_with_what_it_said(tmp_path: Path) -> None:
+def test_a_plugin_that_failed_is_not_asked_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access, log = plugged(tmp_path, "2999-01-01T00:00:00Z")
+    (tmp_path / "plugin.broken").touch()
+    for _ in range(3):
+        with pytest.raises(ConfigError, match="log in first"):
+            access.headers()
+    (tmp_path / "plugin.broken").unlink()
+    with pytest.raises(ConfigError, match="log in first"):
+        access.headers()
+    assert log.read_text().count("ran") == 1
+    monkeypatch.setattr(plugin, "AGAIN_S", 0.0)
+    assert access.headers() == {"Authorization": "Bearer t-2"}
+
+
+def test_a_plugin_that_fails_is_named_with_what_it_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugin, "AGAIN_S", 0.0)
     access, _ = plugged(tmp_path, "2999-01-01T00:00:00Z")
     (tmp_path / "plugin.broken").touch()
     with pytest.raises(ConfigError, match=r"plugin: log in first; install it from there"):
