@@ -24,7 +24,7 @@ from perf.harness.results import Measured, Results
 from perf.harness.verdict import Comparison, Word
 from perf.verdicts import aligned
 
-TRIALS_OF_A_RUN = 12
+TRIALS_OF_A_RUN = 24
 MET, NOT_MET, USAGE = 0, 1, 2
 LEAST_SAME, MOST_NOISY, LEAST_FOUND = 15 / 20, 5 / 20, 9 / 10
 
@@ -116,7 +116,7 @@ def command(argv: Sequence[str]) -> int:
     )
     parser.add_argument("directory", type=Path)
     parser.add_argument(
-        "--of", type=int, default=TRIALS_OF_A_RUN, help="trials of a run (default 12)"
+        "--of", type=int, default=TRIALS_OF_A_RUN, help="trials of a run (default 24)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(argv)
