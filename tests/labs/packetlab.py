@@ -152,8 +152,12 @@ class PacketLab:
         collected()
         return found
 
-    def router_answers(self, station: Station) -> bool:
-        """Whether the router answers a station that asks for its IPv6 address (RFC 4861)."""
+    def ask_router(self, station: Station) -> None:
+        """Have a station ask for its router's addresses (RFC 826, RFC 4861) until both came.
+
+        Raises:
+            AssertionError: one did not come.
+        """
         gateway = self.gateways6[station.switch]
         asked = neighbour_solicitation(station.mac, station.address(6), gateway)
         client = self._client()
@@ -166,10 +170,13 @@ class PacketLab:
             seen.extend(self._captured(self.stations.index(station)))
             return any(octets[12:14] == b"\x08\x06" for octets in seen)
 
+        def advertised() -> bool:
+            arp_came()
+            return any(is_advertisement(octets, gateway) for octets in seen)
+
         wait_until("the router has answered in IPv4", arp_came)
-        client.call("version")
-        arp_came()
-        return any(is_advertisement(octets, gateway) for octets in seen)
+        # ARP is answered by a flow, neighbour discovery by ovn-controller, which has it from there.
+        wait_until("the router has answered in IPv6", advertised)
 
     def _client(self) -> UnixctlClient:
         return UnixctlClient(str(self.box.directory / "vswitchd.ctl"))
