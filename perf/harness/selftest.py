@@ -116,7 +116,7 @@ def command(argv: Sequence[str]) -> int:
     )
     parser.add_argument("directory", type=Path)
     parser.add_argument(
-        "--of", type=int, default=TRIALS_OF_A_RUN, help="trials of a run (default 24)"
+        "--of", type=int, default=TRIALS_OF_A_RUN, help="trials of a run (default %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(argv)

@@ -136,7 +136,9 @@ def test_frames_that_a_path_does_not_carry_are_refused_by_name() -> None:
         catalog.chosen(["p2p"], size=20_000)
 
 
-def known(path: Path, slower: float, noise: float, trials: int = 60) -> Results:
+def known(
+    path: Path, slower: float, noise: float, trials: int = 5 * selftest.TRIALS_OF_A_RUN
+) -> Results:
     """A run whose figures are made up."""
     random = np.random.default_rng(7)
     directory = RunDirectory(path)
@@ -177,7 +179,7 @@ def test_a_run_of_something_else_is_no_selftest(
 ) -> None:
     run = known(tmp_path, 1.1, 0.005, trials=3)
     assert selftest.command([str(tmp_path)]) == selftest.USAGE
-    assert "fewer than 12 trials" in capsys.readouterr().err
+    assert f"fewer than {selftest.TRIALS_OF_A_RUN} trials" in capsys.readouterr().err
     assert selftest.command([str(tmp_path), "--of", "0"]) == selftest.USAGE
     other: tuple[Measured, ...] = run.scenarios[:1]
     with pytest.raises(HarnessError, match="selftest-a2"):
