@@ -14,7 +14,7 @@ import msgspec
 from controller.kube.cache import Removal, Upsert, upsert
 from controller.kube.errors import ApiError, ProtocolError
 from controller.kube.resources import Key, Resource
-from controller.kube.structs import HasMeta
+from controller.kube.structs import HasMeta, Status
 
 T = TypeVar("T", bound=HasMeta)
 
@@ -49,17 +49,6 @@ class _Placed(msgspec.Struct):
     """All that has to be readable of an object, for the rest of it to be its own problem."""
 
     metadata: _Place
-
-
-class _Details(msgspec.Struct, rename="camel"):
-    retry_after_seconds: int | None = None
-
-
-class _Status(msgspec.Struct):
-    code: int = 0
-    reason: str = ""
-    message: str = ""
-    details: _Details | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +116,7 @@ class Decoder(Generic[T]):
                 if event.type in ("ADDED", "MODIFIED"):
                     yield self._upsert(event.object, None)
                 elif event.type == "ERROR":
-                    status = msgspec.json.decode(event.object, type=_Status)
+                    status = msgspec.json.decode(event.object, type=Status)
                     raise self._ended(status)
                 elif event.type in ("DELETED", "BOOKMARK"):
                     key, revision = self._place(event.object)
@@ -153,10 +142,11 @@ class Decoder(Generic[T]):
         at = msgspec.json.decode(raw, type=_Placed).metadata
         return Key(at.namespace, at.name), self._revision(at.resource_version)
 
-    def _ended(self, status: _Status) -> ApiError:
-        verb, where = "WATCH", str(self._resource)
-        wait = status.details.retry_after_seconds if status.details else None
-        return ApiError(verb, where, status.code, status.reason, status.message, wait or None)
+    def _ended(self, status: Status) -> ApiError:
+        where = str(self._resource)
+        return ApiError(
+            "WATCH", where, status.code, status.reason, status.message, status.retry_after
+        )
 
     def _revision(self, text: str) -> int:
         """A resourceVersion as a number, as which the API lets clients compare them.

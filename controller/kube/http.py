@@ -15,7 +15,7 @@ import msgspec
 from controller.kube.auth import Access
 from controller.kube.errors import ApiError, KubeError, ProtocolError, Unreachable
 from controller.kube.resources import Key, Resource
-from controller.kube.structs import HasMeta
+from controller.kube.structs import HasMeta, Status
 
 T = TypeVar("T", bound=HasMeta)
 
@@ -37,16 +37,6 @@ _PROBES = {
 """After so much silence of a watch [s], how often [s], how many in vain: after 50 s it is dead."""
 
 _FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
-
-
-class _Details(msgspec.Struct, rename="camel"):
-    retry_after_seconds: int | None = None
-
-
-class _Status(msgspec.Struct):
-    message: str = ""
-    reason: str = ""
-    details: _Details | None = None
 
 
 class Client:
@@ -231,14 +221,12 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[list[bytes]]
 async def _refusal(verb: str, path: str, response: aiohttp.ClientResponse) -> ApiError:
     text = await response.read()
     try:
-        status = msgspec.json.decode(text, type=_Status)
+        status = msgspec.json.decode(text, type=Status)
     except msgspec.MsgspecError:
         # A proxy before the API server answers in its own words.
-        status = _Status(text[:200].decode(errors="replace"))
+        status = Status(message=text[:200].decode(errors="replace"))
     after = response.headers.get("Retry-After", "")
-    wait = float(after) if after.isdigit() else None
-    if wait is None and status.details is not None:
-        wait = status.details.retry_after_seconds or None
+    wait = float(after) if after.isdigit() else status.retry_after
     return ApiError(verb, path, response.status, status.reason, status.message, wait)
 
 

@@ -57,6 +57,26 @@ class Meta(Read, frozen=True):
                     mapping[key] = intern(value)
 
 
+class StatusDetails(Read, frozen=True):
+    """v1 StatusDetails."""
+
+    retry_after_seconds: int | None = None
+
+
+class Status(Read, frozen=True):
+    """v1 Status: why a request was refused, or what a watch ended with."""
+
+    code: int = 0
+    reason: str = ""
+    message: str = ""
+    details: StatusDetails | None = None
+
+    @property
+    def retry_after(self) -> int | None:
+        """When the server wants to be asked again [s], if it says so."""
+        return (self.details.retry_after_seconds or None) if self.details is not None else None
+
+
 class HasMeta(Protocol):
     """Every kind that can be watched."""
 
