@@ -32,6 +32,7 @@ from cni.wire import RemoteError, WireError, call
 from dataplane.drivers import processes
 from dataplane.ports import DataplaneError
 from perf import ovsdbwire as wire
+from perf.labrun import Progress, in_lab
 from perf.ovsdbwire import Database
 from tests.labs import logical
 from tests.labs.lab import Lab
@@ -366,23 +367,15 @@ def main_command(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     if options.runs < 2 or not 1 <= options.pods <= 200:
         parser.error("--runs must be at least 2, --pods 1 to 200")
-    if os.geteuid() != 0:
-        print("millrace perf cni: needs root (namespaces, DPDK)", file=sys.stderr)
-        return 1
 
-    def progress(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+    def work(progress: Progress) -> Result:
+        try:
+            return measure(options.runs, options.pods, progress)
+        except (CniRefused, WireError, RemoteError, subprocess.SubprocessError) as error:
+            raise DataplaneError(str(error)) from error
 
-    try:
-        result = measure(options.runs, options.pods, progress)
-    except (
-        DataplaneError,
-        CniRefused,
-        WireError,
-        RemoteError,
-        subprocess.SubprocessError,
-    ) as error:
-        print(f"millrace perf cni: {error}", file=sys.stderr)
+    result = in_lab("millrace perf cni", work)
+    if result is None:
         return 1
     if options.json:
         machine = {"kernel": platform.release(), "cpus": os.cpu_count()}
