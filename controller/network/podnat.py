@@ -37,17 +37,18 @@ def pod_nat(view: View, key: Hashable) -> Said:
     rows: dict[RowKey, Row] = {}
     problems: list[Problem] = []
     vpc = view.get(VPCS, DEFAULT_VPC)
+    externals = externals_of(view, vpc) if vpc is not None else ()
     for annotation, kind, text in wanted:
         try:
             if vpc_of(view, lease.subnet) != DEFAULT_VPC:
                 cause = f"annotation {annotation}: the pod is not of the VPC {DEFAULT_VPC}"
                 refuse(cause, "make an OvnEip, and an OvnFip or an OvnSnatRule")
-            if vpc is None or not externals_of(view, vpc):
+            if not externals:
                 cause = f"annotation {annotation}: Vpc {DEFAULT_VPC} has no external network"
                 refuse(cause, f"set enableExternal of Vpc {DEFAULT_VPC}")
             outside = address_or_network(text, Use.FIP)
-            _refuse_strange(view, externals_of(view, vpc), annotation, outside)
-            _refuse_others(view, externals_of(view, vpc), annotation, outside)
+            _refuse_strange(view, externals, annotation, outside)
+            _refuse_others(view, externals, annotation, outside)
             if annotation == EIP_ANNOTATION:
                 _refuse_younger(view, pod, outside)
         except Refused as refused:

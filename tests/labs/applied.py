@@ -28,11 +28,11 @@ from tests.apistandin.probe import Api
 from tests.apistandin.thread import Threaded
 from tests.apistandin.thread import running as serving
 from tests.labs import kubecluster
+from tests.labs.definitions import CRDS
 from tests.labs.kubernetesnet import Network
 from tests.labs.ovnsandbox import OvnSandbox, wait_until
 from tests.labs.packetlab import PacketLab, Station
 
-CRDS = Path(__file__).parents[2] / "deploy" / "kubernetes" / "crds"
 NODE = "n1"
 
 

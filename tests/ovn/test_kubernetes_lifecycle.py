@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -16,9 +15,9 @@ from controller.kubenet import Controller
 from tests.apistandin.probe import Api
 from tests.apistandin.server import StandIn
 from tests.labs import kubecluster as objects
+from tests.labs.definitions import CRDS
 from tests.labs.ovnsandbox import PATIENCE_S, OvnSandbox, northbound
 
-CRDS = Path(__file__).parents[2] / "deploy" / "kubernetes" / "crds"
 SUBNETS, VPCS = "/apis/kubeovn.io/v1/subnets", "/apis/kubeovn.io/v1/vpcs"
 S = ("subnets.kubeovn.io", "s")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,8 +17,8 @@ from controller.network.registry import WATCHED, Watched
 from controller.network.rows import RowKey
 from controller.network.settings import NetSettings
 from tests.labs import kubecluster as objects
+from tests.labs.definitions import CRDS
 
-CRDS = Path(__file__).parents[2] / "deploy" / "kubernetes" / "crds"
 SETTINGS = NetSettings(default_cidr="10.9.0.0/24", join_cidr="100.64.0.0/24")
 TEXTS = (
     "", " ", ",", "..", "a..b", "0", "-1", "65536", "true", "x" * 300, "\n", '"', "'", ")", "$x",
