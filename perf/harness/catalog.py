@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 
 from perf.harness.generator import IMIX, HarnessError, Traffic
 from perf.harness.rated import RATED, SELFTEST
@@ -246,6 +247,15 @@ AGAINST: Mapping[str, tuple[str, ...]] = {
     ),
     "svc-xdp": ("svc-ovn", "svc-nftables", "svc-iptables"),
     "svc-xdp-new": ("svc-ovn-new", "svc-nftables-new", "svc-iptables-new"),
+    **{
+        f"svc-xdp-of-{of}": tuple(f"svc-{kind}-of-{of}" for kind in ("ovn", "nftables", "iptables"))
+        for of in ("1", "1-new", "10000", "10000-new")
+    },
+    **{
+        f"svc-{kind}-of-1{new}": (f"svc-{kind}-of-10000{new}",)
+        for kind in ("ovn", "nftables", "iptables")
+        for new in ("", "-new")
+    },
     "out-vm": ("out-svc-vm-xdp", "out-svc-vm-ovn"),
     "east-west-svc0": ("east-west-ovn",),
     "connect-plain": ("connect-other", "connect-vip"),
@@ -257,19 +267,21 @@ AGAINST: Mapping[str, tuple[str, ...]] = {
 """Scenarios of one lab whose ratios are asked for: each on the right to that on the left."""
 
 LABS = (
-    "xdp", "sockets", "peers", "sizes", "vhost", "paced", "served", "path", "eastwest",
-    "containers", "host", "control", "ends",
+    "xdp", "sockets", "peers", "sizes", "vhost", "paced", "served", "served-sizes", "path",
+    "eastwest", "containers", "host", "control", "ends",
 )  # fmt: skip
 """In the order in which they are built: those that need no OVS first."""
 
 SETUP_S: Mapping[str, float] = {
-    "xdp": 8, "peers": 8, "vhost": 8, "paced": 10, "served": 15, "path": 20, "eastwest": 20,
-    "containers": 13, "control": 20, "sockets": 5, "sizes": 30, "host": 25, "ends": 1,
+    "xdp": 8, "peers": 8, "vhost": 8, "paced": 10, "served": 15, "served-sizes": 60,
+    "path": 20, "eastwest": 20, "containers": 13, "control": 20, "sockets": 5,
+    "sizes": 30, "host": 25, "ends": 1,
 }  # fmt: skip
 """About what building a lab takes, for the time left; nothing else depends on it."""
 
 TRIAL_S: Mapping[str, tuple[float, float]] = {
     "xdp": (0.3, 0), "peers": (0.3, 0), "vhost": (1.7, 1), "paced": (0.8, 5), "served": (1.5, 8),
+    "served-sizes": (1.5, 6),
     "path": (2.5, 2), "eastwest": (0.8, 1), "containers": (1.5, 1), "control": (0.9, 0),
     "sockets": (0.3, 0), "sizes": (0.3, 0), "host": (2.5, 0.5),
     "ends": (1.0, 1.0),
@@ -285,21 +297,22 @@ def chosen(
     rate_pps: float | None = None,
     kernel: bool = False,
 ) -> list[Scenario]:
-    """Scenarios by name, in the catalog's order; none named: all, or those of `--quick`.
+    """Scenarios by name or pattern, in the catalog's order; none named: all, or those of `--quick`.
 
     Raises:
         HarnessError: a name that is none, frames that a path does not carry, a rate that is none
             or that its sender does not keep, or nothing of it goes through the kernel's stack.
     """
     known = {scenario.name: scenario for scenario in SCENARIOS}
+    asked = {each for name in names for each in known if fnmatchcase(each, name)}
     for name in names:
-        if name not in known:
+        if not any(fnmatchcase(each, name) for each in known):
             near = [each for each in known if name and (name in each or each in name)]
             hint = f"; near it: {', '.join(near)}" if near else ""
             msg = f"there is no scenario {name!r}{hint}; `millrace perf list` has them all"
             raise HarnessError(msg)
     if names:
-        wanted = [each for each in SCENARIOS if each.name in names]
+        wanted = [each for each in SCENARIOS if each.name in asked]
     else:
         # Ends that nobody gave are not there.
         wanted = [each for each in SCENARIOS if each.lab != "ends" and (each.quick or not quick)]

@@ -68,7 +68,10 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="millrace perf run", description="measure scenarios; `millrace perf list` names them"
     )
-    parser.add_argument("scenario", nargs="*", help="default: all (with --quick: the quick ones)")
+    parser.add_argument(
+        "scenario", nargs="*",
+        help="a name, or a pattern ('svc-*'); default: all (with --quick: the quick ones)",
+    )  # fmt: skip
     parser.add_argument(
         "--quick", action="store_true", help="short trials, fewer of them; under ten minutes in all"
     )

@@ -15,6 +15,9 @@ MIN_FRAME, MAX_FRAME = 64, 9018
 """Octets of a frame with its FCS."""
 
 MAX_FLOWS = 1_000_000
+MOST_PPS = 1e9
+"""As perf/pktgen has it: more than any Ethernet carries of the smallest frames."""
+
 IMIX = ((64, 7), (594, 4), (1518, 1))
 """The simple mix: frame sizes and how many of each in twelve."""
 
@@ -38,8 +41,8 @@ class Traffic:
         Raises:
             HarnessError: a rate, size or number of flows outside what there is.
         """
-        if self.rate_pps is not None and not 0 < self.rate_pps < float("inf"):
-            msg = f"rate {self.rate_pps:g} packets/s: it has to be positive and finite"
+        if self.rate_pps is not None and not 0 < self.rate_pps <= MOST_PPS:
+            msg = f"rate {self.rate_pps:g} packets/s: more than 0, and {MOST_PPS:,.0f} at most"
             raise HarnessError(msg)
         if not self.sizes:
             msg = "no frame size"

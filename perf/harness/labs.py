@@ -217,6 +217,13 @@ def _served(core: int, progress: Progress) -> Any:
     return servedbench.built(_dpdk(), core, progress)
 
 
+def _served_sizes(core: int, progress: Progress) -> Any:
+    from perf import servedlab
+    from perf.harness import servedbench
+
+    return servedbench.built(_dpdk(), core, progress, servedlab.SIZED)
+
+
 @contextmanager
 def _xdp(core: int, progress: Progress) -> Iterator[Bench]:
     del core, progress
@@ -272,6 +279,7 @@ BUILDERS: dict[str, Callable[[int, Progress], Any]] = {
     "vhost": _vhost,
     "paced": _paced,
     "served": _served,
+    "served-sizes": _served_sizes,
     "control": _control,
     "sockets": _sockets,
     "sizes": _peers_of(1, 10_000),
@@ -291,7 +299,7 @@ def sweep(name: str) -> None:
     """
     if name in ("vhost", "paced"):
         VhostLab(_dpdk(), 0).sweep()
-    elif name == "served":
+    elif name in ("served", "served-sizes"):
         VhostLab(_dpdk(), 0).sweep()
         peerlab.sweep()
     elif name in ("peers", "sizes"):

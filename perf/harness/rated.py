@@ -99,27 +99,30 @@ MOST_NEW = 1_000_000
 _KCPS = Metric("1000/s", Better.HIGHER, "new connections, at most 0.5 % lost")
 
 
-def _served() -> tuple[Scenario, ...]:
-    topology = "pktgen (AF_PACKET) - veth - router on one CPU, 1,000 services; {} - veth - pktgen"
+def _served(services: int = 0) -> tuple[Scenario, ...]:
+    """Each way with 1,000 services, or with `services`; of these latency is at half the PDR."""
+    of, many, lab = "", "1,000 services", "served"
+    if services:
+        of, lab = f"-of-{services}", "served-sizes"
+        many = "1 service" if services == 1 else f"{services:,} services"
+    loads = (50,) if services else LOADS_PERCENT
+    topology = f"pktgen (AF_PACKET) - veth - router on one CPU, {many}; {{}} - veth - pktgen"
     found = []
     for short, name in SERVED_NAMES:
-        found.append(
-            Scenario(
-                f"svc-{short}", f"service by {name}, {PACED_FLOWS} connections", "served",
-                f"{short}/established", Carrier.VETH, topology.format(name), "ns",
-                {"ns": NS, "pdr": PDR, **_LOADED}, Traffic(flows=PACED_FLOWS),
-                loads=LOADS_PERCENT,
-            )
-        )  # fmt: skip
-        metrics = {"ns": NS, "kcps": _KCPS}
-        metrics |= {name: metric for name, metric in _LOADED.items() if name.endswith("_50")}
-        found.append(
-            Scenario(
-                f"svc-{short}-new", f"service by {name}, each packet a connection", "served",
-                f"{short}/new", Carrier.VETH, topology.format(name), "ns", metrics,
-                Traffic(flows=MOST_NEW), loads=(50,),
-            )
-        )  # fmt: skip
+        way = topology.format(name)
+        for kind, rate, flows, under, what in (
+            ("established", {"pdr": PDR}, PACED_FLOWS, loads, f"{PACED_FLOWS} connections"),
+            ("new", {"kcps": _KCPS}, MOST_NEW, (50,), "each packet a connection"),
+        ):
+            title = f"service by {name}, {f'{many}, ' if services else ''}{what}"
+            delays = {f"us{p}_{load}": _LOADED[f"us{p}_{load}"] for load in under for p in (50, 99)}
+            found.append(
+                Scenario(
+                    f"svc-{short}{of}{'-new' if kind == 'new' else ''}", title, lab,
+                    f"{short}{of}/{kind}", Carrier.VETH, way, "ns", {"ns": NS, **rate, **delays},
+                    Traffic(flows=flows), not services, under,
+                )
+            )  # fmt: skip
     return tuple(found)
 
 
@@ -127,4 +130,6 @@ RATED: tuple[Scenario, ...] = (
     *_rates(),
     *(_selftest(name, extra) for name, extra in zip(SELFTEST, (0, 0, SELFTEST_EXTRA), strict=True)),
     *_served(),
+    *_served(1),
+    *_served(10_000),
 )

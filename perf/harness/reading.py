@@ -207,9 +207,10 @@ def trend_command(argv: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(told, indent=2))
     else:
+        wide = max(len(one["scenario"]) for one in told) if told else 0
         for one in told:
             spread = f"{svg.figure(one['mean'])} +- {svg.figure(one['stdev'])} {one['unit']}"
-            print(f"{one['scenario']:<26} {one['from']}..{one['to']}: {spread}, {one['word']}")
+            print(f"{one['scenario']:<{wide}} {one['from']}..{one['to']}: {spread}, {one['word']}")
     return WORSE if worse else OK
 
 

@@ -23,6 +23,7 @@ TITLES = {
     "vhost": "Virtual machine to virtual machine",
     "paced": "Rates and latency under load, by the paced generator",
     "served": "A service in four ways: XDP, OVN, nftables, iptables",
+    "served-sizes": "The same four ways with one service, and with 10,000",
     "path": "Outside to a service, the whole path",
     "peers": "Outside to a service: XDP, nftables, iptables",
     "xdp": "The XDP programs alone",
@@ -212,7 +213,8 @@ def _legend() -> str:
     return (
         '<p class="dim">Each dot is a trial, the thick bar their median, the line its 95 % '
         "bootstrap interval; these axes begin at nothing. Axes of latency are logarithmic. Colours "
-        "and dashes only tell rows apart.</p>"
+        "and dashes only tell rows apart. Drops are of whole trials, a search's overloads "
+        "included; hit ratios are of all passes.</p>"
     )
 
 

@@ -69,14 +69,20 @@ class Plan:
         if not 0.05 <= self.seconds <= MOST_SECONDS:
             msg = f"trials of {self.seconds:g} s: 0.05 to {MOST_SECONDS:g}"
             raise HarnessError(msg)
+        if self.rate_pps is not None and self.rate_pps * self.seconds < 1:
+            msg = f"rate {self.rate_pps:g} packets/s: no packet in {self.seconds:g} s"
+            raise HarnessError(msg)
         given = bool(self.client and self.address)
         if given != any(each.lab == "ends" for each in self.chosen()) or given != bool(
             self.client or self.address
         ):
             msg = "--client and --address go with the scenarios ends-*, and these with both of them"
             raise HarnessError(msg)
-        if self.dst_mac and not (self.ports and _MAC.fullmatch(self.dst_mac)):
-            msg = f"--dst-mac {self.dst_mac}: six octets in hex with colons, of what is at --port"
+        if self.dst_mac and not _MAC.fullmatch(self.dst_mac):
+            msg = f"--dst-mac {self.dst_mac}: six octets in hex with colons"
+            raise HarnessError(msg)
+        if self.dst_mac and not self.ports:
+            msg = f"--dst-mac {self.dst_mac}: of what is at --port, and none is given"
             raise HarnessError(msg)
         if len(self.ports) > 2:
             msg = f"{len(self.ports)} ports: one, or one that sends and one that receives"

@@ -1,11 +1,11 @@
-"""The lab of perf.servedlab as the harness has it: one service by XDP, OVN, nftables, iptables."""
+"""The labs of perf.servedlab as the harness has them: a service by XDP, OVN, nftables, iptables."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dataplane.model.config import DpdkConfig
@@ -15,24 +15,34 @@ from perf.harness.catalog import Scenario
 from perf.harness.generator import Counts, Traffic
 from perf.harness.generators import Paced
 from perf.harness.labs import Bench, Progress, Sample
-from perf.servedlab import CLIENT_MAC, SERVICES, Served, ServedLab
+from perf.servedlab import CLIENT_MAC, WAYS, Served, ServedLab, Way
 from perf.vhostlab import VhostLab
 
 DRAIN_MS = 50
 FIRST_CLIENT = "198.51.100.1"
 
 
-@dataclass(frozen=True, slots=True)
-class Fresh:
-    """A paced generator whose every frame opens a connection: all are forgotten before each run."""
+SOMEWHERE = "somewhere else"
+"""Of frames that did not come, those that no counter of the way has."""
+
+
+@dataclass(slots=True)
+class Counting:
+    """A paced generator that remembers what did not come through.
+
+    Attributes:
+        forget: called before each run, so that every frame opens a connection.
+        lost: frames of all runs so far.
+    """
 
     of: Paced
-    forget: Callable[[], None]
+    forget: Callable[[], None] = lambda: None
+    lost: int = field(default=0, init=False)
 
     @property
     def name(self) -> str:
         """For results and messages."""
-        return f"{self.of.name}, each frame a connection"
+        return self.of.name
 
     @property
     def paced(self) -> bool:
@@ -46,11 +56,24 @@ class Fresh:
             DataplaneError: as the other.
         """
         self.forget()
-        return self.of.start(traffic, duration_s)
+        counts = self.of.start(traffic, duration_s)
+        self.lost += max(counts.lost, 0)
+        return counts
+
+
+def places(before: Mapping[str, int], now: Mapping[str, int], lost: int) -> dict[str, int]:
+    """Where frames were dropped meanwhile; what of `lost` no place has counted is said, too."""
+    found = {
+        place: count - before.get(place, 0)
+        for place, count in now.items()
+        if count > before.get(place, 0)
+    }
+    rest = lost - sum(found.values())
+    return {**found, SOMEWHERE: rest} if rest > 0 else found
 
 
 class ServedBench:
-    """One generator, four routers."""
+    """One generator, and a router for each way."""
 
     def __init__(self, made: ServedLab) -> None:
         self._made = made
@@ -62,11 +85,11 @@ class ServedBench:
         way = self._made.arrange(name)
         paced = Paced(
             self._made.generator, way.ports, (CLIENT_MAC, way.router_mac),
-            target=(str(peerlab.vip(SERVICES - 1)), peerlab.PORT), source=FIRST_CLIENT,
+            target=(str(peerlab.vip(way.services - 1)), peerlab.PORT), source=FIRST_CLIENT,
             drain_ms=DRAIN_MS,
         )  # fmt: skip
         way.forget()
-        generator = Fresh(paced, way.forget) if kind == "new" else paced
+        generator = Counting(paced, way.forget) if kind == "new" else Counting(paced)
         before, spent_ns = self._drops(way), 0.0
 
         def around(run: Callable[[], None]) -> None:
@@ -91,18 +114,15 @@ class ServedBench:
             counters["seen_inside_the_kernel"] = float(looked.frames)
             counters["events_missed"] = float(looked.missed)
         values = {name: value for name, value in values.items() if name in scenario.metrics}
-        drops = {
-            place: count - before.get(place, 0)
-            for place, count in self._drops(way).items()
-            if count > before.get(place, 0)
-        }
+        drops = places(before, self._drops(way), generator.lost)
         encoded = {load: each.encoded for load, each in found.latency.items()}
         return Sample(values, counters, drops, encoded)
 
     def configuration(self, scenario: Scenario) -> dict[str, Any]:
         """OVS for OVN's way; the program for ours; the others have only their rules."""
-        if not scenario.way.startswith("ovn/"):
-            return {"services": SERVICES, **self._made.described(scenario.way.partition("/")[0])}
+        way = self._made.ways[scenario.way.partition("/")[0]]
+        if way.busy_ns is not None:
+            return self._made.described(way.name)
         lab = self._made.lab
         return ovscount.configuration(lab.vsctl, lab.flows_of, lab.appctl, ("br-int",))
 
@@ -131,9 +151,11 @@ class ServedBench:
 
 
 @contextmanager
-def built(dpdk: DpdkConfig, core: int, progress: Progress) -> Iterator[Bench]:
+def built(
+    dpdk: DpdkConfig, core: int, progress: Progress, ways: tuple[Way, ...] = WAYS
+) -> Iterator[Bench]:
     """The lab with everything in it, removed at the end whatever happened."""
-    made = ServedLab(VhostLab(dpdk, core), dpdk.pmd[0], progress)
+    made = ServedLab(VhostLab(dpdk, core), dpdk.pmd[0], progress, ways)
     try:
         made.build()
         yield ServedBench(made)

@@ -19,6 +19,7 @@ from perf.harness.latency import LOADS_PERCENT
 from perf.harness.results import Measured, Results, Trial
 from perf.harness.rundir import Plan, RunDirectory
 from perf.harness.scenario import Scenario
+from perf.harness.servedbench import SOMEWHERE, places
 from perf.harness.simulated import SimulatedDevice
 
 KNOWN = 1_234_567.0
@@ -66,6 +67,13 @@ def test_a_rate_that_was_asked_for_is_measured_and_no_other(share: float, delive
     assert found.trials == 1
     with pytest.raises(HarnessError, match=r"none of .* frames came through"):
         pacedtrial.measure(SimulatedDevice(KNOWN, 0, 1, floor=1.0), traffic, 0.5)
+
+
+def test_what_no_counter_has_of_the_lost_is_said_to_be_lost_somewhere_else() -> None:
+    before, now = {"queue": 5, "XDP: DROP": 2}, {"queue": 12, "XDP: DROP": 2, "new": 1}
+    assert places(before, now, 8) == {"queue": 7, "new": 1}
+    assert places(before, now, 11) == {"queue": 7, "new": 1, SOMEWHERE: 3}
+    assert places({}, {}, 0) == {}
 
 
 class Moody:

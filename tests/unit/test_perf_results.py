@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from perf import servedlab
 from perf.harness import (
     catalog,
     cli,
@@ -126,7 +127,9 @@ def test_a_directory_takes_one_run(tmp_path: Path) -> None:
         (["p2p", "--port=eth0"], "'eth0' is no port of EAL's"),
         (["p2p", "--port=-a 0000:03:00.0", "--dst-mac", "zz"], "--dst-mac zz: six octets"),
         (["p2p", "--dst-mac", "0a:58:00:00:00:01"], "of what is at --port"),
-        (["p2p", "--rate", "-5"], "rate -5 packets/s: it has to be positive"),
+        (["p2p", "--rate", "-5"], "rate -5 packets/s: more than 0"),
+        (["p2p", "--rate", "1e12"], "rate 1e+12 packets/s: more than 0, and 1,000,000,000 at"),
+        (["p2p", "--rate", ".1"], "rate 0.1 packets/s: no packet in 2 s"),
         (["ends-tcp"], "--client and --address"),
         (["ends-tcp", "--address", "::1"], "--client and --address"),
         (["p2p", "--client", "ssh vm-a", "--address", "::1"], "--client and --address"),
@@ -229,6 +232,24 @@ def test_a_rate_takes_the_place_of_the_search() -> None:
     assert made.traffic.rate_pps == 5e4
     assert made.primary == "delivered"
     assert set(made.metrics) == {"delivered", "ns", "us50_100", "us99_100"}
+
+
+def test_scenarios_are_chosen_by_patterns_too() -> None:
+    found = [each.name for each in catalog.chosen(["svc-*-of-1", "p2p"])]
+    ways = ("xdp", "ovn", "nftables", "iptables")
+    assert found == ["p2p", *(f"svc-{way}-of-1" for way in ways)]
+    with pytest.raises(HarnessError, match=r"no scenario 'svx-\*'"):
+        catalog.chosen(["p2p", "svx-*"])
+
+
+def test_services_of_each_size_have_a_lab_in_which_all_ways_take_turns() -> None:
+    for base, others in catalog.AGAINST.items():
+        labs = {each.lab for each in catalog.chosen([base, *others])}
+        assert len(labs) == 1, base
+    for size in ("1", "10000"):
+        (ovn,) = catalog.chosen([f"svc-ovn-of-{size}"])
+        assert f" {int(size):,} service" in ovn.topology
+        assert ovn.way.partition("/")[0] in {way.name for way in servedlab.SIZED}
 
 
 def test_a_look_into_the_kernel_is_had_where_frames_go_through_its_stack(
