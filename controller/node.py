@@ -66,7 +66,7 @@ from dataplane.drivers.announce import AnnouncementsTable
 from dataplane.drivers.bpfstate import BpfState
 from dataplane.drivers.machinefacts import machine_facts
 from dataplane.drivers.nics import LinkMonitor
-from dataplane.drivers.ovsdb import Ovs, OvsState, PortState
+from dataplane.drivers.ovsdb import Ovs, OvsState
 from dataplane.drivers.ovsdb_tls import Tls, use_tls
 from dataplane.drivers.ovstables import SettingsTable
 from dataplane.drivers.sockprograms import SocketTable
@@ -164,7 +164,7 @@ class NodeDaemon:
         )
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
-        self._ports: Mapping[str, PortState] = {}
+        self._ovs_seen: OvsState | None = None
         self._stale_look: asyncio.TimerHandle | None = None
         self._nested: Mapping[str, int | None] = {}
         self.cni: CniServer | None = None
@@ -291,8 +291,8 @@ class NodeDaemon:
         return self._changed
 
     def _saw_ovs(self, state: OvsState) -> None:
-        before, self._ports = self._ports, state.ports
-        if upset := upset_by(before, state.ports):
+        before, self._ovs_seen = self._ovs_seen, state
+        if upset := upset_by(before, state):
             self.loop.invalidate(*upset)
 
     def _pod_link_gone(self) -> None:

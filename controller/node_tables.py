@@ -21,6 +21,7 @@ from dataplane.drivers.nodemap import NodeTable
 from dataplane.drivers.offloads import OffloadsTable
 from dataplane.drivers.openflow import FlowsTable
 from dataplane.drivers.ovsbonds import BondsTable
+from dataplane.drivers.ovsdatapath import DatapathTable
 from dataplane.drivers.ovsports import PortsTable
 from dataplane.drivers.ovsqos import QosTable
 from dataplane.drivers.ovstables import BridgesTable
@@ -43,6 +44,7 @@ def tables_of(daemon: NodeDaemon) -> tuple[Table[Any, Any], ...]:
         LinksTable(),
         NicsTable(Path(config.rundir) / "nic-settings.json"),
         BridgesTable(ovs),
+        DatapathTable(ovs),
         PortsTable(ovs),
         BondsTable(ovs),
         QosTable(ovs),

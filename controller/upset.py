@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dataplane.drivers.ovsdb import PortState
+from dataplane.drivers.ovsdb import OvsState, PortState
 from dataplane.model.devices import is_pod_link
 from dataplane.model.names import INTEGRATION_BRIDGE
 
@@ -35,7 +35,16 @@ OVNS_KEYS = frozenset({"ovn-installed", "ovn-installed-ts"})
 """external_ids that ovn-controller writes."""
 
 
-def upset_by(before: Mapping[str, PortState], now: Mapping[str, PortState]) -> tuple[str, ...]:
+def upset_by(before: OvsState | None, now: OvsState) -> tuple[str, ...]:
+    """The tables that a change in OVS's database may have upset."""
+    known = before.capabilities if before is not None else {}
+    datapath = ("datapath",) if now.capabilities != known else ()
+    return datapath + upset_by_ports(before.ports if before is not None else {}, now.ports)
+
+
+def upset_by_ports(
+    before: Mapping[str, PortState], now: Mapping[str, PortState]
+) -> tuple[str, ...]:
     """The tables that a change of OVS's ports may have upset."""
     changed = [
         name for name in before.keys() | now if _told(before.get(name)) != _told(now.get(name))

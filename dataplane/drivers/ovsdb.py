@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 from uuid import UUID
@@ -25,9 +25,10 @@ DATABASE = "Open_vSwitch"
 TABLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "Open_vSwitch": (
-            "bridges", "other_config", "external_ids", "next_cfg", "cur_cfg",
+            "bridges", "datapaths", "other_config", "external_ids", "next_cfg", "cur_cfg",
             "ovs_version", "db_version", "dpdk_initialized", "dpdk_version", "iface_types",
         ),
+        "Datapath": ("capabilities", "external_ids"),
         "Bridge": (
             "name", "ports", "mirrors", "datapath_type", "fail_mode", "other_config",
             "external_ids",
@@ -102,6 +103,8 @@ class OvsState:
     cur_cfg: int
     bridges: tuple[str, ...]
     ports: Mapping[str, PortState]
+    capabilities: Mapping[str, str] = field(default_factory=dict)
+    """What OVN is told of the userspace datapath."""
 
 
 def root(replica: Replica) -> Row:
@@ -115,6 +118,13 @@ def root(replica: Replica) -> Row:
         msg = "the Open_vSwitch table has no row: run `ovs-vsctl init` on this database first"
         raise ObserveError(msg)
     return rows[0]
+
+
+def netdev_datapath(replica: Replica) -> Row | None:
+    """The row of the userspace datapath; ovn-controller makes it, and vswitchd fills it in."""
+    rows = replica.rows("Open_vSwitch")
+    found: Row | None = read(rows[0], "datapaths").get("netdev") if rows else None
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +178,16 @@ def snapshot(replica: Replica) -> OvsState:
                     state.name, bridge.name, state.type, port.owner, state.ofport, state.error,
                     state.link_state, state.mtu, state.external_ids,
                 )  # fmt: skip
-    return _state_of(rows[0] if rows else None, bridges.values(), ports)
+    datapath = netdev_datapath(replica)
+    capabilities = read(datapath, "capabilities") if datapath is not None else {}
+    return _state_of(rows[0] if rows else None, bridges.values(), ports, capabilities)
 
 
 def _state_of(
-    row: Row | None, bridges: Iterable[_BridgeRow], ports: Mapping[str, PortState]
+    row: Row | None,
+    bridges: Iterable[_BridgeRow],
+    ports: Mapping[str, PortState],
+    capabilities: Mapping[str, str],
 ) -> OvsState:
     def column(name: str) -> Any:
         return read(row, name) if row is not None else None
@@ -187,6 +202,7 @@ def _state_of(
         cur_cfg=column("cur_cfg") or 0,
         bridges=tuple(sorted(bridge.name for bridge in bridges)),
         ports=MappingProxyType(dict(ports)),
+        capabilities=MappingProxyType(dict(capabilities)),
     )
 
 

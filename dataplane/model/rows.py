@@ -30,6 +30,13 @@ class OvsSetting:
 
 
 @dataclass(frozen=True, slots=True)
+class Capability:
+    """Table `datapath`: key of the userspace datapath's capabilities; what OVN is told of it."""
+
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
 class Bridge:
     """Table `bridges`: key name. `hwaddr` (None: OVS chooses) is other_config:hwaddr."""
 

@@ -20,6 +20,7 @@ from dataplane.model.rows import (
     Bond,
     Bridge,
     Bucket,
+    Capability,
     DeviceAddress,
     Flow,
     FlowKey,
@@ -51,7 +52,7 @@ from dataplane.plan.flows import service_flows
 from dataplane.plan.host import host_rows, ovs_end
 from dataplane.plan.hostnet import host_replies, routes_to_nodes, svc_addresses, svc_neighbours
 from dataplane.plan.mirror import mirror_plan
-from dataplane.plan.ovs import OvsKey, ovs_settings, port_keys
+from dataplane.plan.ovs import OvsKey, capabilities, ovs_settings, port_keys, release_of
 from dataplane.plan.owners import announcements
 from dataplane.plan.ports import (
     NO_KEYS,
@@ -82,6 +83,7 @@ class NodePlan:
     links: Mapping[str, Link]
     nics: Mapping[str, NicSettings]
     bridges: Mapping[str, Bridge]
+    datapath: Mapping[str, Capability]
     ports: Mapping[str, Port]
     bonds: Mapping[str, Bond]
     qos: Mapping[str, Policer]
@@ -330,6 +332,7 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
         links=links,
         nics={u.device: row for u in config.nics if (row := nic_settings(u)) is not None},
         bridges=_bridges(config),
+        datapath=capabilities(release_of(config)),
         ports=ports,
         bonds={one.name: bond(one, tuned) for one in config.bonds},
         qos=_policers(state),

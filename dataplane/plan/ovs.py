@@ -8,7 +8,7 @@ from typing import Any
 
 from dataplane.model.config import DpdkConfig, NodeConfig
 from dataplane.model.names import INTEGRATION_BRIDGE
-from dataplane.model.rows import OvsSetting
+from dataplane.model.rows import Capability, OvsSetting
 from dataplane.model.tuning import PortTuning, RxqAssign, Tuning
 from dataplane.plan.ovskeys import (
     KEYS,
@@ -44,10 +44,33 @@ def dpdk_settings(dpdk: DpdkConfig, file_prefix: str) -> dict[str, str]:
     return settings
 
 
+ONE_ENTRY_SINCE = OvsVersion(3, 3)
+"""From here on the userspace conntrack keeps one entry for a connection, translated or not."""
+
+
+def release_of(config: NodeConfig) -> OvsVersion:
+    """The release of OVS that the plan is for; the oldest, where none was found."""
+    return OvsVersion.parse(config.ovs_release) if config.ovs_release else OLDEST
+
+
+def capabilities(release: OvsVersion) -> dict[str, Capability]:
+    """What OVN must not use of the userspace datapath, though vswitchd says that it can it.
+
+    With `ct_zero_snat` OVN commits every connection that its ACLs admit with a source translation
+    to nothing (`ct(commit,nat(src))`). Conntrack has a second entry for it then, whose hash is that
+    of the first, as nothing was translated. The first one expires and the second stays until
+    the next sweep, for up to 5 s; a packet with the same addresses and ports in that time, as of a
+    client that takes a port again, is led from the second entry to the second entry, and vswitchd
+    aborts: "assertion conn->conn_type == CT_CONN_TYPE_DEFAULT failed in conn_update_state()" (seen
+    with 3.1.0; docs/decisions/0033).
+    """
+    return {"ct_zero_snat": Capability("false")} if release < ONE_ENTRY_SINCE else {}
+
+
 def spelt(config: NodeConfig) -> Translation:
     """The tuning of a node as its release of OVS spells it: the plan's, or the file's pins only."""
     tunnelled = config.tunnel is not None
-    release = OvsVersion.parse(config.ovs_release) if config.ovs_release else OLDEST
+    release = release_of(config)
     # Each name and type was checked as the file was read; the values have no common type.
     pins: dict[str, Any] = dict(config.tuning)
     if config.computed is None:

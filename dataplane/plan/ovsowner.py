@@ -33,7 +33,8 @@ def _digest(value: str) -> str:
     return hashlib.sha256(value.encode()).hexdigest()[:12]
 
 
-def _pairs(text: str) -> dict[str, str]:
+def words_of(text: str) -> dict[str, str]:
+    """Words key=value of a note; a word that is none is left out."""
     return {key: value for key, found, value in (w.partition("=") for w in text.split()) if found}
 
 
@@ -53,10 +54,10 @@ class Owned:
         keys = frozenset((column, key) for column, _, key in pairs if key)
         if VERSION not in words:
             return cls(keys)
-        overwrote = _pairs(external_ids.get(OVERWROTE, ""))
+        overwrote = words_of(external_ids.get(OVERWROTE, ""))
         return cls(
             keys,
-            _pairs(external_ids.get(COMPUTED, "")),
+            words_of(external_ids.get(COMPUTED, "")),
             {key: unquote(value) for key, value in overwrote.items()},
         )
 

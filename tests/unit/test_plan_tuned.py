@@ -106,3 +106,12 @@ def test_an_explicit_file_is_told_as_it_is_and_no_more() -> None:
         "dpdk-lcore-mask": "0x1",
         "pmd-cpu-mask": "0x2",
     }
+
+
+def test_ovn_must_not_translate_to_nothing_before_3_3() -> None:
+    config = tuned(AFXDP)
+    for release, told in (("", "false"), ("3.1", "false"), ("3.2", "false"), ("3.3", None)):
+        rows = plan(planned(replace(config, ovs_release=release))).datapath
+        assert {key: row.value for key, row in rows.items()} == (
+            {"ct_zero_snat": told} if told else {}
+        )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from controller.rounds import of_attachments
-from controller.upset import GUEST_TABLES, OVS_TABLES, upset_by
-from dataplane.drivers.ovsdb import PortState
+from controller.upset import GUEST_TABLES, OVS_TABLES, upset_by, upset_by_ports
+from dataplane.drivers.ovsdb import OvsState, PortState
 from dataplane.model.state import Attachment, NodeState, PortKind
 from dataplane.plan.node import NodePlan, plan
 from tests.labs.attachments import WEB
@@ -25,24 +25,24 @@ def _plan(*attachments: Attachment, state: NodeState = STATE) -> NodePlan:
 
 
 def test_a_guests_port_upsets_nothing_of_the_uplinks() -> None:
-    assert upset_by({"up0": UPLINK}, {"up0": UPLINK, "vhu1": GUEST}) == GUEST_TABLES
-    assert upset_by({"up0": UPLINK, "vhu1": GUEST}, {"up0": UPLINK}) == GUEST_TABLES
-    assert upset_by({"up0": UPLINK}, {"up0": replace(UPLINK, ofport=2)}) == OVS_TABLES
+    assert upset_by_ports({"up0": UPLINK}, {"up0": UPLINK, "vhu1": GUEST}) == GUEST_TABLES
+    assert upset_by_ports({"up0": UPLINK, "vhu1": GUEST}, {"up0": UPLINK}) == GUEST_TABLES
+    assert upset_by_ports({"up0": UPLINK}, {"up0": replace(UPLINK, ofport=2)}) == OVS_TABLES
     elsewhere = replace(GUEST, bridge="br-ex")
-    assert upset_by({}, {"vhu1": elsewhere}) == OVS_TABLES
+    assert upset_by_ports({}, {"vhu1": elsewhere}) == OVS_TABLES
 
 
 def test_what_ovn_and_the_guest_say_of_a_port_upsets_nothing() -> None:
     told = {**GUEST.external_ids, "ovn-installed": "true", "ovn-installed-ts": "1"}
     installed = replace(GUEST, external_ids=told, link_state="up")
-    assert upset_by({"vhu1": GUEST}, {"vhu1": installed}) == ()
+    assert upset_by_ports({"vhu1": GUEST}, {"vhu1": installed}) == ()
     foreign = replace(GUEST, external_ids={"iface-id": "other"})
-    assert upset_by({"vhu1": GUEST}, {"vhu1": foreign}) == GUEST_TABLES
+    assert upset_by_ports({"vhu1": GUEST}, {"vhu1": foreign}) == GUEST_TABLES
 
 
 def test_a_rejected_port_is_looked_at_with_every_word_of_ovs() -> None:
     rejected = replace(GUEST, error="no such device", ofport=-1)
-    assert upset_by({"vhu1": rejected}, {"vhu1": rejected}) == ("ports", "bonds")
+    assert upset_by_ports({"vhu1": rejected}, {"vhu1": rejected}) == ("ports", "bonds")
 
 
 def test_one_attachments_rows_are_all_that_differs() -> None:
@@ -70,3 +70,10 @@ def test_a_table_that_differs_elsewhere_is_looked_at_as_a_whole() -> None:
     assert "ports" in rest
     assert "ports" not in rows
     assert rows["trunk"] == {CONTAINER.device: _plan(CONTAINER).trunk[CONTAINER.device]}
+
+
+def test_what_ovn_is_told_of_the_datapath_is_looked_at_when_it_changes() -> None:
+    told = OvsState("", "", True, "", frozenset(), 0, 0, (), {}, {"ct_zero_snat": "false"})
+    assert upset_by(None, told) == ("datapath",)
+    assert upset_by(told, told) == ()
+    assert upset_by(told, replace(told, capabilities={"ct_zero_snat": "true"})) == ("datapath",)
