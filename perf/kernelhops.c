@@ -27,7 +27,7 @@ struct packet {
 	u64 at;
 	u64 entered;
 	u32 event;
-	u32 unused;
+	u32 run;
 	struct device device;
 	struct device entry;
 };
@@ -72,6 +72,7 @@ BPF_TABLE("percpu_hash", struct redirect, u64, redirects, 1024);
 BPF_PERCPU_ARRAY(raised, u64, 4);
 BPF_PERCPU_ARRAY(running, u64, 4);
 BPF_PERCPU_ARRAY(untold, u64, 1);
+BPF_PERCPU_ARRAY(runs, u32, 1);
 
 /* Eight slots for each power of two: a slot is at most an eighth wide. */
 static __always_inline u32 slot_of(u64 ns)
@@ -100,12 +101,23 @@ static __always_inline void add(u32 from, struct device *from_device, u32 to,
 		*count += 1;
 }
 
+/* The processor and its turn: softirqs that receive, and what is between them. */
+static __always_inline u32 this_run(void)
+{
+	u32 only = 0, *turn = runs.lookup(&only);
+
+	return (turn ? *turn << 8 : 0) | (bpf_get_smp_processor_id() & 255);
+}
+
 /*
  * Whether a buffer may go from one event to the other. Some are freed where no tracepoint is
- * (those that GRO merged), and the next to have the address is another packet.
+ * (those that GRO merged, those that TCP has read), and the next to have the address is another
+ * packet. What is forwarded is so by who received it, at once: what somebody sends later is another.
  */
-static __always_inline bool follows(u32 before, u32 now)
+static __always_inline bool follows(struct packet *packet, u32 now)
 {
+	u32 before = packet->event;
+
 	switch (now) {
 	case POLLED:
 	case BACKLOG:
@@ -113,7 +125,7 @@ static __always_inline bool follows(u32 before, u32 now)
 	case RECEIVED:
 		return before != QUEUED;
 	case QUEUED:
-		return before == RECEIVED || before == SENT;
+		return before == SENT || (before == RECEIVED && packet->run == this_run());
 	case SENT:
 		return before == QUEUED;
 	}
@@ -127,7 +139,7 @@ static __always_inline void seen(u64 address, u32 event, struct device *device)
 	struct packet fresh = {};
 	bool inward = event == POLLED || event == BACKLOG || event == RECEIVED;
 
-	if (before && follows(before->event, event)) {
+	if (before && follows(before, event)) {
 		add(before->event, &before->device, event, device, now - before->at);
 		if (inward && !before->entered) {
 			before->entered = now;
@@ -138,6 +150,7 @@ static __always_inline void seen(u64 address, u32 event, struct device *device)
 		}
 		before->at = now;
 		before->event = event;
+		before->run = this_run();
 		before->device = *device;
 		return;
 	}
@@ -145,6 +158,7 @@ static __always_inline void seen(u64 address, u32 event, struct device *device)
 	 * sent. */
 	fresh.at = now;
 	fresh.event = event;
+	fresh.run = this_run();
 	fresh.device = *device;
 	if (inward) {
 		fresh.entered = now;
@@ -218,6 +232,14 @@ TRACEPOINT_PROBE(skb, kfree_skb)
 #define NET_TX 2
 #define NET_RX 3
 
+static __always_inline void another_run(void)
+{
+	u32 only = 0, *turn = runs.lookup(&only);
+
+	if (turn)
+		*turn += 1;
+}
+
 static __always_inline void took(u32 work, u64 ns)
 {
 	struct slice slice = {.work = work, .slot = slot_of(ns)};
@@ -248,6 +270,7 @@ TRACEPOINT_PROBE(irq, softirq_entry)
 
 	if (vec != NET_TX && vec != NET_RX)
 		return 0;
+	another_run();
 	at = raised.lookup(&vec);
 	if (at && *at) {
 		took(vec == NET_TX ? TX_WAITED : RX_WAITED, now - *at);
@@ -266,6 +289,7 @@ TRACEPOINT_PROBE(irq, softirq_exit)
 
 	if (vec != NET_TX && vec != NET_RX)
 		return 0;
+	another_run();
 	at = running.lookup(&vec);
 	if (at && *at) {
 		took(vec == NET_TX ? TX_RAN : RX_RAN, bpf_ktime_get_ns() - *at);

@@ -36,6 +36,20 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
         out.sendto(bytes(int(sys.argv[4])), to)
 """
 
+TALKS, PAUSE_S = 20, 0.05
+TALK = """
+import socket, sys, time
+with socket.create_server(("127.0.0.1", 0)) as server:
+    one = socket.create_connection(server.getsockname())
+    two, _ = server.accept()
+    for _ in range(int(sys.argv[1])):
+        one.sendall(bytes(100))
+        two.recv(100)
+        time.sleep(float(sys.argv[2]))
+        two.sendall(bytes(100))
+        one.recv(100)
+"""
+
 
 @pytest.fixture(scope="module")
 def trio() -> Iterator[Trio]:
@@ -152,6 +166,30 @@ def test_a_trial_looks_into_the_kernel_while_its_frames_go(
     monkeypatch.setenv(kerneltrace.ENVIRONMENT, "/nowhere")
     with pytest.raises(HarnessError, match="absent here"):
         kernellook.look(run, "r0", "r1")
+
+
+def test_what_a_socket_sends_later_is_no_packet_that_came_before(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(kerneltrace.ENVIRONMENT, str(tree))
+    command = [sys.executable, "-m", "perf.kerneltrace", "--seconds", "120", "--json"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stderr is not None
+        try:
+            assert running.stderr.readline().strip() == kerneltrace.READY
+            processes.run(["ip", "link", "set", "lo", "up"])
+            processes.run([sys.executable, "-c", TALK, str(TALKS), str(PAUSE_S)])
+            running.terminate()
+            out, _ = running.communicate(timeout=120)
+        finally:
+            running.kill()
+    # TCP frees what it has read where nobody sees it, and the next segment has its memory.
+    hops = [hop for hop in json.loads(out)["hops"] if hop["from"]["device"] == "lo"]
+    waited = [hop for hop in hops if hop["to"]["event"] in ("queued", "sent")]
+    assert waited
+    assert [hop for hop in waited if hop["most_ns"] >= PAUSE_S * 1e9] == []
 
 
 def test_text_has_a_histogram_of_the_way_through(trio: Trio, tree: Path) -> None:
