@@ -20,6 +20,7 @@ from collections.abc import Hashable, Iterator
 from ipaddress import ip_network
 
 from controller.kinds.subnet import RESOURCE, SUBNETS, Subnet, SubnetAcl
+from controller.network import matches
 from controller.network.nets import NETS
 from controller.network.rows import Row, RowKey, Value
 from controller.network.settings import settings
@@ -110,6 +111,8 @@ def _fault(acl: SubnetAcl) -> tuple[str, str] | None:
         return f"action: {acl.action!r} is none of OVN 23.03", f"write one of {', '.join(ACTIONS)}"
     if not acl.match.strip():
         return "match: is empty", "write an expression of OVN's, as in ip4.src == 10.0.0.0/8"
+    if unparsed := matches.fault(acl.match):
+        return f"match: OVN cannot parse {acl.match!r}: {unparsed}", "correct it"
     return None
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface, ip_network
 
 from controller.kinds.vpc import RESOURCE, VPCS, Vpc, VpcPeering, VpcPolicy, VpcRoute
+from controller.network import matches
 from controller.network.external import externals_of
 from controller.network.nets import NETS, router_mac
 from controller.network.rows import Row, RowKey, pairs
@@ -186,6 +187,8 @@ def _policy_fault(policy: VpcPolicy) -> tuple[str, str] | None:
         return f"the priority {policy.priority} is not of 0 to 32767", "choose one of these"
     if not policy.match:
         return "it has no match", "write one, such as ip4.src == 10.1.0.0/24"
+    if unparsed := matches.fault(policy.match):
+        return f"OVN cannot parse the match {policy.match!r}: {unparsed}", "correct it"
     if policy.action not in _ACTIONS:
         return f"the action {policy.action!r} is none", f"write one of {', '.join(_ACTIONS)}"
     if policy.action != "reroute":

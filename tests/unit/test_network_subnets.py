@@ -130,6 +130,7 @@ def test_a_vpc_is_a_router_with_its_routes_and_policies() -> None:
         ({"policyRoutes": [{"priority": 1, "match": "ip", "action": "jump"}]}, "'jump'"),
         ({"policyRoutes": [{"priority": 1, "match": "ip", "action": "reroute"}]}, "no nextHopIP"),
         ({"policyRoutes": [{"priority": 1, "action": "drop"}]}, "no match"),
+        ({"policyRoutes": [{"priority": 1, "match": "ip5", "action": "drop"}]}, "ip5 is no field"),
         ({"vpcPeerings": [{"remoteVpc": "nobody", "localConnectIP": "1.1.1.1/30"}]}, "'nobody'"),
         ({"vpcPeerings": [{"remoteVpc": "v2", "localConnectIP": "1.1.1.1"}]}, "no length"),
         ({"dynamicRouting": {"enabled": True}}, "dynamicRouting"),

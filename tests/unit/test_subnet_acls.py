@@ -75,6 +75,7 @@ def test_acls_are_written_as_they_are_and_those_that_cannot_be_are_named() -> No
                 SubnetAcl("to-lport", 40000, "ip", "drop"),
                 SubnetAcl("to-lport", 1, "ip", "pass"),
                 SubnetAcl("to-lport", 1, " ", "drop"),
+                SubnetAcl("to-lport", 1, "ip4.src == here", "drop"),
             ),
         )
     )
@@ -85,7 +86,9 @@ def test_acls_are_written_as_they_are_and_those_that_cannot_be_are_named() -> No
         "acls[2].priority",
         "acls[3].action",
         "acls[4].match",
+        "acls[5].match",
     ]
+    assert "'ip4.src == here': here is where a constant belongs" in problems[-1]
 
 
 def test_a_subnet_that_is_not_in_force_has_none() -> None:

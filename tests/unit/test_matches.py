@@ -1,0 +1,30 @@
+"""Matches of users: what of them OVN cannot parse, and what it says. `tests/ovn/test_matches.py`
+asks OVN itself."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.network.matches import fault
+from tests.labs.matchtexts import PARSED, REFUSED, UNKNOWN
+
+
+@pytest.mark.parametrize("match", [*PARSED, *UNKNOWN])
+def test_what_ovn_may_parse_passes(match: str) -> None:
+    assert fault(match) == ""
+
+
+@pytest.mark.parametrize(("match", "said"), REFUSED)
+def test_what_it_cannot_parse_is_told(match: str, said: str) -> None:
+    assert said in fault(match)
+
+
+@given(st.text(alphabet='ip4.src=<>!&|(){}[],"/01:@$ \n', max_size=40))
+def test_every_text_gets_an_answer(match: str) -> None:
+    assert isinstance(fault(match), str)
+
+
+def test_parentheses_without_end_are_no_defect() -> None:
+    assert "too many" in fault("(" * 100_000 + "ip4")
