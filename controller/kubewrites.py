@@ -44,6 +44,8 @@ that changes of rows do not have."""
 REFUSED = frozenset({400, 403, 413, 422})
 """Answers that the same write gets again; the object is told once."""
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 60.0
+SAY_READY = frozenset({"subnets.kubeovn.io", "vpcs.kubeovn.io", "ippools.kubeovn.io"})
+"""Kinds that always say whether they are ready: of what cannot be read no unit does."""
 STATUS = {True: "True", False: "False", None: "Unknown"}
 _NOTHING = Wanted()
 
@@ -227,6 +229,8 @@ class WriteBack:
         resource, obj = found
         wanted = self._wanted.get(ref, _NOTHING)
         problems = self._of(ref)
+        if problems and wanted == _NOTHING and ref.resource in SAY_READY:
+            wanted = Wanted(conditions={"Ready": ("False", "Refused", str(problems[0]))})
         self._tell(ref, resource, obj, problems)
         may = self.sources.written(ref.resource)
         outcome = Written.SAME

@@ -19,7 +19,7 @@ from controller.network.rows import Row, RowKey, Value, pairs
 from controller.network.settings import settings
 from controller.network.units import ObjectRef, Said, Unit, Wanted
 from controller.network.view import View
-from controller.network.vpc import grouped, router
+from controller.network.vpc import ending, grouped, router
 from controller.policy.boxes import texts
 from controller.translate.ovn import Problem
 from dataplane.model.names import NETWORKS_KEY
@@ -207,6 +207,8 @@ def status(view: View, key: Hashable) -> Said:
     }
     used = view.by(LEASES, "subnet", subnet.name) or view.by(EIPS, "subnet", subnet.name)
     gone = subnet.ending and not used
+    if subnet.ending and used and net.usable:
+        conditions["Ready"] = ("True", "Ending", ending("addresses of it", used))
     ref = ObjectRef(str(RESOURCE), "", subnet.name)
     return Said(writes={ref: Wanted(status=told, conditions=conditions, finalizer=not gone)})
 

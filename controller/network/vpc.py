@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface, ip_network
 
@@ -91,8 +91,16 @@ def compute(view: View, key: Hashable) -> Said:
         }
         cause = str(said.problems[0]) if said.problems else ""
         ready = ("False", "Refused", cause) if cause else ("True", "RouterMade", "")
+        if vpc.ending and subnets:
+            ready = ("True", "Ending", ending("Subnets of it", subnets))
         writes[ref] = Wanted(status=status, conditions={"Ready": ready}, finalizer=not gone)
     return Said(said.rows, writes, {ref: tuple(said.problems)} if said.problems else {})
+
+
+def ending(what: str, names: Sequence[str]) -> str:
+    """Of what is being deleted: for whom it waits, the first of them by name."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"it is being deleted, and stays while there are {what}: {', '.join(names[:3])}{more}"
 
 
 def _routes(view: View, said: _Saying) -> None:

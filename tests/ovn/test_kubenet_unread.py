@@ -127,6 +127,26 @@ def test_a_subnet_that_cannot_be_read_any_more_keeps_what_it_was(nb: OvnSandbox)
     told(case)
 
 
+def test_a_subnet_that_never_could_be_read_is_not_ready(nb: OvnSandbox) -> None:
+    async def case(api: StandIn) -> None:
+        edit(api, cidrBlock=5)
+
+        def said() -> dict[str, tuple[str, str]]:
+            there = objects.look(api, SUBNET, "shopnet") or {}
+            found = there.get("status", {}).get("conditions", [])
+            return {one["type"]: (one["status"], one["message"]) for one in found}
+
+        async with leading(api, nb):
+            await until("it is not ready", lambda: said().get("Ready", ("",))[0] == "False")
+            assert "cidrBlock" in said()["Ready"][1]
+            assert said()["Error"][0] == "True"
+            edit(api, cidrBlock=CIDR)
+            await until("it is ready", lambda: said()["Ready"][0] == "True")
+            await until("nothing is wrong", lambda: said()["Error"][0] == "False")
+
+    told(case)
+
+
 def test_what_was_refused_of_a_row_is_forgotten_with_it(nb: OvnSandbox) -> None:
     async def case(api: StandIn) -> None:
         async with leading(api, nb) as controller:

@@ -434,6 +434,10 @@ def test_what_is_ending_keeps_its_finalizer_while_it_is_used() -> None:
     found = said(w)
     assert wanted(found, "subnets.kubeovn.io", "s").finalizer is True
     assert wanted(found, "vpcs.kubeovn.io", "v1").finalizer is True
+    subnet = wanted(found, "subnets.kubeovn.io", "s").conditions["Ready"]
+    assert subnet[1] == "Ending" and subnet[2].endswith("addresses of it: a.ns")
+    vpc = wanted(found, "vpcs.kubeovn.io", "v1").conditions["Ready"]
+    assert vpc[1] == "Ending" and vpc[2].endswith("Subnets of it: s")
     w.have(PODS, Key("ns", "a"), None)
     assert wanted(said(w), "subnets.kubeovn.io", "s").finalizer is False
     w.have(SUBNETS, "s", None)
