@@ -15,6 +15,7 @@ from ipaddress import ip_address
 
 from controller.kube.resources import Key
 from controller.network.backends import Targets, facts_of, listed, spelt, usable
+from controller.network.elsewhere import elsewhere
 from controller.network.local_lb import UNITS as LOCAL_UNITS
 from controller.network.local_lb import (
     is_template,
@@ -28,6 +29,7 @@ from controller.network.servicefacts import (
     FORWARDING_ANNOTATION,
     SERVICES,
     SWITCH_VIP_ANNOTATION,
+    VPC_ANNOTATION,
     WEIGHTS_ANNOTATION,
     NetService,
     NetServicePort,
@@ -100,8 +102,13 @@ def compute(view: View, key: Hashable) -> Said:
         vips = {kind: _vips(service, kind, given.addresses, doubts) for kind in _kinds(service)}
         if is_template(view, service):
             rows |= template_rows(service)
-        for port in service.ports:
-            targets = targets_of(view, key, port)
+        behind = {port: targets_of(view, key, port) for port in service.ports}
+        if away := elsewhere(view, service, behind.values()):
+            doubts.say(
+                f"{away}: who asks for the service looks for that in VPC {service.vpc}",
+                f"write a SwitchLBRule there, or name its VPC in {VPC_ANNOTATION}",
+            )
+        for port, targets in behind.items():
             for kind, addresses in vips.items():
                 row = _row(terms, port, kind, addresses, targets, doubts)
                 if row is not None:

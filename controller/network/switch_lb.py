@@ -10,7 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from controller.kinds.switchlbrule import RESOURCE, RULES, RulePort, SwitchLbRule
+from controller.kinds.switchlbrule import (
+    RESOURCE,
+    RULES,
+    VPC_ANNOTATION,
+    RulePort,
+    SwitchLbRule,
+)
 from controller.kinds.vpc import VPCS
 from controller.network.backends import listed, spelt
 from controller.network.lbbackends import VPC, leases_of, located
@@ -84,7 +90,10 @@ def compute(view: View, key: Hashable) -> Said:
     behind = listed or [address for lease in ready for address in lease.addresses]
     vpc = view.ask(VPC, key)
     if not vpc:
-        say("no VPC has what is behind it", "correct it, or annotate it with the VPC's name")
+        say(
+            "no VPC has what is behind it",
+            f"correct it, or name the VPC in its annotation {VPC_ANNOTATION}",
+        )
     elif view.get(VPCS, vpc) is None:
         say(f"there is no Vpc {vpc}", "make it, or correct the annotation")
     rows: dict[RowKey, Row] = {}

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
 
 from controller.kube.resources import Key
-from controller.network.facts import NODES, NetNode
+from controller.network.facts import LEASES, NODES, NetNode, NicLease
+from controller.network.nets import NETS, Net
 from controller.network.rows import RowKey
 from controller.network.services import UNITS, balancers_of
-from controller.network.settings import SETTINGS, NetSettings
+from controller.network.settings import DEFAULT_VPC, SETTINGS, NetSettings
 from controller.network.units import ObjectRef
 from controller.translate.index import Index
 from controller.translate.ovn import NbSnapshot, SbSnapshot
 from controller.translate.services import Vantage, service_problems, services
+from dataplane.model.addr import Mac
 from dataplane.model.config import EastWest
 from dataplane.model.service import (
     EndpointState,
@@ -29,6 +32,7 @@ from tests.labs.factview import Facts, FactView, Whole, whole
 from tests.labs.serviceobjects import balancers, facts, service_json, slice_json
 
 WEB = ObjectRef("services", "ns", "web")
+MAC = Mac("0a:00:00:00:00:01")
 
 
 def served(said: Whole) -> dict[str, Service]:
@@ -297,6 +301,34 @@ def test_where_ovn_serves_a_vpcs_services_are_in_its_group() -> None:
     # OVN picks from all that are in vips, so one that is going is not among the ready.
     assert rows[next(iter(mine))].columns["vips"] == (("10.96.0.10:80", "10.1.0.11:8080"),)
     assert balancers_of(FactView(given(*objects)), "vpc1") == frozenset()
+
+
+def test_endpoints_in_another_vpc_are_told_and_served_all_the_same() -> None:
+    def of(pod: str, address: str) -> dict[str, Any]:
+        return {"addresses": [address], "targetRef": {"kind": "Pod", "name": pod}}
+
+    there = ip_network("10.1.0.0/24")
+    objects = (
+        service_json("web"),
+        service_json("mine", annotations={"ovn.kubernetes.io/vpc": "vpc1"}),
+        # Both VPCs have this network; "near" is in the default one.
+        slice_json("web-1", "web", of("near", "10.1.0.11"), of("far", "10.1.0.12")),
+        slice_json("mine-1", "mine", of("near", "10.1.0.11"), of("far", "10.1.0.12"), "10.1.0.13"),
+    )
+    nets = {name: Net(name, vpc, (there,)) for name, vpc in (("a", DEFAULT_VPC), ("b", "vpc1"))}
+    leases = {
+        f"{pod}.ns": NicLease(f"{pod}.ns", Key("ns", pod), "ovn", net, (ip_address(address),), MAC)
+        for pod, net, address in (("near", "a", "10.1.0.11"), ("far", "b", "10.1.0.12"))
+    }
+    said = whole(UNITS, {**given(*objects), NETS: nets, LEASES: leases})
+    assert "far (10.1.0.12) is in VPC vpc1: who asks" in told(said, WEB)
+    assert "near" not in told(said, WEB)
+    mine = told(said, ObjectRef("services", "ns", "mine"))
+    assert "near (10.1.0.11) is in VPC ovn-cluster: who asks" in mine and "far" not in mine
+    assert len(said.rows) == 2
+    # With one VPC nobody is looked for.
+    del nets["b"]
+    assert WEB not in whole(UNITS, {**given(*objects), NETS: nets, LEASES: leases}).problems
 
 
 def test_local_where_ovn_serves_is_a_template_that_each_node_fills_in() -> None:
