@@ -193,7 +193,12 @@ def _run(directory: RunDirectory, plan: Plan, held: int) -> int:
     try:
         results = directory.finish(began)
         reporting.write_all(directory.path, results)
-    except (DataplaneError, OSError) as error:
+    except OSError as error:
+        again = f"millrace perf run --resume {directory.path}"
+        why = f"{error.strerror}; make room, and go on with what was measured: {again}"
+        print(f"millrace perf run: {directory.path} cannot be written: {why}", file=sys.stderr)
+        return FAILED
+    except DataplaneError as error:
         print(f"millrace perf run: {error}", file=sys.stderr)
         return FAILED
     print(reporting.table(results))

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -237,8 +238,11 @@ class RunDirectory:
         return [each for each in self.plan().schedule(lab) if each not in done]
 
     def finish(self, began: str) -> Results:
-        """Put `results.json` together from what there is."""
+        """Put `results.json` together from what there is; `began`: of who measured last."""
         plan, record = self.plan(), self.record()
+        # A run that is resumed is as old as its first trial.
+        stamps = [datetime.fromtimestamp(each.began, UTC) for each in record.trials]
+        began = min([began, *(stamp.isoformat(timespec="seconds") for stamp in stamps)])
         environment = json.loads((self.path / ENVIRONMENT).read_bytes())
         made = [_measured(each, record) for each in plan.chosen()]
         complete = all(len(each.trials) >= plan.trials for each in made)

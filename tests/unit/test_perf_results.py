@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import xml.dom.minidom
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -44,12 +48,13 @@ def timed(number: int) -> str:
 def filled(path: Path, scale: float = 1.0, trials: int = 6, began: str = "2026-01-01") -> Results:
     """A run whose trials are made up; its figures are no measurement."""
     directory = RunDirectory(path)
+    first = datetime.fromisoformat(began).replace(tzinfo=UTC).timestamp()
     directory.create(Plan(NAMES, trials, 1.0), {"kernel": "6.1", "cpus": 2, "cpu": "a <b>"})
     for lab in directory.plan().labs():
         for name, number in directory.missing(lab):
             metrics = next(each for each in catalog.SCENARIOS if each.name == name).metrics
             values = dict.fromkeys(metrics, scale * (100 + number % 3 + number / 10))
-            trial = Trial(name, number, 1.0, 1.0, 0.5, values, {"packets": 9.0}, {"NIC: p0": 2})
+            trial = Trial(name, number, first, 1.0, 0.5, values, {"packets": 9.0}, {"NIC: p0": 2})
             directory.append(
                 "trial", replace(trial, latency={"10": timed(number), "50": timed(number)})
             )
@@ -212,6 +217,30 @@ def test_a_place_that_takes_no_run_is_refused(
     for where in (file, file / "below"):
         with pytest.raises(HarnessError, match="cannot be a run's directory"):
             RunDirectory(where).create(Plan(NAMES, 1, 1.0), {})
+
+
+def test_a_run_that_is_resumed_is_as_old_as_its_first_trial(tmp_path: Path) -> None:
+    filled(tmp_path, began="2026-01-01")
+    again = RunDirectory(tmp_path).finish("2026-02-01T08:00:00+00:00")
+    assert again.began == "2026-01-01T00:00:00+00:00"
+
+
+def test_a_full_disk_is_named_and_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled(tmp_path)
+
+    def full(_path: Path, _text: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(results, "save", full)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(cli, "_Interrupt", lambda: SimpleNamespace(asked=False))
+    # All was measured: there is nothing to start.
+    assert run_command(["--resume", str(tmp_path)]) == cli.FAILED
+    said = capsys.readouterr().err
+    assert f"{tmp_path} cannot be written: No space left on device" in said
+    assert f"--resume {tmp_path}" in said
 
 
 def test_a_run_is_measured_by_one_command_at_a_time(tmp_path: Path) -> None:
