@@ -128,6 +128,12 @@ class Container(Read, frozen=True):
     ports: tuple[ContainerPort, ...] = ()
 
 
+class InitContainer(Container, frozen=True):
+    """A container that runs before the others, and beside them if it is always restarted."""
+
+    restart_policy: str = ""
+
+
 class PodSpec(Read, frozen=True):
     """v1 PodSpec."""
 
@@ -136,6 +142,7 @@ class PodSpec(Read, frozen=True):
     hostname: str = ""
     subdomain: str = ""
     containers: tuple[Container, ...] = ()
+    init_containers: tuple[InitContainer, ...] = ()
 
 
 class PodIP(Read, frozen=True):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
-from controller.kube.structs import Meta, Namespace, Node, Pod
+from controller.kube.structs import Container, Meta, Namespace, Node, Pod
 from controller.network.facts import EIP_ANNOTATION, NetNamespace, NetNode, NetPod
 from dataplane.model.addr import readable
 
@@ -62,11 +62,17 @@ def _one(address: str) -> tuple[str, ...]:
     return (address,) if address else ()
 
 
+def _lasting(pod: Pod) -> Iterator[Container]:
+    """What runs as long as the pod does, in the API server's order."""
+    yield from pod.spec.containers
+    yield from (one for one in pod.spec.init_containers if one.restart_policy == "Always")
+
+
 def _named_ports(pod: Pod) -> Mapping[tuple[str, str], int]:
     return _by_name(
         tuple(
             ((port.protocol.upper(), port.name), port.container_port)
-            for container in pod.spec.containers
+            for container in _lasting(pod)
             for port in container.ports
             if port.name
         )

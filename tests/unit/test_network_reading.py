@@ -60,6 +60,15 @@ def test_a_pods_fact_has_what_the_network_uses() -> None:
     assert not fact.over and not fact.ending and not fact.host_network
 
 
+def test_a_sidecars_ports_have_names_and_those_of_what_runs_before_have_none() -> None:
+    sidecar = {"name": "s", "restartPolicy": "Always", "ports": [
+        {"name": "metrics", "containerPort": 9100}, {"name": "http", "containerPort": 8080},
+    ]}  # fmt: skip
+    before = {"name": "i", "ports": [{"name": "setup", "containerPort": 7}]}
+    fact = pod_fact(_pod(spec={"initContainers": [before, sidecar]}))
+    assert fact.named_ports == {("TCP", "http"): 80, ("UDP", "http"): 82, ("TCP", "metrics"): 9100}
+
+
 def test_what_means_nothing_to_the_network_makes_no_other_fact() -> None:
     before = pod_fact(_pod())
     meta = {**POD["metadata"]}
