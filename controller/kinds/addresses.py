@@ -48,6 +48,7 @@ class Vip:
         use: empty (pods share it: allowed address pairs), or `switch_lb_vip`.
         selector: "key:value" of the pods that may have it, beside those whose annotation names it.
         held: what the status says was given, IPv4 first; and the MAC.
+        attached: further Subnets, which it is not attached to.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Vip:
     held: tuple[str, ...] = ()
     held_mac: str = ""
     ending: bool = False
+    attached: tuple[str, ...] = ()
 
 
 def _pool(meta: Meta, spec: Reading, _: Reading) -> IpPool:
@@ -88,7 +90,6 @@ def _ip(meta: Meta, spec: Reading, _: Reading) -> IpObject:
 
 
 def _vip(meta: Meta, spec: Reading, status: Reading) -> Vip:
-    spec.ignore("attachSubnets")
     # Kube-OVN's pages write V4ip, its definition v4ip.
     v4 = spec.text("v4ip") or spec.text("V4ip")
     return Vip(
@@ -102,6 +103,7 @@ def _vip(meta: Meta, spec: Reading, status: Reading) -> Vip:
         tuple(filter(None, (status.text("v4ip"), status.text("v6ip")))),
         status.text("mac"),
         meta.deletion_timestamp is not None,
+        tuple(filter(None, spec.texts("attachSubnets"))),
     )
 
 

@@ -116,16 +116,17 @@ class Subnet:
     external_lb: bool = False
     route_table: str = ""
     node_network: str = ""
+    vips: tuple[str, ...] = ()
+    overlay_only: bool = False
     accepted: Accepted | None = None
     ending: bool = False
     made: bool = False
 
 
 def _read(meta: Meta, spec: Reading, status: Reading) -> Subnet:
-    # protocol follows from cidrBlock; vips were of an earlier version and did nothing there either.
-    spec.ignore("protocol", "vips", "disableGatewayCheck", "disableInterConnection")
+    # protocol follows from cidrBlock.
+    spec.ignore("protocol", "disableGatewayCheck", "disableInterConnection")
     spec.ignore("enableLb")
-    spec.below("u2oFeatures").ignore("overlayOnlyRouting")
     accepted = status.below("accepted")
     nodes = [part.strip().partition(":") for part in spec.text("gatewayNode").split(",")]
     return Subnet(
@@ -169,6 +170,8 @@ def _read(meta: Meta, spec: Reading, status: Reading) -> Subnet:
         external_lb=spec.flag("enableExternalLBAddress"),
         route_table=spec.text("routeTable"),
         node_network=spec.text("nodeNetwork"),
+        vips=tuple(filter(None, spec.texts("vips"))),
+        overlay_only=spec.below("u2oFeatures").flag("overlayOnlyRouting"),
         accepted=Accepted(
             accepted.text("vpc"), accepted.text("cidrBlock"), accepted.text("gateway")
         )

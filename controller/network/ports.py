@@ -236,9 +236,11 @@ def vips(view: View, key: Hashable) -> Said:
     if vip is None:
         return Said()
     ref = ObjectRef(str(VIP_RESOURCE), "", vip.name)
+    cause, step = "spec.attachSubnets has no effect here", "take it away; docs/kubernetes-kinds.md"
+    void = {ref: (Problem(f"Vip {vip.name}", cause, step),)} if vip.attached else {}
     lease = view.get(LEASES, vip_nic(view, vip.name))
     if lease is None:
-        return Said(writes={ref: Wanted(status={"ready": False}, finalizer=False)})
+        return Said(writes={ref: Wanted(status={"ready": False}, finalizer=False)}, problems=void)
     by_family = {address.version: str(address) for address in lease.addresses}
     told = {
         "ready": True,
@@ -250,7 +252,7 @@ def vips(view: View, key: Hashable) -> Said:
     writes = {ref: Wanted(status=told)}
     parents = _parents(view, vip, lease)
     if vip.use or not parents or lease.provider:
-        return Said(writes=writes)
+        return Said(writes=writes, problems=void)
     # OVN knows one address of a virtual port: the first family has it.
     row = Row(
         {
@@ -263,7 +265,7 @@ def vips(view: View, key: Hashable) -> Said:
         },
         parent=(switch(lease.subnet), "ports"),
     )
-    return Said({port(vip.name): row}, writes)
+    return Said({port(vip.name): row}, writes, void)
 
 
 def _parents(view: View, vip: Vip, lease: NicLease) -> list[str]:

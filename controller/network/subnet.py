@@ -31,6 +31,8 @@ _UNSERVED = {
     "policy_table": "policyRoutingTableID",
     "external_lb": "enableExternalLBAddress",
     "node_network": "nodeNetwork",
+    "vips": "vips",
+    "overlay_only": "u2oFeatures.overlayOnlyRouting",
 }
 """Fields that have no effect here, and that somebody who writes them counts on."""
 

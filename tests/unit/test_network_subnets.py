@@ -378,6 +378,8 @@ def test_a_vip_that_pods_share_is_a_virtual_port() -> None:
     assert "Vip other is not for this pod" in causes(found, "pods", "d", "ns")
     told = wanted(found, "vips.kubeovn.io", "v").status
     assert (told["v4ip"], told["ready"]) == ("10.1.0.50", True)
+    w.have(VIPS, "v", Vip("v", "ns", "s", addresses=("10.1.0.50",), attached=("t",)))
+    assert "attachSubnets has no effect" in causes(said(w), "vips.kubeovn.io", "v")
 
 
 def test_an_underlays_switch_has_the_wire_and_no_router() -> None:
@@ -409,7 +411,7 @@ def test_a_refused_subnet_says_why_and_has_no_switch() -> None:
     w = world(
         Subnet("a", "1", cidr="10.1.0.0/24"),
         Subnet("b", "2", cidr="10.1.0.0/25", external_gateway="10.1.0.9"),
-        Subnet("c", "3", cidr="10.2.0.0/24", dhcp=True, dhcp4="lease_time"),
+        Subnet("c", "3", cidr="10.2.0.0/24", dhcp=True, dhcp4="lease_time", vips=("10.2.0.9",)),
         Subnet("d", "4", vpc="nowhere", cidr="10.3.0.0/24"),
     ).start()
     w.facts[VPCS] = {"ovn-cluster": Vpc("ovn-cluster", namespaces=("x",))}
@@ -421,6 +423,7 @@ def test_a_refused_subnet_says_why_and_has_no_switch() -> None:
     assert "overlaps 10.1.0.0/24 of Subnet a" in told.conditions["Error"][2]
     assert "externalEgressGateway has no effect" in causes(found, "subnets.kubeovn.io", "b")
     assert "'lease_time' is no name=value" in causes(found, "subnets.kubeovn.io", "c")
+    assert "spec.vips has no effect" in causes(found, "subnets.kubeovn.io", "c")
     assert RowKey("DHCP_Options", "c/v4") in found.rows
     assert "no Vpc 'nowhere'" in causes(found, "subnets.kubeovn.io", "d")
     assert "namespace ns may not use" in causes(found, "subnets.kubeovn.io", "a")
