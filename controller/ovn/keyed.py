@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,21 @@ LOCK_LOOK_S = 0.02
 STEAL_AFTER_S = 5.0
 """So long the holder of the Lease waits for the lock. Whoever has it ended by his own clock before
 another could take the Lease; if he did not, his transactions are refused from then on [s]."""
+
+
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_TWICE = re.compile(r"identical values \((.*?)\) for index on columns? (.*?)\.")
+
+
+def lasting(reason: str) -> str:
+    """OVSDB's reason in words that it has at the next try, too: a row to be has another UUID then.
+
+    Whoever is told would be told anew each time.
+    """
+    if twice := _TWICE.search(reason):
+        values, columns = twice.groups()
+        return f"another row of the database has {values} as {columns}; its external_ids say whose"
+    return _UUID.sub("(a UUID)", reason)
 
 
 @dataclass(slots=True)
@@ -281,7 +297,7 @@ class Writer:
         except TransactionError as error:
             if "not locked" in str(error):
                 raise NotOurs from error
-            return last[0], str(error)
+            return last[0], lasting(str(error))
         turn = last[0]
         if turn.deeds:
             self._count(turn)

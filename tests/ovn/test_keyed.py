@@ -189,6 +189,27 @@ def test_a_row_waits_for_its_parent_and_a_group_for_its_members(nb: OvnSandbox) 
     asyncio.run(story())
 
 
+def test_a_name_that_somebody_else_has_is_told_once_and_taken_when_it_is_free(
+    nb: OvnSandbox,
+) -> None:
+    async def story() -> None:
+        nb.nbctl("ls-add", "others", "--", "lsp-add", "others", "p1")
+        told: list[frozenset[RowKey]] = []
+        async with writing(nb.nb, {}) as writer:
+            writer.changed = told.append
+            writer.want(topology())
+            key = RowKey("Logical_Switch_Port", "p1")
+            await until("it is tried again", lambda: key in writer.failures
+                        and writer.failures[key].attempts > 1)  # fmt: skip
+            assert 'another row of the database has p1 as "name"' in writer.failures[key].reason
+            assert told == [frozenset((key,))]
+            nb.nbctl("ls-del", "others")
+            await until("it is made", lambda: key not in writer.failures)
+            assert listed(nb, "Logical_Switch_Port") == ["p0", "p1", "p2"]
+
+    asyncio.run(story())
+
+
 def test_a_bad_row_is_named_and_harms_nobody(nb: OvnSandbox) -> None:
     async def story() -> None:
         rows = topology(40)
