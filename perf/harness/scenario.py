@@ -106,7 +106,8 @@ class Scenario:
     @property
     def in_stack(self) -> bool:
         """Whether its frames go through the kernel's stack, with a paced generator around it."""
-        return self.lab == "served" and self.way.partition("/")[0] in ("nftables", "iptables")
+        kernels = self.way.startswith(("nftables", "iptables"))
+        return kernels and self.lab in ("served", "served-sizes")
 
     def looked_at(self) -> Scenario:
         """The same with latency inside the kernel, where frames go through its stack."""

@@ -288,6 +288,8 @@ def test_a_look_into_the_kernel_is_had_where_frames_go_through_its_stack(
     assert (stack.name, stack.kernel, program.kernel) == ("svc-nftables", True, False)
     assert {"kernel50", "kernel99"} <= set(stack.metrics)
     assert "kernel50" not in program.metrics
+    (many,) = catalog.chosen(["svc-iptables-of-10000"], kernel=True)
+    assert many.kernel
     monkeypatch.setenv("BCC_KERNEL_SOURCE", str(tmp_path))
     assert run_command(["svc-nftables", "--kernel-latency", "--dry-run"]) == 2
     assert "absent here: latency inside the kernel" in capsys.readouterr().err
