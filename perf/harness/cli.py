@@ -203,11 +203,16 @@ def _run(directory: RunDirectory, plan: Plan, held: int) -> int:
         return FAILED
     print(reporting.table(results))
     print(f"\n{directory.path}: results.json, report.html, report.md, junit.xml")
+    again = f"millrace perf run --resume {directory.path}"
     if interrupt.asked:
-        again = f"millrace perf run --resume {directory.path}"
         print(f"interrupted; what was measured is kept; go on with: {again}", file=sys.stderr)
         return INTERRUPTED
-    return FAILED if failed or not results.complete else OK
+    if failed or not results.complete:
+        left = sum(len(directory.missing(lab)) for lab in plan.labs())
+        why = f"reasons are in report.md, complaints in {directory.path}/*.log"
+        print(f"{left} trials are missing; {why}; try them again: {again}", file=sys.stderr)
+        return FAILED
+    return OK
 
 
 def _lab(path: Path, lab: str, display: Display, interrupt: _Interrupt, held: int) -> int:

@@ -225,6 +225,20 @@ def test_a_run_that_is_resumed_is_as_old_as_its_first_trial(tmp_path: Path) -> N
     assert again.began == "2026-01-01T00:00:00+00:00"
 
 
+def test_trials_that_are_missing_are_told_and_how_to_make_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    RunDirectory(tmp_path).create(Plan(NAMES, 2, 1.0), {})
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(cli, "_Interrupt", lambda: SimpleNamespace(asked=False))
+    # As if its worker had been killed.
+    monkeypatch.setattr(cli, "_lab", lambda *_: 1)
+    assert run_command(["--resume", str(tmp_path)]) == cli.FAILED
+    said = capsys.readouterr().err
+    assert f"6 trials are missing; reasons are in report.md, complaints in {tmp_path}/*.log" in said
+    assert f"millrace perf run --resume {tmp_path}" in said
+
+
 def test_a_full_disk_is_named_and_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
