@@ -120,7 +120,8 @@ def markdown(run: Results) -> str:
             f"{_ends(found)} | {metric.unit} | {count} |"
         )
     lines += [
-        f"| {each.title} | not measured: {_one_line(each.problem)} | | | | 0 |"
+        f"| {each.title} | {'given up' if each.trials else 'not measured'}: "
+        f"{_one_line(each.problem)} | | | | {len(each.trials)} |"
         for each in run.scenarios
         if each.problem
     ]
@@ -301,7 +302,9 @@ def _details(members: Sequence[Measured]) -> str:
             for place, count in trial.drops.items():
                 drops[place] = drops.get(place, 0) + count
         told = "; ".join(f"{place}: {count:,}" for place, count in sorted(drops.items()))
-        told = told or ("none" if each.trials else _one_line(each.problem) or "not measured")
+        told = told or ("none" if each.trials else "not measured")
+        if each.problem:
+            told = f"{told}; given up: {_one_line(each.problem)}"
         cells = [
             each.name,
             f"{each.title}: {each.topology}",

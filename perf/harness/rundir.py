@@ -244,7 +244,7 @@ class RunDirectory:
         stamps = [datetime.fromtimestamp(each.began, UTC) for each in record.trials]
         began = min([began, *(stamp.isoformat(timespec="seconds") for stamp in stamps)])
         environment = json.loads((self.path / ENVIRONMENT).read_bytes())
-        made = [_measured(each, record) for each in plan.chosen()]
+        made = [_measured(each, record, plan.trials) for each in plan.chosen()]
         complete = all(len(each.trials) >= plan.trials for each in made)
         found = Results(results.SCHEMA, began, complete, asdict(plan), environment, tuple(made))
         results.write(self.path / results.FILE, found)
@@ -252,7 +252,7 @@ class RunDirectory:
         return results.read(self.path)
 
 
-def _measured(scenario: Scenario, record: Record) -> Measured:
+def _measured(scenario: Scenario, record: Record, planned: int) -> Measured:
     trials: Sequence[Trial] = sorted(
         (each for each in record.trials if each.scenario == scenario.name),
         key=lambda trial: trial.number,
@@ -267,5 +267,10 @@ def _measured(scenario: Scenario, record: Record) -> Measured:
         dict(scenario.metrics),
         tuple(trials),
         record.configurations.get(scenario.name, {}),
-        "" if trials else record.problems.get(scenario.name, record.problems.get(scenario.lab, "")),
+        "" if len(trials) >= planned else _problem(scenario, record),
     )
+
+
+def _problem(scenario: Scenario, record: Record) -> str:
+    """Why trials of it are missing; empty: nobody could say, as of who was killed."""
+    return record.problems.get(scenario.name, record.problems.get(scenario.lab, ""))

@@ -416,6 +416,12 @@ def test_what_could_not_be_measured_is_said_everywhere(tmp_path: Path) -> None:
     assert "no hugepages" in reporting.markdown(run)
     assert "no hugepages" in reporting.html(run)
     assert reporting.junit(run).decode().count("<error") == 3
+    # One of two trials, and why there is no other.
+    directory.append("trial", Trial("vm-vm-ovn", 0, 1.0, 1.0, 0.5, {"cycles": 300.0}))
+    partly = directory.finish("now")
+    assert "OVN switch, no ACL | given up: no hugepages | | | | 1 |" in reporting.markdown(partly)
+    assert "given up: no hugepages" in reporting.html(partly)
+    assert reporting.junit(partly).decode().count("<error") == 2
 
 
 def test_the_table_goes_between_its_marks_alone(tmp_path: Path) -> None:
