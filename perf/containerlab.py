@@ -26,7 +26,6 @@ TRUNK, PORT, BRIDGE = WAYS = ("trunk", "port", "bridge")
 TCP_PORT = 5201
 _OWN = {"p1": "10.1.0.81", "p2": "10.1.0.82"}
 _BRIDGED = ("10.8.0.1", "10.8.0.2")
-_MTU = "1442"
 _TRIES = 5
 _PAUSE_S = 0.5
 
@@ -66,7 +65,8 @@ class ContainerLab:
         return Pair(spaces[0], spaces[1], _OWN["p2"])
 
     def bridge(self) -> Pair:
-        """Two containers on a Linux bridge."""
+        """Two containers on a Linux bridge, with the MTU of the others."""
+        mtu = self.lab.containers["c1"].run("cat", "/sys/class/net/eth0/mtu").strip()
         between = Namespace(f"{PREFIX}-bridge").create()
         between.run("ip", "link", "add", "br0", "type", "bridge")
         between.run("ip", "link", "set", "br0", "up")
@@ -76,7 +76,7 @@ class ContainerLab:
             end = f"to{number}"
             netns.veth(where, "eth0", between, end, left_addresses=[f"{address}/24"])
             between.run("ip", "link", "set", end, "master", "br0")
-            where.run("ip", "link", "set", "eth0", "mtu", _MTU)
+            where.run("ip", "link", "set", "eth0", "mtu", mtu)
             spaces.append(where)
         return Pair(spaces[0], spaces[1], _BRIDGED[1])
 
@@ -120,9 +120,9 @@ class ContainerLab:
 
 
 @contextmanager
-def built(progress: Callable[[str], None]) -> Iterator[ContainerLab]:
+def built(progress: Callable[[str], None], underlay_mtu: int) -> Iterator[ContainerLab]:
     """The lab with every pair in it; its threads poll without a pause."""
-    with Lab(PREFIX, progress, guests=False) as lab:
+    with Lab(PREFIX, progress, guests=False, underlay_mtu=underlay_mtu) as lab:
         made = ContainerLab(lab)
         c1, c2 = lab.containers["c1"], lab.containers["c2"]
         made.pairs[TRUNK] = Pair(c1, c2, topology.CONTAINERS["c2"])

@@ -79,6 +79,7 @@ class Lab(Built):
     progress: Callable[[str], None] = lambda _line: None
     guests: bool = True
     mode: str = "af_xdp"
+    underlay_mtu: int | None = None
     client: Namespace = field(init=False)
     namespace: Namespace = field(init=False)
     node: LabNode = field(init=False)
@@ -97,6 +98,7 @@ class Lab(Built):
                 uplinks=(("up0", "br-ex", True), ("phy0", "br-phy", False)),
                 tunnel=f"{TUNNEL_ADDRESS}/24",
                 mode=self.mode,
+                mtu=self.underlay_mtu,
             ),
             config_path=self.dir / "node.toml",
             cluster_path=self.dir / "cluster.toml",
@@ -211,6 +213,8 @@ class Lab(Built):
             right_addresses=[f"{NODE_ADDRESS}/24"],
         )
         netns.veth(self.wire, "eth0", self.namespace, "phy0", left_addresses=[f"{WIRE_ADDRESS}/24"])
+        if self.underlay_mtu is not None:
+            self.wire.run("ip", "link", "set", "eth0", "mtu", str(self.underlay_mtu))
         for where, device in ((self.client, "eth0"), (self.namespace, "up0"), (self.wire, "eth0")):
             netns.finish_checksums(where, device)
         # Redirected frames reach the client only with GRO (or a program) at its end.

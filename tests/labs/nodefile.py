@@ -10,7 +10,8 @@ from pathlib import Path
 class NodeFile:
     """What differs between the lab's nodes. `nb_rundir` is another node's, None: OVN is here.
 
-    `services` are the lines of the file's table of that name, `ovn` more of that one.
+    `services` are the lines of the file's table of that name, `ovn` more of that one, `mtu` the
+    uplinks' own that is not Ethernet's usual one.
     """
 
     name: str
@@ -23,6 +24,7 @@ class NodeFile:
     mode: str = "af_xdp"
     services: str = ""
     ovn: str = ""
+    mtu: int | None = None
 
     def text(self) -> str:
         """The file."""
@@ -47,6 +49,7 @@ class NodeFile:
             parts.append(
                 f'[[uplink]]\ndevice = "{device}"\nbridge = "{bridge}"\nmode = "{self.mode}"\n'
                 f'queues = 1\nxdp_mode = "native"\nservices = {str(services).lower()}\n'
+                + (f"mtu = {self.mtu}\n" if self.mtu is not None else "")
             )
         if self.tunnel is not None:
             parts.append(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from perf import judge
-from perf.containers import Way, report, table
+from perf.containers import Way, main_command, report, table
 from perf.verdicts import Word
 
 WAYS = (
@@ -35,3 +37,13 @@ def test_the_table_has_a_line_for_each_way() -> None:
     lines = table(WAYS).splitlines()
     assert [line.split()[0] for line in lines] == ["way", "trunk", "port", "bridge"]
     assert "4.20 (4.00..4.40)" in lines[1]
+
+
+@pytest.mark.parametrize("mtu", ["1279", "9000"])
+def test_an_mtu_that_no_link_carries_is_refused(
+    mtu: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main_command(["--underlay-mtu", mtu])
+    assert ended.value.code == 2
+    assert f"--underlay-mtu {mtu}: from 1400 to 3506" in capsys.readouterr().err
