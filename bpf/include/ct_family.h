@@ -238,26 +238,68 @@ static __always_inline __u32 CT(word_for)(const struct reply_bucket *bucket, con
 	return NO_WORD + DROP_CT_FULL;
 }
 
+/* How many ways of a bucket have no flow, as their tags alone say: those never used, or cleared. */
+static __always_inline __u32 CT(untagged)(const struct tag_bucket *bucket)
+{
+	__u32 way, found = 0;
+
+#pragma unroll
+	for (way = 0; way < CT_WAYS; way++) {
+		__u64 borrowed = (__u64)bucket->tags[way] - 1;
+
+		/* No branch: which ways are free is nothing that could be predicted. */
+		barrier_var(borrowed);
+		found += borrowed >> 63;
+	}
+	return found;
+}
+
+/* Whether a bucket may have a flow of this tag, or have spilled one. */
+static __always_inline bool CT(may_have)(const struct tag_bucket *bucket, __u32 tag)
+{
+	__u64 found = 0;
+	__u32 way;
+
+#pragma unroll
+	for (way = 0; way < CT_WAYS; way++) {
+		__u64 borrowed = (__u64)(bucket->tags[way] ^ tag) - 1;
+
+		barrier_var(borrowed);
+		found |= borrowed;
+	}
+	return found >> 63 || bucket->spilled;
+}
+
 /*
  * A free way of the first bucket for a new flow, its own if that is free: the record's number, or
- * NO_WAY if fewer than NEAR_SPARE of its ways are free. What was never used is free without a look at
- * its record.
+ * NO_WAY if fewer than NEAR_SPARE of its ways are free. Tags say it if they can; where records have
+ * to be looked at, the tags of those that are over are cleared, so that the next flow need not look.
  */
-static __always_inline __u32 CT(near_way)(const struct tag_bucket *bucket,
-					  const struct place2 *place, const struct node *self,
-					  __u32 tick)
+static __always_inline __u32 CT(near_way)(struct tag_bucket *bucket, const struct place2 *place,
+					  const struct node *self, __u32 tick)
 {
-	__u32 i, found = NO_WAY, spare = 0;
+	__u32 i, found = NO_WAY, spare = 0, own = place->first * CT_WAYS + place->way;
 
+	if (likely(CT(untagged)(bucket) >= NEAR_SPARE)) {
+		FLOW *flow = CT(at)(own);
+
+		if (!bucket->tags[place->way % CT_WAYS] || (flow && !CT(alive)(flow, self, tick)))
+			return own;
+	}
 #pragma nounroll
 	for (i = 0; i < CT_WAYS; i++) {
 		__u32 way = (place->way + i) % CT_WAYS, id = place->first * CT_WAYS + way;
 
 		if (bucket->tags[way]) {
 			FLOW *flow = CT(at)(id);
+			__u32 life;
 
 			if (!flow || CT(alive)(flow, self, tick))
 				continue;
+			life = flow->life;
+			if (life & 1)
+				CT(end)(flow, life);
+			bucket->tags[way] = 0;
 		}
 		if (found == NO_WAY)
 			found = id;
@@ -368,12 +410,13 @@ static __always_inline void CT(give_birth)(FLOW *flow, FLOW *made, const struct 
 	__u32 index = work->id / CT_WAYS;
 	struct tag_bucket *bucket = bpf_map_lookup_elem(&CT(tags), &index);
 
-	made->seen = tick;
 	/*
 	 * All but life, which says that the rest is there, and is stored behind it (as unlock() does).
 	 * Nobody else writes it: it is even, and only who holds this record's bucket makes it odd.
 	 */
-	__builtin_memcpy((void *)flow + 4, (void *)made + 4, sizeof(*flow) - 4);
+	flow->seen = tick;
+	__builtin_memcpy(__builtin_assume_aligned((void *)flow + 8, 8),
+			 __builtin_assume_aligned((void *)made + 8, 8), sizeof(*flow) - 8);
 	if (bucket)
 		bucket->tags[work->id % CT_WAYS] = work->place.tag;
 	if (index != work->place.first) {
@@ -386,16 +429,40 @@ static __always_inline void CT(give_birth)(FLOW *flow, FLOW *made, const struct 
 }
 
 /*
- * Ask for the cache lines that a new flow will need, all at once: behind a lock each would be waited
- * for by itself. What is read is not looked at.
+ * Ask for all cache lines that a flow of these tuples will need, at once: one after the other each
+ * would be waited for by itself. What is read is not looked at.
+ */
+static __always_inline void CT(ask_for)(const struct node *self, const TUPLE *tuple,
+					const TUPLE *reply)
+{
+	struct place2 place = place_of(TUPLE_HASH(tuple, self->ct_seed), self->CT(mask));
+	__u32 index = TUPLE_HASH(reply, ~self->ct_seed) & self->CT(reply_mask);
+	struct tag_bucket *bucket = bpf_map_lookup_elem(&CT(tags), &place.first);
+	FLOW *flow = CT(at)(place.first * CT_WAYS + place.way);
+	struct reply_bucket *replies = bpf_map_lookup_elem(&CT(replies), &index);
+
+	if (!flow || !bucket || !replies)
+		return;
+	*(volatile __u32 *)&flow->life;
+	*(volatile __u32 *)&flow->service_id;
+	*(volatile __u32 *)&replies->pad;
+	*(volatile __u32 *)&bucket->spilled;
+}
+
+/*
+ * The same for a flow that nothing was asked for yet, and for what only its bucket says that it needs:
+ * behind a lock each line would be waited for by itself.
  */
 static __always_inline void CT(fetch)(const struct ct_work *work, const struct node *self)
 {
+	struct tag_bucket *bucket = bpf_map_lookup_elem(&CT(tags), &work->place.first);
 	__u32 index = work->reply_hash & self->CT(reply_mask), i;
 	struct reply_bucket *replies = bpf_map_lookup_elem(&CT(replies), &index);
 
 	if (replies)
 		*(volatile __u32 *)&replies->pad;
+	if (!bucket || likely(CT(untagged)(bucket) >= NEAR_SPARE))
+		return;
 #pragma unroll
 	for (i = 1; i < NEAR_SPARE; i++) {
 		FLOW *flow = CT(at)(work->place.first * CT_WAYS + (work->place.way + i) % CT_WAYS);
@@ -411,6 +478,7 @@ __noinline __u32 CT(begin)(FLOW *made, __u32 tick)
 	__u32 zero = 0, reason, life;
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
 	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
+	struct tag_bucket *bucket;
 	TUPLE *tuple;
 	FLOW *flow;
 
@@ -430,7 +498,10 @@ __noinline __u32 CT(begin)(FLOW *made, __u32 tick)
 	reason = CT(take_buckets)(work, self, tick);
 	if (reason)
 		return reason;
-	flow = CT(search)(&work->place, tuple, &life);
+	bucket = bpf_map_lookup_elem(&CT(tags), &work->place.first);
+	flow = NULL;
+	if (bucket && unlikely(CT(may_have)(bucket, work->place.tag)))
+		flow = CT(search)(&work->place, tuple, &life);
 	if (flow) {
 		reason = FLOW_THERE;
 		if (CT(alive)(flow, self, tick))
@@ -466,7 +537,6 @@ __noinline __u32 CT(settle)(FLOW *made, __u32 tick)
 
 	if (!made || !self || !work)
 		return DROP_CT_FULL;
-	CT(reply_tuple)(made, &work->CT(mine));
 	hash = work->reply_hash;
 	index = hash & self->CT(reply_mask);
 	replies = bpf_map_lookup_elem(&CT(replies), &index);
@@ -476,7 +546,7 @@ __noinline __u32 CT(settle)(FLOW *made, __u32 tick)
 	reason = DROP_CT_BUSY;
 	if (!lock(&replies->lock))
 		goto out;
-	word = CT(word_for)(replies, &work->CT(mine), &work->CT(other), hash, work->id, self, tick);
+	word = CT(word_for)(replies, &work->CT(other), &work->CT(mine), hash, work->id, self, tick);
 	barrier_var(word);
 	reason = word - NO_WORD;
 	if (word >= REPLY_WAYS)
@@ -514,16 +584,15 @@ static __always_inline __u32 CT(add)(FLOW *made, __u32 tick)
 }
 
 /* The flow that CT(add) made or found there, a moment ago. */
-static __noinline __attribute__((unused)) FLOW *CT(find_added)(const struct node *node,
-							       const TUPLE *tuple)
+static __always_inline FLOW *CT(find_added)(const struct node *node, const TUPLE *tuple)
 {
-	struct place2 place;
 	__u32 zero = 0, life;
 	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
 	FLOW *flow = work ? CT(at)(work->id) : NULL;
+	struct place2 place;
 
 	if (likely(flow && CT(is_of)(flow, tuple)))
 		return flow;
 	place = place_of(TUPLE_HASH(tuple, node->ct_seed), node->CT(mask));
-	return CT(find_by_tags)(&place, tuple, &life);
+	return CT(search)(&place, tuple, &life);
 }

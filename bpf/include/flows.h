@@ -35,7 +35,8 @@ struct opening {
 	__u32 service_id;
 	__u32 flags;		/* enum vip_flag */
 	__u32 slot;
-	__u32 handed_over;	/* by another node, which picked us (DSR) */
+	__u16 handed_over;	/* by another node, which picked us (DSR) */
+	__u16 foreseen;		/* all this is found already */
 	struct backend backend;
 } __attribute__((aligned(8)));
 
@@ -134,43 +135,76 @@ static __noinline __u32 pick_for_client(const struct opening *o, __u32 set_index
 	return fresh.backend_id;
 }
 
-/* Whether the packet is of a service, and which backend it goes to. 0, or why not. */
-__noinline __u32 choose(struct xdp_md *ctx)
+static __noinline bool in_source_ranges(const struct opening *o)
 {
-	__u32 zero = 0, set_index, id;
-	struct node *self = bpf_map_lookup_elem(&node, &zero);
-	struct scratch *held = bpf_map_lookup_elem(&scratch, &zero);
-	struct backend *backend;
-	struct service_stats *stats;
-	struct opening *o;
-	struct vip *vip;
-	bool local;
+	struct source_range range = { .prefix_length = 32 + 128, .service_id = o->service_id };
 
-	if (!ctx || !held || !self)
-		return DROP_NO_GATEWAY;
-	o = &held->opening;
-	vip = bpf_map_lookup_elem(&vips, &o->key);
-	if (!vip)
-		return NOT_A_VIP;
+	__builtin_memcpy(range.addr, o->client, sizeof(range.addr));
+	return bpf_map_lookup_elem(&source_ranges, &range);
+}
+
+static __always_inline void is_of_service(struct opening *o, const struct vip *vip)
+{
+	struct service_stats *stats;
+
 	o->service_id = vip->service_id;
 	o->flags = vip->flags;
 	/* Counted at the end; asked for now, it is there by then. */
 	stats = bpf_map_lookup_elem(&service_stats, &o->service_id);
 	if (stats)
 		*(volatile __u64 *)&stats->new_flows;
+}
+
+/* Whether this node's backends are the ones to choose from. */
+static __always_inline bool only_local(const struct node *self, struct opening *o, __u32 flags)
+{
+	o->handed_over = !o->inner && (flags & VIP_DSR) && same_mac(o->dest_mac, self->gateway_mac);
+	return o->handed_over || (flags & (o->inner ? VIP_INNER_LOCAL : VIP_LOCAL));
+}
+
+/*
+ * What choose() will say of a packet that is likely to be a flow's first, if it says yes and nothing
+ * is to be remembered by it. Only the opening is written: the packet may be of a flow yet.
+ */
+static __always_inline bool foresee(const struct node *self, struct opening *o)
+{
+	struct vip *vip = bpf_map_lookup_elem(&vips, &o->key);
+	struct backend *backend;
+	__u32 id;
+
+	if (!vip || vip->flags & (VIP_SOURCE_RANGES | VIP_AFFINITY) ||
+	    !(self->flags & (o->family == 4 ? NODE_VALID4 : NODE_VALID6)))
+		return false;
+	is_of_service(o, vip);
+	o->slot = slot_of(o, self->pick_seed, false);
+	id = pick(2 * o->service_id + only_local(self, o, o->flags), o->slot);
+	backend = bpf_map_lookup_elem(&backends, &id);
+	if (!id || !backend || !backend->proto)
+		return false;
+	o->backend = *backend;
+	o->foreseen = 1;
+	return true;
+}
+
+/* Whether the packet is of a service, and which backend it goes to. 0, or why not. */
+static __always_inline __u32 choose(const struct node *self, struct opening *o)
+{
+	struct backend *backend;
+	__u32 set_index, id;
+	struct vip *vip;
+	bool local;
+
+	if (o->foreseen)
+		return 0;
+	vip = bpf_map_lookup_elem(&vips, &o->key);
+	if (!vip)
+		return NOT_A_VIP;
+	is_of_service(o, vip);
 	if (!(self->flags & (o->family == 4 ? NODE_VALID4 : NODE_VALID6)))
 		return refused(o, DROP_NO_GATEWAY);
-	if ((vip->flags & VIP_SOURCE_RANGES) && !o->inner) {
-		struct source_range range = { .prefix_length = 32 + 128,
-					      .service_id = vip->service_id };
-
-		__builtin_memcpy(range.addr, o->client, sizeof(range.addr));
-		if (!bpf_map_lookup_elem(&source_ranges, &range))
-			return refused(o, DROP_SOURCE_RANGE);
-	}
-	o->handed_over = !o->inner && (vip->flags & VIP_DSR) &&
-			 same_mac(o->dest_mac, self->gateway_mac);
-	local = o->handed_over || (vip->flags & (o->inner ? VIP_INNER_LOCAL : VIP_LOCAL));
+	if ((vip->flags & VIP_SOURCE_RANGES) && !o->inner && !in_source_ranges(o))
+		return refused(o, DROP_SOURCE_RANGE);
+	local = only_local(self, o, vip->flags);
 	set_index = 2 * vip->service_id + local;
 	o->slot = slot_of(o, self->pick_seed, vip->flags & VIP_AFFINITY);
 	id = vip->flags & VIP_AFFINITY ? pick_for_client(o, set_index, vip->affinity_ticks) :
@@ -277,7 +311,7 @@ static __always_inline __u32 opened(const struct opening *o, __u32 failed)
 	return 0;
 }
 
-/* A new flow of IPv4, its backend chosen. 0, or the reason why not. */
+/* A new flow of IPv4, as its opening says. 0, or the reason why not. */
 __noinline __u32 open4(struct xdp_md *ctx)
 {
 	__u32 zero = 0, turn, failed;
@@ -289,8 +323,11 @@ __noinline __u32 open4(struct xdp_md *ctx)
 	if (!ctx || !held || !self)
 		return DROP_NO_GATEWAY;
 	o = &held->opening;
+	failed = choose(self, o);
+	if (failed)
+		return failed;
 	flow = &held->flow4;
-	__builtin_memset(flow, 0, sizeof(*flow));
+	__builtin_memset(__builtin_assume_aligned(flow, 8), 0, sizeof(*flow));
 	FILL_COMMON(*flow, o);
 	flow->client = *(__be32 *)(o->client + 12);
 	flow->vip = *(__be32 *)(o->key.addr + 12);
@@ -332,8 +369,11 @@ __noinline __u32 open6(struct xdp_md *ctx)
 	if (!ctx || !held || !self)
 		return DROP_NO_GATEWAY;
 	o = &held->opening;
+	failed = choose(self, o);
+	if (failed)
+		return failed;
 	flow = &held->flow6;
-	__builtin_memset(flow, 0, sizeof(*flow));
+	__builtin_memset(__builtin_assume_aligned(flow, 8), 0, sizeof(*flow));
 	FILL_COMMON(*flow, o);
 	copy16(flow->client, o->client);
 	copy16(flow->vip, o->key.addr);

@@ -79,15 +79,21 @@ static __always_inline void map4(__u8 *to, __be32 addr)
 	*(__be32 *)(to + 12) = addr;
 }
 
-static __noinline __u32 first4(struct xdp_md *ctx, const struct tuple4 *tuple, __u32 tcp_flags,
-			       __u32 tick, bool inner, const struct ethhdr *eth)
+/*
+ * The opening of a flow by what is likely to be its first packet. Nearly every SYN is one: then the
+ * backend is chosen before the flow is looked for, and all that it needs is asked for at once. The
+ * reply's tuple is guessed: to svc0's address and the client's port most are.
+ */
+static __noinline void first4(struct xdp_md *ctx, const struct tuple4 *tuple, __u32 tcp_flags,
+			      __u32 tick, bool inner, const struct ethhdr *eth)
 {
-	struct opening *o;
-	__u32 zero = 0, failed;
+	__u32 zero = 0;
 	struct scratch *held = bpf_map_lookup_elem(&scratch, &zero);
+	struct node *self = bpf_map_lookup_elem(&node, &zero);
+	struct opening *o;
 
-	if (!held)
-		return DROP_NO_GATEWAY;
+	if (!held || !self)
+		return;
 	o = &held->opening;
 	__builtin_memset(o, 0, sizeof(*o));
 	o->key.port = tuple->dport;
@@ -102,19 +108,25 @@ static __noinline __u32 first4(struct xdp_md *ctx, const struct tuple4 *tuple, _
 	map4(o->client, tuple->saddr);
 	copy_mac(o->source_mac, eth->h_source);
 	copy_mac(o->dest_mac, eth->h_dest);
-	failed = choose(ctx);
-	return failed ? failed : open4(ctx);
+	if ((tcp_flags & TCP_SYN) && foresee(self, o)) {
+		struct tuple4 reply = { *(__be32 *)(o->backend.addr + 12), self->service_addr4,
+					o->backend.port, o->client_port, o->key.proto };
+
+		ct4_ask_for(self, tuple, &reply);
+	}
 }
 
-static __noinline __u32 first6(struct xdp_md *ctx, const struct tuple6 *tuple, __u32 tcp_flags,
-			       __u32 tick, bool inner, const struct ethhdr *eth)
+/* The same for IPv6. */
+static __noinline void first6(struct xdp_md *ctx, const struct tuple6 *tuple, __u32 tcp_flags,
+			      __u32 tick, bool inner, const struct ethhdr *eth)
 {
-	struct opening *o;
-	__u32 zero = 0, failed;
+	__u32 zero = 0;
 	struct scratch *held = bpf_map_lookup_elem(&scratch, &zero);
+	struct node *self = bpf_map_lookup_elem(&node, &zero);
+	struct opening *o;
 
-	if (!held)
-		return DROP_NO_GATEWAY;
+	if (!held || !self)
+		return;
 	o = &held->opening;
 	__builtin_memset(o, 0, sizeof(*o));
 	o->key.port = tuple->dport;
@@ -129,8 +141,14 @@ static __noinline __u32 first6(struct xdp_md *ctx, const struct tuple6 *tuple, _
 	copy16(o->client, tuple->saddr);
 	copy_mac(o->source_mac, eth->h_source);
 	copy_mac(o->dest_mac, eth->h_dest);
-	failed = choose(ctx);
-	return failed ? failed : open6(ctx);
+	if ((tcp_flags & TCP_SYN) && foresee(self, o)) {
+		struct tuple6 reply = { .sport = o->backend.port, .dport = o->client_port,
+					.proto = o->key.proto };
+
+		copy16(reply.saddr, o->backend.addr);
+		copy16(reply.daddr, self->service_addr6);
+		ct6_ask_for(self, tuple, &reply);
+	}
 }
 
 /* What becomes of a first packet that opens no flow. */
@@ -146,15 +164,20 @@ static __always_inline int forward4(struct xdp_md *ctx, struct ethhdr *eth, stru
 				    struct node *self, bool inner)
 {
 	__u32 tick = tick_of(self), life, ports, failed, service_id, reason;
-	struct flow4 *flow = ct4_find_living(self, tuple, &life);
+	struct flow4 *flow;
 	__u8 state, flags;
 
+	if (unlikely(l4->tcp_flags & TCP_SYN))
+		first4(ctx, tuple, l4->tcp_flags, tick, inner, eth);
+	flow = ct4_find_living(self, tuple, &life);
 	reason = inner ? SVC_FORWARD : VIP_FORWARD;
 	if (unlikely(!flow || !ct4_alive(flow, self, tick) ||
 		     begins_anew(flow->state, l4->tcp_flags))) {
 		if (flow)
 			ct4_end(flow, life);
-		failed = first4(ctx, tuple, l4->tcp_flags, tick, inner, eth);
+		if (!(l4->tcp_flags & TCP_SYN))
+			first4(ctx, tuple, l4->tcp_flags, tick, inner, eth);
+		failed = open4(ctx);
 		if (failed == NOT_A_VIP)
 			return NOT_MINE;
 		if (failed)
@@ -263,15 +286,20 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *eth, stru
 				    struct node *self, bool inner)
 {
 	__u32 tick = tick_of(self), life, ports, failed, service_id, reason;
-	struct flow6 *flow = ct6_find_living(self, tuple, &life);
+	struct flow6 *flow;
 	__u8 state, flags;
 
+	if (unlikely(l4->tcp_flags & TCP_SYN))
+		first6(ctx, tuple, l4->tcp_flags, tick, inner, eth);
+	flow = ct6_find_living(self, tuple, &life);
 	reason = inner ? SVC_FORWARD : VIP_FORWARD;
 	if (unlikely(!flow || !ct6_alive(flow, self, tick) ||
 		     begins_anew(flow->state, l4->tcp_flags))) {
 		if (flow)
 			ct6_end(flow, life);
-		failed = first6(ctx, tuple, l4->tcp_flags, tick, inner, eth);
+		if (!(l4->tcp_flags & TCP_SYN))
+			first6(ctx, tuple, l4->tcp_flags, tick, inner, eth);
+		failed = open6(ctx);
 		if (failed == NOT_A_VIP)
 			return NOT_MINE;
 		if (failed)

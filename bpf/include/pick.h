@@ -166,12 +166,44 @@ static long pick_step(__u32 turn __attribute__((unused)), void *context)
 	return 0;
 }
 
+/*
+ * The same where all weigh the same: the highest score wins, the first of equals. Without a branch
+ * on the scores, which nobody could predict.
+ */
+static __always_inline __u32 pick_of_list(const struct set *set, __u32 slot)
+{
+	__u32 i, at, first = set->first, count = set->count;
+	struct member *member;
+	__s64 best = -1;
+
+	for (i = 0; i < LIST_MAX; i++) {
+		__s64 mine, less, keep;
+
+		if (i >= count)
+			break;
+		at = first + i;
+		member = bpf_map_lookup_elem(&members, &at);
+		if (!member)
+			break;
+		mine = (__u64)pick_score(slot, member->key) * LIST_MAX | (i ^ (LIST_MAX - 1));
+		barrier_var(mine);
+		less = best - mine;
+		keep = less >> 63;
+		barrier_var(keep);
+		best -= less & keep;
+	}
+	if (best < 0)
+		return 0;
+	at = first + ((best & (LIST_MAX - 1)) ^ (LIST_MAX - 1));
+	member = bpf_map_lookup_elem(&members, &at);
+	return member ? member->backend_id : 0;
+}
+
 /* The id of the backend that a slot goes to; 0 for none. */
 __noinline __u32 pick(__u32 set_index, __u32 slot)
 {
 	struct pick_walk walk = { .slot = slot * PICK_GOLDEN };
 	struct set *found, set;
-	__u32 i;
 
 	found = bpf_map_lookup_elem(&sets, &set_index);
 	if (!found)
@@ -183,26 +215,9 @@ __noinline __u32 pick(__u32 set_index, __u32 slot)
 
 		return id ? *id : 0;
 	}
+	if (set.mode == SET_LIST)
+		return pick_of_list(&set, walk.slot);
 	walk.at = set.first;
-	if (set.mode == SET_LIST) {
-		for (i = 0; i < LIST_MAX; i++) {
-			struct member *member;
-			__u32 score;
-
-			if (i >= set.count)
-				break;
-			member = bpf_map_lookup_elem(&members, &walk.at);
-			if (!member)
-				break;
-			score = pick_score(walk.slot, member->key);
-			if (!i || score > walk.best) {
-				walk.best = score;
-				walk.best_id = member->backend_id;
-			}
-			walk.at++;
-		}
-		return walk.best_id;
-	}
 	if (set.mode == SET_WEIGHTED && set.count <= LIST_MAX)
 		bpf_loop(set.count, pick_step, &walk, 0);
 	return walk.best_id;

@@ -192,12 +192,9 @@ __noinline int after_opening(struct xdp_md *ctx, __u32 failed)
 
 static __always_inline __u32 open_wanted(struct xdp_md *ctx)
 {
-	__u32 zero = 0, failed = choose(ctx);
-	struct scratch *held;
+	__u32 zero = 0;
+	struct scratch *held = bpf_map_lookup_elem(&scratch, &zero);
 
-	if (failed)
-		return failed;
-	held = bpf_map_lookup_elem(&scratch, &zero);
 	return held && held->opening.family == 4 ? open4(ctx) : open6(ctx);
 }
 

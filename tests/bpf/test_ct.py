@@ -226,6 +226,27 @@ def test_a_flood_is_refused_nothing_while_there_are_weak_flows(world: World, vip
     assert world.locks() == 0
 
 
+@pytest.mark.parametrize("vip", [VIP_LOCAL, VIP6_LOCAL], ids=["v4", "v6"])
+def test_flows_that_are_over_make_room_for_generations(world: World, vip: L4Addr) -> None:
+    """Every way of the table was used in the end, and nobody was pushed out or refused."""
+    version = vip.address.version
+    slots = world.maps[f"ct{version}"].info.max_entries
+    syn = bytes(from_client(vip, payload=b""))
+    at = 26 if version == 4 else 22 + 12
+    evicted = evictions(world.maps["counters"])
+    for generation in range(8):
+        for number in range(slots // 8):
+            address = (0x0A000000 + (generation << 16) + number).to_bytes(4, "big")
+            world.state.program(ProgramKind.UPLINK).run(
+                syn[:at] + address + syn[at + 4 :], ifindex=world.uplink
+            )
+        assert len(world.flows(version)) == slots // 8
+        world.pass_time(TIMEOUTS_S["CT_SYN"] + 1)
+        assert not world.flows(version)
+    assert evictions(world.maps["counters"]) == evicted
+    assert world.locks() == 0
+
+
 def test_two_processors_never_give_one_tuple_twice(world: World) -> None:
     syn = bytes(from_client(payload=b""))
 

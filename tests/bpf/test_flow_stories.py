@@ -242,7 +242,7 @@ def test_an_established_connection_stays_when_its_backend_goes(world: World, ip:
     world.establish(from_client(ip.vip))
     world.serve(ip.vip, [To(ip.web_two)])
     world.remove_backend(ip.web)
-    for flags in ("A", "PA", "FA"):
+    for flags in ("S", "A", "PA", "FA"):
         packet = from_client(ip.vip, tcp=flags)
         assert world.arrive(packet).packet == translated(packet, ip.web)
 

@@ -45,14 +45,14 @@ FAULTS = (
     Broken(
         "source ranges are ignored",
         "include/flows.h",
-        "if (!bpf_map_lookup_elem(&source_ranges, &range))",
-        "if (0 && !bpf_map_lookup_elem(&source_ranges, &range))",
+        "return bpf_map_lookup_elem(&source_ranges, &range);",
+        "return 1 || bpf_map_lookup_elem(&source_ranges, &range);",
     ),
     Broken(
         "policy Local is ignored",
         "include/flows.h",
-        "local = o->handed_over || (vip->flags & (o->inner ? VIP_INNER_LOCAL : VIP_LOCAL));",
-        "local = o->handed_over;",
+        "return o->handed_over || (flags & (o->inner ? VIP_INNER_LOCAL : VIP_LOCAL));",
+        "return o->handed_over;",
     ),
     Broken(
         "a service without endpoints drops where it should refuse",
@@ -89,8 +89,8 @@ FAULTS = (
     Broken(
         "the member after the right one is picked",
         "include/pick.h",
-        "walk.best_id = member->backend_id;",
-        "walk.best_id = member->backend_id + 1;",
+        "return member ? member->backend_id : 0;",
+        "return member ? member->backend_id + 1 : 0;",
     ),
     Broken(
         "replies of IPv6 keep the backend's address",
