@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from dataplane.drivers import processes
+from dataplane.plan.mtu import ETHERNET_MTU
 from perf import containerlab, containers, eastlab, eastwest, hostway, hostwaylab, path, pathlab
 from perf.harness import ovscount
 from perf.harness.catalog import Scenario
@@ -150,7 +151,7 @@ def _east(core: int, progress: Progress) -> Iterator[Bench]:
 @contextmanager
 def _containers(core: int, progress: Progress) -> Iterator[Bench]:
     del core
-    with containerlab.built(progress) as made:
+    with containerlab.built(progress, ETHERNET_MTU) as made:
         yield ContainersBench(made)
 
 
