@@ -199,20 +199,24 @@ def test_a_flood_of_new_flows_ends_no_established_one(world: World) -> None:
     assert world.locks() == 0
 
 
+def flood(world: World, vip: L4Addr, first: int, count: int) -> None:
+    """A SYN of each of `count` clients; `first` is the first one's address or its last octets."""
+    syn = bytes(from_client(vip, payload=b""))
+    at = 26 if vip.address.version == 4 else 22 + 12
+    for number in range(first, first + count):
+        world.state.program(ProgramKind.UPLINK).run(
+            syn[:at] + number.to_bytes(4, "big") + syn[at + 4 :], ifindex=world.uplink
+        )
+
+
 @pytest.mark.parametrize("vip", [VIP_LOCAL, VIP6_LOCAL], ids=["v4", "v6"])
 def test_a_flood_is_refused_nothing_while_there_are_weak_flows(world: World, vip: L4Addr) -> None:
     """Not by a full bucket of replies either, which comes long before the table is full."""
     version = vip.address.version
     slots = world.maps[f"ct{version}"].info.max_entries
-    syn = bytes(from_client(vip, payload=b""))
-    at = 26 if version == 4 else 22 + 12
     before = counted(world.maps["counters"])
     evicted = evictions(world.maps["counters"])
-    for number in range(2 * slots):
-        address = (0x0A000000 + number).to_bytes(4, "big")
-        world.state.program(ProgramKind.UPLINK).run(
-            syn[:at] + address + syn[at + 4 :], ifindex=world.uplink
-        )
+    flood(world, vip, 0x0A000000, 2 * slots)
     after = counted(world.maps["counters"])
     made = after[Reason.VIP_NEW].packets - (before[Reason.VIP_NEW].packets if before else 0)
     assert after.get(Reason.DROP_CT_FULL) is None
@@ -231,15 +235,9 @@ def test_flows_that_are_over_make_room_for_generations(world: World, vip: L4Addr
     """Every way of the table was used in the end, and nobody was pushed out or refused."""
     version = vip.address.version
     slots = world.maps[f"ct{version}"].info.max_entries
-    syn = bytes(from_client(vip, payload=b""))
-    at = 26 if version == 4 else 22 + 12
     evicted = evictions(world.maps["counters"])
     for generation in range(8):
-        for number in range(slots // 8):
-            address = (0x0A000000 + (generation << 16) + number).to_bytes(4, "big")
-            world.state.program(ProgramKind.UPLINK).run(
-                syn[:at] + address + syn[at + 4 :], ifindex=world.uplink
-            )
+        flood(world, vip, 0x0A000000 + (generation << 16), slots // 8)
         assert len(world.flows(version)) == slots // 8
         world.pass_time(TIMEOUTS_S["CT_SYN"] + 1)
         assert not world.flows(version)
