@@ -42,7 +42,7 @@ def cluster_config(root: TableReader) -> ClusterConfig:
         for key, other in (("join", join), ("service_pool", pool)):
             if network.version == 4:
                 apart(table, (key, other), ("service_ranges", network))
-    east_west = table.choice("east_west", EastWest, default=EastWest.SVC0)
+    east_west = table.choice("east_west", (EastWest.SVC0, EastWest.SWITCH), default=EastWest.SVC0)
     trunks = table.boolean("trunks", default=True)
     heartbeat_s = table.number("heartbeat_s", 0, MAX_HEARTBEAT_S, default=0)
     table.finish()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
@@ -225,15 +225,16 @@ class TableReader:
         value = self._take(key, bool, default, str(default).lower())
         return default if value is None else value
 
-    def choice(self, key: str, choices: type[E], *, default: E | None = None) -> E:
-        """One of an enumeration's values."""
+    def choice(self, key: str, choices: Iterable[E], *, default: E | None = None) -> E:
+        """One of an enumeration's values, or of some of them."""
+        choices = tuple(choices)
         options = [str(option.value) for option in choices]
         first = default if default is not None else next(iter(choices))
         value = self._take(key, str, str(default) if default else None, f'"{first.value}"')
         if value is None:
             return first
         if value in options:
-            return choices(value)
+            return choices[options.index(value)]
         self.fault(
             key,
             f"{self.name(key)} = {shown(value)}",

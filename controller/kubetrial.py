@@ -46,7 +46,7 @@ def say(what: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-async def run(url: str, nb: str, east_west: str = EastWest.SVC0) -> None:
+async def run(url: str, nb: str, east_west: str = EastWest.AUTO) -> None:
     """Work until the standard input ends."""
     network = NetSettings(east_west=EastWest(east_west))
     config = KubernetesConfig(nb, namespace="kube-system", network=network)

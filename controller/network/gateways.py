@@ -15,6 +15,7 @@ from ipaddress import IPv4Interface, IPv6Interface, ip_interface, ip_network
 
 from controller.kinds.subnet import CENTRALIZED, OVN, SUBNETS, Subnet
 from controller.kinds.vpc import VPCS
+from controller.network.eastwest import leads_to_svc0
 from controller.network.external import networks_of
 from controller.network.facts import NODES, NetNode
 from controller.network.giving import Claim, Given, give, ranges_of
@@ -25,7 +26,7 @@ from controller.network.view import Derived, Kind, View
 from controller.translate.ovn import Problem
 from controller.translate.vips import Fault
 from dataplane.model.addr import IPAddress, readable
-from dataplane.model.config import ClusterConfig, EastWest, GatewayConfig, Outgoing, OutgoingRule
+from dataplane.model.config import ClusterConfig, GatewayConfig, Outgoing, OutgoingRule
 
 ADDRESS_ANNOTATION = "millrace.dev/gateway-address"
 """Of a Node: its gateway router's addresses with their networks' lengths, with commas."""
@@ -304,13 +305,12 @@ def cluster_config(view: View) -> ClusterConfig | None:
     if template is None:
         return None
     gateways = [view.ask(OF_NODE, name).gateway for name in _names(view, template)]
-    # Where OVN serves workloads its groups are the Vpcs' own, and nothing leads to svc0.
-    to_svc0 = settings(view).east_west is EastWest.SVC0
+    # Where OVN serves workloads its groups are the Vpcs' own.
     ways = [view.ask(WAY_OUT, name).outgoing for name in view.all(SUBNETS)]
     return replace(
         template.cluster,
         gateways=tuple(one for one in gateways if one is not None),
-        service_ranges=template.cluster.service_ranges if to_svc0 else (),
+        service_ranges=template.cluster.service_ranges if leads_to_svc0(view) else (),
         outgoing=tuple(one for one in ways if one is not None),
         one_way_in=True,
     )

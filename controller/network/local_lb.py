@@ -11,21 +11,20 @@ from collections.abc import Hashable, Iterator, Mapping
 from hashlib import blake2b
 
 from controller.network.backends import Targets, by_address, listed, spelt, usable
+from controller.network.eastwest import by_ovn
 from controller.network.facts import NODES
 from controller.network.rows import Row, RowKey, Value, pairs
 from controller.network.servicefacts import SERVICES, SLICES, NetService, NetServicePort
-from controller.network.settings import settings
 from controller.network.units import Said, Unit
 from controller.network.view import Derived, View
 from controller.translate.vips import PROTOCOLS
 from dataplane.model.addr import IPAddress, readable
-from dataplane.model.config import EastWest
 from dataplane.model.names import REJECT_OPTION
 
 
 def is_template(view: View, service: NetService) -> bool:
     """Whether a service's cluster IPs are templates: Local, and OVN's to serve."""
-    return service.internal_local and settings(view).east_west is EastWest.SWITCH
+    return service.internal_local and by_ovn(view)
 
 
 def targets_of(view: View, key: Hashable, port: NetServicePort) -> Targets:
@@ -108,7 +107,7 @@ ON_NODE: Derived[Mapping[str, str]] = Derived("a service's backends on a node", 
 
 def node_variables(view: View, key: Hashable) -> Said:
     """A node's row of variables."""
-    if view.get(NODES, key) is None or settings(view).east_west is not EastWest.SWITCH:
+    if view.get(NODES, key) is None or not by_ovn(view):
         return Said()
     services = {
         part.service

@@ -15,6 +15,7 @@ from ipaddress import ip_address
 
 from controller.kube.resources import Key
 from controller.network.backends import Targets, facts_of, listed, spelt, usable
+from controller.network.eastwest import by_ovn
 from controller.network.elsewhere import elsewhere
 from controller.network.local_lb import UNITS as LOCAL_UNITS
 from controller.network.local_lb import (
@@ -34,7 +35,6 @@ from controller.network.servicefacts import (
     NetService,
     NetServicePort,
 )
-from controller.network.settings import settings
 from controller.network.switch_lb import STICKY, rules_of
 from controller.network.units import ObjectRef, Said, Unit, Wanted
 from controller.network.view import Derived, View
@@ -45,7 +45,6 @@ from controller.translate.terms import MAX_AFFINITY_S
 from controller.translate.vips import Fault
 from dataplane.model import names
 from dataplane.model.addr import IPAddress, L4Addr
-from dataplane.model.config import EastWest
 from dataplane.model.service import Forwarding, ServiceKind
 
 TABLE = "Load_Balancer"
@@ -98,7 +97,7 @@ def compute(view: View, key: Hashable) -> Said:
         writes[ref] = Wanted(status={"loadBalancer": {"ingress": ingress}})
     rows: dict[RowKey, Row] = {}
     if not service.headless:
-        terms = _terms(service, doubts, switch=settings(view).east_west is EastWest.SWITCH)
+        terms = _terms(service, doubts, switch=by_ovn(view))
         vips = {kind: _vips(service, kind, given.addresses, doubts) for kind in _kinds(service)}
         if is_template(view, service):
             rows |= template_rows(service)
@@ -145,7 +144,7 @@ def _terms(service: NetService, doubts: _Doubts, *, switch: bool) -> _Terms:
     if switch and service.affinity_s > OVN_AFFINITY_S:
         doubts.say(
             f"its affinity of {service.affinity_s} s ends after {OVN_AFFINITY_S} s for workloads "
-            "behind OVN, which serves them here (east_west is switch)",
+            "behind OVN, which serves them here (east_west)",
             'lower sessionAffinityConfig.clientIP.timeoutSeconds, or set east_west to "svc0"',
         )
     return _Terms(service, _weights(service, doubts), forwarding, switch)
@@ -338,10 +337,10 @@ INSIDE_ROWS: Derived[tuple[tuple[RowKey, bool], ...]] = Derived(
 
 def balancers_of(view: View, vpc: str) -> frozenset[RowKey]:
     """The rows of services and of rules that OVN serves to a VPC's workloads."""
-    by_ovn = settings(view).east_west is EastWest.SWITCH
+    served = by_ovn(view)
     services: tuple[Key, ...] = view.by(SERVICES, "vpc", vpc)
     return rules_of(view, vpc) | {
-        row for key in services for row, always in view.ask(INSIDE_ROWS, key) if by_ovn or always
+        row for key in services for row, always in view.ask(INSIDE_ROWS, key) if served or always
     }
 
 

@@ -35,7 +35,7 @@ class NetSettings:
         port_security: of pods that say nothing: they can send from their own addresses only.
     """
 
-    east_west: EastWest = EastWest.SVC0
+    east_west: EastWest = EastWest.AUTO
     pools: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     default_pool: str = ""
     external_subnet: str = ""

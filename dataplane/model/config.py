@@ -31,10 +31,14 @@ class BondMode(StrEnum):
 
 
 class EastWest(StrEnum):
-    """How workloads behind OVN reach cluster IPs."""
+    """How workloads behind OVN reach cluster IPs.
+
+    AUTO is the Kubernetes controller's: svc0 until there is a policy that has to see clients.
+    """
 
     SVC0 = "svc0"
     SWITCH = "switch"
+    AUTO = "auto"
 
 
 class TunnelType(StrEnum):

@@ -184,8 +184,9 @@ ports: [{{port: 53, protocol: UDP, name: ""}}]
 """
 
 
-def test_policies_judge_whom_a_load_balancer_of_ovns_picked() -> None:
-    decided = replace(SETTINGS, east_west=EastWest.SWITCH)
+@pytest.mark.parametrize("east_west", [EastWest.SWITCH, EastWest.AUTO])
+def test_policies_judge_whom_a_load_balancer_of_ovns_picked(east_west: EastWest) -> None:
+    decided = replace(SETTINGS, east_west=east_west)
     with running(SERVED, decided) as net:
 
         def served(source: str, service: str, backend: str) -> bool:

@@ -65,7 +65,11 @@ ports: [{port: 8080, protocol: TCP, name: ""}]
 
 @pytest.mark.parametrize(
     ("east_west", "expected"),
-    [(EastWest.SVC0, {"open.shop", "unserved.shop"}), (EastWest.SWITCH, {"unserved.shop"})],
+    [
+        (EastWest.SVC0, {"open.shop", "unserved.shop"}),
+        (EastWest.SWITCH, {"unserved.shop"}),
+        (EastWest.AUTO, {"unserved.shop"}),  # there is a policy
+    ],
 )
 def test_who_is_served_by_ovn_is_tracked(east_west: EastWest, expected: set[str]) -> None:
     decided = NetSettings(default_cidr="10.16.0.0/24", join_cidr="100.64.0.0/24",
