@@ -10,15 +10,14 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
+from dataplane.drivers.libbpf_programs import run_statistics
 from dataplane.drivers.processes import ProcessError, wait_until
 from tests.labs import lab as topology
 from tests.labs import traffic
 from tests.labs.lab import Lab
 from tests.labs.traffic import Answers
 
-BPF_STATS = Path("/proc/sys/kernel/bpf_stats_enabled")
 REQUESTS = 25
 
 
@@ -44,17 +43,6 @@ class Cost:
 
     xdp: str = ""
     ovs: str = ""
-
-
-@contextmanager
-def run_statistics() -> Iterator[None]:
-    """The kernel's statistics of BPF runs, on for the block and then as before."""
-    before = BPF_STATS.read_text(encoding="ascii")
-    BPF_STATS.write_text("1\n", encoding="ascii")
-    try:
-        yield
-    finally:
-        BPF_STATS.write_text(before, encoding="ascii")
 
 
 @contextmanager
