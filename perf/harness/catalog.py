@@ -248,8 +248,12 @@ AGAINST: Mapping[str, tuple[str, ...]] = {
     "svc-xdp": ("svc-ovn", "svc-nftables", "svc-iptables"),
     "svc-xdp-new": ("svc-ovn-new", "svc-nftables-new", "svc-iptables-new"),
     **{
-        f"svc-xdp-of-{of}": tuple(f"svc-{kind}-of-{of}" for kind in ("ovn", "nftables", "iptables"))
-        for of in ("1", "1-new", "10000", "10000-new")
+        f"svc-xdp-of-{of}{new}": (
+            *(f"svc-{kind}-of-{of}{new}" for kind in ("ovn", "nftables", "iptables")),
+            *more,
+        )
+        for new in ("", "-new")
+        for of, more in (("1", (f"svc-xdp-of-10000{new}",)), ("10000", ()))
     },
     **{
         f"svc-{kind}-of-1{new}": (f"svc-{kind}-of-10000{new}",)
@@ -299,14 +303,19 @@ def chosen(
 ) -> list[Scenario]:
     """Scenarios by name or pattern, in the catalog's order; none named: all, or those of `--quick`.
 
+    Those between given ends are had by name, or by a pattern that matches nothing else.
+
     Raises:
         HarnessError: a name that is none, frames that a path does not carry, a rate that is none
             or that its sender does not keep, or nothing of it goes through the kernel's stack.
     """
     known = {scenario.name: scenario for scenario in SCENARIOS}
-    asked = {each for name in names for each in known if fnmatchcase(each, name)}
+    asked: set[str] = set()
     for name in names:
-        if not any(fnmatchcase(each, name) for each in known):
+        matching = [each for each in known if fnmatchcase(each, name)]
+        # Ends that nobody gave are not there: `*` does not ask for them.
+        asked |= {each for each in matching if known[each].lab != "ends"} or set(matching)
+        if not matching:
             near = [each for each in known if name and (name in each or each in name)]
             hint = f"; near it: {', '.join(near)}" if near else ""
             msg = f"there is no scenario {name!r}{hint}; `millrace perf list` has them all"
@@ -314,7 +323,6 @@ def chosen(
     if names:
         wanted = [each for each in SCENARIOS if each.name in asked]
     else:
-        # Ends that nobody gave are not there.
         wanted = [each for each in SCENARIOS if each.lab != "ends" and (each.quick or not quick)]
     found = [each.checked(size, rate_pps) for each in wanted]
     if not kernel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import select
@@ -30,6 +31,7 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 PATIENCE_S = 90.0
 """For the processes of a run that was killed; their own patience is a minute."""
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _ENDING = "waiting for processes that still measure this run, or clear up behind it"
 
 
@@ -195,7 +197,8 @@ def _run(directory: RunDirectory, plan: Plan, held: int) -> int:
         reporting.write_all(directory.path, results)
     except OSError as error:
         again = f"millrace perf run --resume {directory.path}"
-        why = f"{error.strerror}; make room, and go on with what was measured: {again}"
+        first = "make room, and " if error.errno in _FULL else ""
+        why = f"{error.strerror or error}; {first}go on with what was measured: {again}"
         print(f"millrace perf run: {directory.path} cannot be written: {why}", file=sys.stderr)
         return FAILED
     except DataplaneError as error:

@@ -211,8 +211,12 @@ class RunDirectory:
             os.close(handle)
 
     def record(self) -> Record:
-        """Everything measured; of a trial that is there twice, the first; half lines are none."""
+        """Everything measured; of a trial that is there twice, the first; half lines are none.
+
+        A problem of a scenario or a lab is forgotten once a later trial of it was recorded.
+        """
         found = Record()
+        labs = {each.name: each.lab for each in catalog.SCENARIOS}
         file = self.path / TRIALS
         seen: set[tuple[str, int]] = set()
         for line in file.read_bytes().splitlines() if file.exists() else ():
@@ -221,6 +225,9 @@ class RunDirectory:
                 kind, value = told["kind"], told["value"]
                 if kind == "trial":
                     trial = msgspec.convert(value, Trial)
+                    # What an earlier attempt failed of does not explain why this one ended.
+                    for whose in (trial.scenario, labs.get(trial.scenario, "")):
+                        found.problems.pop(whose, None)
                     if (trial.scenario, trial.number) not in seen:
                         seen.add((trial.scenario, trial.number))
                         found.trials.append(trial)
@@ -272,5 +279,8 @@ def _measured(scenario: Scenario, record: Record, planned: int) -> Measured:
 
 
 def _problem(scenario: Scenario, record: Record) -> str:
-    """Why trials of it are missing; empty: nobody could say, as of who was killed."""
+    """Why trials of it are missing; empty: nobody could say, as of who was killed.
+
+    Who was killed before the first trial leaves no trace: the reason is then an earlier attempt's.
+    """
     return record.problems.get(scenario.name, record.problems.get(scenario.lab, ""))

@@ -239,21 +239,36 @@ def test_trials_that_are_missing_are_told_and_how_to_make_them(
     assert f"millrace perf run --resume {tmp_path}" in said
 
 
-def test_a_full_disk_is_named_and_how_to_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("error", "says", "full"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device", True),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "Disk quota exceeded", True),
+        (OSError(errno.EROFS, "Read-only file system"), "Read-only file system", False),
+        (OSError("closed"), "closed", False),
+    ],
+)
+def test_results_that_cannot_be_written_are_told_with_the_cause_and_how_to_go_on(
+    error: OSError,
+    says: str,
+    full: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     filled(tmp_path)
 
-    def full(_path: Path, _text: bytes) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def refuse(_path: Path, _text: bytes) -> None:
+        raise error
 
-    monkeypatch.setattr(results, "save", full)
+    monkeypatch.setattr(results, "save", refuse)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(cli, "_Interrupt", lambda: SimpleNamespace(asked=False))
     # All was measured: there is nothing to start.
     assert run_command(["--resume", str(tmp_path)]) == cli.FAILED
     said = capsys.readouterr().err
-    assert f"{tmp_path} cannot be written: No space left on device" in said
+    assert f"{tmp_path} cannot be written: {says};" in said
+    assert ("make room" in said) == full
     assert f"--resume {tmp_path}" in said
 
 
@@ -283,6 +298,41 @@ def test_scenarios_are_chosen_by_patterns_too() -> None:
     assert found == ["p2p", *(f"svc-{way}-of-1" for way in ways)]
     with pytest.raises(HarnessError, match=r"no scenario 'svx-\*'"):
         catalog.chosen(["p2p", "svx-*"])
+
+
+def test_a_pattern_asks_for_ends_only_where_it_asks_for_nothing_else() -> None:
+    assert catalog.chosen(["*"]) == catalog.chosen([])
+    ends = [each.name for each in catalog.SCENARIOS if each.lab == "ends"]
+    assert ends
+    assert [each.name for each in catalog.chosen(["ends-*"])] == ends
+    assert [each.name for each in catalog.chosen(["*", ends[0]]) if each.lab == "ends"] == ends[:1]
+    assert run_command(["--dry-run", "*"]) == 0
+
+
+def test_one_service_and_ten_thousand_are_compared_for_every_way() -> None:
+    names = {each.name for each in catalog.SCENARIOS}
+    few = {each for each in names if re.search(r"-of-1(-new)?$", each)}
+    assert {"svc-xdp-of-1", "svc-xdp-of-1-new", "svc-ovn-of-1"} <= few
+    for name in few:
+        assert name.replace("-of-1", "-of-10000") in catalog.AGAINST[name]
+
+
+def test_a_problem_is_no_reason_for_what_a_later_attempt_left_out(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.create(Plan(("vm-vm-flows", "vm-vm-ovn", "xdp-new"), 2, 1.0), {})
+    directory.append("problem", {"lab": "vhost", "reason": "no hugepages"})
+    directory.append("problem", {"lab": "xdp-new", "reason": "no program"})
+
+    def reasons() -> list[str]:
+        return [each.problem for each in directory.finish("now").scenarios]
+
+    assert reasons() == ["no hugepages", "no hugepages", "no program"]
+    # Somebody got further, and was killed.
+    for name in ("vm-vm-flows", "xdp-new"):
+        directory.append("trial", Trial(name, 0, 1.0, 1.0, 0.5, {}, {}, {}, {}))
+    assert reasons() == ["", "", ""]
+    directory.append("problem", {"lab": "vhost", "reason": "no switch"})
+    assert reasons() == ["no switch", "no switch", ""]
 
 
 def test_services_of_each_size_have_a_lab_in_which_all_ways_take_turns() -> None:
@@ -418,6 +468,7 @@ def test_what_could_not_be_measured_is_said_everywhere(tmp_path: Path) -> None:
     assert reporting.junit(run).decode().count("<error") == 3
     # One of two trials, and why there is no other.
     directory.append("trial", Trial("vm-vm-ovn", 0, 1.0, 1.0, 0.5, {"cycles": 300.0}))
+    directory.append("problem", {"lab": "vhost", "reason": "no hugepages\nmore"})
     partly = directory.finish("now")
     assert "OVN switch, no ACL | given up: no hugepages | | | | 1 |" in reporting.markdown(partly)
     assert "given up: no hugepages" in reporting.html(partly)
