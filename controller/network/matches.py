@@ -5,6 +5,10 @@ ovn-controller leaves out what it cannot parse, with a line in its log. What is 
 refuses; what this does not know (which sets and groups there are, what a comparison needs besides)
 passes. Fields are those of ovn-sb(5), "Expressions", of 23.03 and of later ones.
 
+One kind of match is refused that OVN does parse: that a field differs from each of several values
+is multiplied out, to one flow for each choice of a bit of every value, and ovn-controller stops
+answering over millions of them.
+
     or   = and {"||" and}        and = not {"&&" not}; both in one need parentheses
     not  = ["!"] primary         of a comparison only in parentheses
     primary = "(" or ")" | field | field relop constants | constants relop field [relop constants]
@@ -14,12 +18,24 @@ passes. Fields are those of ovn-sb(5), "Expressions", of 23.03 and of later ones
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import NoReturn
+
+from controller.network.matchfields import (
+    COSTLY,
+    POSITIVE,
+    PREDICATES,
+    TEXT,
+    UNKNOWN,
+    UNORDERED,
+    width_of,
+)
 
 _TOKEN = re.compile(
     r"""(?P<space>\s+|//[^\n]*|/\*.*?\*/)
@@ -34,56 +50,13 @@ _TOKEN = re.compile(
         (?:/(?:0[xX][0-9a-fA-F]+|[0-9a-fA-F]*:[0-9a-fA-F:.]*|\d[\d.]*))?)
     |(?P<mark>\.\.|&&|\|\||[=!<>]=|[<>!(){}\[\],])
     |(?P<name>[A-Za-z_.][\w.]*)""",
-    re.VERBOSE | re.DOTALL,
+    re.VERBOSE | re.DOTALL | re.ASCII,
 )
 _RELATIONS = frozenset({"==", "!=", "<", "<=", ">", ">="})
 _EXACT = frozenset({"==", "!="})
 
-_TEXT = 0
-_UNKNOWN = 1 << 20
-_WIDTHS = {
-    1: "flags.loopback flags.force_snat_for_dnat flags.force_snat_for_lb flags.skip_snat_for_lb"
-    " flags.use_snat_zone flags.localnet flags.icmp_snat flags.tunnel_rx flags.from_ctrl"
-    " ct_mark.blocked ct_mark.natted ct_mark.skip_snat ct_mark.force_snat"
-    " ct_mark.allow_established ct_label.blocked ct_label.natted ct_label.skip_snat"
-    " ct_label.force_snat ct.new ct.est ct.rel ct.rpl ct.inv ct.trk ct.snat ct.dnat eth.mcast",
-    2: "ip.ecn ip.frag ct_mark.obs_stage",
-    3: "vlan.pcp",
-    6: "ip.dscp",
-    8: "ip.proto ip.ttl icmp4.type icmp4.code icmp6.type icmp6.code ct_mark.obs_collector_id",
-    12: "vlan.vid tcp.flags",
-    16: "eth.type vlan.tci arp.op rarp.op tcp.src tcp.dst udp.src udp.dst sctp.src sctp.dst"
-    " ct_mark.ecmp_reply_port ct_label.ecmp_reply_port",
-    20: "ip6.label",
-    32: "flags ct_mark ct_state ip4.src ip4.dst arp.spa arp.tpa rarp.spa rarp.tpa pkt.mark"
-    " ct_label.label ct_label.obs_point_id ct_nw_dst ct_nw_src",
-    48: "eth.src eth.dst arp.sha arp.tha rarp.sha rarp.tha nd.sll nd.tll ct_label.ecmp_reply_eth",
-    96: "ct_label.obs_unused",
-    128: "ct_label ip6.src ip6.dst nd.target ct_ip6_dst ct_ip6_src",
-    _TEXT: "inport outport",
-}
-_POSITIVE_NAMES = (
-    "ip ip4 ip6 arp rarp tcp udp sctp icmp icmp4 icmp6 igmp nd nd_ns nd_ns_mcast nd_na nd_rs nd_ra"
-    " mldv1 mldv2"
-)
-_OTHER_NAMES = (
-    "eth.bcast eth.mcastv6 vlan.present ip4.src_mcast ip4.mcast ip6.mcast_rsvd ip6.mcast_all_nodes"
-    " ip6.mcast_all_rtrs ip6.mcast_sol_node ip6.mcast_flood ip6.mcast ip.is_frag ip.later_frag"
-    " ip.first_frag"
-)
-_UNORDERED_NAMES = (
-    "eth.type ip.proto ip.dscp ip.ecn ip.ttl icmp4.type icmp4.code icmp6.type icmp6.code arp.op"
-    " rarp.op"
-)
-_POSITIVE = frozenset(_POSITIVE_NAMES.split())
-"""Predicates that OVN cannot negate: they are of fields that have no order."""
-_PREDICATES = _POSITIVE | frozenset(_OTHER_NAMES.split())
-_UNORDERED = frozenset(_UNORDERED_NAMES.split())
-_FIELDS = {name: width for width, names in _WIDTHS.items() for name in names.split()}
-_FIELDS |= dict.fromkeys(_PREDICATES, 1)
-_REGISTERS = {"reg": 32, "xreg": 64, "xxreg": 128}
-_OPEN = re.compile(r"(ct_proto|ct_tp_src|ct_tp_dst|icmp[46]\.frag_mtu|udp\.|sctp\.flags)$")
-"""Fields that some versions have, and whose widths are not asked for."""
+_MOST_FLOWS = 1 << 18
+"""Of what is multiplied out; an ovn-controller of 23.03 took 5 s for 1 << 20."""
 
 
 class _Fault(Exception):
@@ -106,6 +79,7 @@ class _Constants:
 
     Attributes:
         bits: the most that one of them needs; 0 of masked ones.
+        masks: how many bits of a field each looks at; 0: all.
         sets: address sets or port groups alone, of which nothing is known here.
     """
 
@@ -115,6 +89,7 @@ class _Constants:
     masked: bool = False
     many: bool = False
     sets: bool = False
+    masks: tuple[int, ...] = (0,)
 
 
 @lru_cache(maxsize=1024)
@@ -146,32 +121,45 @@ def _tokens(match: str) -> Iterator[_Token]:
 def _constant(text: str) -> _Constants:
     """A number or an address, with a mask or without; bits behind a mask do no harm."""
     value, slash, mask = text.partition("/")
-    number, width = _value(value)
+    number, kind = _value(value)
     if not slash:
         return _Constants(bits=number.bit_length(), zero=number == 0)
-    if mask.isdigit() and width is not None:
-        if int(mask) > width:
-            _refuse(f"{text}: no prefix has this length")
-    else:
-        _value(mask)
-    return _Constants(masked=True)
+    bits, mask_kind = _value(mask)
+    if mask_kind == kind:
+        return _Constants(masked=True, masks=(bits.bit_count(),))
+    if mask_kind != _DECIMAL or kind not in _ADDRESS_BITS:
+        _refuse(f"{text}: a mask has to be written as what it masks")
+    if bits > _ADDRESS_BITS[kind]:
+        _refuse(f"{text}: no prefix has this length")
+    return _Constants(masked=True, masks=(bits,))
 
 
-def _value(text: str) -> tuple[int, int | None]:
-    """A number, and the width of what it is written as, if it is an address [bits]."""
+_DECIMAL, _HEXADECIMAL, _ETHERNET, _IPV4, _IPV6 = range(5)
+_ADDRESS_BITS = {_IPV4: 32, _IPV6: 128}
+
+
+def _value(text: str) -> tuple[int, int]:
+    """A number, and what it is written as."""
     if text[:2] in ("0x", "0X"):
-        return int(text, 16), None
+        return int(text, 16), _HEXADECIMAL
     if text.isdigit():
-        if text[0] == "0" and text != "0":
-            _refuse(f"{text} begins with a zero")
-        return int(text), None
+        return _decimal(text), _DECIMAL
     if re.fullmatch(r"(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}", text):
-        return int(text.replace(":", ""), 16), 48
+        return int(text.replace(":", ""), 16), _ETHERNET
     try:
         found = ip_address(text)
     except ValueError:
-        _refuse(f"{text!r} is no constant")
-    return int(found), found.max_prefixlen
+        _refuse(f"{text[:40]!r} is no constant")
+    return int(found), _IPV4 if found.version == 4 else _IPV6
+
+
+def _decimal(text: str) -> int:
+    if text[0] == "0" and text != "0":
+        _refuse(f"{text[:40]} begins with a zero")
+    # Python itself refuses to read some thousands of digits.
+    if len(text) > 20 or int(text) >= 1 << 64:
+        _refuse(f"{text[:20]}... is 2**64 or more; larger numbers are written with 0x")
+    return int(text)
 
 
 @dataclass(slots=True)
@@ -179,6 +167,8 @@ class _Reader:
     tokens: list[_Token]
     at: int = field(default=0)
     negated: bool = False
+    unlike: dict[str, int] = field(default_factory=dict)
+    """What a field that differs from several values comes to, along the && around here [flows]."""
 
     def end(self) -> None:
         """Nothing is left."""
@@ -187,14 +177,19 @@ class _Reader:
 
     def alternatives(self) -> None:
         """An expression; both operators in one only with parentheses."""
+        before = dict(self.unlike)
         self._operand()
-        seen = ""
+        seen, most = "", Counter(self.unlike)
         while (mark := self._here()) in ("&&", "||"):
             if seen and mark != seen:
                 _refuse("&& and || side by side; put parentheses around one of them")
             seen = mark
             self.at += 1
+            if (mark == "||") != self.negated:
+                self.unlike = dict(before)
             self._operand()
+            most |= Counter(self.unlike)
+        self.unlike = dict(most)
 
     def _operand(self) -> None:
         if not self._take("!"):
@@ -234,27 +229,35 @@ class _Reader:
     def _field_first(self) -> bool:
         name, width = self._field()
         if (relation := self._here()) not in _RELATIONS:
-            if width == _TEXT or (1 < width < _UNKNOWN and not self.negated):
+            if width == TEXT or (1 < width < UNKNOWN and not self.negated):
                 _refuse(f"{name} is compared with nothing")
-            if self.negated and name in _POSITIVE:
-                _refuse(f"{name} cannot be negated; compare what it stands for")
+            if self.negated:
+                _refuse_negated(name)
             return True
         self.at += 1
         self._compare(name, width, relation, self._constants())
         return False
 
     def _compare(self, name: str, width: int, relation: str, constants: _Constants) -> None:
-        if not constants.sets and (width == _TEXT) != constants.texts:
-            wanted = "a name in quotes" if width == _TEXT else "a number or an address"
+        if not constants.sets and (width == TEXT) != constants.texts:
+            wanted = "a name in quotes" if width == TEXT else "a number or an address"
             _refuse(f"{name} is compared with {wanted}")
         if constants.bits > width > 0:
             _refuse(f"{name} has {width} bits, what it is compared with {constants.bits}")
-        inexact = constants.many or constants.masked or width == _TEXT
-        if relation not in _EXACT and (inexact or name in _UNORDERED | _PREDICATES):
+        inexact = constants.many or constants.masked or width == TEXT
+        if relation not in _EXACT and (inexact or name in UNORDERED | PREDICATES):
             _refuse(f"{relation} is for single numbers that have an order; write == or !=")
-        single = not (constants.many or constants.masked or constants.sets or self.negated)
-        if name in _POSITIVE and single and (relation == "==") == constants.zero:
-            _refuse(f"{name} cannot be negated; compare what it stands for")
+        single = not (constants.many or constants.masked or constants.sets)
+        if single and ((relation == "==") == constants.zero) != self.negated:
+            _refuse_negated(name)
+        if relation in _EXACT and (relation == "!=") != self.negated and 0 < width < UNKNOWN:
+            flows = math.prod(mask or width for mask in constants.masks) * self.unlike.get(name, 1)
+            if flows > _MOST_FLOWS:
+                _refuse(
+                    f"{name} unlike each of such values is {flows:,} flows; write == for them"
+                    " in a rule of higher priority"
+                )
+            self.unlike[name] = flows
 
     def _constants_first(self) -> None:
         constants = self._constants()
@@ -279,9 +282,10 @@ class _Reader:
         if token.kind != "name":
             _refuse(f"{token.text} is where a field belongs")
         self.at += 1
-        width = _width(token.text)
+        if (width := width_of(token.text)) is None:
+            _refuse(f"{token.text} is no field of OVN's")
         if self._take("["):
-            if width == _TEXT or token.text in _UNORDERED:
+            if width == TEXT or token.text in UNORDERED:
                 _refuse(f"{token.text} has no bits to choose from")
             first = last = self._number()
             if self._take(".."):
@@ -290,7 +294,7 @@ class _Reader:
             if not first <= last < width:
                 _refuse(f"{token.text} has no bits {first} to {last}")
             # What a part is compared with may be wider, which OVN cuts.
-            width = 1 if first == last else _UNKNOWN
+            width = 1 if first == last else UNKNOWN
         return token.text, width
 
     def _number(self) -> int:
@@ -298,7 +302,7 @@ class _Reader:
         if token.kind != "number" or not token.text.isdigit():
             _refuse(f"{token.text} is where a bit's number belongs")
         self.at += 1
-        return int(token.text)
+        return _decimal(token.text)
 
     def _constants(self) -> _Constants:
         if not self._take("{"):
@@ -317,6 +321,7 @@ class _Reader:
             any(one.masked for one in found),
             many=True,
             sets=all(one.sets for one in found),
+            masks=tuple(bits for one in found if not one.sets for bits in one.masks),
         )
 
     def _constant(self) -> _Constants:
@@ -325,7 +330,7 @@ class _Reader:
         if token.kind == "text":
             return _Constants(texts=True)
         if token.kind in ("set", "template"):
-            return _Constants(sets=True)
+            return _Constants(sets=True, masks=())
         if token.kind != "number":
             _refuse(f"{token.text} is where a constant belongs")
         return _constant(token.text)
@@ -348,12 +353,8 @@ class _Reader:
             _refuse(f"{self._here() or 'its end'} is where {text} belongs")
 
 
-def _width(name: str) -> int:
-    if (width := _FIELDS.get(name)) is not None:
-        return width
-    register = re.fullmatch(r"(x{0,2}reg)\d", name)
-    if register is not None:
-        return _REGISTERS[register.group(1)]
-    if _OPEN.match(name):
-        return _UNKNOWN
-    _refuse(f"{name} is no field of OVN's")
+def _refuse_negated(name: str) -> None:
+    if name in POSITIVE:
+        _refuse(f"{name} cannot be negated; compare what it stands for")
+    if name in COSTLY:
+        _refuse(f"{name} negated is more flows than an ovn-controller can hold")

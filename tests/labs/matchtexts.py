@@ -23,6 +23,8 @@ PARSED = (
     "eth.mcast == 0",
     "eth.bcast == 0",
     "tcp == 1",
+    "!(tcp == 0)",
+    "!(tcp != 1)",
     "ip4 == {1}",
     "0 < tcp.dst < 1024",
     "90 > tcp.dst >= 80",
@@ -48,6 +50,17 @@ PARSED = (
     "arp.tpa == 10.0.0.1",
     "ip4.src < 10.0.0.9",
     'is_chassis_resident("a-b.c")',
+    "ip6.src == 18446744073709551615",
+    "ip6.src == 0xffffffffffffffffffffffffffffffff",
+    f"tcp.dst == 0x{'0' * 60}5",
+    "tcp.dst != {80, 443, 8080}",
+    "ip4.src != {10.0.0.1, 172.16.3.2, 192.168.7.9}",
+    "ip4.src != {10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 169.254.0.0/16}",
+    "ip6.src != {fd00::1, fd01:2:3::5}",
+    "!(ip6.src == {fd00::1, fd01:2:3::5})",
+    "ip6.src != fd00::1 && ip6.dst != fd00::1 && ip6.src != fd01:2:3::5 && ip6.dst != fd03::7",
+    "(ip6.src != fd00::1 || ip6.src != fd01:2:3::5 || ip6.src != fd03::7) && tcp",
+    "!(ip6.src == fd00::1 && ip6.src == fd01:2:3::5 && ip6.src == fd03::7)",
     "ip4 /* all of it */ && tcp // at least",
 )
 REFUSED = (
@@ -80,6 +93,8 @@ REFUSED = (
     ("!(tcp)", "cannot be negated"),
     ("tcp == 0", "cannot be negated"),
     ("tcp != 1", "cannot be negated"),
+    ("!(tcp == 1)", "cannot be negated"),
+    ("!(tcp != 0)", "cannot be negated"),
     ("ip4.src == fd00::1", "32 bits"),
     ("tcp.dst == 70000", "16 bits"),
     ("vlan.vid == 4096", "12 bits"),
@@ -91,6 +106,19 @@ REFUSED = (
     ("ip4.src == 10.0.0.256", "no constant"),
     ("eth.dst == 1:2:3:4:5:6", "no constant"),
     ("tcp.dst == 080", "begins with a zero"),
+    ("ip4.src == 10.0.0.0/08", "begins with a zero"),
+    ("tcp.dst[08]", "begins with a zero"),
+    ("ip6.src == 18446744073709551616", "2**64 or more"),
+    (f"tcp.dst == {'9' * 5000}", "2**64 or more"),
+    (f"tcp.dst == 5/{'9' * 5000}", "2**64 or more"),
+    (f"ip4.src == 10.0.0.0/{'9' * 5000}", "2**64 or more"),
+    (f"tcp.dst[{'9' * 5000}]", "2**64 or more"),
+    (f"ip6.src == 0x1{'0' * 32}", "128 bits"),
+    (f"tcp.dst == 0x{'f' * 5000}", "16 bits"),
+    ("tcp.dst == 1/0xff", "written as what it masks"),
+    ("eth.src == 0a:00:00:00:00:00/8", "written as what it masks"),
+    ("ip4.src == 0x0a000000/8", "written as what it masks"),
+    ("tcp.dst == \u0663", "is nothing"),
     ('tcp.dst == "80"', "a number or an address"),
     ("inport == 5", "a name in quotes"),
     ('inport == {"a", 5}', "numbers and texts"),
@@ -101,5 +129,23 @@ REFUSED = (
     ("is_chassis_resident(a)", "name in quotes"),
 )
 """And a part of what is said of it."""
-UNKNOWN = ("ip4.src == $nosuch", "inport == @nosuch", "ip4.src == {10.0.0.1, $nosuch}")
+UNKNOWN = (
+    "ip6.src != $one && ip6.src != $two && ip6.src != $three",
+    "ip4.src == $nosuch",
+    "inport == @nosuch",
+    "ip4.src == {10.0.0.1, $nosuch}",
+)
 """Nothing is said of these: it depends on which sets and groups there are."""
+COSTLY = (
+    ("!ip6.mcast_all_rtrs", "more flows than"),
+    ("ip6.mcast_flood == 0", "more flows than"),
+    ("ip6.mcast_flood != 1", "more flows than"),
+    ("!(ip6.mcast_flood == 1)", "more flows than"),
+    ("ip4.src != {10.0.0.1, 172.16.3.2, 192.168.7.9, 8.8.8.8}", "1,048,576 flows"),
+    ("!(ip4.src == {10.0.0.1, 172.16.3.2, 192.168.7.9, 8.8.8.8})", "1,048,576 flows"),
+    ("ip6.dst != fd00::1 && tcp && ip6.dst != {fd01::5, fd03::7}", "2,097,152 flows"),
+    ("!(ip6.dst == fd00::1 || ip6.dst == fd01::5 || ip6.dst == fd03::7)", "2,097,152 flows"),
+    ("(ip6.dst != {fd00::1, fd01::5} || tcp) && ip6.dst != fd03::7", "2,097,152 flows"),
+    ("{fd00::1, fd01:2:3::5, fd03::7} != ip6.dst", "2,097,152 flows"),
+)
+"""OVN parses these, and an ovn-controller of 23.03 comes to a standstill over them or nearly so."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.network.matches import fault
-from tests.labs.matchtexts import PARSED, REFUSED, UNKNOWN
+from tests.labs.matchtexts import COSTLY, PARSED, REFUSED, UNKNOWN
 
 
 @pytest.mark.parametrize("match", [*PARSED, *UNKNOWN])
@@ -16,12 +16,24 @@ def test_what_ovn_may_parse_passes(match: str) -> None:
     assert fault(match) == ""
 
 
-@pytest.mark.parametrize(("match", "said"), REFUSED)
+@pytest.mark.parametrize(("match", "said"), [*REFUSED, *COSTLY])
 def test_what_it_cannot_parse_is_told(match: str, said: str) -> None:
     assert said in fault(match)
 
 
-@given(st.text(alphabet='ip4.src=<>!&|(){}[],"/01:@$ \n', max_size=40))
+# Python reads no more than 4,300 digits.
+_NUMBERS = st.builds(
+    str.__mul__, st.text("0123456789", min_size=1, max_size=4), st.sampled_from((5000, 9, 1))
+)
+_WITH_A_NUMBER = ("tcp.dst == {}", "tcp.dst == 0x{}", "10.0.0.0/{} != ip4.src", "tcp.dst[{}]")
+_PIECES = st.one_of(
+    st.builds(str.format, st.sampled_from(_WITH_A_NUMBER), _NUMBERS),
+    st.text(alphabet='ip4.src=<>!&|(){}[],"/01:@$ \n', max_size=40),
+    st.sampled_from((" && ", " || ", "!")),
+)
+
+
+@given(st.lists(_PIECES, max_size=5).map("".join))
 def test_every_text_gets_an_answer(match: str) -> None:
     assert isinstance(fault(match), str)
 
