@@ -101,12 +101,23 @@ static __always_inline void add(u32 from, struct device *from_device, u32 to,
 		*count += 1;
 }
 
-/* The processor and its turn: softirqs that receive, and what is between them. */
+/*
+ * The processor and its turn: a poll, a softirq, and what is between them. Threads that poll run no
+ * softirq for it, and its tracepoint is at its end: what a program sends then is of the next turn.
+ */
 static __always_inline u32 this_run(void)
 {
 	u32 only = 0, *turn = runs.lookup(&only);
 
 	return (turn ? *turn << 8 : 0) | (bpf_get_smp_processor_id() & 255);
+}
+
+static __always_inline void another_run(void)
+{
+	u32 only = 0, *turn = runs.lookup(&only);
+
+	if (turn)
+		*turn += 1;
 }
 
 /*
@@ -232,14 +243,6 @@ TRACEPOINT_PROBE(skb, kfree_skb)
 #define NET_TX 2
 #define NET_RX 3
 
-static __always_inline void another_run(void)
-{
-	u32 only = 0, *turn = runs.lookup(&only);
-
-	if (turn)
-		*turn += 1;
-}
-
 static __always_inline void took(u32 work, u64 ns)
 {
 	struct slice slice = {.work = work, .slot = slot_of(ns)};
@@ -305,6 +308,7 @@ TRACEPOINT_PROBE(napi, napi_poll)
 	NAMED(device, args, dev_name);
 	struct polls none = {}, *told = polled.lookup_or_try_init(&device, &none);
 
+	another_run();
 	if (told) {
 		told->calls += 1;
 		told->packets += args->work;

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,14 +39,22 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
 
 TALKS, PAUSE_S = 20, 0.05
 TALK = """
-import socket, sys, time
-with socket.create_server(("127.0.0.1", 0)) as server:
+import ctypes, socket, sys, time
+def enter(path):
+    with open(path) as space:
+        assert ctypes.CDLL(None).setns(space.fileno(), 0) == 0
+count, pause, address, *spaces = sys.argv[1:]
+for path in spaces[:1]:
+    enter(path)
+with socket.create_server((address, 0)) as server:
+    for path in spaces[1:]:
+        enter(path)
     one = socket.create_connection(server.getsockname())
     two, _ = server.accept()
-    for _ in range(int(sys.argv[1])):
+    for _ in range(int(count)):
         one.sendall(bytes(100))
         two.recv(100)
-        time.sleep(float(sys.argv[2]))
+        time.sleep(float(pause))
         two.sendall(bytes(100))
         one.recv(100)
 """
@@ -172,6 +181,35 @@ def test_what_a_socket_sends_later_is_no_packet_that_came_before(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(kerneltrace.ENVIRONMENT, str(tree))
+    processes.run(["ip", "link", "set", "lo", "up"])
+    _no_hop_of_a_pause(_talked("127.0.0.1"), "lo")
+
+
+def test_nor_where_a_kernel_thread_polls(
+    trio: Trio, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(kerneltrace.ENVIRONMENT, str(tree))
+    ends = {"r0": trio.router, "c0": trio.client}
+    for device, space in ends.items():
+        _threaded(space, device, "1")
+    try:
+        spaces = (str(processes.NETNS_DIR / space) for space in ends.values())
+        told = _talked("198.51.100.253", *spaces)
+    finally:
+        for device, space in ends.items():
+            _threaded(space, device, "0")
+    for device in ends:
+        _no_hop_of_a_pause(told, device)
+
+
+def _threaded(space: str, device: str, value: str) -> None:
+    path = f"/sys/class/net/{device}/threaded"
+    # `ip netns exec` shows the namespace's own /sys.
+    processes.run(["ip", "netns", "exec", space, "tee", path], text_in=value)
+
+
+def _talked(*words: str) -> dict[str, Any]:
+    """What is told of two sockets that talk by TCP, with pauses."""
     command = [sys.executable, "-m", "perf.kerneltrace", "--seconds", "120", "--json"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -179,14 +217,18 @@ def test_what_a_socket_sends_later_is_no_packet_that_came_before(
         assert running.stderr is not None
         try:
             assert running.stderr.readline().strip() == kerneltrace.READY
-            processes.run(["ip", "link", "set", "lo", "up"])
-            processes.run([sys.executable, "-c", TALK, str(TALKS), str(PAUSE_S)])
+            processes.run([sys.executable, "-c", TALK, str(TALKS), str(PAUSE_S), *words])
             running.terminate()
             out, _ = running.communicate(timeout=120)
         finally:
             running.kill()
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def _no_hop_of_a_pause(told: dict[str, Any], device: str) -> None:
     # TCP frees what it has read where nobody sees it, and the next segment has its memory.
-    hops = [hop for hop in json.loads(out)["hops"] if hop["from"]["device"] == "lo"]
+    hops = [hop for hop in told["hops"] if hop["from"]["device"] == device]
     waited = [hop for hop in hops if hop["to"]["event"] in ("queued", "sent")]
     assert waited
     assert [hop for hop in waited if hop["most_ns"] >= PAUSE_S * 1e9] == []
