@@ -46,9 +46,7 @@ def settle(source: Source[NodeConfig]) -> NodeConfig:
     config = source.config
     if not is_explicit(config):
         config = settled(config, plan_of(source, read_topology()))
-    # Only these keys differ between releases, so that a node without them need not know its own.
-    if config.tuning or config.computed:
-        config = replace(config, ovs_release=release_of(config.ovs_rundir))
+    config = replace(config, ovs_release=release_of(config.ovs_rundir))
     if problems := queue_pins(source, config):
         raise ConfigProblems(problems)
     return config

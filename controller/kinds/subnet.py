@@ -211,6 +211,7 @@ SUBNETS: Kind[Subnet] = Kind(
         "vlan": lambda _, subnet: (subnet.vlan,) if subnet.vlan else (),
         "default": lambda _, subnet: (True,) if subnet.default else (),
         "private": lambda _, subnet: (True,) if subnet.private else (),
+        "acls": lambda _, subnet: (True,) if subnet.acls else (),
         "u2o": lambda _, subnet: (True,) if subnet.u2o else (),
         "leaves as": lambda _, subnet: (True,) if subnet.gateway_addresses else (),
     },

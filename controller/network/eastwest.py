@@ -3,38 +3,84 @@
 Policies judge the addresses of a packet. What goes by svc0 leaves its client for the service's
 address and comes to the backend from svc0's, so a policy that names pods would drop it. Where OVN
 serves, the client's switch translates before a policy looks, and the client's address stays.
+
+OVN leads to workloads only: a node's own address (the API server's) is no place in its network, and
+svc0 hands such packets to the kernel (docs/decisions/0026). With AUTO those services stay there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any
 
-from controller.kinds.securitygroup import SECURITY_GROUPS
-from controller.network.adminpolicies import ANPS, BANPS, CNPS
-from controller.network.policies import NETWORK_POLICIES
+from controller.kinds.subnet import SUBNETS
+from controller.network.judges import ANY
+from controller.network.nets import NETS
+from controller.network.servicefacts import SERVICES, SLICES
 from controller.network.settings import settings
-from controller.network.view import Derived, Kind, View
+from controller.network.view import Derived, View
 from dataplane.model.config import EastWest
-
-JUDGES: tuple[Kind[Any], ...] = (NETWORK_POLICIES, ANPS, BANPS, CNPS, SECURITY_GROUPS)
-"""The kinds of objects that allow and forbid by workloads' addresses."""
 
 
 def _served(view: View, _: Hashable) -> bool:
     chosen = settings(view).east_west
     if chosen is EastWest.AUTO:
-        return any(view.all(kind) for kind in JUDGES)
+        shut = (view.by(SUBNETS, index, True) for index in ("private", "acls"))
+        return view.ask(ANY, "") or any(shut)
     return chosen is EastWest.SWITCH
 
 
 BY_OVN: Derived[bool] = Derived("whether OVN serves workloads", _served)
-"""Derived, so that the second policy is nothing new to two thousand services."""
+"""With AUTO: there is a policy, or a Subnet that is shut or has ACLs of its own."""
 
 
-def by_ovn(view: View) -> bool:
-    """Whether OVN's load balancers serve workloads at this moment."""
-    return view.ask(BY_OVN, "")
+def _networks(view: View, vpc: Hashable) -> frozenset[tuple[int, int, int]]:
+    nets = (view.get(NETS, name) for name in view.all(NETS))
+    return frozenset(
+        (one.version, one.prefixlen, int(one.network_address))
+        for net in nets
+        if net is not None and net.usable and net.vpc == vpc
+        for one in net.networks
+    )
+
+
+NETWORKS: Derived[frozenset[tuple[int, int, int]]] = Derived("networks of a VPC", _networks)
+"""Version, length and address of each, so that a look-up costs by lengths and not by networks."""
+
+
+def _leaves(view: View, key: Hashable) -> bool:
+    service = view.get(SERVICES, key)
+    if service is None:
+        return False
+    inside = view.ask(NETWORKS, service.vpc)
+    lengths = {(version, length) for version, length, _ in inside}
+    for name in view.by(SLICES, "service", key):
+        part = view.get(SLICES, name)
+        for one in part.endpoints if part is not None else ():
+            number, version, bits = int(one.address), one.address.version, one.address.max_prefixlen
+            if not any(
+                (version, length, number >> bits - length << bits - length) in inside
+                for held, length in lengths
+                if held == version
+            ):
+                return True
+    return False
+
+
+LEAVES: Derived[bool] = Derived("whether a service has endpoints outside its VPC", _leaves)
+
+
+def _by_ovn(view: View, key: Hashable) -> bool:
+    if not view.ask(BY_OVN, ""):
+        return False
+    return settings(view).east_west is EastWest.SWITCH or not view.ask(LEAVES, key)
+
+
+SERVED: Derived[bool] = Derived("whether OVN serves a service", _by_ovn)
+
+
+def by_ovn(view: View, service: Hashable) -> bool:
+    """Whether OVN's load balancers serve a Service's cluster IPs to workloads at this moment."""
+    return view.ask(SERVED, service)
 
 
 def leads_to_svc0(view: View) -> bool:

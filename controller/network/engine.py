@@ -20,6 +20,7 @@ from controller.network.externalgw import stand_ins as gateway_stand_ins
 from controller.network.facts import LEASES, PODS
 from controller.network.gateways import CLUSTER
 from controller.network.heldports import HeldPort
+from controller.network.judges import JUDGES, UNREAD
 from controller.network.merging import Changes
 from controller.network.reach import Hold, hold_of
 from controller.network.registry import UNITS, WATCHED
@@ -106,6 +107,8 @@ class Engine:
                 # Nobody knew what it was: that there is nothing is news, too.
                 self._unread.discard((kind, key))
                 changed = True
+                if kind in JUDGES:
+                    self.put(((UNREAD, (kind.name, key), None),))
             if changed and kind in _READS:
                 self._changed.setdefault(kind, set()).add(key)
             if changed and kind is EXTERNAL_GATEWAYS:
@@ -139,6 +142,7 @@ class Engine:
         """
         self._changed.clear()
         self._unread = set(unread)
+        self.put((UNREAD, (kind.name, key), True) for kind, key in unread if kind in JUDGES)
         self._put_given(
             self._allocator.start(
                 ports, [k for kind, k in unread if kind is PODS and isinstance(k, Key)]

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping
 from hashlib import blake2b
 
+from controller.kube.resources import Key
 from controller.network.backends import Targets, by_address, listed, spelt, usable
-from controller.network.eastwest import by_ovn
+from controller.network.eastwest import BY_OVN, by_ovn
 from controller.network.facts import NODES
 from controller.network.rows import Row, RowKey, Value, pairs
 from controller.network.servicefacts import SERVICES, SLICES, NetService, NetServicePort
@@ -24,7 +25,7 @@ from dataplane.model.names import REJECT_OPTION
 
 def is_template(view: View, service: NetService) -> bool:
     """Whether a service's cluster IPs are templates: Local, and OVN's to serve."""
-    return service.internal_local and by_ovn(view)
+    return service.internal_local and by_ovn(view, Key(service.namespace, service.name))
 
 
 def targets_of(view: View, key: Hashable, port: NetServicePort) -> Targets:
@@ -107,7 +108,7 @@ ON_NODE: Derived[Mapping[str, str]] = Derived("a service's backends on a node", 
 
 def node_variables(view: View, key: Hashable) -> Said:
     """A node's row of variables."""
-    if view.get(NODES, key) is None or not by_ovn(view):
+    if view.get(NODES, key) is None or not view.ask(BY_OVN, ""):
         return Said()
     services = {
         part.service

@@ -11,17 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 from ipaddress import ip_network
-from typing import Any
 
-from controller.kinds.securitygroup import SECURITY_GROUPS
 from controller.network.aclrows import acl_rows
-from controller.network.adminpolicies import ANPS, BANPS, CNPS
 from controller.network.facts import LEASES, NODES, PODS
+from controller.network.judges import ANY
 from controller.network.openpods import TRACKING
-from controller.network.policies import NETWORK_POLICIES
 from controller.network.rows import Row, RowKey
 from controller.network.units import Said, Unit
-from controller.network.view import Derived, Kind, View
+from controller.network.view import Derived, View
 from controller.policy.compiler import name_of
 from controller.policy.model import Block, Direction
 from controller.policy.rows import (
@@ -34,17 +31,6 @@ from controller.policy.rows import (
 )
 from controller.translate.nbrows import host_port
 from dataplane.model.addr import IPAddress
-
-KINDS: tuple[Kind[Any], ...] = (NETWORK_POLICIES, ANPS, BANPS, CNPS, SECURITY_GROUPS)
-"""What isolates."""
-
-
-def _any(view: View, _: Hashable) -> bool:
-    return any(view.all(kind) for kind in KINDS)
-
-
-ANY: Derived[bool] = Derived("any-policy", _any)
-"""Whether there is any policy; without one nothing is written."""
 
 
 def _node_addresses(view: View, node: str) -> tuple[IPAddress, ...]:

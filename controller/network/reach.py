@@ -20,7 +20,8 @@ from controller.network.unsupported import UNSERVED
 from controller.network.view import Kind
 
 RULES = frozenset({"ACL", "Address_Set", "Meter", "Meter_Band", "Port_Group"})
-"""Tables of policies: what they say is in no others."""
+"""Tables of policies. What follows from there being one is in others, and is kept by
+`controller.network.judges.UNREAD`."""
 
 
 @dataclass(frozen=True, slots=True)

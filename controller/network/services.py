@@ -2,8 +2,8 @@
 
 A row is one service port and one kind of address, in the form of docs/services.md: marked for the
 fast path and attached to nothing. Endpoints are in no other row than their own service's, so one
-slice's change writes its service's rows. Where OVN serves workloads (`east_west = "switch"`) the
-rows of cluster IPs are in a group for each VPC, which its switches have.
+slice's change writes its service's rows. Where OVN serves workloads (`controller.network.eastwest`)
+the rows of cluster IPs are in a group for each VPC, which its switches have.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def compute(view: View, key: Hashable) -> Said:
         writes[ref] = Wanted(status={"loadBalancer": {"ingress": ingress}})
     rows: dict[RowKey, Row] = {}
     if not service.headless:
-        terms = _terms(service, doubts, switch=by_ovn(view))
+        terms = _terms(service, doubts, switch=by_ovn(view, key))
         vips = {kind: _vips(service, kind, given.addresses, doubts) for kind in _kinds(service)}
         if is_template(view, service):
             rows |= template_rows(service)
@@ -337,10 +337,12 @@ INSIDE_ROWS: Derived[tuple[tuple[RowKey, bool], ...]] = Derived(
 
 def balancers_of(view: View, vpc: str) -> frozenset[RowKey]:
     """The rows of services and of rules that OVN serves to a VPC's workloads."""
-    served = by_ovn(view)
     services: tuple[Key, ...] = view.by(SERVICES, "vpc", vpc)
     return rules_of(view, vpc) | {
-        row for key in services for row, always in view.ask(INSIDE_ROWS, key) if served or always
+        row
+        for key in services
+        for row, always in view.ask(INSIDE_ROWS, key)
+        if always or by_ovn(view, key)
     }
 
 

@@ -6,8 +6,8 @@ after its start, and leaves them alone after that. So a change of ours holds unt
 started again, and this table makes it anew then.
 
 The row's external_ids:millrace-capabilities has each key that we changed with what vswitchd said
-of it: that is how ours are recognised, and what they say again when the plan drops them. A row
-that we had to make, because there is no ovn-controller yet, has external_ids:owner=millrace.
+of it: that is how ours are recognised, and what they say again when the plan drops them. Where
+there is no ovn-controller yet the row is made, and left to OVN.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from dataplane.drivers.idl import Transaction
 from dataplane.drivers.ovsdb import Ovs, netdev_datapath, root
 from dataplane.drivers.ovstables import RowRefusedError, batched
 from dataplane.drivers.replica import Replica, Row, read, write
-from dataplane.model.names import OWNER, OWNER_KEY
 from dataplane.model.rows import Capability
 from dataplane.plan.ovsowner import words_of
 from dataplane.ports import Failure
@@ -41,8 +40,7 @@ class DatapathTable:
 
     def upsert(self, batch: Sequence[tuple[str, Capability]]) -> Mapping[str, Failure]:
         """Say so in the row; where vswitchd has not filled it in, it is waited for."""
-        if not self._ovs.look(lambda replica: netdev_datapath(replica) is not None):
-            self._ovs.db.transact(_make, self._ovs.timeout)
+        self._ovs.db.transact(make_row, self._ovs.timeout)
         return batched(self._ovs, batch, lambda row: row[0], _put)
 
     def delete(self, keys: Sequence[str]) -> Mapping[str, Failure]:
@@ -66,9 +64,13 @@ def _observe(replica: Replica) -> dict[str, Capability]:
     return {key: Capability(said.get(key, "")) for key in _notes(row)}
 
 
-def _make(replica: Replica, txn: Transaction) -> None:
+def make_row(replica: Replica, txn: Transaction) -> None:
+    """The row, unless somebody has made it: vswitchd would not fill in one in its place."""
+    if netdev_datapath(replica) is not None:
+        return
+    root(replica).verify("datapaths")
     row = txn.insert(replica.tables["Datapath"])
-    write(row, "external_ids", {OWNER_KEY: OWNER})
+    write(row, "external_ids", {})  # a row with nothing written to it is not inserted
     root(replica).setkey("datapaths", "netdev", row)
     root(replica).increment("next_cfg")
 
@@ -95,5 +97,3 @@ def _drop(replica: Replica, _: Transaction, key: str) -> None:
         _note(row, notes)
         return
     row.delkey("external_ids", NOTE)
-    if read(row, "external_ids").get(OWNER_KEY) == OWNER:
-        root(replica).delkey("datapaths", "netdev")

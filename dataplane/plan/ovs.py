@@ -54,15 +54,10 @@ def release_of(config: NodeConfig) -> OvsVersion:
 
 
 def capabilities(release: OvsVersion) -> dict[str, Capability]:
-    """What OVN must not use of the userspace datapath, though vswitchd says that it can it.
+    """What OVN must not use of the userspace datapath, though vswitchd says that it has it.
 
-    With `ct_zero_snat` OVN commits every connection that its ACLs admit with a source translation
-    to nothing (`ct(commit,nat(src))`). Conntrack has a second entry for it then, whose hash is that
-    of the first, as nothing was translated. The first one expires and the second stays until
-    the next sweep, for up to 5 s; a packet with the same addresses and ports in that time, as of a
-    client that takes a port again, is led from the second entry to the second entry, and vswitchd
-    aborts: "assertion conn->conn_type == CT_CONN_TYPE_DEFAULT failed in conn_update_state()" (seen
-    with 3.1.0; docs/decisions/0033).
+    With `ct_zero_snat` OVN commits what its ACLs admit by `ct(commit,nat(src))`, and vswitchd
+    aborts when a client takes a port again at the wrong moment (docs/decisions/0033).
     """
     return {"ct_zero_snat": Capability("false")} if release < ONE_ENTRY_SINCE else {}
 

@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 
 import pytest
 
+from controller import tuning
 from controller.config import ConfigProblems, parse_node, read_node
 from controller.config_tuning import FLAGS, NUMBERS
 from controller.tuning import plan_of, settled
@@ -111,3 +112,11 @@ def test_what_the_plan_computes_with_can_be_said() -> None:
 def test_an_explicit_file_computes_with_nothing(line: str) -> None:
     with pytest.raises(ConfigProblems, match=r"n.toml:8: .*nothing is computed"):
         parse_node(f"{NODE}{line}\n", "n.toml")
+
+
+def test_the_release_is_asked_for_whatever_the_file_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What OVN may use of the datapath depends on it, also where nothing was tuned."""
+    monkeypatch.setattr(tuning, "release_of", lambda _: "3.5")
+    source = read_node(NODE.removesuffix("[tuning]\n"), "n.toml")
+    assert tuning.is_explicit(source.config)
+    assert tuning.settle(source).ovs_release == "3.5"
