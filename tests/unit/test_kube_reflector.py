@@ -369,6 +369,9 @@ def test_a_server_that_never_answers_is_an_error_and_an_outage() -> None:
     async def case(at: Running) -> None:
         config(at.api, "a", v="1")
         await at.follows()
+        # What comes after the list comes by a watch: there is one to cut now.
+        config(at.api, "w", v="1")
+        await at.follows()
         lists, reached = at.reflector.progress.lists, at.reflector.client
         async with Unanswered(at.clock) as unanswered:
             at.reflector.client = unanswered
