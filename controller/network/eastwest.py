@@ -10,7 +10,7 @@ svc0 hands such packets to the kernel (docs/decisions/0026). With AUTO those ser
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 
 from controller.kinds.subnet import SUBNETS
 from controller.network.judges import ANY
@@ -33,18 +33,22 @@ BY_OVN: Derived[bool] = Derived("whether OVN serves workloads", _served)
 """With AUTO: there is a policy, or a Subnet that is shut or has ACLs of its own."""
 
 
-def _networks(view: View, vpc: Hashable) -> frozenset[tuple[int, int, int]]:
+def _networks(view: View, vpc: Hashable) -> Mapping[tuple[int, int], frozenset[int]]:
     nets = (view.get(NETS, name) for name in view.all(NETS))
-    return frozenset(
-        (one.version, one.prefixlen, int(one.network_address))
-        for net in nets
-        if net is not None and net.usable and net.vpc == vpc
-        for one in net.networks
-    )
+    found: dict[tuple[int, int], set[int]] = {}
+    for net in nets:
+        for one in net.networks if net is not None and net.usable and net.vpc == vpc else ():
+            host_bits = one.max_prefixlen - one.prefixlen
+            found.setdefault((one.version, host_bits), set()).add(
+                int(one.network_address) >> host_bits
+            )
+    return {kind: frozenset(prefixes) for kind, prefixes in found.items()}
 
 
-NETWORKS: Derived[frozenset[tuple[int, int, int]]] = Derived("networks of a VPC", _networks)
-"""Version, length and address of each, so that a look-up costs by lengths and not by networks."""
+NETWORKS: Derived[Mapping[tuple[int, int], frozenset[int]]] = Derived(
+    "networks of a VPC", _networks
+)
+"""By version and bits of the host, so that a look-up costs by lengths and not by networks."""
 
 
 def _leaves(view: View, key: Hashable) -> bool:
@@ -52,18 +56,15 @@ def _leaves(view: View, key: Hashable) -> bool:
     if service is None:
         return False
     inside = view.ask(NETWORKS, service.vpc)
-    lengths = {(version, length) for version, length, _ in inside}
-    for name in view.by(SLICES, "service", key):
-        part = view.get(SLICES, name)
-        for one in part.endpoints if part is not None else ():
-            number, version, bits = int(one.address), one.address.version, one.address.max_prefixlen
-            if not any(
-                (version, length, number >> bits - length << bits - length) in inside
-                for held, length in lengths
-                if held == version
-            ):
-                return True
-    return False
+    slices = (view.get(SLICES, name) for name in view.by(SLICES, "service", key))
+    addresses = (one.address for part in slices if part is not None for one in part.endpoints)
+    return not all(
+        any(
+            version == address.version and int(address) >> host_bits in prefixes
+            for (version, host_bits), prefixes in inside.items()
+        )
+        for address in addresses
+    )
 
 
 LEAVES: Derived[bool] = Derived("whether a service has endpoints outside its VPC", _leaves)

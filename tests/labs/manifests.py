@@ -110,3 +110,14 @@ def gateways(rows: dict[RowKey, Row]) -> tuple[dict[str, str], dict[str, str]]:
         hosts[switch] = next(str(n).partition("/")[0] for n in networks if "." in str(n))
         macs[switch] = str(row.columns["mac"])
     return hosts, macs
+
+
+WEB_ENDPOINTS = """---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1, namespace: shop, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+endpoints: [{addresses: [10.16.0.9], conditions: {ready: true}, nodeName: n1}]
+ports: [{port: 8080, protocol: TCP, name: ""}]
+"""
+"""One endpoint of the service `web` in `shop`, behind a mark."""

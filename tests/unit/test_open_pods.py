@@ -8,7 +8,7 @@ from controller.network.rows import RowKey
 from controller.network.settings import NetSettings
 from controller.policy.compiler import name_of
 from dataplane.model.config import EastWest
-from tests.labs.manifests import engine_of
+from tests.labs.manifests import WEB_ENDPOINTS, engine_of
 
 OBJECTS = """
 apiVersion: v1
@@ -53,13 +53,6 @@ spec:
   clusterIP: 10.96.0.10
   clusterIPs: [10.96.0.10]
   ports: [{port: 80, targetPort: 8080}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: web-1, namespace: shop, labels: {kubernetes.io/service-name: web}}
-addressType: IPv4
-endpoints: [{addresses: [10.16.0.9], conditions: {ready: true}, nodeName: n1}]
-ports: [{port: 8080, protocol: TCP, name: ""}]
 """
 
 
@@ -74,7 +67,7 @@ ports: [{port: 8080, protocol: TCP, name: ""}]
 def test_who_is_served_by_ovn_is_tracked(east_west: EastWest, expected: set[str]) -> None:
     decided = NetSettings(default_cidr="10.16.0.0/24", join_cidr="100.64.0.0/24",
                           east_west=east_west)  # fmt: skip
-    rows = engine_of(OBJECTS, decided).book.rows
+    rows = engine_of(OBJECTS + WEB_ENDPOINTS, decided).book.rows
     group = rows[RowKey("Port_Group", name_of("open", "n1"))]
     assert {ref.name for ref in group.refs["ports"]} == expected
     stateless = [

@@ -14,7 +14,7 @@ from controller.network.rows import RowKey
 from controller.network.settings import SETTINGS, NetSettings
 from dataplane.model.config import EastWest
 from tests.labs.factview import FactView
-from tests.labs.manifests import NODE, engine_of, namespaces, put
+from tests.labs.manifests import NODE, WEB_ENDPOINTS, engine_of, namespaces, put
 
 SERVICE = """
 apiVersion: v1
@@ -27,14 +27,6 @@ apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: NAME, namespace: shop}
 spec: {podSelector: {matchLabels: {app: web}}}
-"""
-ENDPOINTS = """---
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: web-1, namespace: shop, labels: {kubernetes.io/service-name: web}}
-addressType: IPv4
-endpoints: [{addresses: [10.16.0.9], conditions: {ready: true}, nodeName: n1}]
-ports: [{port: 8080, protocol: TCP, name: ""}]
 """
 GROUP = RowKey("Load_Balancer_Group", "mrk-ovn-cluster")
 
@@ -88,7 +80,7 @@ def test_whatever_judges_addresses_counts(shut: str) -> None:
 
 def test_local_backends_are_variables_while_there_is_a_policy() -> None:
     local = SERVICE.replace("spec: {", "spec: {internalTrafficPolicy: Local, ")
-    engine = engine_of(NODE + namespaces("shop") + local + ENDPOINTS, NetSettings())
+    engine = engine_of(NODE + namespaces("shop") + local + WEB_ENDPOINTS, NetSettings())
     assert "Chassis_Template_Var" not in {key.table for key in engine.book.rows}
     put(engine, POLICY)
     engine.update()
@@ -109,12 +101,12 @@ def test_a_policy_that_cannot_be_read_after_a_restart_counts_until_it_is_gone() 
 
 def test_a_service_with_a_nodes_own_address_stays_with_svc0() -> None:
     """As default/kubernetes: OVN has no way to it, svc0 hands it to the kernel."""
-    objects = NODE + namespaces("shop") + SERVICE + ENDPOINTS.replace("10.16.0.9", "192.0.2.1")
+    objects = NODE + namespaces("shop") + SERVICE + WEB_ENDPOINTS.replace("10.16.0.9", "192.0.2.1")
     engine = engine_of(objects, NetSettings())
     put(engine, POLICY)
     engine.update()
     assert _served(engine) == set()
-    put(engine, ENDPOINTS.removeprefix("---"))
+    put(engine, WEB_ENDPOINTS.removeprefix("---"))
     engine.update()
     assert _served(engine) == _balancers(engine)
     switched = engine_of(objects, NetSettings(east_west=EastWest.SWITCH))
