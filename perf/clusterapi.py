@@ -32,7 +32,7 @@ def service(number: int, subnets: int, port: int = 80) -> list[dict[str, Any]]:
     space, name = f"ns{number % subnets}", f"svc{number}"
     ports = [{"name": "http", "port": port, "targetPort": 80, "protocol": "TCP"}]
     ends = [
-        {"addresses": [f"10.200.{number % 250}.{one + 1}"], "conditions": {"ready": True}}
+        {"addresses": [f"10.64.{number % 16}.{one + 1}"], "conditions": {"ready": True}}
         for one in range(5)
     ]
     return [
