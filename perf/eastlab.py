@@ -17,15 +17,15 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Self
 
-from dataplane.drivers import ovsprocess, processes
+from dataplane.drivers import processes
 from dataplane.model.addr import Mac, mac_of_address
 from dataplane.ports import DataplaneError
 from perf.compiled import program
 from perf.eastwest import SVC0, SWITCH, WAYS
 from tests.labs import lab as topology
 from tests.labs import logical
-from tests.labs.guests import HUGEPAGE_MIB, file_prefix
-from tests.labs.lab import HUGEPAGES, Lab
+from tests.labs.guests import HUGEPAGE_MIB, file_prefix, sweep_eal
+from tests.labs.lab import Lab
 from tests.labs.logical import Service
 from tests.labs.workloads import POD_NAMESPACE, Workload
 
@@ -155,7 +155,7 @@ class EastLab:
             process.kill()
             process.communicate()
         self._guests.clear()
-        ovsprocess.remove_hugepage_files(HUGEPAGES, file_prefix(self._rundir, BACKEND[0]))
+        sweep_eal(self._rundir, BACKEND[0])
 
     def run(self, way: str, share: int, rate: int, seconds: float) -> Counts:
         """Send for so long: `share` service packets of a hundred, `rate` a second (0: all it can).

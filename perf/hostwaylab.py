@@ -17,14 +17,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from dataplane.drivers import ovsprocess, processes
+from dataplane.drivers import processes
 from dataplane.model.addr import mac_of_address
 from dataplane.ports import DataplaneError
 from perf.hostway import AFXDP, TAP
 from tests.labs import lab as topology
 from tests.labs import logical
-from tests.labs.guests import TestpmdGuest, file_prefix
-from tests.labs.lab import HUGEPAGES, Lab
+from tests.labs.guests import TestpmdGuest, sweep_eal
+from tests.labs.lab import Lab
 from tests.labs.netns import Namespace
 from tests.labs.workloads import Workload
 
@@ -191,7 +191,7 @@ def built(progress: Callable[[str], None], core: int) -> Iterator[HostwayLab]:
     finally:
         if guest is not None:
             guest.stop()
-        ovsprocess.remove_hugepage_files(HUGEPAGES, file_prefix(lab.dir, GUEST))
+        sweep_eal(lab.dir, GUEST)
         lab.remove()
 
 

@@ -17,7 +17,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from bpf.objects import OBJECT_DIRECTORY
-from dataplane.drivers import ovsprocess, processes, xdphook
+from dataplane.drivers import processes, xdphook
 from dataplane.drivers.libbpf import XDP_FLAGS_DRV_MODE, Map
 from dataplane.drivers.libbpf_programs import Object
 from dataplane.drivers.netns import inside_named
@@ -26,8 +26,8 @@ from dataplane.model.addr import Mac
 from perf.peerprogs import Source
 from tests.labs import lab as topology
 from tests.labs import logical, netns
-from tests.labs.guests import HUGEPAGE_MIB, file_prefix
-from tests.labs.lab import HUGEPAGES, Lab
+from tests.labs.guests import HUGEPAGE_MIB, file_prefix, sweep_eal
+from tests.labs.lab import Lab
 from tests.labs.logical import Service
 from tests.labs.workloads import Workload
 
@@ -148,7 +148,7 @@ class PathLab:
     def stop_guest(self) -> None:
         """End it."""
         processes.stop(self.testpmd, grace_s=5)
-        ovsprocess.remove_hugepage_files(HUGEPAGES, file_prefix(self._rundir, GUEST))
+        sweep_eal(self._rundir, GUEST)
 
     def next_hop(self, way: str) -> Mac:
         """The MAC that the client's frames go to."""

@@ -11,10 +11,10 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
 
-from dataplane.drivers import ovsprocess, processes
+from dataplane.drivers import processes
 from tests.labs import logical, neutron
-from tests.labs.guests import TestpmdGuest, file_prefix
-from tests.labs.lab import CLIENT_ADDRESS, GATEWAY_ADDRESS, HUGEPAGES, PORT, Lab
+from tests.labs.guests import TestpmdGuest, sweep_eal
+from tests.labs.lab import CLIENT_ADDRESS, GATEWAY_ADDRESS, PORT, Lab
 from tests.labs.netns import Namespace
 from tests.labs.neutron import Cloud, NeutronPort
 from tests.labs.nodefile import cluster_text
@@ -127,7 +127,7 @@ class ForeignLab(Lab):
         marker = str(self.node.rundir / "vhost")
         guest = processes.Daemon(GUEST, self.dir / f"{GUEST}.pid", marker)
         processes.stop(guest, grace_s=3)
-        ovsprocess.remove_hugepage_files(HUGEPAGES, file_prefix(self.dir, GUEST))
+        sweep_eal(self.dir, GUEST)
         Lab.remove(self)
 
     def _files(self) -> None:

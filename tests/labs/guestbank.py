@@ -9,13 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataplane.drivers import ovsprocess, processes
+from dataplane.drivers import processes
 from dataplane.drivers.ovsinterfaces import interface_states
 from dataplane.drivers.processes import Daemon
-from tests.labs.guests import HUGEPAGE_MIB, file_prefix
+from tests.labs.guests import HUGEPAGE_MIB, file_prefix, sweep_eal
 from tests.labs.netns import Namespace
-
-HUGEPAGES = Path("/dev/hugepages")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ class GuestBank:
     def stop(self) -> None:
         """End it, and take its hugepages' files away."""
         processes.stop(self.daemon, grace_s=5)
-        ovsprocess.remove_hugepage_files(HUGEPAGES, file_prefix(self.rundir, self.name))
+        sweep_eal(self.rundir, self.name)
 
 
 def connected(database: str) -> int:

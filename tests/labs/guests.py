@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataplane.drivers import processes
+from dataplane.drivers import ovsprocess, processes
 from dataplane.drivers.processes import Daemon, ProcessError
 from tests.labs import image
 
+HUGEPAGES = Path("/dev/hugepages")
 HUGEPAGE_MIB = 256
 """Hugepage memory of one guest, real or not."""
 
@@ -30,6 +31,11 @@ def wait_booted(name: str, console: Path, timeout_s: float) -> float:
 def file_prefix(rundir: Path, name: str) -> str:
     """EAL's name for a guest's testpmd: what it leaves in /run/dpdk is found by it."""
     return f"{rundir.name}-{name}"
+
+
+def sweep_eal(rundir: Path, name: str) -> None:
+    """Remove what an ended testpmd leaves outside the lab's directory."""
+    ovsprocess.remove_hugepage_files(HUGEPAGES, file_prefix(rundir, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +102,10 @@ class TestpmdGuest:
             raise ProcessError(msg)
 
     def stop(self) -> None:
-        """End it."""
+        """End it, and take away what EAL made for it."""
         processes.stop(self.daemon, grace_s=5)
         self.socket.unlink(missing_ok=True)
+        sweep_eal(self.rundir, self.name)
 
 
 @dataclass(frozen=True, slots=True)

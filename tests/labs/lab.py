@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
 from pathlib import Path
 
-from dataplane.drivers import ovsprocess, processes
+from dataplane.drivers import processes
 from tests.labs import logical, netns
 from tests.labs.built import Built
-from tests.labs.guests import QemuGuest, TestpmdGuest, file_prefix
+from tests.labs.guests import QemuGuest, TestpmdGuest, sweep_eal
 from tests.labs.labnode import LabNode
 from tests.labs.logical import Network, Service, Switch
 from tests.labs.netns import Namespace
@@ -43,7 +43,6 @@ VIP_VM, VIP_WEB, VIP_UDP, VIP_LOCAL = "10.96.0.10", "10.96.0.11", "10.96.0.12", 
 VIP_FOREIGN = "10.97.0.10"
 FAST_VIPS = (VIP_VM, VIP_WEB, VIP_UDP, VIP_LOCAL)
 LABS_DIR = Path("/run/millrace-labs")
-HUGEPAGES = Path("/dev/hugepages")
 _WEB = tuple(f"{CONTAINERS[name]}:{PORT}" for name in ("c1", "c2"))
 
 NETWORK = Network(
@@ -173,7 +172,7 @@ class Lab(Built):
         for name in (QEMU[0], TESTPMD[0]):
             marker = str(self.node.rundir / "vhost")
             processes.stop(processes.Daemon(name, self.dir / f"{name}.pid", marker), grace_s=3)
-        ovsprocess.remove_hugepage_files(HUGEPAGES, file_prefix(self.dir, TESTPMD[0]))
+        sweep_eal(self.dir, TESTPMD[0])
         for server in self.servers.values():
             server.stop()
         self.node.down()

@@ -15,13 +15,12 @@ from ipaddress import IPv4Address
 import pytest
 
 from cni.wire import RemoteError, WireError
-from dataplane.drivers import ovsprocess
 from dataplane.drivers.processes import wait_until
 from dataplane.model.addr import mac_of_address
 from dataplane.model.hostrows import ROUTE_TABLE
 from tests.labs import logical, traffic
-from tests.labs.guests import QemuGuest, TestpmdGuest, file_prefix
-from tests.labs.lab import HUGEPAGES, PORT
+from tests.labs.guests import QemuGuest, TestpmdGuest
+from tests.labs.lab import PORT
 from tests.labs.labnode import LabNode
 from tests.labs.servicenodes import ServiceLab, backends4, backends6, pod4, pod6
 from tests.labs.workloads import POD_NAMESPACE, Server, Workload
@@ -95,7 +94,6 @@ def world(progress: Callable[[str], None]) -> Iterator[World]:
             finally:
                 for guest in made.guests:
                     guest.stop()
-                ovsprocess.remove_hugepage_files(HUGEPAGES, file_prefix(lab.dir, TESTPMD))
 
 
 def _start_guests(world: World) -> None:
