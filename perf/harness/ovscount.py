@@ -25,6 +25,11 @@ _PLACES = (
 )
 """Counters of a port (ovs-vswitchd.conf.db(5), Interface.statistics) and where a packet ended."""
 
+_COUNTS = re.compile(r" (?:duration|n_packets|n_bytes|idle_age|hard_age)=[^, ]*,")
+_TABLE, _PRIORITY = re.compile(r"\btable=(\d+)"), re.compile(r"\bpriority=(\d+)")
+_DEFAULT_PRIORITY = 32768
+"""ovs-ofctl(8), dump-flows, which leaves it out."""
+
 Ask = Callable[..., str]
 
 
@@ -137,7 +142,10 @@ def drops(coverage: str, ports: str) -> dict[str, int]:
 def configuration(
     vsctl: Ask, ofctl: Ask, appctl: Ask, bridges: tuple[str, ...]
 ) -> dict[str, object]:
-    """OVS as it is set: every other_config, ports and their threads, all flows."""
+    """OVS as it is set: every other_config, ports and their threads, all flows.
+
+    Flows are in order and without what they counted, so that scenarios of one lab have the same.
+    """
     return {
         "open_vswitch": _rows(vsctl("--format=json", "list", "Open_vSwitch")),
         "interfaces": _rows(
@@ -145,9 +153,21 @@ def configuration(
                   "Interface")
         ),
         "pmd_rxq": appctl("dpif-netdev/pmd-rxq-show").splitlines(),
-        "flows": {bridge: ofctl(bridge).splitlines() for bridge in bridges},
+        "flows": {bridge: _flows(ofctl(bridge)) for bridge in bridges},
         "megaflows": appctl("dpctl/dump-flows").splitlines(),
     }  # fmt: skip
+
+
+def _flows(text: str) -> list[str]:
+    """The lines of `dump-flows` by table and priority; its headings and counts are no flows."""
+    found = [_COUNTS.sub("", line).strip() for line in text.splitlines() if "actions=" in line]
+    return sorted(found, key=lambda flow: (*_place(flow), flow))
+
+
+def _place(flow: str) -> tuple[int, int]:
+    match, _, _ = flow.partition("actions=")
+    table, priority = _TABLE.search(match), _PRIORITY.search(match)
+    return int(table[1]) if table else 0, -int(priority[1]) if priority else -_DEFAULT_PRIORITY
 
 
 def _rows(text: str) -> list[dict[str, object]]:

@@ -215,15 +215,24 @@ def trend_command(argv: Sequence[str]) -> int:
 
 
 def report_command(argv: Sequence[str]) -> int:
-    """`millrace perf report DIR`: write its reports anew; `--page PAGE` puts the table there."""
+    """`millrace perf report DIR`: write its reports anew; `--page PAGE` puts the table there.
+
+    With `--configuration SCENARIO` it prints that instead, flows included.
+    """
     parser = argparse.ArgumentParser(
         prog="millrace perf report", description="HTML, Markdown and JUnit of a run"
     )
     parser.add_argument("directory", type=Path)
     parser.add_argument("--page", type=Path, help="a Markdown page with marks for the table")
+    parser.add_argument(
+        "--configuration", metavar="SCENARIO", help="print how the data plane was set, as JSON"
+    )
     options = parser.parse_args(argv)
     try:
         run = results.read(options.directory)
+        if options.configuration is not None:
+            print(json.dumps(run.configuration(options.configuration), indent=1))
+            return OK
     except HarnessError as error:
         print(f"millrace perf report: {error}", file=sys.stderr)
         return USAGE

@@ -14,12 +14,15 @@ from typing import Any, TypeVar
 import msgspec
 
 from dataplane.drivers import durable
+from perf.harness import texts
 from perf.harness.generator import HarnessError
 from perf.harness.verdict import Better
 
 T = TypeVar("T")
 
-SCHEMA = "millrace.perf.results/2"
+SCHEMA = "millrace.perf.results/3"
+"""3: long texts of configurations are in `texts`, once each; 2 had them in each scenario."""
+
 FILE = "results.json"
 
 
@@ -74,7 +77,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """One run. `complete`: every trial that was planned is in it."""
+    """One run. `complete`: every planned trial is in it; `texts`: see perf.harness.texts."""
 
     schema: str
     began: str
@@ -82,6 +85,20 @@ class Results:
     plan: dict[str, Any]
     environment: dict[str, Any]
     scenarios: tuple[Measured, ...]
+    texts: dict[str, str] = field(default_factory=dict)
+
+    def configuration(self, name: str) -> Any:
+        """How the data plane was set in a scenario, with all of its flows.
+
+        Raises:
+            HarnessError: there is no such scenario, or the file is not whole.
+        """
+        for each in self.scenarios:
+            if each.name == name:
+                return texts.unpack(each.configuration, self.texts)
+        there = ", ".join(each.name for each in self.scenarios)
+        msg = f"the run of {self.began} has no scenario {name!r}; it has {there}"
+        raise HarnessError(msg)
 
 
 def write(path: Path, results: Results) -> None:

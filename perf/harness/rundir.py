@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from perf.harness import catalog, results, stats
+from perf.harness import catalog, results, stats, texts
 from perf.harness.catalog import Scenario
 from perf.harness.generator import HarnessError
 from perf.harness.results import Measured, Results, Trial
@@ -127,6 +127,7 @@ class Record:
 
     trials: list[Trial] = field(default_factory=list)
     configurations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
 
 
@@ -210,6 +211,13 @@ class RunDirectory:
         finally:
             os.close(handle)
 
+    def describe(self, scenario: str, configuration: dict[str, Any], known: set[str]) -> None:
+        """Keep how the data plane is set; of long texts those that are not `known` yet."""
+        packed, apart = texts.pack(configuration)
+        new = {digest: text for digest, text in apart.items() if digest not in known}
+        self.append("configuration", {"scenario": scenario, "is": packed, "texts": new})
+        known |= set(new)
+
     def record(self) -> Record:
         """Everything measured; of a trial that is there twice, the first; half lines are none.
 
@@ -233,6 +241,7 @@ class RunDirectory:
                         found.trials.append(trial)
                 elif kind == "configuration":
                     found.configurations[value["scenario"]] = value["is"]
+                    found.texts |= value.get("texts", {})
                 elif kind == "problem":
                     found.problems[value["lab"]] = value["reason"]
             except (ValueError, KeyError, TypeError):
@@ -253,7 +262,9 @@ class RunDirectory:
         environment = json.loads((self.path / ENVIRONMENT).read_bytes())
         made = [_measured(each, record, plan.trials) for each in plan.chosen()]
         complete = all(len(each.trials) >= plan.trials for each in made)
-        found = Results(results.SCHEMA, began, complete, asdict(plan), environment, tuple(made))
+        found = Results(
+            results.SCHEMA, began, complete, asdict(plan), environment, tuple(made), record.texts
+        )
         results.write(self.path / results.FILE, found)
         # As anybody else has it: tuples are lists by then.
         return results.read(self.path)

@@ -81,7 +81,8 @@ def run(directory: RunDirectory, lab: str) -> int:
     """All trials of a lab that are missing; the exit code."""
     plan, todo = directory.plan(), directory.missing(lab)
     known = {each.name: each for each in plan.chosen()}
-    described = set(directory.record().configurations)
+    there = directory.record()
+    described, known_texts = set(there.configurations), set(there.texts)
     unmeasured: set[str] = set()
     if not todo:
         return DONE
@@ -117,8 +118,7 @@ def run(directory: RunDirectory, lab: str) -> int:
                 tell("done", scenario=name, number=number, seconds=took)
                 if name not in described:
                     described.add(name)
-                    configured = bench.configuration(known[name])
-                    directory.append("configuration", {"scenario": name, "is": configured})
+                    directory.describe(name, bench.configuration(known[name]), known_texts)
     except (DataplaneError, ImportError, OSError) as error:
         reason = f"{type(error).__name__}: {error}"
         directory.append("problem", {"lab": lab, "reason": reason})

@@ -35,4 +35,4 @@ def test_interrupted_at_any_moment(tmp_path: Path) -> None:
     assert [len(each.trials) for each in told.scenarios] == [TRIALS] * len(SCENARIOS)
     for each in told.scenarios:
         assert all(0.9 < passes < 1.1 for passes in each.samples("passes"))
-        assert each.configuration["flows"]
+        assert told.configuration(each.name)["flows"]
