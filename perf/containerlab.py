@@ -64,9 +64,13 @@ class ContainerLab:
             self.lab.node.ask("apply", path=str(path))
         return Pair(spaces[0], spaces[1], _OWN["p2"])
 
+    def mtu(self) -> int:
+        """Of the containers' interfaces, which all ways share."""
+        return int(self.lab.containers["c1"].run("cat", "/sys/class/net/eth0/mtu"))
+
     def bridge(self) -> Pair:
         """Two containers on a Linux bridge, with the MTU of the others."""
-        mtu = self.lab.containers["c1"].run("cat", "/sys/class/net/eth0/mtu").strip()
+        mtu = str(self.mtu())
         between = Namespace(f"{PREFIX}-bridge").create()
         between.run("ip", "link", "add", "br0", "type", "bridge")
         between.run("ip", "link", "set", "br0", "up")

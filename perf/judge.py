@@ -162,16 +162,19 @@ are."""
 
 def containers(result: Json) -> list[Verdict]:
     """The trunk against an OVS port for each container, and against a Linux bridge."""
-    ways = {way["name"]: way for way in result["ways"]}
+    return [one for underlay in result["underlays"] for one in _trunk(underlay)]
+
+
+def _trunk(underlay: Json) -> list[Verdict]:
+    ways = {way["name"]: way for way in underlay["ways"]}
     trunk, found = ways["trunk"], []
+    claim = f"containers by the trunk, underlay {underlay['underlay_mtu']}"
     for name, stream, trip in _TRUNK_BOUNDS:
         middle = statistics.median(ways[name]["gbit_s"])
         samples = tuple(middle / sample for sample in trunk["gbit_s"])
-        found.append(
-            Verdict("containers by the trunk, one TCP stream, time", samples, stream, name)
-        )
+        found.append(Verdict(f"{claim}, one TCP stream, time", samples, stream, name))
         trips = ratios(trunk["rtt_ms"], ways[name]["rtt_ms"])
-        found.append(Verdict("containers by the trunk, round trip", trips, trip, name))
+        found.append(Verdict(f"{claim}, round trip", trips, trip, name))
     return found
 
 
