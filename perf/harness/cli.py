@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 from dataplane.ports import DataplaneError
-from perf.harness import catalog, fingerprint, kernellook, reporting, selftest
+from perf.harness import catalog, fingerprint, kernellook, reporting, selftest, senders
 from perf.harness.generator import HarnessError
 from perf.harness.progress import Display
 from perf.harness.rundir import Plan, RunDirectory
@@ -48,17 +48,28 @@ class _Interrupt:
 
 
 def list_command(argv: Sequence[str]) -> int:
-    """`millrace perf list`: the scenarios."""
-    parser = argparse.ArgumentParser(prog="millrace perf list", description="the scenarios")
+    """`millrace perf list`: the scenarios, and what sends their packets."""
+    parser = argparse.ArgumentParser(
+        prog="millrace perf list", description="the scenarios, and what sends their packets"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--senders", action="store_true", help="what sends, and what of it this machine lacks"
+    )
     options = parser.parse_args(argv)
+    if options.senders:
+        found = senders.senders()
+        told = [asdict(each) for each in found]
+        print(json.dumps(told, indent=2) if options.json else senders.table(found))
+        return OK
     if options.json:
         print(json.dumps([_described(each) for each in catalog.SCENARIOS], indent=2))
         return OK
     wide = max(len(each.name) for each in catalog.SCENARIOS)
     for each in catalog.SCENARIOS:
         print(f"{each.name:<{wide}}  {'quick' if each.quick else '     '}  {each.title}")
-    print(f"\n{len(catalog.SCENARIOS)} scenarios; the older benchmarks: millrace perf --help")
+    print(f"\n{len(catalog.SCENARIOS)} scenarios; the older benchmarks: millrace perf --help\n")
+    print(senders.table(senders.senders()))
     return OK
 
 
@@ -100,6 +111,10 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--address", default="", help="of the other end, where iperf3 -s runs")
     parser.add_argument("--dst-mac", default="", metavar="MAC", help="of the frames sent there")
+    parser.add_argument(
+        "--sender", default="", metavar="WORDS",
+        help="a command that sends instead of our generator (docs/perf.md, Generators)",
+    )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--into", type=Path, metavar="DIR", help=f"default {RUNS}/<time>")
@@ -114,6 +129,7 @@ def _plan(options: argparse.Namespace) -> Plan:
             "--quick": options.quick,
             "--port": options.port,
             "--dst-mac": options.dst_mac,
+            "--sender": options.sender,
             "--client": options.client,
             "--address": options.address,
             "--kernel-latency": options.kernel_latency,
@@ -144,7 +160,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     names = tuple(each.name for each in chosen)
     return Plan(
         names, trials, seconds, options.size, core, tuple(options.port), options.dst_mac,
-        options.rate, options.kernel_latency, options.client, options.address,
+        options.rate, options.kernel_latency, options.client, options.address, options.sender,
     )  # fmt: skip
 
 

@@ -128,13 +128,23 @@ def measure(
     def at(load: int) -> None:
         pps = max(pdr * load / 100, ONE_BY_ONE_PPS)
         counted.append(generator.start(replace(traffic, rate_pps=pps), seconds / 2))
-        delays[str(load)] = latency.summary(counted[-1].latency_ns)
+        delays.update(_timed(generator, str(load), counted[-1]))
 
     *lesser, greatest = sorted(loads)
     for load in lesser:
         at(load)
     around(lambda: at(greatest))
     return Found(pdr, found.upper, delays, counted[-1], found.trials)
+
+
+def _timed(generator: Generator, load: str, counts: Counts) -> dict[str, latency.Latency]:
+    """The latency at a load; nothing where the sender times no frames."""
+    if not counts.rx:
+        msg = f"{generator.name}: none of {counts.tx} frames came through"
+        raise HarnessError(msg)
+    if not any(count for _, count in counts.latency_ns):
+        return {}
+    return {load: latency.summary(counts.latency_ns)}
 
 
 def _at(
@@ -147,10 +157,7 @@ def _at(
     counted: list[Counts] = []
     around(lambda: counted.append(generator.start(traffic, seconds)))
     counts = counted[0]
-    if not counts.rx:
-        msg = f"{generator.name}: none of {counts.tx} frames came through"
-        raise HarnessError(msg)
+    delays = _timed(generator, "100", counts)
     came = min(counts.rx, counts.tx) * search.in_time_share(counts, seconds)
     share = came / max(counts.tx, round(seconds * pps))
-    delays = {"100": latency.summary(counts.latency_ns)}
     return Found(pps * share, None, delays, counts, 1, share)

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from perf.harness import catalog, results, stats, texts
+from perf.harness import catalog, results, senders, stats, texts
 from perf.harness.catalog import Scenario
 from perf.harness.generator import HarnessError
 from perf.harness.results import Measured, Results, Trial
@@ -39,6 +39,7 @@ class Plan:
         size: of frames, where a path takes another than its own.
         ports: EAL's words of one or two ports; what is cabled between them is every path then.
         dst_mac: of the frames that go out there.
+        sender: a command that sends instead (perf.harness.senders); every path is what it sends on.
         rate_pps: at which is measured; None: it is searched.
         client: a command's words before those of what runs at the sending one of two given ends.
         address: of the other.
@@ -56,6 +57,7 @@ class Plan:
     kernel: bool = False
     client: str = ""
     address: str = ""
+    sender: str = ""
     schema: str = PLAN_SCHEMA
 
     def __post_init__(self) -> None:
@@ -82,15 +84,21 @@ class Plan:
         if self.dst_mac and not _MAC.fullmatch(self.dst_mac):
             msg = f"--dst-mac {self.dst_mac}: six octets in hex with colons"
             raise HarnessError(msg)
-        if self.dst_mac and not self.ports:
+        if self.dst_mac and not (self.ports or self.sender):
             msg = f"--dst-mac {self.dst_mac}: of what is at --port, and none is given"
             raise HarnessError(msg)
+        if self.sender and self.ports:
+            msg = "--sender and --port: one of them sends"
+            raise HarnessError(msg)
+        if self.sender:
+            senders.command_of(self.sender)
         if len(self.ports) > 2:
             msg = f"{len(self.ports)} ports: one, or one that sends and one that receives"
             raise HarnessError(msg)
-        for scenario in self.chosen() if self.ports else ():
+        for scenario in self.chosen() if self.ports or self.sender else ():
             if scenario.lab != "paced" or not scenario.loads:
-                msg = f"{scenario.name}: the harness builds its path, so it has no place on --port"
+                where = "--port" if self.ports else "--sender"
+                msg = f"{scenario.name}: the harness builds its path, so it has no place on {where}"
                 raise HarnessError(msg)
         for port in self.ports:
             if not port.startswith(("-a", "--allow", "--vdev")):

@@ -1,4 +1,4 @@
-"""The paced generator on ports that somebody names: what is cabled between them is the path."""
+"""A generator on ports that somebody names, or his own sender: what is between them is the path."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from perf.harness import pacedtrial
-from perf.harness.generator import HarnessError
+from perf.harness import pacedtrial, senders
+from perf.harness.generator import Generator, HarnessError
 from perf.harness.generators import Paced
 from perf.harness.labs import Bench, Progress, Sample
 from perf.harness.scenario import Scenario
@@ -22,9 +22,8 @@ _PAGES = Path("/proc/sys/vm/nr_hugepages")
 class WireBench:
     """One generator; the device under test is not ours to look into."""
 
-    def __init__(self, pktgen: Pktgen, ports: Sequence[str], dst_mac: str) -> None:
-        self._ports = tuple(ports)
-        self._generator = Paced(pktgen, (0, min(1, len(ports) - 1)), ("", dst_mac))
+    def __init__(self, generator: Generator, described: dict[str, Any]) -> None:
+        self._generator, self._described = generator, described
 
     def sample(self, scenario: Scenario, number: int, seconds: float) -> Sample:
         """The PDR and latency under load; cycles are counted where the packets are forwarded."""
@@ -42,9 +41,9 @@ class WireBench:
         return Sample(values, counters, {}, encoded)
 
     def configuration(self, scenario: Scenario) -> dict[str, Any]:
-        """The ports, as EAL has them."""
+        """The ports as EAL has them, or the sender's command."""
         del scenario
-        return {"ports": list(self._ports)}
+        return dict(self._described)
 
 
 @contextmanager
@@ -62,4 +61,11 @@ def built(ports: Sequence[str], dst_mac: str, core: int, progress: Progress) -> 
             "mrwire", Path(rundir), words, core=core, max_size=LARGEST, huge=huge,
             probe=any(word.startswith("-a") for word in words),
         ) as pktgen:  # fmt: skip
-            yield WireBench(pktgen, ports, dst_mac)
+            generator = Paced(pktgen, (0, min(1, len(ports) - 1)), ("", dst_mac))
+            yield WireBench(generator, {"ports": list(ports)})
+
+
+@contextmanager
+def foreign(words: str, dst_mac: str) -> Iterator[Bench]:
+    """A sender behind a command, on whatever it is set to send on."""
+    yield WireBench(senders.Foreign(senders.command_of(words), dst_mac), {"sender": words})

@@ -56,6 +56,10 @@ def _built(
         from perf.harness import wires
 
         return wires.built(plan.ports, plan.dst_mac, plan.core, progress)
+    if plan.sender:
+        from perf.harness import wires
+
+        return wires.foreign(plan.sender, plan.dst_mac)
     if lab == "ends":
         from perf.harness import ends
 

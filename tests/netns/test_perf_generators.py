@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from itertools import count
@@ -107,3 +108,27 @@ def test_a_scenario_runs_on_ports_that_somebody_names(tmp_path: Path) -> None:
     assert not measured.samples("cycles")
     assert set(measured.trials[0].latency) == {str(load) for load in latency.LOADS_PERCENT}
     assert not perfruns.mentioning("mrwire")
+
+
+SENDER = """\
+import json, sys
+asked = json.load(sys.stdin)
+sent = round(min(asked["rate_pps"] or 2e6, 2e6) * asked["duration_s"])
+got = min(sent, round(1e6 * asked["duration_s"]))
+latency = [[4000, got]] if asked["dst_mac"] == "0a:58:00:00:00:01" else []
+print(json.dumps({"tx": sent, "rx": got, "seconds": asked["duration_s"], "latency_ns": latency}))
+"""
+
+
+def test_a_scenario_runs_by_a_sender_that_somebody_brings(tmp_path: Path) -> None:
+    program, run = tmp_path / "sender.py", tmp_path / "run"
+    program.write_text(SENDER)
+    words = ["p2p", "--trials", "2", "--seconds", "0.2", "--sender", f"{sys.executable} {program}"]
+    words += ["--dst-mac", "0a:58:00:00:00:01"]
+    assert perfruns.started(run, words).wait(perfruns.PATIENCE_S) == 0, (
+        tmp_path / "log"
+    ).read_text()
+    (measured,) = results.read(run).scenarios
+    assert measured.configuration == {"sender": f"{sys.executable} {program}"}
+    assert measured.samples("pdr") == pytest.approx([1.0, 1.0], rel=0.05)
+    assert measured.samples("us50_50") == pytest.approx([4.0, 4.0], rel=0.01)

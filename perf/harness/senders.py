@@ -1,0 +1,188 @@
+"""What sends packets: which senders this machine has, and those that somebody else brings.
+
+A sender that is missing is said to be missing, with the reason and what to do. One that no adapter
+of ours drives (TRex, Pktgen-DPDK, a hardware tester) is a command: it reads a JSON object from its
+standard input, {"schema": "millrace.perf.sender/1", "rate_pps": packets/s, null: as much as goes,
+"duration_s": .., "sizes": [[octets with check sequence, share], ..], "flows": .., "dst_mac": ".."},
+sends, and prints one, {"tx": .., "rx": .., "seconds": how long it sent, "reordered": 0,
+"latency_ns": [[upper end, packets], ..]} or {"error": ".."}, in its last line.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dataplane.drivers import processes
+from perf.harness.generator import Counts, HarnessError, Traffic
+
+SCHEMA = "millrace.perf.sender/1"
+PATIENCE_S = 60.0
+"""How much longer than it was asked to a command may take: it may have to start its sender."""
+
+Which = Callable[[str], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """One kind. `used_by`: what asks for it; `missing`: why it is not here, empty: it is."""
+
+    name: str
+    used_by: str
+    missing: str = ""
+
+
+def senders(which: Which = shutil.which, root: Path = Path("/")) -> tuple[Sender, ...]:
+    """Every kind that there is a use for, whether this machine has it or not."""
+    return (
+        Sender("pktgen (perf/pktgen)", "p2p*, pvp, pvvp, svc-*, two-nodes-*, --port", _ours(which)),
+        Sender("testpmd", "vm-vm-flows, vm-vm-ovn*, east-west-*, out-*", _program(
+            which, "dpdk-testpmd", "apt-get install dpdk-dev")),
+        Sender("iperf3", "out-*, pod-*, host-*, ends-*", _program(
+            which, "iperf3", "apt-get install iperf3")),
+        Sender("pktgen (the kernel's)", "nothing by itself: load beside a run", _kernel(root)),
+        Sender("Pktgen-DPDK", "p2p* by --sender; no adapter of ours", _program(
+            which, "pktgen", "build it from its sources, Debian has none")),
+        Sender("TRex", "p2p* by --sender; no adapter of ours", _trex(which, root)),
+    )  # fmt: skip
+
+
+def _program(which: Which, name: str, how: str) -> str:
+    return "" if which(name) else f"no {name} on PATH; {how}"
+
+
+def _ours(which: Which) -> str:
+    for name, package in (("cc", "gcc"), ("pkg-config", "pkg-config")):
+        if not which(name):
+            return f"no {name} on PATH to compile it with; apt-get install {package}"
+    try:
+        processes.run(["pkg-config", "--exists", "libdpdk"])
+    except processes.ProcessError:
+        return "no libdpdk to compile it with; apt-get install libdpdk-dev"
+    return ""
+
+
+def _kernel(root: Path) -> str:
+    if (root / "proc/net/pktgen").exists():
+        return ""
+    release = platform.release()
+    if any((root / "lib/modules" / release).glob("kernel/net/core/pktgen.ko*")):
+        return "the module is not loaded; modprobe pktgen"
+    return f"kernel {release} has no such module; another kernel (CONFIG_NET_PKTGEN) has it"
+
+
+def _trex(which: Which, root: Path) -> str:
+    if which("t-rex-64") or any((root / "opt").glob("trex*/**/t-rex-64")):
+        return ""
+    return "no t-rex-64 on PATH or below /opt/trex*; unpack its release there"
+
+
+def table(found: Sequence[Sender]) -> str:
+    """For people."""
+    wide = max(len(each.name) for each in found)
+    lines = [
+        f"{each.name:<{wide}}  {'absent: ' + each.missing if each.missing else 'here'}"
+        f"\n{'':<{wide}}  for {each.used_by}"
+        for each in found
+    ]
+    return "\n".join(lines)
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    tx: int
+    rx: int
+    seconds: float
+    reordered: int = 0
+    latency_ns: list[tuple[int, int]] = []
+    error: str = ""
+
+
+def command_of(words: str) -> tuple[str, ...]:
+    """A command's words, as a shell reads them.
+
+    Raises:
+        HarnessError: there are none, or a quote does not end.
+    """
+    try:
+        found = tuple(shlex.split(words))
+    except ValueError as error:
+        msg = f"--sender {words!r}: {error}"
+        raise HarnessError(msg) from error
+    if not found:
+        msg = "--sender: no command"
+        raise HarnessError(msg)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A sender behind a command, which is run for each trial."""
+
+    command: tuple[str, ...]
+    dst_mac: str = ""
+
+    @property
+    def name(self) -> str:
+        """For results and messages."""
+        return shlex.join(self.command)
+
+    @property
+    def paced(self) -> bool:
+        """Whoever is asked by this protocol keeps rates; the search sees who does not."""
+        return True
+
+    def start(self, traffic: Traffic, duration_s: float) -> Counts:
+        """One trial.
+
+        Raises:
+            HarnessError: the command fails, says why not, or answers what is no answer.
+        """
+        asked: dict[str, Any] = {
+            "schema": SCHEMA, "rate_pps": traffic.rate_pps, "duration_s": duration_s,
+            "sizes": traffic.sizes, "flows": traffic.flows, "dst_mac": self.dst_mac,
+        }  # fmt: skip
+        try:
+            done = subprocess.run(  # noqa: S603 - who gives the command runs it
+                self.command,
+                input=json.dumps(asked),
+                capture_output=True,
+                text=True,
+                timeout=duration_s + PATIENCE_S,
+                check=False,
+            )
+        except (OSError, UnicodeDecodeError) as error:
+            msg = f"{self.name}: {error}"
+            raise HarnessError(msg) from error
+        except subprocess.TimeoutExpired as error:
+            msg = f"{self.name}: no answer {PATIENCE_S:g} s after a trial of {duration_s:g} s"
+            raise HarnessError(msg) from error
+        last = done.stdout.strip().rpartition("\n")[2]
+        if done.returncode and not last.startswith("{"):
+            why = done.stderr.strip().rpartition("\n")[2] or "it said nothing"
+            msg = f"{self.name}: exit code {done.returncode}: {why}"
+            raise HarnessError(msg)
+        return self._counts(last)
+
+    def _counts(self, line: str) -> Counts:
+        try:
+            told = json.loads(line)
+            if isinstance(told, dict) and told.get("error"):
+                msg = f"{self.name}: {told['error']}"
+                raise HarnessError(msg)
+            found = msgspec.convert(told, _Answer)
+        except (ValueError, msgspec.ValidationError) as error:
+            msg = f"{self.name}: its last line is no answer ({error}): {line[:200]!r}"
+            raise HarnessError(msg) from error
+        if found.tx < 0 or found.rx < 0 or not 0 < found.seconds < float("inf"):
+            msg = f"{self.name}: tx {found.tx}, rx {found.rx}, {found.seconds} s are no counts"
+            raise HarnessError(msg)
+        return Counts(found.tx, found.rx, found.seconds, found.reordered, tuple(found.latency_ns))
