@@ -23,6 +23,7 @@ from typing import Any
 from dataplane.ports import DataplaneError, Failure, Rejecting, Table
 from dataplane.reconcile.backoff import Backoff
 from dataplane.reconcile.decision import ABSENT, Decision, Trouble, decide
+from dataplane.reconcile.differences import tell
 from dataplane.reconcile.report import Report, TableReport
 from dataplane.reconcile.status import State, Status
 
@@ -203,6 +204,7 @@ class Reconciler:
         self._again.pop(name, None)
         self._forget(name, desired, actual)
         decision = decide(desired, actual, self._troubles[name], now, prune=prune)
+        tell(name, decision, actual)
         counts[name] = replace(counts[name], held=len(decision.held))
         for key in decision.held:
             # An outage of the table may have put another reason there meanwhile.
@@ -343,8 +345,7 @@ class Reconciler:
     def _show(self, name: str, key: Key, now: float) -> None:
         """Set a row's status to what its trouble says."""
         trouble = self._troubles[name][key]
-        failure = trouble.failure
-        reason = failure.reason
+        failure, reason = trouble.failure, trouble.failure.reason
         if trouble.wanted is ABSENT:
             reason = f"cannot be removed: {reason}"
         state = State.PENDING if failure.waiting else State.ERROR

@@ -288,3 +288,23 @@ def test_a_refused_row_is_not_quarantined_for_a_value_that_was_never_tried() -> 
 def test_two_tables_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="same name"):
         Reconciler([FakeTable("a"), FakeTable("a")], Backoff())
+
+
+def test_the_log_says_how_the_first_rows_differ(caplog: pytest.LogCaptureFixture) -> None:
+    one: FakeTable[str, int] = FakeTable("one", {"kept": 1, "other": 2, "gone": 3})
+    many: FakeTable[str, int] = FakeTable("many")
+    reconciler = Reconciler([one, many], Backoff())
+    wanted = {"one": {"kept": 1, "other": 5}, "many": dict.fromkeys("abcdefgh", 0)}
+
+    def told(table: str) -> list[tuple[object, ...]]:
+        found = [vars(record) for record in caplog.records if record.msg == "row_differs"]
+        return [(row["row"], row["is"], row["wanted"]) for row in found if row["table"] == table]
+
+    with caplog.at_level("INFO"):
+        reconciler.apply(wanted, 0.0)
+    assert told("one") == [("other", "2", "5"), ("gone", "3", "ABSENT")]
+    assert told("many") == [(key, "ABSENT", "0") for key in "abc"]
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        reconciler.apply(wanted, 1.0)
+    assert not told("one") + told("many")
