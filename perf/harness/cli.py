@@ -153,6 +153,8 @@ def _plan(options: argparse.Namespace) -> Plan:
     )  # fmt: skip
     if options.kernel_latency:
         kernellook.check()
+    if options.sender:
+        senders.check(options.sender)
     core = options.core or 0
     if not 0 <= core < (os.cpu_count() or 1):
         msg = f"CPU {core}: this machine has 0 to {(os.cpu_count() or 1) - 1}"

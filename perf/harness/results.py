@@ -1,7 +1,7 @@
 """The result of a run as JSON: one schema, with a version; every trial is in it.
 
-A reader takes its own schema and refuses another by name, so that no figure is ever taken for one
-that it is not.
+A reader takes schemas that it knows and refuses another by name, so that no figure is ever taken for
+one that it is not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from perf.harness.verdict import Better
 T = TypeVar("T")
 
 SCHEMA = "millrace.perf.results/3"
-"""3: long texts of configurations are in `texts`, once each; 2 had them in each scenario."""
+EARLIER = ("millrace.perf.results/2",)
+"""3: long texts of configurations are in `texts`, once each; 2 had them in each scenario, which is
+what 3 without any `texts` is. So both are read, and 3 is written."""
 
 FILE = "results.json"
 
@@ -124,7 +126,7 @@ def read(path: Path) -> Results:
     except OSError as error:
         msg = f"{file}: no results: {error.strerror}; `millrace perf run` writes them"
         raise HarnessError(msg) from error
-    return parsed(file, text, SCHEMA, Results)
+    return parsed(file, text, (SCHEMA, *EARLIER), Results)
 
 
 def _no_number(word: str) -> float:
@@ -137,8 +139,8 @@ def _no_number(word: str) -> float:
     raise ValueError(msg)
 
 
-def parsed(file: Path, text: bytes, schema: str, kind: type[T]) -> T:
-    """What a file says, if it is of the one schema that we read.
+def parsed(file: Path, text: bytes, schemas: tuple[str, ...], kind: type[T]) -> T:
+    """What a file says, if it is of a schema that we read.
 
     Raises:
         HarnessError: it is not JSON, of another schema, or not as the schema has it.
@@ -149,11 +151,12 @@ def parsed(file: Path, text: bytes, schema: str, kind: type[T]) -> T:
         msg = f"{file}: not JSON: {error}"
         raise HarnessError(msg) from error
     found = told.get("schema") if isinstance(told, dict) else None
-    if found != schema:
-        msg = f"{file}: its schema is {found!r}, and this reads {schema!r} alone"
+    if found not in schemas:
+        ours = " and ".join(repr(schema) for schema in schemas)
+        msg = f"{file}: its schema is {found!r}, and this reads {ours} alone"
         raise HarnessError(msg)
     try:
         return msgspec.convert(told, kind)
     except msgspec.ValidationError as error:
-        msg = f"{file}: not as {schema} has it: {error}"
+        msg = f"{file}: not as {found} has it: {error}"
         raise HarnessError(msg) from error

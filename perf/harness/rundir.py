@@ -203,7 +203,7 @@ class RunDirectory:
         except OSError as error:
             msg = f"{self.path} has no run to go on with: {error.strerror}"
             raise HarnessError(msg) from error
-        return results.parsed(file, text, PLAN_SCHEMA, Plan)
+        return results.parsed(file, text, (PLAN_SCHEMA,), Plan)
 
     def append(self, kind: str, value: Any) -> None:
         """One line, on disk when this returns."""

@@ -123,6 +123,18 @@ def command_of(words: str) -> tuple[str, ...]:
     return found
 
 
+def check(words: str, which: Which = shutil.which) -> None:
+    """Whether a command can be run here, before anything is started.
+
+    Raises:
+        HarnessError: it cannot, or is none.
+    """
+    program = command_of(words)[0]
+    if which(program) is None:
+        msg = f"--sender {words}: there is no program {program!r} that can be run"
+        raise HarnessError(msg)
+
+
 @dataclass(frozen=True, slots=True)
 class Foreign:
     """A sender behind a command, which is run for each trial."""

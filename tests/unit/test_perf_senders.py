@@ -88,10 +88,11 @@ def test_a_command_that_is_not_there_is_refused() -> None:
     [
         (["p2p", "--sender", "'"], "No closing quotation"),
         (["p2p", "--sender", " "], "no command"),
-        (["p2p", "--sender", "x", "--port=--vdev=net_ring0"], "one of them sends"),
-        (["out-vm", "--sender", "x"], "has no place on --sender"),
-        (["selftest-a1", "--sender", "x"], "has no place on --sender"),
-        (["p2p", "--sender", "x", "--size", "20000"], "20000 octets: Ethernet"),
+        (["p2p", "--sender", "/nowhere/sender -p 1"], "no program '/nowhere/sender' that can be"),
+        (["p2p", "--sender", "true", "--port=--vdev=net_ring0"], "one of them sends"),
+        (["out-vm", "--sender", "true"], "has no place on --sender"),
+        (["selftest-a1", "--sender", "true"], "has no place on --sender"),
+        (["p2p", "--sender", "true", "--size", "20000"], "20000 octets: Ethernet"),
     ],
 )
 def test_nonsense_about_senders_is_refused(

@@ -70,6 +70,18 @@ def test_a_reader_prints_a_configuration_with_its_flows(
     assert "has no scenario 'p2p'" in capsys.readouterr().err
 
 
+def test_a_run_of_the_schema_before_is_read_with_its_texts_in_place(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.create(Plan(SCENARIOS[:1], 1, 1.0), {})
+    directory.finish("2026-01-01T00:00:00+00:00")
+    told = json.loads((tmp_path / results.FILE).read_bytes())
+    del told["texts"]
+    told["schema"] = "millrace.perf.results/2"
+    told["scenarios"][0]["configuration"] = configuration("queue")
+    (tmp_path / results.FILE).write_text(json.dumps(told))
+    assert results.read(tmp_path).configuration(SCENARIOS[0]) == configuration("queue")
+
+
 def test_a_damaged_text_is_no_configuration() -> None:
     packed, apart = texts.pack({"flows": FLOWS})
     (digest,) = apart
