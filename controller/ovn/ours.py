@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
+from ovs.db.data import Datum
+
 from controller.network.rows import RowKey
 from controller.ovn.rows import committed
 from dataplane.drivers.idl import Replica, Row, references
@@ -241,16 +243,26 @@ _CHILDREN = {
 }
 
 
+class _Empty(Datum):  # type: ignore[misc]  # the library has no types
+    """An empty column of many rows. The library would put into it what one of them gets."""
+
+    __slots__ = ()
+
+    def diff(self, datum: Any) -> Any:
+        """What comes of a change: all of it is new."""
+        return datum
+
+
 def _share(kept: dict[Any, Any], table: str, row: Row) -> None:
     """Have what most rows hold equally once: empty columns, keys of external_ids and the like.
 
-    The library makes an object of 160 bytes for each empty column and of 110 for each text. It
-    never changes one: a column that changes is replaced.
+    The library makes an object of 160 bytes for each empty column and of 110 for each text.
     """
     data = row._data  # noqa: SLF001  # no public way
     for column, datum in data.items():
         if not datum.values:
-            data[column] = kept.setdefault((table, column), datum)
+            if not isinstance(datum, _Empty):
+                data[column] = kept.setdefault((table, column), _Empty(datum.type, {}))
         elif datum.type.is_map() and column in _KEYS_ALIKE:
             datum.values = {
                 kept.setdefault(key.value, key): (

@@ -160,6 +160,25 @@ def test_a_change_writes_only_what_differs(nb: OvnSandbox) -> None:
     asyncio.run(story())
 
 
+def test_what_comes_into_one_rows_empty_column_is_seen_in_no_others(nb: OvnSandbox) -> None:
+    async def story() -> None:
+        names = ("s1", "s2", "s3")
+        group = RowKey("Load_Balancer_Group", "mrk-g")
+        rows = {group: Row({"name": "mrk-g"}), **dict(map(switch, names))}
+        async with writing(nb.nb, rows) as writer:
+            for turn, groups in enumerate((frozenset({group}), frozenset(), frozenset({group})), 1):
+                for name in names[:2]:
+                    key, row = switch(name)
+                    writer.want({key: replace(row, refs={"load_balancer_group": groups})})
+                await settle(writer)
+                assert writer.written.updates == 2 * turn and not writer.failures
+                assert await writer.difference() == ([], {})
+                columns = listed(nb, "Logical_Switch", "load_balancer_group")
+                assert len(columns) == 2 * bool(groups)
+
+    asyncio.run(story())
+
+
 def test_ports_move_between_switches(nb: OvnSandbox) -> None:
     async def story() -> None:
         rows = dict([switch("s1"), switch("s2"), port("p1", "s1")])
