@@ -9,7 +9,8 @@ COPY . /opt/millrace/
 WORKDIR /opt/millrace
 RUN make -C bpf && make -C cni/launcher \
  && /usr/bin/python3 -m venv --system-site-packages .venv \
- && .venv/bin/pip install --no-cache-dir --ignore-installed --require-hashes -r requirements.lock \
+ && deploy/images/needed-of-lock requirements.lock >/tmp/node.lock \
+ && .venv/bin/pip install --no-cache-dir --ignore-installed --no-deps --require-hashes -r /tmp/node.lock \
  && .venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation \
     --config-settings editable_mode=compat -e . \
  && deploy/images/build-plugin.sh /opt/millrace/.millrace-cni.py \

@@ -1,15 +1,22 @@
 # The sidecar of the KubeVirt network binding plugin; from the repository's root:
 #   docker build -f deploy/images/sidecar.Dockerfile -t REGISTRY/millrace-kubevirt-sidecar .
-FROM docker.io/library/python:3.11-slim-bookworm
-COPY requirements.lock /tmp/requirements.lock
+FROM docker.io/library/debian:12-slim AS build
+RUN apt-get update && apt-get install -y --no-install-recommends python3-pip ca-certificates \
+ && rm -rf /var/lib/apt/lists/*
+COPY requirements.lock deploy/images/needed-of-lock /tmp/
 # Of all that the lock pins it needs gRPC alone, and what that needs.
-RUN awk '/^[a-z]/ { keep = /^(grpcio|typing-extensions)==/ } keep' /tmp/requirements.lock >/tmp/sidecar.lock \
+RUN /tmp/needed-of-lock /tmp/requirements.lock grpcio >/tmp/sidecar.lock \
  && pip install --no-cache-dir --no-compile --no-deps --require-hashes -r /tmp/sidecar.lock \
- && rm /tmp/requirements.lock /tmp/sidecar.lock
-COPY cni/__init__.py /usr/local/lib/python3.11/site-packages/cni/
-COPY cni/kubevirt/ /usr/local/lib/python3.11/site-packages/cni/kubevirt/
+    --target /sidecar
+
+FROM docker.io/library/debian:12-slim
+RUN apt-get update && apt-get install -y --no-install-recommends python3 \
+ && rm -rf /var/lib/apt/lists/*
+COPY --from=build /sidecar /usr/local/lib/python3.11/dist-packages
+COPY cni/__init__.py /usr/local/lib/python3.11/dist-packages/cni/
+COPY cni/kubevirt/ /usr/local/lib/python3.11/dist-packages/cni/kubevirt/
 # virt-launcher's user: the socket has to be one that it may connect to.
 USER 107:107
 # The name by which the plugin is registered in the KubeVirt CR.
 ENV MILLRACE_BINDING=millrace PYTHONDONTWRITEBYTECODE=1
-ENTRYPOINT ["/usr/local/bin/python3", "-I", "-m", "cni.kubevirt.sidecar"]
+ENTRYPOINT ["/usr/bin/python3", "-I", "-m", "cni.kubevirt.sidecar"]
