@@ -14,6 +14,7 @@ from controller.translate.ovn import Problem
 
 _OVN_NAT = "use OvnEip with OvnFip, OvnSnatRule and OvnDnatRule, which are OVN's own NAT"
 _EGRESS = "use the VPC's external subnet with OvnSnatRule"
+_TUNNEL = "run the tunnel in a workload, and lead the VPC's policyRoutes to it"
 _ROUTING = "announce addresses by a routing daemon of your own (docs/services.md)"
 
 
@@ -54,6 +55,10 @@ UNSERVED: tuple[UnservedKind, ...] = (
     _kind("evpn-confs", "EvpnConf", _ROUTING),
     _kind("dnsnameresolvers", "DNSNameResolver", "name networks in policies, not names"),
     _kind("qos-policies", "QoSPolicy", "annotate pods with ingress_rate and egress_rate"),
+    _kind("vpc-ipsec-gateways", "VpcIPsecGateway", _TUNNEL),
+    _kind("vpc-wireguards", "VpcWireGuard", _TUNNEL),
+    _kind("vpc-wireguard-peers", "VpcWireGuardPeer", _TUNNEL),
+    _kind("vtep-bindings", "VtepBinding", "use a Vlan and a Subnet on it"),
     _kind("router-lb-rules", "RouterLBRule", "use OvnDnatRule, or a Service of type LoadBalancer"),
 )
 
