@@ -20,6 +20,7 @@ from controller.kinds.errors import KindError
 from controller.kube.cache import Cache
 from controller.kube.errors import ApiError, KubeError
 from controller.kube.http import Client
+from controller.kube.pacing import Recovery
 from controller.kube.reflector import Reflector
 from controller.kube.resources import Key, Resource
 from controller.network.engine import Fact
@@ -91,12 +92,13 @@ class Sources:
         self._known: dict[ObjectRef, tuple[Problem, ...]] = {}
         self._client = client
         self._sources: dict[str, _Source] = {}
+        recovery = Recovery()
         for one in watched:
             name = str(one.resource)
             if name not in self._sources:
                 cache: Cache[Any] = Cache(one.resource)
                 cache.subscribe(self._listener(name))
-                reflector = Reflector(client, cache, *_part(one))
+                reflector = Reflector(client, cache, *_part(one), recovery=recovery)
                 self._sources[name] = _Source([], cache, reflector)
             self._sources[name].watched.append(one)
 

@@ -12,7 +12,7 @@ from controller.kube.cache import Cache, StaleList, Upsert
 from controller.kube.decoding import Bookmark, Decoder
 from controller.kube.errors import ApiError, KubeError, Unreachable
 from controller.kube.http import Client
-from controller.kube.pacing import Backoff, Clock, RealClock
+from controller.kube.pacing import Backoff, Clock, RealClock, Recovery
 from controller.kube.structs import HasMeta
 
 T = TypeVar("T", bound=HasMeta)
@@ -66,6 +66,7 @@ class Reflector(Generic[T]):
         namespace: only this one; empty: all.
         selectors: labelSelector and fieldSelector, if any.
         page: objects of one page; 0 asks for everything at once.
+        recovery: whose server is the same: one that is answered again wakes the others.
     """
 
     client: Client
@@ -79,6 +80,7 @@ class Reflector(Generic[T]):
     watch_s: tuple[float, float] = WATCH_S
     stale_patience_s: float = STALE_PATIENCE_S
     progress: Progress = field(default_factory=Progress)
+    recovery: Recovery = field(default_factory=Recovery)
     _decoder: Decoder[T] = field(init=False)
     _pace: Backoff = field(init=False)
     _stale_since: float | None = None
@@ -93,18 +95,34 @@ class Reflector(Generic[T]):
         """Keep the cache equal until cancelled. No failure of the server ends it."""
         relist = True
         while True:
+            since = self.recovery.clock.monotonic()
             try:
                 if relist:
                     await self._list()
                     relist = False
-                    self._failing_since = None
-                    self.progress.error = ""
+                    self._answered()
                 relist = await self._watch()
                 continue
             except (KubeError, StaleList) as problem:
                 relist = self._note(problem) or relist
                 wish = problem.retry_after if isinstance(problem, ApiError) else None
-            await self.clock.sleep(self._pace.delay(wish))
+                common = isinstance(problem, Unreachable) or self._is_passing(problem)
+            delay = self._pace.delay(wish)
+            if common and wish is None:
+                await self.recovery.wait(id(self), self.clock, delay, since)
+            else:
+                await self.clock.sleep(delay)
+
+    def _answered(self) -> None:
+        """Nothing is wrong any more."""
+        self.progress.error = ""
+        if self._failing_since is not None:
+            self._failing_since = None
+            self.recovery.answered(id(self))
+
+    @staticmethod
+    def _is_passing(problem: KubeError | StaleList) -> bool:
+        return isinstance(problem, ApiError) and problem.code in _PASSING
 
     def _note(self, problem: KubeError | StaleList) -> bool:
         """Write down what went wrong; whether a list is to mend it."""
@@ -118,7 +136,7 @@ class Reflector(Generic[T]):
         log.warning("%s; trying again", problem)
         if self._failing_since is None:
             self._failing_since = now
-        if isinstance(problem, ApiError) and problem.code not in _PASSING:
+        if isinstance(problem, ApiError) and not self._is_passing(problem):
             return True
         return now - self._failing_since >= OUTAGE_S
 
@@ -215,8 +233,7 @@ class Reflector(Generic[T]):
         try:
             async with self.client.stream(path, query, lasts + GRACE_S) as batches:
                 answered = True
-                self.progress.error = ""
-                self._failing_since = None
+                self._answered()
                 async for lines in batches:
                     silent = False
                     told = self._take(lines) or told

@@ -27,7 +27,7 @@ from controller.kube.cache import (
 from controller.kube.decoding import Decoder
 from controller.kube.errors import Unreachable
 from controller.kube.http import Client
-from controller.kube.pacing import Backoff
+from controller.kube.pacing import Backoff, Recovery
 from controller.kube.reflector import Reflector
 from controller.kube.resources import (
     CONFIG_MAPS,
@@ -522,3 +522,61 @@ def test_an_inbox_gives_each_key_once() -> None:
         assert await inbox.take() == {"configs": {Key("default", "a"), Key("default", "b")}}
 
     Running().run(case)
+
+
+class Patient(QuickClock):
+    """Whose waits of more than a second do not end."""
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds > 1:
+            self.slept.append(seconds)
+            await asyncio.Event().wait()
+        await QuickClock.sleep(self, seconds)
+
+
+def test_who_is_answered_again_wakes_those_who_wait_for_the_same_server() -> None:
+    async def story() -> None:
+        async with StandIn() as api, Client(Access(api.url)) as client:
+            quick, patient = QuickClock(), Patient()
+            recovery = Recovery(QuickClock())
+            there = Reflector(client, Cache(PODS), clock=quick, recovery=recovery)
+            waiting = Reflector(
+                client,
+                Cache(CONFIG_MAPS),
+                clock=patient,
+                backoff=Backoff(60.0, 60.0),
+                recovery=recovery,
+            )
+            tasks = [asyncio.create_task(one.run()) for one in (there, waiting)]
+            await waiting.cache.synced.wait()
+            await api.stop()
+            await eventually(lambda: any(seconds > 1 for seconds in patient.slept))
+            await api.start()
+            config(api, "after")
+            await eventually(lambda: waiting.cache.at(Key("default", "after")) is not None)
+            assert waiting.progress.error == ""
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(story())
+
+
+def test_a_server_that_answers_and_fails_by_turns_wakes_nobody_each_time() -> None:
+    async def story() -> None:
+        clock, patient = QuickClock(), Patient()
+        recovery = Recovery(clock)
+        began = clock.monotonic()
+        clock.move(1)
+        recovery.answered("a")
+        await recovery.wait("b", patient, 30, began)
+        waiting = asyncio.create_task(recovery.wait("a", patient, 30, began))
+        await asyncio.sleep(0.01)
+        recovery.answered("b")
+        await asyncio.sleep(0.01)
+        assert not waiting.done(), "neither by its own answer nor so soon after the last"
+        clock.move(11)
+        recovery.answered("b")
+        await waiting
+
+    asyncio.run(story())
