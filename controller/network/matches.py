@@ -81,6 +81,7 @@ class _Constants:
         bits: the most that one of them needs; 0 of masked ones.
         masks: how many bits of a field each looks at; 0: all.
         sets: address sets or port groups alone, of which nothing is known here.
+        unbounded: an address set is among them: nobody knows how many there will be.
     """
 
     texts: bool = False
@@ -89,6 +90,7 @@ class _Constants:
     masked: bool = False
     many: bool = False
     sets: bool = False
+    unbounded: bool = False
     masks: tuple[int, ...] = (0,)
 
 
@@ -251,6 +253,11 @@ class _Reader:
         if single and ((relation == "==") == constants.zero) != self.negated:
             _refuse_negated(name)
         if relation in _EXACT and (relation == "!=") != self.negated and 0 < width < UNKNOWN:
+            if constants.unbounded:
+                _refuse(
+                    f"{name} unlike each address of a set is as many flows as they multiply to;"
+                    " write == for it in a rule of higher priority"
+                )
             flows = math.prod(mask or width for mask in constants.masks) * self.unlike.get(name, 1)
             if flows > _MOST_FLOWS:
                 _refuse(
@@ -321,6 +328,7 @@ class _Reader:
             any(one.masked for one in found),
             many=True,
             sets=all(one.sets for one in found),
+            unbounded=any(one.unbounded for one in found),
             masks=tuple(bits for one in found if not one.sets for bits in one.masks),
         )
 
@@ -330,7 +338,7 @@ class _Reader:
         if token.kind == "text":
             return _Constants(texts=True)
         if token.kind in ("set", "template"):
-            return _Constants(sets=True, masks=())
+            return _Constants(sets=True, unbounded=token.text[0] == "$", masks=())
         if token.kind != "number":
             _refuse(f"{token.text} is where a constant belongs")
         return _constant(token.text)

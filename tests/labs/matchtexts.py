@@ -130,7 +130,6 @@ REFUSED = (
 )
 """And a part of what is said of it."""
 UNKNOWN = (
-    "ip6.src != $one && ip6.src != $two && ip6.src != $three",
     "ip4.src == $nosuch",
     "inport == @nosuch",
     "ip4.src == {10.0.0.1, $nosuch}",
@@ -147,5 +146,8 @@ COSTLY = (
     ("!(ip6.dst == fd00::1 || ip6.dst == fd01::5 || ip6.dst == fd03::7)", "2,097,152 flows"),
     ("(ip6.dst != {fd00::1, fd01::5} || tcp) && ip6.dst != fd03::7", "2,097,152 flows"),
     ("{fd00::1, fd01:2:3::5, fd03::7} != ip6.dst", "2,097,152 flows"),
+    ("ip6.src != $one", "each address of a set"),
+    ("tcp && !(ip4.dst == {10.0.0.1, $one})", "each address of a set"),
+    ("!(udp.src == 5 || $one == ip4.src)", "each address of a set"),
 )
 """OVN parses these, and an ovn-controller of 23.03 comes to a standstill over them or nearly so."""
