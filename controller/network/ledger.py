@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from controller.ipam.errors import AddressError
@@ -19,7 +20,7 @@ from controller.network.externalgw import external_subnet
 from controller.network.nets import NETS, REFUSALS, USAGE, Net, Usage, accepted, place, refuse
 from controller.network.nics import Held
 from controller.network.reserved import Reserved
-from controller.network.settings import DEFAULT_VPC
+from controller.network.settings import DEFAULT_VPC, settings
 from controller.network.view import Kind, View
 from controller.translate.ovn import Problem
 from dataplane.model.addr import readable
@@ -46,6 +47,7 @@ class Ledger:
         self._reserved: dict[str, dict[tuple[int, int], str]] = {}
         self._decided: Reserved = {}
         self._users: dict[str, int] = {}
+        self._ending: frozenset[str] = frozenset()
         self._refused: dict[Holder, dict[str, Problem]] = {}
         self._stale_usage: set[str] = set()
         self._said: dict[tuple[Kind[Any], Hashable], Any] = {}
@@ -117,6 +119,7 @@ class Ledger:
     def restore_nets(self, view: View) -> None:
         """The first time: what was in force is so until everybody has what they had."""
         there = _subnets(view)
+        self._ending = _ending(view, there)
         known = {name: net for name, one in there.items() if (net := _accepted(one))}
         held = {name: there[name] for name in known}
         for name, net in place(held, known, DEFAULT_VPC).items():
@@ -129,6 +132,7 @@ class Ledger:
     def place_nets(self, view: View) -> tuple[str, ...]:
         """Have each subnet's network in force, as far as it can be; interfaces that lost theirs."""
         there = _subnets(view)
+        self._ending = _ending(view, there)
         lost: list[str] = []
         for name in sorted(self._nets.keys() - there.keys()):
             lost += [lease.nic for lease in self._ipam.leases() if lease.subnet == name]
@@ -291,8 +295,23 @@ class Ledger:
         if unusable and len(unusable) == len(want.subnets):
             msg = f"{nic}: Subnet {unusable[0]} cannot be used"
             raise AddressError(msg, "its status says why")
-        self._ipam.acquire(nic, want)
+        self._ipam.acquire(nic, self._of_those_that_stay(nic, want, before))
         self._note(nic, before)
+
+    def _of_those_that_stay(self, nic: str, want: Want, before: Lease | None) -> Want:
+        """Without Subnets that are being deleted: they would never be empty.
+
+        Raises:
+            AddressError: there are no others.
+        """
+        mine = before.subnet if before is not None else ""
+        stay = tuple(name for name in want.subnets if name == mine or name not in self._ending)
+        if stay == want.subnets:
+            return want
+        if not stay:
+            msg = f"{nic}: Subnet {want.subnets[0]} is being deleted"
+            raise AddressError(msg, "name another, or wait until it is gone")
+        return replace(want, subnets=stay)
 
     def release(self, nic: str) -> None:
         """It has nothing any more."""
@@ -330,3 +349,10 @@ def _defect(who: str, error: Exception) -> Problem:
 def _subnets(view: View) -> Mapping[str, Subnet]:
     found = ((name, view.get(SUBNETS, name)) for name in view.all(SUBNETS))
     return {name: subnet for name, subnet in found if subnet is not None}
+
+
+def _ending(view: View, subnets: Mapping[str, Subnet]) -> frozenset[str]:
+    """Those that are being deleted. In place of two the settings put others, for all to come."""
+    decided = settings(view)
+    made = {decided.default_subnet, decided.join_subnet}
+    return frozenset(name for name, one in subnets.items() if one.ending and name not in made)

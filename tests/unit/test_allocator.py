@@ -447,3 +447,44 @@ def test_what_was_in_force_is_so_for_a_new_controller_too() -> None:
     assert empty.net("ovn-default").cidr == "10.99.0.0/24"
     broken = world(Subnet("ovn-default", cidr="nonsense", accepted=was)).start()
     assert broken.net("ovn-default").cidr == "10.16.0.0/24"
+
+
+def test_a_subnet_that_is_being_deleted_gives_nothing_to_anybody_new() -> None:
+    w = world(
+        Subnet("ovn-default", default=True, cidr="10.16.0.0/24"),
+        Subnet("old", namespaces=("ns",), cidr="10.17.0.0/24"),
+        Subnet("other", cidr="10.18.0.0/24"),
+    ).start()
+    w.pod("a")
+    w.have(SETS, Key("ns", "s"), OrdinalSet(0, 1))
+    w.pod("s-0", owner=("StatefulSet", "s"))
+    going = Subnet("old", namespaces=("ns",), cidr="10.17.0.0/24", ending=True)
+    w.have(SUBNETS, "old", going)
+    w.pod("b", annotations={O + "logical_switch": "old"})
+    w.pod("c", annotations={O + "logical_switch": "old,other"})
+    assert w.lease("b.ns") is None
+    assert "Subnet old is being deleted" in w.why("pods", "ns", "b")
+    assert w.ip("c.ns") == "10.18.0.2"
+    w.have(PODS, Key("ns", "s-0"), None)
+    w.pod("s-0", owner=("StatefulSet", "s"))
+    assert (w.ip("a.ns"), w.ip("s-0.ns")) == ("10.17.0.2", "10.16.0.2"), "a new pod goes elsewhere"
+    w.have(SUBNETS, "old", Subnet("old", cidr="10.17.0.0/24"))
+    assert w.ip("b.ns").startswith("10.17.0.") and not w.why("pods", "ns", "b")
+    w.have(SUBNETS, "ovn-default", Subnet("ovn-default", cidr="10.16.0.0/24", ending=True))
+    w.pod("d", annotations={O + "logical_switch": "ovn-default"})
+    assert w.ip("d.ns") == "10.16.0.3", "the settings put another in its place"
+
+
+def test_a_network_whose_provider_no_subnet_has_is_the_first_interfaces() -> None:
+    w = world(
+        Subnet("ovn-default", default=True, cidr="10.16.0.0/24"),
+        Subnet("mine", namespaces=("ns",), cidr="10.17.0.0/24"),
+    ).start()
+    w.have(ATTACHMENTS, Key("ns", "net1"), NetworkAttachment("net1.ns.ovn", logical=True))
+    w.have(ATTACHMENTS, Key("ns", "mac"), NetworkAttachment("mac.ns"))
+    w.pod("a", annotations={"k8s.v1.cni.cncf.io/networks": "net1,mac"})
+    assert (w.ip("a.ns"), w.ip("a.ns.net1.ns.ovn")) == ("10.17.0.2", "10.17.0.3")
+    assert w.lease("a.ns.mac.ns") is None
+    told = w.why("pods", "ns", "a")
+    assert "no Subnet has the provider net1.ns.ovn" in told and "of mine, as the first" in told
+    assert "no Subnet has the provider mac.ns" in told
