@@ -90,7 +90,7 @@ test: setup lint type arch ## everything: every level of test, and nothing of ou
 .PHONY: bench
 bench: setup ## every scenario and benchmark, then verdicts; BENCH="control xdp" for some (root, hugepages)
 	@if [ "$$(id -u)" != 0 ]; then echo "make bench: needs root" >&2; exit 1; fi
-	$(if $(BENCH),,@run=bench/runs/$$(date -u +%Y%m%dT%H%M%SZ); $(VENV)/millrace perf run --quick --into "$$run"; \
+	$(if $(BENCH),,@run=bench/runs/$$(date -u +%Y%m%dT%H%M%SZ); $(VENV)/millrace perf run --quick --into "$$run" || [ $$? -eq 1 ] || exit 1; \
 		$(VENV)/millrace perf report "$$run" --page docs/benchmarks.md)
 	$(PYTHON) -m perf.bench --results bench/results $(if $(BENCH),--only $(BENCH))
 

@@ -12,14 +12,14 @@ would a process of its own where there are fewer processors than busy loops.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from dataplane.drivers import processes
 from dataplane.drivers.processes import ProcessError
+from perf import priority
 from perf.pktgen.driver import Pktgen
-from perf.vhostlab import FIRST, MACS, PORTS, VhostLab
+from perf.vhostlab import MACS, PORTS, VhostLab
 
 WIRED = tuple(f"p{number}" for number in range(7))
 NUMBER = {name: number for number, name in enumerate((*WIRED, *PORTS))}
@@ -141,7 +141,7 @@ class PacedLab:
         self._tunnels()
         for task in (self.generator.pid, *lab.pmd_threads()):
             # Both sides' busy loops come before what else the machine does: it is not the path.
-            os.setpriority(os.PRIO_PROCESS, task, FIRST)
+            priority.give(task, priority.FIRST)
 
     def remove(self) -> None:
         """All of it."""

@@ -4,7 +4,8 @@
 
 The line is a forwarder of our own between two vhost-user ports (tests/labs/delayline.c). What it
 carries swings, where processors are shared, from one half second to the next. So each trial at the
-highest share asks for that share of what the line carried right before it.
+highest share asks for that share of what the line carried right before it, and the same is done on
+a line whose own clock says what it carries, which the machine's swings leave alone.
 """
 
 from __future__ import annotations
@@ -14,20 +15,29 @@ import json
 import statistics
 import sys
 import tempfile
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from perf import verdicts
 from perf.labrun import Progress, in_lab
 from perf.pktgen.driver import Load, Pktgen
 
-SCHEMA = "millrace.perf.pacing/3"
+SCHEMA = "millrace.perf.pacing/4"
 LEAST_PPS, MOST_SHARE, STEPS = 10_000.0, 0.8, 6
 ROUNDS, RUN_S = 3, 2.0
 PAIRS, PAIR_S, CARRIED_S = 20, 0.5, 0.3
+KNOWN_SHARE = 0.5
+"""Of the least that the line carried by itself, what it carries by its clock."""
+
 WITHIN = 0.005
 """What is near enough, as a share of what was asked for."""
+_SCHEDULED = 2
+"""A process's clock of the time that it ran: linux/posix-timers_types.h, CPUCLOCK_SCHED."""
+
 DELAYS_US = (0, 100, 1_000)
 DELAY_PPS = 10_000
 LOSS_PPS = 1_000_000
@@ -48,19 +58,56 @@ class Rate:
         return tuple(sorted((sent / self.asked - 1 for sent in self.sent), key=abs))
 
 
+class Why(StrEnum):
+    """How a trial at the highest share ended."""
+
+    KEPT = "kept"
+    TAKEN = "processors taken by others"
+    REFUSED = "the line did not take it"
+    GENERATOR = "the generator was too slow"
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One trial at the highest share [frames/s]: carried before it, asked, sent, carried after."""
+    """One trial at the highest share [frames/s]: carried before it, asked, sent, carried after.
+
+    `meant_s`, `took_s`: how long it should have sent, and did; `away_s`, `line_away_s`: how long
+    generator and line had no processor; `refused_s`: how long the line's ring was full.
+    """
 
     before: float
     asked: float
     sent: float
     after: float
+    meant_s: float
+    took_s: float
+    away_s: float
+    line_away_s: float
+    refused_s: float
 
     @property
     def error(self) -> float:
         """As a share of what was asked for."""
         return self.sent / self.asked - 1
+
+    @property
+    def missing_s(self) -> float:
+        """How much longer than it was meant to the trial would have had to send in all."""
+        return self.meant_s * max(0.0, -self.error)
+
+    @property
+    def why(self) -> Why:
+        """Whose the rate is, or whose fault it is that it was missed.
+
+        A pacer that stood still sends what is owed when it runs again, as fast as the path takes
+        it. So it has missed a rate by itself if it was neither without a processor nor before a
+        full ring for as long as there is missing.
+        """
+        if abs(self.error) <= WITHIN:
+            return Why.KEPT
+        if self.away_s + self.line_away_s >= self.missing_s > 0:
+            return Why.TAKEN
+        return Why.REFUSED if self.refused_s >= self.missing_s > 0 else Why.GENERATOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +126,8 @@ class Found:
     carried: tuple[float, ...]
     rates: tuple[Rate, ...]
     pairs: tuple[Pair, ...]
+    known: float
+    on_known: tuple[Pair, ...]
     loss_sent: int
     loss_made: int
     loss_seen: int
@@ -94,7 +143,7 @@ def measure(rundir: Path, million: int, progress: Progress) -> Found:
     from tests.labs import delayline
 
     with delayline.pages(rundir):
-        with delayline.delayline(rundir, 0, 0, 0, 0) as generator:
+        with delayline.watched(rundir, 0, 0, 0, 0) as (generator, line):
             carried = [_carried(generator) for _ in range(ROUNDS)]
             carries = statistics.median(carried)
             progress(f"the line carries {carries / 1e6:.2f} Mpps")
@@ -106,7 +155,11 @@ def measure(rundir: Path, million: int, progress: Progress) -> Found:
                 rounds.append([generator.run(Load(rate, RUN_S)) for rate in asked])
                 carried.append(_carried(generator))
             progress(f"{PAIRS} trials at {MOST_SHARE:.0%} of what the line carries")
-            pairs = tuple(_pairs(generator))
+            pairs = tuple(_pairs(generator, line))
+        known = KNOWN_SHARE * min(carried)
+        progress(f"the same on a line that carries {known / 1e6:.2f} Mpps")
+        with delayline.watched(rundir, 0, 0, 0, 0, pps=known) as (generator, line):
+            on_known = tuple(_pairs(generator, line))
         count = million * 1_000_000
         progress(f"{million} million frames, one of which the line keeps")
         with delayline.delayline(rundir, 0, count // 2, 0, 0) as generator:
@@ -126,7 +179,10 @@ def measure(rundir: Path, million: int, progress: Progress) -> Found:
         )
         for rate, runs in zip(asked, zip(*rounds, strict=True), strict=True)
     )
-    return Found(carries, tuple(carried), rates, pairs, lossy.sent, 1, lossy.lost, tuple(delays))
+    return Found(
+        carries, tuple(carried), rates, pairs, known, on_known, lossy.sent, 1, lossy.lost,
+        tuple(delays),
+    )  # fmt: skip
 
 
 def _carried(generator: Pktgen, seconds: float = RUN_S) -> float:
@@ -134,13 +190,32 @@ def _carried(generator: Pktgen, seconds: float = RUN_S) -> float:
     return run.received / run.seconds
 
 
-def _pairs(generator: Pktgen) -> Iterator[Pair]:
+def _pairs(generator: Pktgen, line: int) -> Iterator[Pair]:
+    clock = (~line << 3) | _SCHEDULED
     before = _carried(generator, CARRIED_S)
     for _ in range(PAIRS):
+        began, worked = time.monotonic(), time.clock_gettime(clock)
         run = generator.run(Load(MOST_SHARE * before, PAIR_S))
+        took, worked = time.monotonic() - began, time.clock_gettime(clock) - worked
         after = _carried(generator, CARRIED_S)
-        yield Pair(before, MOST_SHARE * before, run.pps, after)
+        yield Pair(
+            before, MOST_SHARE * before, run.pps, after, PAIR_S, run.seconds,
+            run.away_ns / 1e9, max(0.0, took - worked), run.refused_ns / 1e9,
+        )  # fmt: skip
         before = after
+
+
+def _ends(pairs: Sequence[Pair]) -> str:
+    errors = [each.error for each in pairs]
+    ends = Counter(each.why for each in pairs)
+    told = ", ".join(f"{why} {ends[why]}" for why in Why if ends[why])
+    carried = [each.before for each in pairs]
+    less = sum(each.after < each.asked for each in pairs)
+    return (
+        f"{len(pairs)} trials, it carried {min(carried) / 1e6:.2f}..{max(carried) / 1e6:.2f} Mpps; "
+        f"median error {100 * statistics.median(errors):+.4f} %; within {WITHIN:.1%} or why not: "
+        f"{told}; after {less} of them it carried less than was asked"
+    )
 
 
 def table(found: Found) -> str:
@@ -154,9 +229,6 @@ def table(found: Found) -> str:
          f"{sum(each.lost):,}", f"{max(each.behind_us):,.0f}")
         for each in found.rates
     ]  # fmt: skip
-    errors = [each.error for each in found.pairs]
-    near = sum(abs(error) <= WITHIN for error in errors)
-    shortest = sum(each.after < each.asked for each in found.pairs)
     timed: list[tuple[str, ...]] = [
         ("delay [us]", *(f"{p} %" for p in found.delays[0].percentiles))
     ]
@@ -168,9 +240,8 @@ def table(found: Found) -> str:
         f"the line carries {found.carries / 1e6:.2f} Mpps "
         f"({min(found.carried) / 1e6:.2f}..{max(found.carried) / 1e6:.2f})\n"
         f"{verdicts.aligned(lines)}\n\n"
-        f"at {MOST_SHARE:.0%} of what it carried just before, {len(errors)} trials: median error "
-        f"{100 * statistics.median(errors):+.4f} %, {near} within {WITHIN:.1%}; after {shortest} "
-        "of them it carried less than was asked\n"
+        f"at {MOST_SHARE:.0%} of what it carried just before: {_ends(found.pairs)}\n"
+        f"the same on a line that carries {found.known / 1e6:.2f} Mpps: {_ends(found.on_known)}\n"
         f"of {found.loss_sent:,} frames the line kept {found.loss_made}; "
         f"the generator misses {found.loss_seen}\n\n{verdicts.aligned(timed)}"
     )

@@ -22,11 +22,11 @@ from pathlib import Path
 from dataplane.drivers import processes, xdphook
 from dataplane.drivers.libbpf import XDP_FLAGS_DRV_MODE
 from dataplane.drivers.netns import delete_named, inside_named
-from perf import peerlab
+from perf import peerlab, priority
 from perf.peerlab import Trio
 from perf.peerprogs import Ours
 from perf.pktgen.driver import Pktgen
-from perf.vhostlab import FIRST, LAST, VhostLab
+from perf.vhostlab import VhostLab
 
 SERVICES = 1_000
 KINDS = ("xdp", "ovn", "nftables", "iptables")
@@ -122,7 +122,7 @@ class ServedLab:
             enter=["nsenter", f"--net={processes.NETNS_DIR / self.space}"],
         )  # fmt: skip
         self.generator.start()
-        os.setpriority(os.PRIO_PROCESS, self.generator.pid, FIRST)
+        priority.give(self.generator.pid, priority.FIRST)
         self.lab.guests.pidfile.write_text(f"{self.generator.pid}\n", encoding="ascii")
         processes.note_start(self.lab.guests)
 
@@ -132,7 +132,7 @@ class ServedLab:
             # OVS makes them anew when a port changes.
             with contextlib.suppress(ProcessLookupError):
                 busy = self.ways[name].busy_ns is None
-                os.setpriority(os.PRIO_PROCESS, task, FIRST if busy else LAST)
+                priority.give(task, priority.FIRST if busy else priority.LAST)
         return self.ways[name]
 
     def remove(self) -> None:
@@ -206,7 +206,7 @@ class ServedLab:
         processes.wait_until(lambda: bool(_threads(device) - before), f"a thread for {device}")
         (pid,) = _threads(device) - before
         os.sched_setaffinity(pid, {self.core})
-        os.setpriority(os.PRIO_PROCESS, pid, FIRST)
+        priority.give(pid, priority.FIRST)
         return pid
 
     def _ovn(self, number: int, way: Way) -> None:

@@ -61,13 +61,19 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """One trial of a generator. Latencies are counts by upper bound [ns] of a bucket."""
+    """One trial of a generator. Latencies are counts by upper bound [ns] of a bucket.
+
+    `away_s`: how long the sender had no processor; `refused_s`: how long the path did not take what
+    was due. Who does not tell has 0.
+    """
 
     tx: int
     rx: int
     seconds: float
     reordered: int = 0
     latency_ns: tuple[tuple[int, int], ...] = field(default=())
+    away_s: float = 0.0
+    refused_s: float = 0.0
 
     @property
     def lost(self) -> int:

@@ -67,7 +67,10 @@ class Paced:
             )
         )
         delays = tuple((round(end), count) for end, count in told.delay)
-        return Counts(told.sent, told.received, told.seconds, told.reordered, delays)
+        return Counts(
+            told.sent, told.received, told.seconds, told.reordered, delays,
+            told.away_ns / 1e9, told.refused_ns / 1e9,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,8 +57,7 @@ class PacedBench:
         counters = {
             **done.counters(),
             "busy_share": done.busy_share,
-            "search_trials": float(found.trials),
-            "lost_at_greatest_load": float(found.loaded.lost),
+            **found.counters(),
         }
         drops = ovscount.counted(lab.appctl, lab.vsctl, lab.rundir).since(began).dropped()
         encoded = {load: each.encoded for load, each in found.latency.items()}

@@ -44,6 +44,16 @@ class Found:
     trials: int
     delivered: float | None = None
 
+    def counters(self) -> dict[str, float]:
+        """What says how the trial went: shares are of the time at the greatest load."""
+        loaded = self.loaded
+        return {
+            "search_trials": float(self.trials),
+            "lost_at_greatest_load": float(loaded.lost),
+            "sender_away_share": loaded.away_s / loaded.seconds,
+            "path_refused_share": loaded.refused_s / loaded.seconds,
+        }
+
     def values(self) -> dict[str, float]:
         """The metrics of perf.harness.catalog."""
         found = {"pdr": self.pdr_pps / 1e6}

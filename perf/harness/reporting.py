@@ -107,7 +107,7 @@ def markdown(run: Results) -> str:
         f"Kernel {told.get('kernel', '?')}, {told.get('cpus', '?')} CPUs "
         f"({told.get('cpu', '?')}); {run.plan.get('trials')} trials of "
         f"{run.plan.get('seconds')} s each, in turn (A-B-B-A); median and 95 % bootstrap interval; "
-        f"{run.began}{'' if run.complete else '; not complete'}."
+        f"{run.began}{'' if run.complete else '; not complete'}.{_stolen(run)}"
     )
     if missing := told.get("absent"):
         head += f" Not measured here: {'; '.join(missing)}."
@@ -206,8 +206,22 @@ def _headline(run: Results) -> str:
     told = run.environment
     return (
         f"{len(run.scenarios)} scenarios, {trials} trials, begun {run.began}, {state}. "
-        f"{told.get('cpus')} CPUs ({told.get('cpu')}), kernel {told.get('kernel')}."
+        f"{told.get('cpus')} CPUs ({told.get('cpu')}), kernel {told.get('kernel')}.{_stolen(run)}"
     )
+
+
+def _stolen(run: Results) -> str:
+    """How much the host took meanwhile, as a sentence; empty: nobody told."""
+    shares = [
+        trial.counters["stolen_share"]
+        for each in run.scenarios
+        for trial in each.trials
+        if "stolen_share" in trial.counters
+    ]
+    if not shares:
+        return ""
+    median, most = stats.median(shares).median, max(shares)
+    return f" The host took {median:.1%} of the processors' time (median; at most {most:.1%})."
 
 
 def _legend() -> str:
@@ -215,7 +229,7 @@ def _legend() -> str:
         '<p class="dim">Each dot is a trial, the thick bar their median, the line its 95 % '
         "bootstrap interval; these axes begin at nothing. Axes of latency are logarithmic. Colours "
         "and dashes only tell rows apart. Drops are of whole trials, a search's overloads "
-        "included; hit ratios are of all passes.</p>"
+        'included; hit ratios are of all passes, "away", "refused" and "stolen" of time.</p>'
     )
 
 
@@ -327,8 +341,13 @@ _COUNTED = (
     ("megaflow_hit_ratio", "megaflow"),
     ("upcalls", "upcalls"),
     ("failed_upcalls", "of these failed"),
+    ("sender_away_share", "sender away"),
+    ("path_refused_share", "path refused"),
+    ("stolen_share", "stolen"),
 )
-"""What trials count (perf.harness.ovscount), and its heading; ratios are of all passes."""
+"""What trials count, and its heading. Ratios are of all passes (perf.harness.ovscount); the last
+three are of time: when the sender had no processor, when the path did not take what was due (both
+at the greatest load), and what the host took of all processors over the whole trial."""
 
 
 def _counted(members: Sequence[Measured]) -> str:

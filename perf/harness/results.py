@@ -1,7 +1,7 @@
 """The result of a run as JSON: one schema, with a version; every trial is in it.
 
-A reader takes schemas that it knows and refuses another by name, so that no figure is ever taken for
-one that it is not.
+A reader takes schemas that it knows and refuses another by name, so that no figure is ever taken
+for one that it is not.
 """
 
 from __future__ import annotations

@@ -103,10 +103,7 @@ class ServedBench:
         )
         values = {**found.values(), "ns": spent_ns / max(found.loaded.rx, 1)}
         values["kcps"] = found.pdr_pps / 1e3
-        counters = {
-            "search_trials": float(found.trials),
-            "lost_at_greatest_load": float(found.loaded.lost),
-        }
+        counters = found.counters()
         if scenario.kernel:
             half = replace(scenario.traffic, rate_pps=found.pdr_pps * kernellook.SHARE)
             looked = kernellook.look(lambda: generator.start(half, seconds / 2), "r0", "r1")

@@ -33,12 +33,8 @@ class WireBench:
             raise HarnessError(msg)
         found = pacedtrial.measure(self._generator, scenario.traffic, seconds, loads=scenario.loads)
         values = {name: value for name, value in found.values().items() if name in scenario.metrics}
-        counters = {
-            "search_trials": float(found.trials),
-            "lost_at_greatest_load": float(found.loaded.lost),
-        }
         encoded = {load: each.encoded for load, each in found.latency.items()}
-        return Sample(values, counters, {}, encoded)
+        return Sample(values, found.counters(), {}, encoded)
 
     def configuration(self, scenario: Scenario) -> dict[str, Any]:
         """The ports as EAL has them, or the sender's command."""

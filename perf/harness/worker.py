@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from dataplane.ports import DataplaneError
-from perf.harness import labs
+from perf.harness import labs, stolen
 from perf.harness.catalog import SCENARIOS
 from perf.harness.generator import HarnessError
 from perf.harness.results import Trial
@@ -99,7 +99,7 @@ def run(directory: RunDirectory, lab: str) -> int:
         with _built(plan, lab, progress) as bench:
             tell("built", lab=lab)
             for name, number in todo:
-                began, clock = time.time(), time.monotonic()
+                began, clock, before = time.time(), time.monotonic(), stolen.stolen_s()
                 tell("trial", scenario=name, number=number)
                 if name in unmeasured:
                     continue
@@ -112,11 +112,12 @@ def run(directory: RunDirectory, lab: str) -> int:
                     tell("note", lab=name, line=str(error))
                     continue
                 took = time.monotonic() - clock
+                counters = {**found.counters, **stolen.counters(before, took)}
                 directory.append(
                     "trial",
                     Trial(
                         name, number, began, took, os.getloadavg()[0], found.values,
-                        found.counters, found.drops, found.latency,
+                        counters, found.drops, found.latency,
                     ),
                 )  # fmt: skip
                 tell("done", scenario=name, number=number, seconds=took)

@@ -81,8 +81,10 @@ class Trial:
 
     `received` counts each frame once; `reordered` those that came behind a later one of their
     flow; `strangers` what else came in by `rx`; `relayed` and `relay_full` what the relays passed
-    on and lost. `behind_ns`: how far sending was behind schedule at worst. `delay` has (upper end
-    of a cell [ns], frames) in order; a cell is 1/64 of its value wide.
+    on and lost. `behind_ns`: how far sending was behind schedule at worst; `refused_ns`: how long
+    the device did not take frames that were due; `away_ns`: how long the sender had no processor,
+    because of another program or, where the kernel is told, the host. `delay` has (upper end of a
+    cell [ns], frames) in order; a cell is 1/64 of its value wide.
     """
 
     seconds: float
@@ -95,6 +97,8 @@ class Trial:
     relayed: int
     relay_full: int
     behind_ns: float
+    refused_ns: float
+    away_ns: float
     max_ns: float
     delay: tuple[tuple[float, int], ...] = field(default=())
 
@@ -179,6 +183,8 @@ class Pktgen:
                 stderr=log,
                 text=True,
                 env=processes.clean_environment(),
+                # A session has one priority among all sessions (perf.priority): this one its own.
+                start_new_session=True,
             )
         assert self._process.stdout is not None
         # EAL's own lines are no objects.

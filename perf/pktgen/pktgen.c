@@ -29,6 +29,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <rte_cycles.h>
@@ -54,27 +55,61 @@ static uint8_t runs;
 
 /* Sending and receiving ------------------------------------------------------------------------- */
 
-static unsigned int send_frames(const struct stream *s, struct result *r, uint64_t seq,
-				unsigned int count)
-{
-	struct rte_mbuf *batch[BURST];
-	unsigned int taken;
+/* Frames that are made and that the device has not taken yet. */
+static struct {
+	struct rte_mbuf *frames[BURST];
+	unsigned int at, count;
+} offer;
 
-	if (rte_pktmbuf_alloc_bulk(pool, batch, count))
-		return 0;
+/* Whether there are such frames. */
+static bool offered(void)
+{
+	return offer.at < offer.count;
+}
+
+/* Make the next `count` frames; false: there is no buffer for them now. */
+static bool make_offer(const struct stream *s, uint64_t seq, unsigned int count)
+{
+	if (rte_pktmbuf_alloc_bulk(pool, offer.frames, count))
+		return false;
 	for (unsigned int i = 0; i < count; i++) {
 		unsigned int size = s->pattern[(seq + i) % s->sizes];
 
-		memcpy(rte_pktmbuf_append(batch[i], size), frame, size);
-		stamp(batch[i], s, seq + i);
-		mark_of(batch[i])->tsc = rte_rdtsc();
+		memcpy(rte_pktmbuf_append(offer.frames[i], size), frame, size);
+		stamp(offer.frames[i], s, seq + i);
 	}
-	taken = rte_eth_tx_burst(s->tx, 0, batch, count);
+	offer.at = 0;
+	offer.count = count;
+	return true;
+}
+
+/*
+ * Send at most `count` frames from number `seq` on. What the device does not take is offered again:
+ * a full ring delays frames, it costs none.
+ */
+static unsigned int send_frames(const struct stream *s, struct result *r, uint64_t seq,
+				unsigned int count)
+{
+	unsigned int taken;
+	uint64_t now;
+
+	if (!offered() && !make_offer(s, seq, count))
+		return 0;
+	now = rte_rdtsc();
+	for (unsigned int i = offer.at; i < offer.count; i++)
+		mark_of(offer.frames[i])->tsc = now;
+	taken = rte_eth_tx_burst(s->tx, 0, offer.frames + offer.at, offer.count - offer.at);
 	for (unsigned int i = 0; i < taken; i++)
 		r->octets += s->pattern[(seq + i) % s->sizes];
 	r->sent += taken;
-	rte_pktmbuf_free_bulk(batch + taken, count - taken);
+	offer.at += taken;
 	return taken;
+}
+
+static void drop_offer(void)
+{
+	rte_pktmbuf_free_bulk(offer.frames + offer.at, offer.count - offer.at);
+	offer.at = offer.count = 0;
 }
 
 static unsigned int receive(const struct stream *s, struct result *r, uint16_t port)
@@ -155,19 +190,31 @@ static void receive_for(const struct stream *s, struct result *r, uint64_t ticks
 		receive_all(s, r);
 }
 
+/* Processor time of this thread [ns]; where the host tells what it took, that is no part of it. */
+static uint64_t worked_ns(void)
+{
+	struct timespec told;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &told);
+	return told.tv_sec * 1000000000ULL + told.tv_nsec;
+}
+
 /*
  * A frame is due at its number times the interval. Who is late, because the device took nothing or
  * the processor was away, sends in bursts until he is on time again: the rate of a run as a whole is
- * what was asked for, as long as the path takes it.
+ * what was asked for, as long as the path takes it. Both reasons are told, for who has to say
+ * whether the sender, the path or the machine missed a rate.
  */
 static void run(const struct stream *s, struct result *r)
 {
 	uint64_t hz = rte_get_tsc_hz(), total = s->pps * s->seconds + 0.5, start, stop, now, seq = 0;
+	uint64_t refused_since = 0, worked;
 
 	memset(r, 0, sizeof(*r));
 	receive_for(s, NULL, hz / 1000 * FLUSH_MS);
 	memset(arrivals, 0, sizeof(*arrivals));
 	make_frame(frame, s);
+	worked = worked_ns();
 	start = rte_rdtsc();
 	stop = start + (uint64_t)(s->seconds * hz);
 	while ((now = rte_rdtsc()) < stop || (seq < total && now < stop + hz / 1000 * GRACE_MS)) {
@@ -181,10 +228,18 @@ static void run(const struct stream *s, struct result *r)
 			if (late > r->behind_ticks)
 				r->behind_ticks = late;
 			seq += send_frames(s, r, seq, RTE_MIN(due - seq, (uint64_t)BURST));
+			if (refused_since && !offered())
+				r->refused_ticks += now - refused_since;
+			refused_since = !offered() ? 0 : refused_since ? refused_since : now;
 		}
 		receive_all(s, r);
 	}
+	if (refused_since)
+		r->refused_ticks += now - refused_since;
 	r->seconds = (double)(now - start) / hz;
+	worked = worked_ns() - worked;
+	r->away_ns = r->seconds * 1e9 > worked ? r->seconds * 1e9 - worked : 0;
+	drop_offer();
 	receive_for(s, r, hz / 1000 * s->drain_ms);
 }
 
@@ -324,9 +379,10 @@ static void answer(FILE *out, const struct result *r)
 	fprintf(out, "{\"seconds\": %.9f, \"sent\": %" PRIu64 ", \"octets\": %" PRIu64
 		", \"received\": %" PRIu64 ", \"duplicates\": %" PRIu64 ", \"reordered\": %" PRIu64
 		", \"strangers\": %" PRIu64 ", \"relayed\": %" PRIu64 ", \"relay_full\": %" PRIu64
-		", \"behind_ns\": %.0f, \"max_ns\": %.0f, \"delay\": ",
+		", \"behind_ns\": %.0f, \"refused_ns\": %.0f, \"away_ns\": %.0f, \"max_ns\": %.0f, \"delay\": ",
 		r->seconds, r->sent, r->octets, r->received, r->duplicates, r->reordered,
-		r->strangers, r->relayed, r->relay_full, r->behind_ticks * ns, r->delay.max * ns);
+		r->strangers, r->relayed, r->relay_full, r->behind_ticks * ns,
+		r->refused_ticks * ns, r->away_ns, r->delay.max * ns);
 	print_histogram(out, &r->delay, ns);
 	fputs("}\n", out);
 }

@@ -67,6 +67,8 @@ struct result {
 	uint64_t received, duplicates, reordered, strangers;
 	uint64_t relayed, relay_full;	/* by the stand-ins; lost there, because a ring was full */
 	uint64_t behind_ticks;		/* how far the sender was behind its schedule at worst */
+	uint64_t refused_ticks;		/* how long the device did not take what was due */
+	double away_ns;			/* how long this thread had no processor */
 	double seconds;
 	struct histogram delay;
 };

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from dataplane.drivers import processes
+from perf import priority
 from perf.harness import latency, results, search
 from perf.harness.generator import IMIX, Generator, HarnessError, Traffic
 from perf.harness.generators import Iperf, Loop, Paced, iperf_counts
@@ -29,6 +30,7 @@ def ring() -> Iterator[Paced]:
     rundir = Path(tempfile.mkdtemp(prefix="mrgn-", dir="/run"))
     try:
         with Pktgen(PREFIX, rundir, ["--vdev=net_ring0"], huge=False) as made:
+            priority.give(made.pid, priority.FIRST)
             yield Paced(made, ports=(0, 0))
     finally:
         shutil.rmtree(rundir, ignore_errors=True)
@@ -59,7 +61,8 @@ def test_the_paced_one_counts_and_times_each_frame(ring: Paced) -> None:
 
 
 def test_a_search_with_the_paced_one_ends_at_the_most_of_a_path_without_loss(ring: Paced) -> None:
-    goal = Goal("PDR", 0.005, width=0.05, trial_s=0.05, sum_s=0.2)
+    # A trial during which something else had the processor is no fault of the rate.
+    goal = Goal("PDR", 0.005, width=0.05, trial_s=0.05, sum_s=0.4, exceed=0.75)
     (found,) = search.search(ring, Traffic(), 10_000, 100_000, (goal,))
     assert found.lower == pytest.approx(100_000, rel=0.01)
     assert found.upper is None

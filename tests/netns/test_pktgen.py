@@ -97,6 +97,23 @@ def test_one_lost_one_doubled_and_one_late_frame_are_found(rundir: Path, pages: 
     assert found.strangers == 0
 
 
+def test_frames_that_a_full_ring_refuses_are_sent_later_and_none_is_lost(
+    rundir: Path, pages: None
+) -> None:
+    del pages
+    with delayline.watched(rundir, 0, 0, 0, 0, pps=100_000) as (generator, _):
+        flood = generator.run(Load(0, 0.5, drain_ms=500))
+        late = generator.run(Load(200_000, 0.5, drain_ms=500))
+        kept = generator.run(Load(50_000, 0.5, drain_ms=500))
+    # What the line makes up for at the start, and what waits in rings, comes on top.
+    for found in (flood, late):
+        assert found.sent < 100_000 * (found.seconds + 0.02) + 2_000
+        assert (found.lost, found.duplicates, found.reordered) == (0, 0, 0)
+        assert found.refused_ns > 0.3e9 * found.seconds
+    assert late.behind_ns > 0.1e9
+    assert (kept.sent, kept.lost) == (25_000, 0)
+
+
 def test_a_known_delay_is_what_the_histogram_says(rundir: Path, pages: None) -> None:
     del pages
     quick = {}
