@@ -110,6 +110,9 @@ def test_a_scenario_runs_on_ports_that_somebody_names(tmp_path: Path) -> None:
     assert min(measured.samples("pdr")) > 0
     assert not measured.samples("cycles")
     assert set(measured.trials[0].latency) == {str(load) for load in latency.LOADS_PERCENT}
+    shares = ("stolen_share", "sender_away_share", "path_refused_share")
+    for trial in measured.trials:
+        assert all(0 <= trial.counters[share] <= 1 for share in shares)
     assert not perfruns.mentioning("mrwire")
 
 
