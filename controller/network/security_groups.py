@@ -44,6 +44,8 @@ BASE = {0: 31000, 1: 2080}
 _FAR_END = {Direction.INGRESS: "src", Direction.EGRESS: "dst"}
 _PROTOCOLS = {"tcp": 6, "udp": 17}
 _LAST_PORT = 65535
+_MOST_FLOWS = 1 << 16
+"""Of what a group passes on: alternatives joined by && are multiplied out by ovn-controller."""
 _OWN_END = {Direction.INGRESS: "dst", Direction.EGRESS: "src"}
 _ALWAYS = {
     Direction.INGRESS: "udp.src == 67 && udp.dst == 68",
@@ -150,13 +152,39 @@ def places(used: Iterable[int], tier: int) -> dict[int, int]:
     return found
 
 
+def onward(
+    group: SecurityGroup,
+) -> tuple[dict[Direction, list[GroupRule]], list[GroupRule]]:
+    """The rules that pass on, and those that cannot: their traffic is judged as if without them."""
+    passed: dict[Direction, list[GroupRule]] = {}
+    left: list[GroupRule] = []
+    for direction in Direction:
+        flows = dict.fromkeys((4, 6), 1)
+        mine = passed[direction] = []
+        rules = (rule for rule in group.rules(direction) if rule.action == ONWARD)
+        for rule in sorted(rules, key=lambda one: one.priority):
+            more = flows[rule.version] * _flows(rule)
+            # How many members a group has, and will have, nobody knows.
+            if rule.group or more > _MOST_FLOWS:
+                left.append(rule)
+                continue
+            flows[rule.version] = more
+            mine.append(rule)
+    return passed, left
+
+
+def _flows(rule: GroupRule) -> int:
+    """How many flows it takes to say that a packet does not match a rule, at most."""
+    networks = sum(network.prefixlen for network in (rule.remote, rule.local) if network)
+    # An order of ports is one flow for each of its bits.
+    ports = 32 * (bool(rule.ports) + bool(rule.source_ports))
+    return max(1, networks + ports + 255 * (rule.protocol != "all"))
+
+
 def acls(group: SecurityGroup, placed: dict[int, int]) -> Iterator[Acl]:
     """A group's ACLs; rules whose priority has no place are left out."""
     own, base = port_group(group.name), BASE[group.tier]
-    passed = {
-        direction: [rule for rule in group.rules(direction) if rule.action == ONWARD]
-        for direction in Direction
-    }
+    passed, _ = onward(group)
     yield from closed(group.name, group.tier, passed)
     for direction in Direction:
         if group.same:
@@ -195,8 +223,6 @@ def _other(direction: Direction, rule: GroupRule) -> Iterator[str]:
     family, end = f"ip{rule.version}", _FAR_END[direction]
     if rule.remote and rule.remote.prefixlen:
         yield f"{family}.{end} != {rule.remote}"
-    if rule.group:
-        yield f"{family}.{end} != ${address_set(rule.group, rule.version)}"
     if rule.local and rule.local.prefixlen:
         yield f"{family}.{_OWN_END[direction]} != {rule.local}"
     if rule.protocol != "all":
@@ -260,17 +286,37 @@ def _group(view: View, name: Hashable) -> Said:
             remote: dict[RowKey, Row] = view.ask(ROWS, other)
             rows.update({key: row for key, row in remote.items() if key.table == "Address_Set"})
     ref = ObjectRef(str(RESOURCE), "", group.name)
-    left = {rule.priority for d in Direction for rule in group.rules(d)} - placed.keys()
-    problems = tuple(
+    who = f"SecurityGroup {group.name}"
+    others = {rule.group for d in Direction for rule in group.rules(d) if rule.group}
+    problems = [
         Problem(
-            f"SecurityGroup {group.name}",
+            who,
+            f"there is no SecurityGroup {other}: only interfaces that name it are of it",
+            "make it, or correct remoteSecurityGroup",
+        )
+        for other in sorted(others)
+        if view.get(SECURITY_GROUPS, other) is None
+    ]
+    problems += [
+        Problem(
+            who,
+            f"policy pass of priority {rule.priority} has no effect: OVN 23.03 would multiply it "
+            "out to more flows than an ovn-controller can hold",
+            "write pass for networks and not for a group, without protocol, and few of them",
+        )
+        for rule in onward(group)[1]
+    ]
+    left = {rule.priority for d in Direction for rule in group.rules(d)} - placed.keys()
+    problems += [
+        Problem(
+            who,
             f"priority {priority} has no place: tier {group.tier} has {len(used)} different ones",
             f"use priorities up to {_OLD}, or fewer different ones",
         )
         for priority in sorted(left)
-    )
+    ]
     said = {ref: Wanted(status={"portGroup": port_group(group.name)})}
-    return Said(rows, said, {ref: problems} if problems else {})
+    return Said(rows, said, {ref: tuple(problems)} if problems else {})
 
 
 def _pod(view: View, key: Hashable) -> Said:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface, ip_network
@@ -9,6 +10,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 from controller.kinds.vpc import RESOURCE, VPCS, Vpc, VpcPeering, VpcPolicy, VpcRoute
 from controller.network import matches
 from controller.network.external import externals_of
+from controller.network.gateways import TEMPLATE
 from controller.network.nets import NETS, router_mac
 from controller.network.rows import Row, RowKey, pairs
 from controller.network.services import balancers_of
@@ -68,7 +70,7 @@ def compute(view: View, key: Hashable) -> Said:
         cause = "no static route has a next hop to watch; one gateway node at a time has the port"
         step = "take it away, or write staticRoutes with ecmpMode: ecmp to an external network"
         said.wrong("spec.enableBfd", cause, step)
-    _policies(said)
+    _policies(view, said)
     peers = {_peer(view, said, at, peering) for at, peering in enumerate(vpc.peerings)} - {""}
     if vpc.dynamic_routing:
         cause = "OVN 23.03 has no dynamic routing"
@@ -126,6 +128,7 @@ def _routes(view: View, said: _Saying) -> None:
             continue
         same.append(route)
         refs = {"bfd": frozenset({b} if (b := _bfd(view, said, where, route, hop)) else ())}
+        _reach(view, said, where, hop)
         kind = "src-ip" if route.by_source else "dst-ip"
         name = f"{vpc.name}/{route.table}/{kind}/{network}/{hop}"
         said.rows[RowKey("Logical_Router_Static_Route", name)] = Row(
@@ -138,6 +141,24 @@ def _routes(view: View, said: _Saying) -> None:
             refs,
             (router(vpc.name), "static_routes"),
         )
+
+
+def _reach(view: View, said: _Saying, where: str, hop: IPAddress) -> None:
+    """Tell of a next hop that no port of the router leads to: ovn-northd leaves such ones out."""
+    vpc, template = said.vpc, view.get(TEMPLATE, "")
+    names = {*view.by(NETS, "vpc", vpc.name), *externals_of(view, vpc)}
+    nets = (view.get(NETS, name) for name in names)
+    if any(hop in network for net in nets if net is not None for network in net.networks):
+        return
+    texts = [part for peering in vpc.peerings for part in peering.address.split(",")]
+    if template is not None and vpc.name in template.routers:
+        texts += [template.cluster.join, template.cluster.join6]
+    for text in texts:
+        with contextlib.suppress(ValueError):  # which who reads it tells
+            if hop in ip_interface(text.strip()).network:
+                return
+    cause = f"no network of the VPC has its next hop {hop}: it has no effect"
+    said.wrong(where, cause, "choose an address of one of its Subnets")
 
 
 def _bfd(view: View, said: _Saying, where: str, route: VpcRoute, hop: IPAddress) -> RowKey | None:
@@ -167,7 +188,7 @@ def _bfd(view: View, said: _Saying, where: str, route: VpcRoute, hop: IPAddress)
     return None
 
 
-def _policies(said: _Saying) -> None:
+def _policies(view: View, said: _Saying) -> None:
     seen: set[tuple[int, str]] = set()
     for at, policy in enumerate(said.vpc.policies):
         where = f"spec.policyRoutes[{at}]"
@@ -178,6 +199,8 @@ def _policies(said: _Saying) -> None:
             said.wrong(where, "priority and match are another one's, too", "take one away")
             continue
         seen.add((policy.priority, policy.match))
+        for hop in policy.next_hops:
+            _reach(view, said, where, ip_address(hop))
         name = f"{said.vpc.name}/{policy.priority}/{policy.match}"
         said.rows[RowKey("Logical_Router_Policy", name)] = Row(
             {
