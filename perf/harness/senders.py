@@ -197,4 +197,7 @@ class Foreign:
         if found.tx < 0 or found.rx < 0 or not 0 < found.seconds < float("inf"):
             msg = f"{self.name}: tx {found.tx}, rx {found.rx}, {found.seconds} s are no counts"
             raise HarnessError(msg)
+        if any(at < 0 or count < 0 for at, count in found.latency_ns):
+            msg = f"{self.name}: a latency or a number of packets below 0 is none"
+            raise HarnessError(msg)
         return Counts(found.tx, found.rx, found.seconds, found.reordered, tuple(found.latency_ns))

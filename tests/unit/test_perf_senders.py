@@ -69,6 +69,7 @@ def test_a_sender_that_times_nothing_has_a_rate_and_no_latency(tmp_path: Path) -
         ("""print('{"tx": -1, "rx": 1, "seconds": 1}')""", "tx -1, rx 1, 1.0 s are no counts"),
         ("""print('{"tx": 1, "rx": 1, "seconds": NaN}')""", "nan s are no counts"),
         ("""print('{"tx": 1, "rx": 1, "seconds": 0}')""", "0.0 s are no counts"),
+        ("""print('{"tx": 1, "rx": 1, "seconds": 1, "latency_ns": [[-5, 1]]}')""", "below 0"),
     ],
 )
 def test_what_is_no_answer_is_refused_with_the_reason(
