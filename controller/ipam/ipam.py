@@ -7,9 +7,8 @@ which released addresses come again is forgotten).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from controller.ipam.errors import (
     AddressError,
@@ -19,9 +18,18 @@ from controller.ipam.errors import (
     NoSubnetError,
     OutOfRangeError,
 )
-from controller.ipam.intervals import Intervals
-from controller.ipam.space import Space
-from controller.ipam.subnet import Pool, Subnet, address_of, given_of, hosts_of, pooled_of
+from controller.ipam.state import (
+    State,
+    check_free,
+    check_host,
+    check_mac,
+    check_reserved,
+    families_of,
+    mac_for,
+    ranges_of,
+    reshape,
+)
+from controller.ipam.subnet import Pool, Subnet, address_of, pooled_of
 from controller.ipam.want import Addresses, Want
 from dataplane.model.addr import IPAddress, Mac
 
@@ -44,27 +52,11 @@ class Usage:
     available: int
 
 
-@dataclass(slots=True)
-class _State:
-    """A subnet and what became of it. Spaces are by pool ("": the subnet's own) and family."""
-
-    subnet: Subnet
-    pools: dict[str, Pool] = field(default_factory=dict)
-    spaces: dict[tuple[str, int], Space] = field(default_factory=dict)
-    holders: dict[tuple[int, int], str] = field(default_factory=dict)
-    using: dict[int, int] = field(default_factory=lambda: {4: 0, 6: 0})
-    macs: dict[Mac, str] = field(default_factory=dict)
-    reserved: Mapping[tuple[int, int], str] = field(default_factory=dict)
-
-    def taken(self, version: int) -> set[int]:
-        return {number for family, number in self.holders if family == version}
-
-
 class Ipam:
     """Every subnet's addresses. Whatever raises `AddressError` changed nothing."""
 
     def __init__(self) -> None:
-        self._subnets: dict[str, _State] = {}
+        self._subnets: dict[str, State] = {}
         self._reserved: dict[str, Mapping[tuple[int, int], str]] = {}
         self._leases: dict[str, Lease] = {}
 
@@ -81,10 +73,10 @@ class Ipam:
         self.check_subnet(subnet)
         before = self._subnets.get(subnet.name)
         mine = self._reserved.get(subnet.name, {})
-        state = _State(subnet, reserved=mine) if before is None else before
-        ranges = _ranges(subnet, state.pools, state.reserved)
+        state = State(subnet, reserved=mine) if before is None else before
+        ranges = ranges_of(subnet, state.pools, state.reserved)
         state.subnet = subnet
-        _reshape(state, ranges)
+        reshape(state, ranges)
         self._subnets[subnet.name] = state
 
     def check_subnet(self, subnet: Subnet) -> None:
@@ -129,15 +121,15 @@ class Ipam:
                     address = address_of(network.version, both.parts[0][0])
                     msg = f"pool {pool.name}: {address} is in pool {other.name} too"
                     raise ConflictError(msg, "take it out of one of them", other.name)
-        ranges = _ranges(state.subnet, pools, state.reserved)
+        ranges = ranges_of(state.subnet, pools, state.reserved)
         state.pools = pools
-        _reshape(state, ranges)
+        reshape(state, ranges)
 
     def remove_pool(self, subnet: str, name: str) -> None:
         """A pool goes; its addresses are the subnet's again."""
         state = self._subnets.get(subnet)
         if state is not None and state.pools.pop(name, None) is not None:
-            _reshape(state, _ranges(state.subnet, state.pools, state.reserved))
+            reshape(state, ranges_of(state.subnet, state.pools, state.reserved))
 
     def reserve(self, subnet: str, addresses: Mapping[tuple[int, int], str]) -> None:
         """These addresses, by family and number, are others' than interfaces', and whose.
@@ -148,7 +140,7 @@ class Ipam:
         state = self._subnets.get(subnet)
         if state is not None:
             state.reserved = addresses
-            _reshape(state, _ranges(state.subnet, state.pools, addresses))
+            reshape(state, ranges_of(state.subnet, state.pools, addresses))
 
     # -- leases ---------------------------------------------------------------------------------
 
@@ -196,9 +188,9 @@ class Ipam:
         """
         state = self._state(lease.subnet, lease.nic)
         for address in lease.addresses:
-            _check_host(state, lease.nic, address)
-            _check_free(state, lease.nic, address)
-        _check_mac(state, lease.nic, lease.mac)
+            check_host(state, lease.nic, address)
+            check_free(state, lease.nic, address)
+        check_mac(state, lease.nic, lease.mac)
         self._put(lease)
 
     def release(self, nic: str) -> None:
@@ -241,7 +233,7 @@ class Ipam:
 
     # -- within ---------------------------------------------------------------------------------
 
-    def _state(self, name: str, who: str) -> _State:
+    def _state(self, name: str, who: str) -> State:
         state = self._subnets.get(name)
         if state is None:
             msg = f"{who}: there is no subnet {name!r}"
@@ -254,7 +246,7 @@ class Ipam:
         if want.mac is not None and held.mac != want.mac:
             return False
         state = self._subnets[held.subnet]
-        if {a.version for a in held.addresses} != set(_families(state.subnet, want)):
+        if {a.version for a in held.addresses} != set(families_of(state.subnet, want)):
             return False
         if want.choices:
             return any(set(choice) <= set(held.addresses) for choice in want.choices)
@@ -271,7 +263,7 @@ class Ipam:
         if want.pool and want.pool not in state.pools:
             msg = f"{nic}: subnet {name} has no pool {want.pool!r}"
             raise NoSubnetError(msg, "create it, or name another")
-        families = _families(state.subnet, want)
+        families = families_of(state.subnet, want)
         if want.version is not None and not families:
             msg = f"{nic}: subnet {name} has no IPv{want.version}"
             raise FamilyError(msg, "ask for what it has")
@@ -283,23 +275,23 @@ class Ipam:
         addresses = tuple(chosen[version] for version in sorted(chosen))
         mac = want.mac
         if mac is not None:
-            _check_mac(state, nic, mac)
+            check_mac(state, nic, mac)
         held = self._leases.get(nic)
         if mac is None:
             # An interface that only moves within its subnet stays the same to its neighbours.
             kept = held is not None and held.subnet == name
-            mac = held.mac if held is not None and kept else _mac_for(state, nic)
+            mac = held.mac if held is not None and kept else mac_for(state, nic)
         return Lease(nic, name, addresses, mac)
 
-    def _fixed(self, nic: str, want: Want, state: _State) -> dict[int, IPAddress]:
+    def _fixed(self, nic: str, want: Want, state: State) -> dict[int, IPAddress]:
         """The first choice that nobody else has."""
         last: AddressError | None = None
         for choice in want.choices:
             try:
                 for address in choice:
-                    _check_host(state, nic, address)
-                    _check_free(state, nic, address)
-                    _check_reserved(state, nic, address)
+                    check_host(state, nic, address)
+                    check_free(state, nic, address)
+                    check_reserved(state, nic, address)
             except ConflictError as error:
                 last = last or error
                 continue
@@ -308,7 +300,7 @@ class Ipam:
             raise last
         return {}
 
-    def _next(self, nic: str, state: _State, pool: str, version: int) -> IPAddress:
+    def _next(self, nic: str, state: State, pool: str, version: int) -> IPAddress:
         space = state.spaces.get((pool, version))
         number = space.next() if space is not None else None
         if number is None:
@@ -330,74 +322,3 @@ class Ipam:
                     space.take(number)
         self._leases[lease.nic] = lease
         return lease
-
-
-def _families(subnet: Subnet, want: Want) -> tuple[int, ...]:
-    return tuple(v for v in subnet.versions if want.version in (None, v))
-
-
-def _ranges(
-    subnet: Subnet, pools: Mapping[str, Pool], reserved: Mapping[tuple[int, int], str]
-) -> dict[tuple[str, int], Intervals]:
-    found: dict[tuple[str, int], Intervals] = {}
-    for network in subnet.networks:
-        others = Intervals.of((n, n) for version, n in reserved if version == network.version)
-        found["", network.version] = given_of(subnet, network, tuple(pools.values())) - others
-        for pool in pools.values():
-            found[pool.name, network.version] = pooled_of(subnet, network, pool) - others
-    return found
-
-
-def _reshape(state: _State, ranges: Mapping[tuple[str, int], Intervals]) -> None:
-    spaces: dict[tuple[str, int], Space] = {}
-    for key, given in ranges.items():
-        space = state.spaces.get(key) or Space(Intervals())
-        space.reshape(given, state.taken(key[1]))
-        spaces[key] = space
-    state.spaces = spaces
-
-
-def _check_host(state: _State, nic: str, address: IPAddress) -> None:
-    subnet = state.subnet
-    network = subnet.network(address.version)
-    if network is None or int(address) not in hosts_of(network):
-        has = ", ".join(map(str, subnet.networks)) or "no network"
-        msg = f"{nic}: {address} is no host's address of subnet {subnet.name} ({has})"
-        raise OutOfRangeError(msg, "choose one of it")
-    if address in subnet.gateways:
-        msg = f"{nic}: {address} is the gateway of subnet {subnet.name}"
-        raise OutOfRangeError(msg, "choose another")
-
-
-def _check_free(state: _State, nic: str, address: IPAddress) -> None:
-    holder = state.holders.get((address.version, int(address)))
-    if holder not in (None, nic):
-        msg = f"{nic}: {address} of subnet {state.subnet.name} is taken by {holder}"
-        raise ConflictError(msg, "choose another, or delete that one", holder or "")
-
-
-def _check_reserved(state: _State, nic: str, address: IPAddress) -> None:
-    whose = state.reserved.get((address.version, int(address)))
-    if whose is not None and state.holders.get((address.version, int(address))) != nic:
-        msg = f"{nic}: {address} of subnet {state.subnet.name} is reserved for {whose}"
-        raise ConflictError(msg, "choose another, or delete that one", whose)
-
-
-def _check_mac(state: _State, nic: str, mac: Mac) -> None:
-    holder = state.macs.get(mac)
-    if holder not in (None, nic):
-        msg = f"{nic}: {mac} is the MAC of {holder} in subnet {state.subnet.name}"
-        raise ConflictError(msg, "choose another, or none", holder or "")
-
-
-def _mac_for(state: _State, nic: str) -> Mac:
-    """A locally administered MAC by name: what comes again is the same to its neighbours."""
-    for turn in range(1 << 16):
-        seed = f"{state.subnet.name}/{nic}/{turn}".encode()
-        octets = bytearray(hashlib.blake2b(seed, digest_size=6).digest())
-        octets[0] = octets[0] & 0xFC | 0x02
-        mac = Mac(octets.hex(":"))
-        if state.macs.get(mac, nic) == nic:
-            return mac
-    msg = f"{nic}: subnet {state.subnet.name} has no MAC left for that name"
-    raise ExhaustedError(msg, "give it one")
