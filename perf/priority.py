@@ -3,7 +3,8 @@
 Where the kernel groups processes by session (CONFIG_SCHED_AUTOGROUP, as Debian's and most others),
 a priority orders the processes of one session among themselves alone: beside the best of one
 session any process of another gets half of the processor. So the session's group is given the
-priority, too (sched(7), "The autogroup feature").
+priority, too (sched(7), "The autogroup feature"). Loops that never rest may not have it on all
+processors: who asks them how it goes would wait for seconds.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ from dataplane.drivers.ovsprocess import Instance
 from dataplane.drivers.processes import Daemon
 from dataplane.model.config import DpdkConfig
 from dataplane.plan.ovs import dpdk_settings
-from perf import priority
 
 PREFIX = "mrperf-"
 PORTS = ("pa", "pb")
@@ -251,10 +250,6 @@ class VhostLab:
         # the packets that go round, or all.
         processes.wait_until(self._connected, "OVS has both guests' ports")
         time.sleep(SETTLE_S)
-        # Both sides' busy loops come before what else the machine does: it is not the path.
-        threads = [int(each.name) for each in Path(f"/proc/{started.pid}/task").iterdir()]
-        for task in (*threads, *self.pmd_threads()):
-            priority.give(task, priority.FIRST)
         assert started.stdin is not None
         started.stdin.write(b"start tx_first\n")
         started.stdin.flush()
