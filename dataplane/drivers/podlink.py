@@ -9,8 +9,7 @@ The pair is made by one netlink message, with the pod's end under its final name
 namespace already: nothing has to be moved or renamed, so there is no half-way to undo. Deleting
 either end deletes both.
 
-Calls block for milliseconds, and pyroute2 runs an event loop inside: call from a thread that has
-none running.
+Calls block for milliseconds: call from a thread that may wait.
 
 OVS's userspace datapath takes frames as they are, so no end may leave a checksum to hardware
 that is not there: transmit checksum offload is off on both (and with it TSO).
@@ -22,14 +21,14 @@ import contextlib
 import errno
 import socket
 from collections.abc import Collection
-from ipaddress import IPv4Interface, IPv6Interface, ip_interface
-from typing import Any
+from ipaddress import IPv4Interface, IPv6Interface
 
 from pyroute2 import NetlinkError
 
 from dataplane.drivers import netns, podroutes
 from dataplane.drivers.ethtool import set_tx_checksum, tx_checksum
-from dataplane.drivers.rtnl import LinkState, find_link, links, route_socket
+from dataplane.drivers.podwire import PodWire
+from dataplane.drivers.rtnl import LinkState, links, route_socket
 from dataplane.model.devices import is_pod_link
 from dataplane.model.names import LINK_ALIAS_PREFIX
 from dataplane.model.state import Attachment
@@ -76,19 +75,19 @@ def create(attachment: Attachment) -> bool:
     Raises:
         LinkError, ObserveError, NetnsError, OffloadError: as `ensure`.
     """
-    with netns.opened(attachment.netns) as fd, route_socket() as ipr:
-        link = find_link(ipr, attachment.device)
+    with netns.opened(attachment.netns) as fd, PodWire() as wire:
+        link = wire.find_link(attachment.device)
         if link is not None:
             _refuse_foreign(link)
             if _is_pair(attachment, fd, link):
-                _name_and_raise(ipr, link.index, attachment)
+                _name_and_raise(wire, link.index, attachment)
                 return False
             # The pod's end is elsewhere: in a namespace that the runtime has replaced since.
-            _delete(ipr, link)
-        _add(ipr, fd, attachment)
+            _delete(wire, link)
+        _add(wire, fd, attachment)
         try:
             if (index := listed(attachment.device)) is not None:
-                _name_and_raise(ipr, index, attachment)
+                _name_and_raise(wire, index, attachment)
         except BaseException:
             with contextlib.suppress(DataplaneError):
                 remove(attachment.device)
@@ -114,8 +113,8 @@ def check(attachment: Attachment) -> list[str]:
     Raises:
         LinkError, ObserveError, OffloadError: the kernel could not be asked.
     """
-    with route_socket() as ipr:
-        link = find_link(ipr, attachment.device)
+    with PodWire() as wire:
+        link = wire.find_link(attachment.device)
     if link is None:
         return [f"the node's link {attachment.device} is missing"]
     problems: list[str] = []
@@ -146,11 +145,11 @@ def remove(device: str, index: int | None = None) -> None:
         LinkError: the kernel refused, or the link is not ours.
         ObserveError: the kernel could not be asked.
     """
-    with route_socket() as ipr:
-        link = find_link(ipr, device)
+    with PodWire() as wire:
+        link = wire.find_link(device)
         if link is not None and index in (None, link.index):
             _refuse_foreign(link)
-            _delete(ipr, link)
+            _delete(wire, link)
 
 
 def listed(device: str) -> int | None:
@@ -194,20 +193,9 @@ def _refuse_foreign(link: LinkState) -> None:
         raise LinkError(msg)
 
 
-def _add(ipr: Any, fd: int, attachment: Attachment) -> None:
+def _add(wire: PodWire, fd: int, attachment: Attachment) -> None:
     try:
-        ipr.link(
-            "add",
-            ifname=attachment.device,
-            kind="veth",
-            mtu=attachment.mtu,
-            peer={
-                "ifname": attachment.ifname,
-                "address": str(attachment.mac),
-                "mtu": attachment.mtu,
-                "net_ns_fd": fd,
-            },
-        )
+        wire.add_veth(attachment.device, attachment.mtu, attachment.ifname, attachment.mac, fd)
     except NetlinkError as error:
         where = f"{attachment.ifname} in {attachment.netns}"
         if error.code == errno.EEXIST:
@@ -217,19 +205,19 @@ def _add(ipr: Any, fd: int, attachment: Attachment) -> None:
         raise LinkError(msg) from error
 
 
-def _name_and_raise(ipr: Any, index: int, attachment: Attachment) -> None:
+def _name_and_raise(wire: PodWire, index: int, attachment: Attachment) -> None:
     """Mark the host end as ours, set its MTU, turn its offload off, set it up."""
     try:
         set_tx_checksum(attachment.device, on=False)
-        ipr.link("set", index=index, ifalias=_alias(attachment), mtu=attachment.mtu, state="up")
+        wire.set_link(index, alias=_alias(attachment), mtu=attachment.mtu, up=True)
     except NetlinkError as error:
         msg = f"link {attachment.device} cannot be set up: {error}"
         raise LinkError(msg) from error
 
 
-def _delete(ipr: Any, link: LinkState) -> None:
+def _delete(wire: PodWire, link: LinkState) -> None:
     try:
-        ipr.link("del", index=link.index)
+        wire.delete_link(link.index)
     except NetlinkError as error:
         if error.code != errno.ENODEV:
             msg = f"link {link.name} cannot be deleted: {error}"
@@ -240,8 +228,8 @@ def _is_pair(attachment: Attachment, fd: int, host: LinkState) -> bool:
     """Whether the host end's other end is the pod's interface in this namespace."""
 
     def look() -> LinkState | None:
-        with route_socket() as ipr:
-            return find_link(ipr, attachment.ifname)
+        with PodWire() as wire:
+            return wire.find_link(attachment.ifname)
 
     pod = netns.inside(fd, attachment.netns, look)
     return pod is not None and _are_ends(pod, host)
@@ -261,73 +249,57 @@ def _configure_inside(attachment: Attachment, *, fresh: bool) -> None:
     if index is None:
         msg = f"{attachment.ifname} is missing in {attachment.netns}; it was there a moment ago"
         raise LinkError(msg)
-    with route_socket() as ipr:
+    with PodWire() as wire:
         try:
             if not fresh:
-                _mend(ipr, index, attachment)
+                _mend(wire, index, attachment)
             set_tx_checksum(attachment.ifname, on=False)
-            _set_addresses(ipr, index, attachment, set() if fresh else _addresses(ipr, index))
-            ipr.link("set", index=index, state="up")
-            podroutes.set_routes(ipr, index, attachment)
+            _set_addresses(wire, index, attachment, set() if fresh else _addresses(wire, index))
+            wire.set_link(index, up=True)
+            podroutes.set_routes(wire, index, attachment)
         except NetlinkError as error:
             msg = f"{attachment.ifname} in {attachment.netns} cannot be configured: {error}"
             raise LinkError(msg) from error
 
 
-def _mend(ipr: Any, index: int, attachment: Attachment) -> None:
+def _mend(wire: PodWire, index: int, attachment: Attachment) -> None:
     """Give a link the MAC and MTU that a new one is made with."""
-    link = find_link(ipr, attachment.ifname)
+    link = wire.find_link(attachment.ifname)
     if link is not None and link.mac != str(attachment.mac):
-        ipr.link("set", index=index, address=str(attachment.mac))
+        wire.set_link(index, mac=attachment.mac)
     if link is not None and link.mtu != attachment.mtu:
-        ipr.link("set", index=index, mtu=attachment.mtu)
+        wire.set_link(index, mtu=attachment.mtu)
 
 
-def _addresses(ipr: Any, index: int) -> set[IPv4Interface | IPv6Interface]:
+def _addresses(wire: PodWire, index: int) -> set[IPv4Interface | IPv6Interface]:
     """Without those of the link itself, which the kernel gives every IPv6 interface."""
-    return {
-        interface
-        for family, key in ((socket.AF_INET, "IFA_LOCAL"), (socket.AF_INET6, "IFA_ADDRESS"))
-        for message in ipr.get_addr(family=family, index=index)
-        if (interface := ip_interface((message.get_attr(key), message["prefixlen"]))).version == 4
-        or not interface.ip.is_link_local
-    }
+    return {one for one in wire.addresses(index) if one.version == 4 or not one.ip.is_link_local}
 
 
 def _set_addresses(
-    ipr: Any, index: int, attachment: Attachment, present: set[IPv4Interface | IPv6Interface]
+    wire: PodWire, index: int, attachment: Attachment, present: set[IPv4Interface | IPv6Interface]
 ) -> None:
     wanted = set(attachment.addresses)
     for address in sorted(present - wanted, key=str):
-        ipr.addr("del", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
+        wire.delete_address(index, address)
     for address in attachment.addresses:
         if address not in present:
             # OVN has seen to it that nobody else has it: an IPv6 address is usable at once.
-            more = {"flags": _IFA_F_NODAD} if address.version == 6 else {}
-            ipr.addr(
-                "add",
-                index=index,
-                address=str(address.ip),
-                prefixlen=address.network.prefixlen,
-                **more,
-            )
+            wire.add_address(index, address, _IFA_F_NODAD if address.version == 6 else 0)
 
 
 def _problems_inside(attachment: Attachment, host: LinkState) -> list[str]:
     name, where = attachment.ifname, attachment.netns
-    with route_socket() as ipr:
-        link = find_link(ipr, name)
+    with PodWire() as wire:
+        link = wire.find_link(name)
         if link is None:
             return [f"{name} is missing in {where}"]
         try:
-            missing = set(attachment.addresses) - _addresses(ipr, link.index)
+            missing = set(attachment.addresses) - _addresses(wire, link.index)
             unrouted = [
                 via
-                for via, family in (
-                    (attachment.gateway, socket.AF_INET),
-                    (attachment.gateway6, socket.AF_INET6),
-                )
-                if via is not None and not podroutes.defaults(ipr, family)
+                for via in (attachment.gateway, attachment.gateway6)
+                if via is not None and not wire.default_routes(via.version)
             ]
         except NetlinkError as error:
             msg = f"{name} in {where} cannot be read: {error}"

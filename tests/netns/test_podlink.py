@@ -15,6 +15,7 @@ import pytest
 from pyroute2 import IPRoute
 
 from dataplane.drivers import ethtool, netns, podlink, podroutes
+from dataplane.drivers.podwire import PodWire
 from dataplane.model.addr import Mac
 from dataplane.model.devices import device_name, peer_name
 from dataplane.model.state import Attachment, PortKind
@@ -258,8 +259,8 @@ def test_orphans_are_ours_and_not_known(pod: Attachment) -> None:
 
 
 def test_a_link_that_a_crash_left_unnamed_is_an_orphan_and_is_adopted(pod: Attachment) -> None:
-    with netns.opened(pod.netns) as fd, IPRoute() as ipr:
-        podlink._add(ipr, fd, pod)
+    with netns.opened(pod.netns) as fd, PodWire() as wire:
+        podlink._add(wire, fd, pod)
     index = host_index(pod.device)
     assert pod.device in podlink.orphans(())
     podlink.ensure(pod)
