@@ -99,6 +99,20 @@ class LabNode:
         """One operation of the daemon's control socket."""
         return call(str(self.rundir / "agent.sock"), op, args, 30.0)
 
+    def wrote_nothing(self) -> None:
+        """Its daemon, which has converged, found every row as planned when it started.
+
+        Raises:
+            AssertionError: it wrote some, or removed them; which and why its log says.
+        """
+        applied = self.ask("status")["last_apply"]
+        print(applied)
+        assert applied["rounds"] > 0, applied
+        log = (self.rundir / "node.log").read_text(encoding="utf-8", errors="replace")
+        since = log.rpartition("node_started")[2].splitlines()
+        lines = [line for line in since if "row_differs" in line or "applied writes" in line]
+        assert applied["total_writes"] == 0, "\n".join((str(applied), *lines))
+
     def ask_central(self) -> dict[str, Any]:
         """The cluster controller's status."""
         return call(str(self.rundir / "central.sock"), "status", {}, 30.0)
