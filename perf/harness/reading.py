@@ -18,6 +18,8 @@ from perf.harness.verdict import Comparison, Word
 from perf.verdicts import aligned
 
 OK, WORSE, USAGE, NOISY = 0, 1, 2, 3
+STOLEN = 0.05
+"""A share of the processors' time that a comparison mentions if the host took more in a trial."""
 
 
 def _paths(run: Results) -> dict[str, results.Measured]:
@@ -123,6 +125,12 @@ def compare_command(argv: Sequence[str]) -> int:
         return USAGE
     for line in fingerprint.differences(baseline.environment, candidate.environment):
         print(f"another machine: {line}", file=sys.stderr)
+    for name, run in (("A", baseline), ("B", candidate)):
+        shares = reporting.stolen_shares(run)
+        robbed = sum(share > STOLEN for share in shares)
+        if robbed:
+            what = f"the host took over {STOLEN:.0%} of the processors' time"
+            print(f"{name}: in {robbed} of {len(shares)} trials {what}", file=sys.stderr)
     if options.junit:
         try:
             results.save(options.junit, _junit(found))

@@ -210,15 +210,19 @@ def _headline(run: Results) -> str:
     )
 
 
-def _stolen(run: Results) -> str:
-    """How much the host took meanwhile, as a sentence; empty: nobody told."""
-    shares = [
+def stolen_shares(run: Results) -> list[float]:
+    """Of each trial that tells, what the host took of all processors' time."""
+    return [
         trial.counters["stolen_share"]
         for each in run.scenarios
         for trial in each.trials
         if "stolen_share" in trial.counters
     ]
-    if not shares:
+
+
+def _stolen(run: Results) -> str:
+    """How much the host took meanwhile, as a sentence; empty: nobody told."""
+    if not (shares := stolen_shares(run)):
         return ""
     median, most = stats.median(shares).median, max(shares)
     return f" The host took {median:.1%} of the processors' time (median; at most {most:.1%})."

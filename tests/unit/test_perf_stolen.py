@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from perf.harness import pacedtrial, reporting, stolen
+from perf.harness import pacedtrial, reading, reporting, stolen
 from perf.harness.generator import Counts, Traffic
 from perf.harness.results import Trial
 from perf.harness.rundir import Plan, RunDirectory
@@ -28,7 +28,9 @@ def test_stolen_time_is_a_share_of_all_processors(tmp_path: Path) -> None:
     assert stolen.stolen_s() >= 0.0
 
 
-def test_reports_say_what_the_host_took(tmp_path: Path) -> None:
+def test_reports_and_comparisons_say_what_the_host_took(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     directory = RunDirectory(tmp_path)
     directory.create(Plan(("p2p",), 3, 1.0), {"kernel": "6.1"})
     for number, share in enumerate((0.01, 0.02, 0.3)):
@@ -40,6 +42,9 @@ def test_reports_say_what_the_host_took(tmp_path: Path) -> None:
     assert said in reporting.markdown(run)
     assert said.replace("'", "&#x27;") in reporting.html(run)
     assert "sender away" in reporting.html(run)
+    assert reading.compare_command([str(tmp_path), str(tmp_path)]) in {0, 3}
+    told = capsys.readouterr().err
+    assert "A: in 1 of 3 trials the host took over 5% of the processors' time" in told
     silent = tuple(
         replace(each, trials=tuple(replace(trial, counters={}) for trial in each.trials))
         for each in run.scenarios
