@@ -61,6 +61,7 @@ class Accepted:
     vpc: str
     cidr: str
     gateway: str
+    excluded: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +174,12 @@ def _read(meta: Meta, spec: Reading, status: Reading) -> Subnet:
         vips=tuple(filter(None, spec.texts("vips"))),
         overlay_only=spec.below("u2oFeatures").flag("overlayOnlyRouting"),
         accepted=Accepted(
-            accepted.text("vpc"), accepted.text("cidrBlock"), accepted.text("gateway")
+            accepted.text("vpc"),
+            accepted.text("cidrBlock"),
+            accepted.text("gateway"),
+            tuple(filter(None, accepted.texts("excludeIps")))
+            if accepted.has("excludeIps")
+            else None,
         )
         if accepted.fields
         else None,

@@ -206,6 +206,7 @@ class Ledger:
                 self.forgive(Holder(_POOLS, "", name))
                 self.say(USAGE, (old.subnet, name), None)
                 self.freed.add(old.subnet)
+                self._stale_usage.add(old.subnet)
         for name, pool in wanted.items():
             problem = None
             try:

@@ -122,11 +122,15 @@ def accepted(subnet: Subnet) -> Net | None:
     if was is None:
         return None
     routed = is_routed(subnet)
-    net = _net(subnet.name, was.vpc, was.cidr, was.gateway, subnet.excluded, routed)
-    if not net.usable:
-        # What cannot be read of what is written now is no reason against what was in force.
-        net = _net(subnet.name, was.vpc, was.cidr, was.gateway, (), routed)
-    return net if net.usable else None
+    # What cannot be read of what is written now is no reason against what was in force.
+    mine = subnet.excluded
+    if was.excluded is not None and not asked_by(subnet, was.vpc).usable:
+        mine = was.excluded
+    for excluded in (mine, was.excluded or (), ()):
+        net = _net(subnet.name, was.vpc, was.cidr, was.gateway, excluded, routed)
+        if net.usable:
+            return net
+    return None
 
 
 def _unusable(name: str, vpc: str, cause: str, next_step: str) -> Net:

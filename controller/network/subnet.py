@@ -199,7 +199,12 @@ def status(view: View, key: Hashable) -> Said:
         told["mcastQuerierIP"] = config.get("mcast_ip4_src", "")
         told["mcastQuerierMAC"] = config.get("mcast_eth_src", "")
     if net.usable:
-        told["accepted"] = {"vpc": net.vpc, "cidrBlock": net.cidr, "gateway": net.gateway}
+        told["accepted"] = {
+            "vpc": net.vpc,
+            "cidrBlock": net.cidr,
+            "gateway": net.gateway,
+            "excludeIps": list(net.excluded),
+        }
     cause = "; ".join(f"{problem.cause}; {problem.next_step}" for problem in net.refused)
     in_force = "what was in force stays so" if net.usable else "no switch is made"
     conditions = {

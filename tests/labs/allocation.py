@@ -99,7 +99,7 @@ class World:
         for name, subnet in kept[SUBNETS].items():
             net = self.net(name)
             if net.usable:
-                said = Accepted(net.vpc, net.cidr, net.gateway)
+                said = Accepted(net.vpc, net.cidr, net.gateway, net.excluded)
                 kept[SUBNETS][name] = replace(subnet, accepted=said)
         return World(kept, ports).start(unread)
 

@@ -151,4 +151,4 @@ def accepted(engine: Engine, key: Hashable, fact: Any) -> Any:
     net = engine.book.store.get(NETS, key) if isinstance(fact, Subnet) else None
     if net is None or not net.usable or fact.made:
         return fact
-    return replace(fact, accepted=Accepted(net.vpc, net.cidr, net.gateway))
+    return replace(fact, accepted=Accepted(net.vpc, net.cidr, net.gateway, net.excluded))

@@ -488,3 +488,29 @@ def test_a_network_whose_provider_no_subnet_has_is_the_first_interfaces() -> Non
     told = w.why("pods", "ns", "a")
     assert "no Subnet has the provider net1.ns.ovn" in told and "of mine, as the first" in told
     assert "no Subnet has the provider mac.ns" in told
+
+
+def test_what_was_excluded_is_so_for_a_new_controller_too() -> None:
+    whole = Subnet(
+        "ovn-default", default=True, cidr="10.16.0.0/24", excluded=("10.16.0.2..10.16.0.9",)
+    )
+    torn = Subnet("ovn-default", default=True)
+    w = world(whole).start()
+    w.have(SUBNETS, "ovn-default", torn)
+    w.pod("a")
+    assert w.ip("a.ns") == "10.16.0.10"
+    was = Accepted("ovn-cluster", "10.16.0.0/24", "10.16.0.1", ("10.16.0.2..10.16.0.9",))
+    anew = world(replace(torn, accepted=was)).start()
+    anew.pod("a")
+    assert anew.ip("a.ns") == "10.16.0.10"
+    old = Accepted("ovn-cluster", "10.16.0.0/24", "10.16.0.1")
+    assert world(replace(whole, accepted=old)).start().net("ovn-default").excluded == whole.excluded
+
+
+def test_a_pool_that_goes_leaves_its_addresses_to_the_subnet() -> None:
+    w = world(Subnet("ovn-default", default=True, cidr="10.16.0.0/24")).start()
+    before = w.facts[USAGE]["ovn-default", ""].available[4]
+    w.have(POOLS, "p", IpPool("p", "ovn-default", (), ("10.16.0.50..10.16.0.51",)))
+    assert w.facts[USAGE]["ovn-default", ""].available[4] == before - 2
+    w.have(POOLS, "p", None)
+    assert w.facts[USAGE]["ovn-default", ""].available[4] == before

@@ -201,6 +201,7 @@ def test_a_subnet_is_a_switch_with_its_routers_port_and_dhcp() -> None:
     told = wanted(found, "subnets.kubeovn.io", "s")
     assert told.status["accepted"] == {
         "vpc": "v1", "cidrBlock": "10.1.0.0/24,fd00:1::/64", "gateway": "10.1.0.1,fd00:1::1",
+        "excludeIps": [],
     }  # fmt: skip
     assert told.status["v4usingIPs"] == 1
     assert told.status["v4availableIPs"] == 252
