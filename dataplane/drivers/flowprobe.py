@@ -6,7 +6,7 @@ in. Its physical flows carry the first 32 bits of the Port_Binding's UUID as the
 controller/physical.c), by which vswitchd finds them without a walk. The logical ones of the port's
 switch are there if table 8, where its ingress pipeline begins, has any for that datapath.
 
-Source: OpenFlow 1.3.5, 7.1 (header), 7.3.5.2 (individual flow statistics).
+Source: OpenFlow 1.3.5, 7.1 (header), 7.3.5.2 (individual flow statistics), 7.3.5.3 (aggregate).
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ T = TypeVar("T")
 VERSION = 4
 PHYSICAL_TABLE, LOGICAL_TABLE, ALL_TABLES = 0, 8, 0xFF
 _HELLO, _ERROR, _ECHO, _ECHO_REPLY, _REQUEST, _REPLY = 0, 1, 2, 3, 18, 19
-_FLOW, _MORE = 1, 1
+_FLOW, _AGGREGATE, _MORE = 1, 2, 1
 _ANY = 0xFFFFFFFF
 _HEADER = struct.Struct("!BBHI")
 _MULTIPART = struct.Struct("!HHI")
 _ASK = struct.Struct("!B3xII4xQQ")
 _MATCH = struct.Struct("!HH")
+_SUMS = struct.Struct("!QQI4x")
+"""struct ofp_aggregate_stats_reply: packets, octets, flows."""
 _METADATA = 0x8000 << 16 | 2 << 9 | 8
 """OXM header: class OPENFLOW_BASIC, field METADATA, no mask, 8 octets."""
 
@@ -54,27 +56,7 @@ class FlowConnection:
         Raises:
             ProbeError: it does not answer, or refuses.
         """
-        return await self._tables(ALL_TABLES, cookie, b"")
-
-    async def has_datapath(self, number: int) -> bool:
-        """Whether a datapath's ingress pipeline is there.
-
-        Raises:
-            ProbeError: it does not answer, or refuses.
-        """
-        field = struct.pack("!IQ", _METADATA, number)
-        return bool(await self._tables(LOGICAL_TABLE, None, field))
-
-    def close(self) -> None:
-        """Hang up."""
-        self._writer.close()
-
-    async def _tables(self, table: int, cookie: int | None, fields: bytes) -> frozenset[int]:
-        self._xid += 1
-        mask = 0 if cookie is None else 2**64 - 1
-        match = _MATCH.pack(1, _MATCH.size + len(fields)) + fields
-        body = _MULTIPART.pack(_FLOW, 0, 0) + _ASK.pack(table, _ANY, _ANY, cookie or 0, mask)
-        await self._send(_REQUEST, self._xid, body + match + bytes(-len(match) % 8))
+        await self._ask(_FLOW, ALL_TABLES, cookie, b"")
         found: set[int] = set()
         more = True
         while more:
@@ -83,6 +65,28 @@ class FlowConnection:
             found |= _tables_in(answer[_MULTIPART.size :])
             more = bool(flags & _MORE)
         return frozenset(found)
+
+    async def has_datapath(self, number: int) -> bool:
+        """Whether a datapath's ingress pipeline is there.
+
+        Raises:
+            ProbeError: it does not answer, or refuses.
+        """
+        # How many there are, for they are many where the switch has many ports.
+        await self._ask(_AGGREGATE, LOGICAL_TABLE, None, struct.pack("!IQ", _METADATA, number))
+        _, _, flows = _SUMS.unpack_from(await self._answer(), _MULTIPART.size)
+        return bool(flows)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._writer.close()
+
+    async def _ask(self, what: int, table: int, cookie: int | None, fields: bytes) -> None:
+        self._xid += 1
+        mask = 0 if cookie is None else 2**64 - 1
+        match = _MATCH.pack(1, _MATCH.size + len(fields)) + fields
+        body = _MULTIPART.pack(what, 0, 0) + _ASK.pack(table, _ANY, _ANY, cookie or 0, mask)
+        await self._send(_REQUEST, self._xid, body + match + bytes(-len(match) % 8))
 
     async def _answer(self) -> bytes:
         while True:

@@ -215,7 +215,17 @@ def flow_entry(table: int) -> bytes:
     return struct.pack("!HBx", 56, table) + bytes(52)
 
 
-async def _answering(path: Path, answers: list[bytes]) -> asyncio.Server:
+def flows_counted(flows: int) -> bytes:
+    """One message: an OFPMP_AGGREGATE is never in parts."""
+    return struct.pack("!HHI", 2, 0, 0) + struct.pack("!QQI4x", 5, 500, flows)
+
+
+def in_parts(entries: bytes) -> tuple[bytes, ...]:
+    """An OFPMP_FLOW's entries, and a last part that has none."""
+    return struct.pack("!HHI", 1, 1, 0) + entries, struct.pack("!HHI", 1, 0, 0)
+
+
+async def _answering(path: Path, answers: list[tuple[bytes, ...]]) -> asyncio.Server:
     """A bridge that speaks OpenFlow 1.3 as far as the probe asks; an echo request comes between."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -232,8 +242,8 @@ async def _answering(path: Path, answers: list[bytes]) -> asyncio.Server:
             _, xid, _ = await message()
             say(2, 99, b"ping")
             await message()
-            say(19, xid, struct.pack("!HHI", 1, 1, 0) + answer)
-            say(19, xid, struct.pack("!HHI", 1, 0, 0))
+            for part in answer:
+                say(19, xid, part)
         await writer.drain()
         writer.close()
 
@@ -242,8 +252,10 @@ async def _answering(path: Path, answers: list[bytes]) -> asyncio.Server:
 
 def test_flows_are_asked_for_by_cookie_and_by_datapath(tmp_path: Path) -> None:
     async def run() -> None:
-        entries = flow_entry(0) + flow_entry(65)
-        server = await _answering(tmp_path / "br-int.mgmt", [entries, b"", flow_entry(8)])
+        answers = [
+            in_parts(flow_entry(0) + flow_entry(65)), (flows_counted(0),), (flows_counted(700),),
+        ]  # fmt: skip
+        server = await _answering(tmp_path / "br-int.mgmt", answers)
         probe = flowprobe.FlowProbe(str(tmp_path), "br-int")
         async with server, probe.used():
             tables = await probe.tables_with(flowprobe.cookie_of("deadbeef-0000"))
