@@ -49,6 +49,7 @@ from controller.network.subnet import UNITS as SUBNET_UNITS
 from controller.network.subnet_acls import UNITS as SUBNET_ACL_UNITS
 from controller.network.switch_lb import UNITS as SWITCH_LB_UNITS
 from controller.network.underlay import UNITS as UNDERLAY_UNITS
+from controller.network.unheeded import UNITS as UNHEEDED_UNITS
 from controller.network.units import Unit
 from controller.network.unsupported import UNITS as UNSERVED_UNITS
 from controller.network.unsupported import UNSERVED
@@ -164,4 +165,5 @@ UNITS: tuple[Unit, ...] = (
     *OUTWARD_UNITS,
     *MEETING_UNITS,
     *SWITCH_LB_UNITS,
+    *UNHEEDED_UNITS,
 )

@@ -22,6 +22,12 @@ FROM_SUBNET_ANNOTATION = "ovn.kubernetes.io/service_external_ip_from_subnet"
 SWITCH_VIP_ANNOTATION = "ovn.kubernetes.io/switch_lb_vip"
 WEIGHTS_ANNOTATION = "millrace.dev/weights"
 FORWARDING_ANNOTATION = "millrace.dev/forwarding"
+VOID = {
+    "ovn.kubernetes.io/router_lb_vip": "use an OvnDnatRule, or the type LoadBalancer",
+    "ovn.kubernetes.io/attachmentprovider": "use addresses of a pool (docs/services.md)",
+    "ovn.kubernetes.io/bgp": "announce addresses by a daemon of your own (docs/services.md)",
+}
+"""Annotations of Kube-OVN's that have no effect here, and what to use instead."""
 _SUBNET = FROM_SUBNET_ANNOTATION
 _READ = frozenset(
     {
@@ -31,6 +37,7 @@ _READ = frozenset(
         SWITCH_VIP_ANNOTATION,
         WEIGHTS_ANNOTATION,
         FORWARDING_ANNOTATION,
+        *VOID,
     }
 )
 
