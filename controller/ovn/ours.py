@@ -9,11 +9,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
-from ovs.db.data import Datum
-
 from controller.network.rows import RowKey
 from controller.ovn.rows import committed
 from dataplane.drivers.idl import Replica, Row, references
+from dataplane.drivers.replica import SharedEmpty
 
 OWNER = "millrace-kubernetes"
 OWNER_KEY = "owner"
@@ -243,16 +242,6 @@ _CHILDREN = {
 }
 
 
-class _Empty(Datum):  # type: ignore[misc]  # the library has no types
-    """An empty column of many rows. The library would put into it what one of them gets."""
-
-    __slots__ = ()
-
-    def diff(self, datum: Any) -> Any:
-        """What comes of a change: all of it is new."""
-        return datum
-
-
 def _share(kept: dict[Any, Any], table: str, row: Row) -> None:
     """Have what most rows hold equally once: empty columns, keys of external_ids and the like.
 
@@ -261,8 +250,8 @@ def _share(kept: dict[Any, Any], table: str, row: Row) -> None:
     data = row._data  # noqa: SLF001  # no public way
     for column, datum in data.items():
         if not datum.values:
-            if not isinstance(datum, _Empty):
-                data[column] = kept.setdefault((table, column), _Empty(datum.type, {}))
+            if not isinstance(datum, SharedEmpty):
+                data[column] = kept.setdefault((table, column), SharedEmpty(datum.type, {}))
         elif datum.type.is_map() and column in _KEYS_ALIKE:
             datum.values = {
                 kept.setdefault(key.value, key): (

@@ -32,6 +32,16 @@ RECONNECT_MIN_MS = 200
 RECONNECT_MAX_MS = 4_000
 
 
+class SharedEmpty(ovs.db.data.Datum):  # type: ignore[misc]  # the library has no types
+    """An empty column that many rows may hold: the library would put one's new value into all."""
+
+    __slots__ = ()
+
+    def diff(self, datum: Any) -> Any:
+        """What comes of a change: all of it is new."""
+        return datum
+
+
 class _Index:
     """Rows of one table by the value of one column."""
 
