@@ -117,6 +117,30 @@ def test_no_gateway_no_route(pod: Attachment) -> None:
     assert default_routes(pod.netns) == []
 
 
+def test_anybodys_default_routes_of_a_family_are_taken_away(pod: Attachment) -> None:
+    podlink.ensure(pod)
+    protocols = {"dhcp": 16, "boot": 3}
+
+    def add(ipr: Any, index: int) -> None:
+        # One behind a gateway, one on the link; and one of the other family.
+        ipr.route("add", dst="0.0.0.0/0", gateway="10.0.0.9", oif=index, priority=7,
+                  proto=protocols["dhcp"])  # fmt: skip
+        ipr.route("add", dst="0.0.0.0/0", oif=index, priority=9, scope=253,
+                  proto=protocols["boot"])  # fmt: skip
+        ipr.route("add", dst="::/0", oif=index, family=socket.AF_INET6, proto=protocols["boot"])
+
+    def sixes(ipr: Any) -> int:
+        routes = ipr.get_routes(family=socket.AF_INET6, table=254)
+        return sum(1 for route in routes if route["dst_len"] == 0 and route["type"] == 1)
+
+    edit(pod.netns, add)
+    assert len(default_routes(pod.netns)) == 3
+    podroutes.clear_defaults(pod.netns, {4})
+    assert (default_routes(pod.netns), inside(pod.netns, sixes)) == ([], 1)
+    podroutes.clear_defaults(pod.netns, {4, 6})
+    assert inside(pod.netns, sixes) == 0
+
+
 def test_another_interfaces_default_route_is_kept(pod: Attachment) -> None:
     second = replace(
         pod,
