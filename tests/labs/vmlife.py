@@ -6,11 +6,12 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from dataplane.drivers import processes
 from dataplane.drivers.processes import wait_until
-from tests.labs import logical, traffic
+from tests.labs import evidence, logical, traffic
 from tests.labs.guestbank import pinged
 from tests.labs.lab import PORT, VIP_VM
-from tests.labs.machines import Machine, Memory
+from tests.labs.machines import FAST_MIB_S, Machine, Memory
 from tests.labs.twonodes import GUEST, TwoNodeLab
 from tests.labs.workloads import POD_NAMESPACE, Workload
 
@@ -80,7 +81,7 @@ class Life:
         for machine in self.processes:
             machine.stop()
 
-    def migrate(self, suffix: str, *, rarp: bool) -> Cut:
+    def migrate(self, suffix: str, *, rarp: bool, mib_s: int = FAST_MIB_S) -> Cut:
         """To the other node, under pings and two TCP streams.
 
         As KubeVirt does it: the target's pod and port first, then the state, then the source's end.
@@ -96,12 +97,17 @@ class Life:
                 pinged(two.container, [ADDRESS], PING_EVERY_S) as met,
                 traffic.beside(two.container, "echo", ADDRESS, PORT, 0) as inside,
                 traffic.beside(two.client, "echo", VIP_VM, 80, 0) as outside,
+                evidence.behind(self.seen),
             ):
                 assert (inside.server(), outside.server()) == (VM, VM)
                 # What the silence is measured against: some answers, and a stream under way.
                 time.sleep(1)
-                told = self.machine.migrate(arriving.machine)
-                wait_until(self._answers, f"{VM} answers from {names[1]}", timeout_s=60)
+                told = self.machine.migrate(arriving.machine, mib_s=mib_s)
+                wait_until(
+                    lambda: self._answers(arriving.machine),
+                    f"{VM} answers from {names[1]}",
+                    timeout_s=60,
+                )
                 logical.place(two.nb, IFACE_ID, names[1:])
                 wait_until(lambda: self.chassis() == names[1], f"{IFACE_ID} is bound to {names[1]}")
                 self.machine.stop()
@@ -117,16 +123,34 @@ class Life:
             {"container": inside.result, "client": outside.result},
         )
 
-    def _answers(self) -> bool:
+    def _answers(self, machine: Machine) -> bool:
+        assert processes.running_pid(machine.daemon), f"{machine.key}: QEMU ended"
         return traffic.ping(self.two.container, ADDRESS, 1)[0] == 1
 
     def chassis(self) -> str:
         """The chassis that its port is bound to; "" while it is to several, or none."""
-        remote = logical.socket_remote(self.two.nodes[0].rundir).replace("nb.sock", "sb.sock")
         bound = logical.sbctl(
-            remote, "--bare", "--columns=chassis,additional_chassis", "find", "Port_Binding",
-            f"logical_port={IFACE_ID}",
+            self._southbound, "--bare", "--columns=chassis,additional_chassis",
+            "find", "Port_Binding", f"logical_port={IFACE_ID}",
         ).split()  # fmt: skip
         if len(bound) != 1:
             return ""
-        return logical.sbctl(remote, "get", "Chassis", bound[0], "name").strip().strip('"')
+        return (
+            logical.sbctl(self._southbound, "get", "Chassis", bound[0], "name").strip().strip('"')
+        )
+
+    @property
+    def _southbound(self) -> str:
+        return logical.socket_remote(self.two.nodes[0].rundir).replace("nb.sock", "sb.sock")
+
+    def seen(self) -> list[evidence.Part]:
+        """What both nodes and both of the machine's latest processes say of it."""
+        return [
+            part
+            for found in (
+                evidence.of_memory(),
+                *(evidence.of_port(node, self._southbound, IFACE_ID) for node in self.two.nodes),
+                *(evidence.of_machine(machine) for machine in self.processes[-2:]),
+            )
+            for part in found
+        ]

@@ -13,7 +13,7 @@ from tests.labs.guests import TestpmdGuest
 from tests.labs.lab import PORT, VIP_VM, VIP_WEB
 from tests.labs.labnode import LabNode
 from tests.labs.logical import Dhcp, PodPort, Service
-from tests.labs.machines import Machine, Memory
+from tests.labs.machines import SLOW_MIB_S, Machine, Memory
 from tests.labs.twonodes import CONTAINER, TwoNodeLab
 from tests.labs.vmlife import ADDRESS, IFACE_ID, LIMIT_MBIT_S, VM, Life
 from tests.labs.workloads import POD_NAMESPACE, Workload
@@ -119,7 +119,8 @@ def test_it_migrates_and_no_connection_is_lost(
     two: TwoNodeLab, life: Life, rarp: bool, suffix: str
 ) -> None:
     source, left, before = two.nodes[life.node], life.pod, life.pod.result
-    cut = life.migrate(suffix, rarp=rarp)
+    # Slowly: QEMU must not lose what the guest writes meanwhile (tests/labs/machines.py).
+    cut = life.migrate(suffix, rarp=rarp, mib_s=SLOW_MIB_S)
     assert (life.pod.mac, life.pod.result["ips"]) == (left.mac, before["ips"])
     for who, stream in cut.streams.items():
         assert (stream["error"], stream["server"]) == ("", VM), (who, cut)
