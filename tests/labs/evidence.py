@@ -15,7 +15,7 @@ LOG_LINES = 25
 SHELL_S = 10.0
 """How long a guest that may be dead is waited for."""
 
-DAEMONS = ("ovs-vswitchd", "ovn-controller", "ovsdb-server", "node")
+DAEMONS = ("ovs-vswitchd", "ovn-controller", "db", "node")
 INTERFACE = "name,ofport,mtu,link_state,error,status,statistics,external_ids"
 INSIDE = (
     "uptime; ip -s address show dev eth0; ip neigh; grep virtio /proc/interrupts; dmesg | tail -15"
@@ -60,6 +60,10 @@ def of_port(node: LabNode, southbound: str, iface_id: str) -> list[Part]:
     def pids() -> str:
         return ", ".join(f"{name}: {node.pid(name)}" for name in DAEMONS)
 
+    def pools() -> str:
+        lines = node.appctl("netdev-dpdk/get-mempool-info").splitlines()
+        return "\n".join(line for line in lines if "mempool" in line or "size=" in line)
+
     def end_of(name: str) -> Part:
         log = node.rundir / f"{name}.log"
         return f"{log}", lambda: processes.tail(log, LOG_LINES)
@@ -76,10 +80,7 @@ def of_port(node: LabNode, southbound: str, iface_id: str) -> list[Part]:
                 f"--columns={INTERFACE}", "find", "Interface", f"external_ids:iface-id={iface_id}"
             ),
         ),
-        (
-            f"{node.name}: memory",
-            lambda: node.appctl("netdev-dpdk/get-mempool-info"),
-        ),
+        (f"{node.name}: memory", pools),
         (f"{node.name}: queues", lambda: node.appctl("dpif-netdev/pmd-rxq-show")),
         (f"{node.name}: flows", lambda: "\n".join(node.megaflows()[:LOG_LINES])),
         (
@@ -110,6 +111,8 @@ def of_machine(machine: Machine) -> list[Part]:
 
     def asked(command: str) -> Part:
         def look() -> object:
+            if processes.running_pid(machine.daemon) is None:
+                return "QEMU does not run"
             with machine.monitor() as monitor:
                 return monitor.ask(command)
 
