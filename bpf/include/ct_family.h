@@ -430,13 +430,14 @@ static __always_inline void CT(give_birth)(FLOW *flow, FLOW *made, const struct 
 
 /*
  * Ask for all cache lines that a flow of these tuples will need, at once: one after the other each
- * would be waited for by itself. What is read is not looked at.
+ * would be waited for by itself. What is read is not looked at. The other ways are needed where tags
+ * are of flows that are over, as in any table that was in use for a while.
  */
 static __always_inline void CT(ask_for)(const struct node *self, const TUPLE *tuple,
 					const TUPLE *reply)
 {
 	struct place2 place = place_of(TUPLE_HASH(tuple, self->ct_seed), self->CT(mask));
-	__u32 index = TUPLE_HASH(reply, ~self->ct_seed) & self->CT(reply_mask);
+	__u32 index = TUPLE_HASH(reply, ~self->ct_seed) & self->CT(reply_mask), i;
 	struct tag_bucket *bucket = bpf_map_lookup_elem(&CT(tags), &place.first);
 	FLOW *flow = CT(at)(place.first * CT_WAYS + place.way);
 	struct reply_bucket *replies = bpf_map_lookup_elem(&CT(replies), &index);
@@ -447,6 +448,12 @@ static __always_inline void CT(ask_for)(const struct node *self, const TUPLE *tu
 	*(volatile __u32 *)&flow->service_id;
 	*(volatile __u32 *)&replies->pad;
 	*(volatile __u32 *)&bucket->spilled;
+#pragma unroll
+	for (i = 1; i < NEAR_SPARE; i++) {
+		flow = CT(at)(place.first * CT_WAYS + (place.way + i) % CT_WAYS);
+		if (flow)
+			*(volatile __u32 *)&flow->life;
+	}
 }
 
 /*

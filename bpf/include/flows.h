@@ -48,6 +48,7 @@ struct scratch {
 	struct opening opening;
 	struct flow4 flow4;
 	struct flow6 flow6;
+	__u64 history;		/* of packets without SYN, a bit each: it began a flow (foretell) */
 };
 
 struct {
@@ -56,6 +57,27 @@ struct {
 	__type(key, __u32);
 	__type(value, struct scratch);
 } scratch SEC(".maps");
+
+/*
+ * Whether a plain packet is likely to be its flow's first. Nearly every SYN is; others if the two
+ * before them on this CPU were, as where each datagram comes from another port. Where flows are known
+ * this is a load and a branch; after a wrong guess a backend was chosen in vain, and nothing else.
+ */
+static __always_inline bool foretell(__u32 tcp_flags)
+{
+	__u32 zero = 0;
+	struct scratch *held;
+	__u64 history;
+
+	if (unlikely(tcp_flags & TCP_SYN))
+		return true;
+	held = bpf_map_lookup_elem(&scratch, &zero);
+	if (likely(!held || !held->history))
+		return false;
+	history = held->history;
+	held->history = history << 1;
+	return (history & 3) == 3;
+}
 
 /* What opening a flow may say beside 0 (it is there) and a reason. */
 #define OPEN_REFUSE 128	/* no endpoint: answer so */
@@ -295,8 +317,9 @@ static __always_inline __be16 port_to_try(__u32 hash, __u32 turn)
 		copy_mac((flow).vip_mac, wants_dsr(o) ? (o)->backend.mac : (o)->dest_mac); \
 	} while (0)
 
-static __always_inline __u32 opened(const struct opening *o, __u32 failed)
+static __always_inline __u32 opened(struct scratch *held, __u32 failed)
 {
+	const struct opening *o = &held->opening;
 	struct service_stats *stats;
 
 	if (failed == FLOW_THERE)
@@ -308,6 +331,8 @@ static __always_inline __u32 opened(const struct opening *o, __u32 failed)
 	stats = bpf_map_lookup_elem(&service_stats, &o->service_id);
 	if (stats)
 		stats->new_flows++;
+	if (!(o->tcp_flags & TCP_SYN))
+		held->history |= 1;
 	return 0;
 }
 
@@ -337,12 +362,12 @@ __noinline __u32 open4(struct xdp_md *ctx)
 		/* Its reply never comes here; its own tuple is as unique as it is. */
 		flow->backend = flow->vip;
 		flow->backend_port = flow->vip_port;
-		return opened(o, ct4_add(flow, o->tick));
+		return opened(held, ct4_add(flow, o->tick));
 	}
 	if (!wants_snat(o)) {
 		flow->flags |= FLOW_NO_SNAT;
 		deltas4(flow);
-		return opened(o, ct4_add(flow, o->tick));
+		return opened(held, ct4_add(flow, o->tick));
 	}
 	flow->source = o->backend.place == PLACE_HOST ? HOST_SOURCE4 : self->service_addr4;
 	failed = DROP_NO_PORT;
@@ -354,7 +379,7 @@ __noinline __u32 open4(struct xdp_md *ctx)
 		if (failed != DROP_CONFLICT)
 			break;
 	}
-	return opened(o, failed);
+	return opened(held, failed);
 }
 
 /* The same for IPv6. */
@@ -382,12 +407,12 @@ __noinline __u32 open6(struct xdp_md *ctx)
 	if (flow->flags & FLOW_DSR) {
 		copy16(flow->backend, flow->vip);
 		flow->backend_port = flow->vip_port;
-		return opened(o, ct6_add(flow, o->tick));
+		return opened(held, ct6_add(flow, o->tick));
 	}
 	if (!wants_snat(o)) {
 		flow->flags |= FLOW_NO_SNAT;
 		deltas6(flow);
-		return opened(o, ct6_add(flow, o->tick));
+		return opened(held, ct6_add(flow, o->tick));
 	}
 	if (o->backend.place == PLACE_HOST)
 		host_source6(flow->source);
@@ -402,7 +427,7 @@ __noinline __u32 open6(struct xdp_md *ctx)
 		if (failed != DROP_CONFLICT)
 			break;
 	}
-	return opened(o, failed);
+	return opened(held, failed);
 }
 
 #endif

@@ -16,6 +16,7 @@
 
 #define NOT_MINE (-1)	/* not of a service: somebody else's to decide */
 #define WIRE_MIN 60
+#define AHEAD 0x100	/* beside TCP's flags: the flow was not looked for yet */
 
 static __always_inline void count_forward(struct xdp_md *ctx, __u32 service_id)
 {
@@ -80,9 +81,9 @@ static __always_inline void map4(__u8 *to, __be32 addr)
 }
 
 /*
- * The opening of a flow by what is likely to be its first packet. Nearly every SYN is one: then the
- * backend is chosen before the flow is looked for, and all that it needs is asked for at once. The
- * reply's tuple is guessed: to svc0's address and the client's port most are.
+ * The opening of a flow by what is likely to be its first packet. With AHEAD the flow was not looked
+ * for yet (foretell): the backend is chosen before that, and all that is needed is asked for at once.
+ * The reply's tuple is guessed: to svc0's address and the client's port most are.
  */
 static __noinline void first4(struct xdp_md *ctx, const struct tuple4 *tuple, __u32 tcp_flags,
 			      __u32 tick, bool inner, const struct ethhdr *eth)
@@ -102,13 +103,13 @@ static __noinline void first4(struct xdp_md *ctx, const struct tuple4 *tuple, __
 	o->client_port = tuple->sport;
 	o->family = 4;
 	o->inner = inner;
-	o->tcp_flags = tcp_flags;
+	o->tcp_flags = tcp_flags & 0xff;
 	o->ifindex = ctx->ingress_ifindex;
 	map4(o->key.addr, tuple->daddr);
 	map4(o->client, tuple->saddr);
 	copy_mac(o->source_mac, eth->h_source);
 	copy_mac(o->dest_mac, eth->h_dest);
-	if ((tcp_flags & TCP_SYN) && foresee(self, o)) {
+	if ((tcp_flags & AHEAD) && foresee(self, o)) {
 		struct tuple4 reply = { *(__be32 *)(o->backend.addr + 12), self->service_addr4,
 					o->backend.port, o->client_port, o->key.proto };
 
@@ -135,13 +136,13 @@ static __noinline void first6(struct xdp_md *ctx, const struct tuple6 *tuple, __
 	o->client_port = tuple->sport;
 	o->family = 6;
 	o->inner = inner;
-	o->tcp_flags = tcp_flags;
+	o->tcp_flags = tcp_flags & 0xff;
 	o->ifindex = ctx->ingress_ifindex;
 	copy16(o->key.addr, tuple->daddr);
 	copy16(o->client, tuple->saddr);
 	copy_mac(o->source_mac, eth->h_source);
 	copy_mac(o->dest_mac, eth->h_dest);
-	if ((tcp_flags & TCP_SYN) && foresee(self, o)) {
+	if ((tcp_flags & AHEAD) && foresee(self, o)) {
 		struct tuple6 reply = { .sport = o->backend.port, .dport = o->client_port,
 					.proto = o->key.proto };
 
@@ -165,17 +166,19 @@ static __always_inline int forward4(struct xdp_md *ctx, struct ethhdr *eth, stru
 {
 	__u32 tick = tick_of(self), life, ports, failed, service_id, reason;
 	struct flow4 *flow;
+	bool likely_first;
 	__u8 state, flags;
 
-	if (unlikely(l4->tcp_flags & TCP_SYN))
-		first4(ctx, tuple, l4->tcp_flags, tick, inner, eth);
+	likely_first = foretell(l4->tcp_flags);
+	if (unlikely(likely_first))
+		first4(ctx, tuple, l4->tcp_flags | AHEAD, tick, inner, eth);
 	flow = ct4_find_living(self, tuple, &life);
 	reason = inner ? SVC_FORWARD : VIP_FORWARD;
 	if (unlikely(!flow || !ct4_alive(flow, self, tick) ||
 		     begins_anew(flow->state, l4->tcp_flags))) {
 		if (flow)
 			ct4_end(flow, life);
-		if (!(l4->tcp_flags & TCP_SYN))
+		if (!likely_first)
 			first4(ctx, tuple, l4->tcp_flags, tick, inner, eth);
 		failed = open4(ctx);
 		if (failed == NOT_A_VIP)
@@ -287,17 +290,19 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *eth, stru
 {
 	__u32 tick = tick_of(self), life, ports, failed, service_id, reason;
 	struct flow6 *flow;
+	bool likely_first;
 	__u8 state, flags;
 
-	if (unlikely(l4->tcp_flags & TCP_SYN))
-		first6(ctx, tuple, l4->tcp_flags, tick, inner, eth);
+	likely_first = foretell(l4->tcp_flags);
+	if (unlikely(likely_first))
+		first6(ctx, tuple, l4->tcp_flags | AHEAD, tick, inner, eth);
 	flow = ct6_find_living(self, tuple, &life);
 	reason = inner ? SVC_FORWARD : VIP_FORWARD;
 	if (unlikely(!flow || !ct6_alive(flow, self, tick) ||
 		     begins_anew(flow->state, l4->tcp_flags))) {
 		if (flow)
 			ct6_end(flow, life);
-		if (!(l4->tcp_flags & TCP_SYN))
+		if (!likely_first)
 			first6(ctx, tuple, l4->tcp_flags, tick, inner, eth);
 		failed = open6(ctx);
 		if (failed == NOT_A_VIP)

@@ -49,6 +49,7 @@ from tests.bpf.world import (
     reversed_to_client,
     tcp,
     translated,
+    udp,
 )
 
 pytestmark = pytest.mark.bpf
@@ -245,6 +246,42 @@ def test_an_established_connection_stays_when_its_backend_goes(world: World, ip:
     for flags in ("S", "A", "PA", "FA"):
         packet = from_client(ip.vip, tcp=flags)
         assert world.arrive(packet).packet == translated(packet, ip.web)
+
+
+@both
+def test_amid_new_flows_of_datagrams_a_known_one_stays_where_it_is(
+    world: World, ip: Family
+) -> None:
+    """After new flows a datagram is taken for another's first; wrongly, here."""
+    ports = range(CLIENT_PORT, CLIENT_PORT + 4)
+    for port in ports:
+        assert world.arrive(from_client(ip.udp, port=port)).reason is Reason.VIP_NEW
+    other = udp(str(ip.dns.address + 1), 5353)
+    world.serve(ip.udp, [To(other)])
+    began = world.stats(world.service_id(ip.udp))["new_flows"]
+    for port in ports:
+        known = from_client(ip.udp, port=port)
+        seen = world.arrive(known)
+        assert (seen.reason, seen.packet) == (
+            Reason.VIP_FORWARD,
+            translated(known, ip.dns, port=port),
+        )
+    for port in range(CLIENT_PORT + 10, CLIENT_PORT + 14):
+        late = from_client(ip.udp, port=port)
+        seen = world.arrive(late)
+        assert (seen.reason, seen.packet) == (Reason.VIP_NEW, translated(late, other, port=port))
+    assert world.stats(world.service_id(ip.udp))["new_flows"] == began + 4
+    assert len(world.flows(ip.version)) == 8
+    assert not world.locks()
+
+
+@both
+def test_amid_new_flows_of_datagrams_a_source_range_still_counts(world: World, ip: Family) -> None:
+    world.serve(ip.udp, [To(ip.dns)], ranges=[f"{ip.client}/{32 if ip.version == 4 else 128}"])
+    for port in range(CLIENT_PORT, CLIENT_PORT + 4):
+        assert world.arrive(from_client(ip.udp, port=port)).reason is Reason.VIP_NEW
+    seen = world.arrive(from_client(ip.udp, client=ip.second))
+    assert (seen.action, seen.reason) == (XDP_DROP, Reason.DROP_SOURCE_RANGE)
 
 
 @both
