@@ -207,6 +207,9 @@ class Ledger:
                 self.say(USAGE, (old.subnet, name), None)
                 self.freed.add(old.subnet)
                 self._stale_usage.add(old.subnet)
+        for holder in [one for one in self._refused if one.resource == _POOLS]:
+            if holder.name not in wanted:
+                self.forgive(holder)
         for name, pool in wanted.items():
             problem = None
             try:

@@ -514,3 +514,11 @@ def test_a_pool_that_goes_leaves_its_addresses_to_the_subnet() -> None:
     assert w.facts[USAGE]["ovn-default", ""].available[4] == before - 2
     w.have(POOLS, "p", None)
     assert w.facts[USAGE]["ovn-default", ""].available[4] == before
+
+
+def test_a_pool_that_could_never_be_is_forgotten_when_it_goes() -> None:
+    w = world().start()
+    w.have(POOLS, "p", IpPool("p", "nosuch", (), ("10.16.0.50",)))
+    assert "there is no subnet 'nosuch'" in w.why("ippools.kubeovn.io", "", "p")
+    w.have(POOLS, "p", None)
+    assert not w.why("ippools.kubeovn.io", "", "p")
