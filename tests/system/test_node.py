@@ -75,6 +75,7 @@ def test_what_perf_measures_is_what_is_attached(lab: Lab) -> None:
 def test_the_nodes_own_address_answers_while_pods_come_and_go(lab: Lab) -> None:
     pod = lab.workloads["c3"]
     with traffic.beside(lab.client, "echo", topology.NODE_ADDRESS, topology.PORT, 0) as stream:
+        assert stream.server() == "node"
         for _ in range(3):
             pod.detach()
             pod.attach()
