@@ -145,6 +145,8 @@ def _routes(view: View, said: _Saying) -> None:
 
 def _reach(view: View, said: _Saying, where: str, hop: IPAddress) -> None:
     """Tell of a next hop that no port of the router leads to: ovn-northd leaves such ones out."""
+    if hop.is_link_local and hop.version == 6:  # each port has such a network
+        return
     vpc, template = said.vpc, view.get(TEMPLATE, "")
     names = {*view.by(NETS, "vpc", vpc.name), *externals_of(view, vpc)}
     nets = (view.get(NETS, name) for name in names)

@@ -144,6 +144,21 @@ def test_what_is_wrong_in_a_vpc_is_told_and_the_rest_is_made(spec: Any, cause: s
     assert wanted(found, "vpcs.kubeovn.io", "v1").conditions["Ready"][0] == "False"
 
 
+def test_a_next_hop_that_no_network_has_is_told() -> None:
+    def told(hop: str, **more: Any) -> str:
+        routes = [{"cidr": "10.9.0.0/16" if "." in hop else "fd09::/64", "nextHopIP": hop}]
+        policies = [{"action": "reroute", "match": "ip", "nextHopIP": hop, "priority": 1}]
+        one = a_vpc("v1", staticRoutes=routes, policyRoutes=policies, **more)
+        other = a_vpc("v2", vpcPeerings=[{"remoteVpc": "v1", "localConnectIP": "169.254.0.2/30"}])
+        w = with_vpcs(one, other, subnets=(Subnet("s", vpc="v1", cidr="10.0.1.0/24"),)).start()
+        return causes(said(w), "vpcs.kubeovn.io", "v1")
+
+    for where in ("spec.staticRoutes[0]", "spec.policyRoutes[0]"):
+        assert f"{where}: no network of the VPC has its next hop 192.0.2.9" in told("192.0.2.9")
+    linked = {"vpcPeerings": [{"remoteVpc": "v2", "localConnectIP": "169.254.0.1/30"}]}
+    assert told("169.254.0.2", **linked) == told("10.0.1.9") == told("fe80::1") == ""
+
+
 def test_next_hops_outside_are_watched_where_the_vpc_says_so() -> None:
     hops = [
         {"cidr": "0.0.0.0/0", "nextHopIP": f"198.51.100.{n}", "ecmpMode": "ecmp"} for n in (1, 2)
