@@ -9,6 +9,7 @@ from typing import Any
 
 from dataplane.drivers import processes
 from perf import kerneltrace
+from perf.harness import senders
 
 _CPU = Path("/sys/devices/system/cpu")
 _COMMANDS = {
@@ -20,7 +21,6 @@ _COMMANDS = {
 }
 _WHAT_FOR = (
     ("/sys/bus/event_source/devices/cpu", "instructions per cycle: no hardware performance events"),
-    ("/proc/net/pktgen", "the kernel's pktgen: the module is not loaded"),
     ("/sys/bus/pci/drivers/vfio-pci", "physical ports for DPDK: no vfio-pci"),
 )
 """What has to be there, and what is not measured without it."""
@@ -62,7 +62,10 @@ def fingerprint() -> dict[str, Any]:
 
 def absent(root: Path = Path("/")) -> list[str]:
     """What this machine cannot be asked for, so that nobody takes silence for a nought."""
-    return [why for path, why in _WHAT_FOR if not (root / path.lstrip("/")).exists()]
+    found = [why for path, why in _WHAT_FOR if not (root / path.lstrip("/")).exists()]
+    if why := senders.kernel_pktgen(root):
+        found.append(f"the kernel's pktgen: {why.partition('; ')[0]}")
+    return found
 
 
 def _untraced() -> list[str]:

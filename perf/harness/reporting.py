@@ -369,7 +369,7 @@ def _counted(members: Sequence[Measured]) -> str:
             cells.append(f'<td class="n">{told}</td>')
         lines.append("".join(cells))
     body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<h3>Where the cycles go</h3><div class="wide"><table>{body}</table></div>'
+    return f'<h3>Where cycles and time go</h3><div class="wide"><table>{body}</table></div>'
 
 
 def _traffic(each: Measured) -> str:

@@ -49,7 +49,8 @@ def senders(which: Which = shutil.which, root: Path = Path("/")) -> tuple[Sender
             which, "dpdk-testpmd", "apt-get install dpdk-dev")),
         Sender("iperf3", "out-*, pod-*, host-*, ends-*", _program(
             which, "iperf3", "apt-get install iperf3")),
-        Sender("pktgen (the kernel's)", "nothing by itself: load beside a run", _kernel(root)),
+        Sender("pktgen (the kernel's)", "nothing by itself: load beside a run", kernel_pktgen(
+            root)),
         Sender("Pktgen-DPDK", "p2p* by --sender; no adapter of ours", _program(
             which, "pktgen", "build it from its sources, Debian has none")),
         Sender("TRex", "p2p* by --sender; no adapter of ours", _trex(which, root)),
@@ -71,7 +72,8 @@ def _ours(which: Which) -> str:
     return ""
 
 
-def _kernel(root: Path) -> str:
+def kernel_pktgen(root: Path) -> str:
+    """Why the kernel's own generator is not there; empty: it is."""
     if (root / "proc/net/pktgen").exists():
         return ""
     release = platform.release()

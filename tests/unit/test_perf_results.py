@@ -544,12 +544,12 @@ def test_what_the_data_plane_counted_is_on_the_page(tmp_path: Path) -> None:
     first = run.scenarios[0]
     trials = tuple(replace(each, counters=counted) for each in first.trials)
     page = reporting.html(replace(run, scenarios=(replace(first, trials=trials),)))
-    assert "Where the cycles go" in page
+    assert "Where cycles and time go" in page
     for words in ("EMC", "0.875", "upcalls", ">3<"):
         assert words in page
     bare = tuple(replace(each, counters={}) for each in first.trials)
     empty = reporting.html(replace(run, scenarios=(replace(first, trials=bare),)))
-    assert "Where the cycles go" not in empty
+    assert "Where cycles and time go" not in empty
 
 
 PMD = """\
