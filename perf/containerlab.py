@@ -66,7 +66,9 @@ class ContainerLab:
 
     def mtu(self) -> int:
         """Of the containers' interfaces, which all ways share."""
-        return int(self.lab.containers["c1"].run("cat", "/sys/class/net/eth0/mtu"))
+        # Not of /sys, which is the machine's in every namespace here.
+        (link,) = json.loads(self.lab.containers["c1"].run("ip", "-j", "link", "show", "eth0"))
+        return int(link["mtu"])
 
     def bridge(self) -> Pair:
         """Two containers on a Linux bridge, with the MTU of the others."""
