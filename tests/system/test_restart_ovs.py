@@ -56,6 +56,7 @@ def test_a_restart_in_order_puts_the_pin_into_effect(
     assert lab.node.pid("ovs-vswitchd") == before
 
     with traffic.beside(lab.client, "echo", topology.NODE_ADDRESS, topology.PORT, 0) as stream:
+        assert stream.server() == "node"
         began = time.monotonic()
         done = millrace("restart-ovs", "--config", str(lab.node.config_path), "--json")
         took = time.monotonic() - began
