@@ -7,6 +7,7 @@ import logging
 
 from controller.completion import in_thread
 from dataplane.drivers import podlink
+from dataplane.drivers.podwire import PodWire
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +28,15 @@ class Unlinking:
         of its readers is done, some 20 ms: that much goes on without the runtime.
 
         Raises:
-            DataplaneError: the kernel refused, or the link is not ours.
+            DataplaneError: the kernel refused or cannot be asked, or the link is not ours.
         """
-        index = podlink.listed(device)
-        if index is None:
-            return
-        removing = asyncio.ensure_future(in_thread(podlink.remove, device, index))
-        while not removing.done() and podlink.listed(device) == index:
-            await asyncio.wait({removing}, timeout=LISTED_LOOK_S)
+        with PodWire() as wire:
+            index = wire.index_of(device)
+            if index is None:
+                return
+            removing = asyncio.ensure_future(in_thread(podlink.remove, device, index))
+            while not removing.done() and wire.index_of(device) == index:
+                await asyncio.wait({removing}, timeout=LISTED_LOOK_S)
         if removing.done():
             await removing
             return

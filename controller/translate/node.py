@@ -277,6 +277,8 @@ def _told(text: str) -> Iterator[tuple[IPNetwork, IPAddress | None]]:
     for entry in text.split(","):
         words = entry.split()
         try:
-            yield ip_network(words[0]), ip_address(words[1]) if words[1:] else None
+            network, via = ip_network(words[0]), ip_address(words[1]) if words[1:] else None
         except (ValueError, IndexError):
             continue
+        if via is None or via.version == network.version:
+            yield network, via

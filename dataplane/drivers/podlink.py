@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import socket
 from collections.abc import Collection
 from ipaddress import IPv4Interface, IPv6Interface
 
@@ -86,8 +85,7 @@ def create(attachment: Attachment) -> bool:
             _delete(wire, link)
         _add(wire, fd, attachment)
         try:
-            if (index := listed(attachment.device)) is not None:
-                _name_and_raise(wire, index, attachment)
+            _name_and_raise(wire, _index(wire, attachment.device), attachment)
         except BaseException:
             with contextlib.suppress(DataplaneError):
                 remove(attachment.device)
@@ -152,17 +150,6 @@ def remove(device: str, index: int | None = None) -> None:
             _delete(wire, link)
 
 
-def listed(device: str) -> int | None:
-    """The index of the link that the kernel shows under this name, if any.
-
-    Asked without its lock for links, which whoever removes one holds.
-    """
-    try:
-        return socket.if_nametoindex(device)
-    except OSError:
-        return None
-
-
 def orphans(known: Collection[str]) -> list[str]:
     """Host ends of pod links of ours that are not in `known`, by name.
 
@@ -224,6 +211,14 @@ def _delete(wire: PodWire, link: LinkState) -> None:
             raise LinkError(msg) from error
 
 
+def _index(wire: PodWire, name: str) -> int:
+    """Of a link that was made, or found, a moment ago."""
+    if (index := wire.index_of(name)) is None:
+        msg = f"link {name} was there a moment ago and is gone; somebody deletes links: ask again"
+        raise LinkError(msg)
+    return index
+
+
 def _is_pair(attachment: Attachment, fd: int, host: LinkState) -> bool:
     """Whether the host end's other end is the pod's interface in this namespace."""
 
@@ -245,11 +240,8 @@ def _are_ends(pod: LinkState, host: LinkState) -> bool:
 
 
 def _configure_inside(attachment: Attachment, *, fresh: bool) -> None:
-    index = listed(attachment.ifname)
-    if index is None:
-        msg = f"{attachment.ifname} is missing in {attachment.netns}; it was there a moment ago"
-        raise LinkError(msg)
     with PodWire() as wire:
+        index = _index(wire, attachment.ifname)
         try:
             if not fresh:
                 _mend(wire, index, attachment)

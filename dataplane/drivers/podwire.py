@@ -8,6 +8,7 @@ linux/netlink.h, linux/if_link.h, linux/if_addr.h, linux/rtnetlink.h.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import struct
@@ -52,13 +53,20 @@ _ANY, _STATIC = 0, 4
 """Of whose protocol a route is; a route of any is found with the scope "nowhere"."""
 _UNIVERSE, _ON_LINK_SCOPE, _NOWHERE = 0, 253, 255
 _RECEIVE_BYTES = 1 << 16
+_TORN = 0x10
+"""NLM_F_DUMP_INTR: what was listed changed meanwhile, and the list may lack some of it."""
+_DUMPS = 10
+_SIOCGIFINDEX = 0x8933
+_IFREQ = struct.Struct("=16si20x")
+"""struct ifreq with an index (netdevice(7)); a name has 15 octets at most."""
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 class PodWire:
     """A netlink socket of the namespace in which the thread is that makes it.
 
-    Every method raises NetlinkError, whose `code` is an errno, where the kernel refuses.
+    Every method raises NetlinkError, whose `code` is an errno, where the kernel refuses. Nobody
+    but the kernel is heard: who administers a pod's network could send here, too.
     """
 
     def __init__(self) -> None:
@@ -66,6 +74,11 @@ class PodWire:
             self._socket = socket.socket(
                 socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
             )
+            try:
+                self._socket.connect((0, 0))
+            except OSError:
+                self._socket.close()
+                raise
         except OSError as error:
             msg = f"no netlink socket: {error}"
             raise ObserveError(msg) from error
@@ -84,15 +97,33 @@ class PodWire:
 
     # -- links ---------------------------------------------------------------------------------
 
+    def index_of(self, name: str) -> int | None:
+        """The index of the link that the kernel shows under this name, if any.
+
+        Asked without its lock for links, which whoever removes one holds.
+
+        Raises:
+            ObserveError: the kernel could not be asked.
+        """
+        octets = name.encode("utf-8", "surrogateescape")
+        if len(octets) > 15:
+            return None
+        asked = _IFREQ.pack(octets, 0)
+        try:
+            return int(_IFREQ.unpack(fcntl.ioctl(self._socket, _SIOCGIFINDEX, asked))[1])
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return None
+            msg = f"link {name} cannot be looked for: {error}"
+            raise ObserveError(msg) from error
+
     def find_link(self, name: str) -> LinkState | None:
         """The link of this name.
 
         Raises:
             ObserveError: the kernel could not be asked.
         """
-        try:
-            index = socket.if_nametoindex(name)
-        except OSError:
+        if (index := self.index_of(name)) is None:
             return None
         try:
             answers = self._ask(_GETLINK, _ACK, _LINK.pack(0, 0, index, 0, 0))
@@ -211,6 +242,11 @@ class PodWire:
         flags: int = 0,
     ) -> None:
         """Set a route of the main table; `flags` of rtnetlink.h."""
+        if via is not None and via.version != to.version:
+            # The kernel would take the first octets of the gateway for the whole of it.
+            raise NetlinkError(
+                errno.EINVAL, f"{to} cannot go via {via}, which is of another family"
+            )
         body = _route(to, index, via, flags)
         self._ask(_NEWROUTE, _ACK | _CREATE | _REPLACE, body)
 
@@ -220,26 +256,45 @@ class PodWire:
         self._ask(_DELROUTE, _ACK, _route(to, index, gateway, 0, whose=_ANY))
 
     def _ask(self, kind: int, flags: int, body: bytes) -> list[bytes]:
-        """The payloads of the answer; returns when the kernel has said that it is the end."""
+        """The payloads of the answer; a list that was torn by a change is asked for again."""
+        try:
+            for _ in range(_DUMPS):
+                found, torn = self._exchange(kind, flags, body)
+                if not torn:
+                    return found
+        except OSError as error:
+            code = error.errno or errno.EIO
+            raise NetlinkError(code, f"rtnetlink cannot be asked: {error}") from error
+        raise NetlinkError(errno.EAGAIN, f"what is listed changed {_DUMPS} times meanwhile")
+
+    def _exchange(self, kind: int, flags: int, body: bytes) -> tuple[list[bytes], bool]:
+        """Payloads, and whether the list is torn; returns when the kernel has said the end."""
         self._sequence += 1
         size = _HEADER.size + len(body)
         self._socket.send(_HEADER.pack(size, kind, _REQUEST | flags, self._sequence, 0) + body)
         found: list[bytes] = []
+        torn = False
         while True:
-            for answer, payload in _messages(self._socket.recv(_RECEIVE_BYTES)):
+            for answer, marks, sequence, payload in messages(self._socket.recv(_RECEIVE_BYTES)):
+                if sequence != self._sequence:
+                    continue  # the rest of an answer that was given up
+                torn |= bool(flags & _DUMP and marks & _TORN)
                 if answer in (_DONE, _ERROR):
                     code = -struct.unpack_from("=i", payload)[0] if len(payload) >= 4 else 0
                     if code:
                         raise NetlinkError(code, os.strerror(code))
-                    return found
+                    return found, torn
                 found.append(payload)
 
 
-def _messages(octets: bytes) -> Iterator[tuple[int, bytes]]:
+def messages(octets: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Type, flags, sequence number and payload of each message of a datagram (netlink(7))."""
     at = 0
     while at + _HEADER.size <= len(octets):
-        size, kind, *_ = _HEADER.unpack_from(octets, at)
-        yield kind, octets[at + _HEADER.size : at + size]
+        size, kind, flags, sequence, _ = _HEADER.unpack_from(octets, at)
+        if size < _HEADER.size:
+            return
+        yield kind, flags, sequence, octets[at + _HEADER.size : at + size]
         at += (size + 3) & ~3
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,10 @@ import pytest
 from pyroute2 import IPRoute
 
 from dataplane.drivers import ethtool, netns, podlink, podroutes
-from dataplane.drivers.podwire import PodWire
+from dataplane.drivers.podwire import PodWire, messages
 from dataplane.model.addr import Mac
 from dataplane.model.devices import device_name, peer_name
-from dataplane.model.state import Attachment, PortKind
+from dataplane.model.state import Attachment, PortKind, Route
 from tests.labs.attachments import WEB
 
 pytestmark = pytest.mark.netns
@@ -290,6 +292,53 @@ def test_a_link_that_a_crash_left_unnamed_is_an_orphan_and_is_adopted(pod: Attac
     podlink.ensure(pod)
     assert host_index(pod.device) == index
     assert podlink.check(pod) == []
+
+
+def test_nobody_but_the_kernel_is_heard(new_netns: NetnsMaker) -> None:
+    path = new_netns("heard")
+
+    def asked() -> None:
+        with PodWire() as wire, socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as other:
+            port = wire._socket.getsockname()[0]
+            with pytest.raises(ConnectionRefusedError):
+                other.sendto(bytes(16), (port, 0))
+            assert wire.index_of("lo") == 1
+
+    with netns.opened(path) as fd:
+        netns.inside(fd, path, asked)
+
+
+def test_a_message_without_an_end_ends_the_reading_and_others_answers_are_passed_over() -> None:
+    whole = struct.pack("=IHHII", 20, 16, 0x10, 7, 0) + b"last"
+    assert list(messages(whole + bytes(16) + whole)) == [(16, 0x10, 7, b"last")]
+    with PodWire() as wire:
+        # What an answer that was given up has left in the socket.
+        wire._socket.send(struct.pack("=IHHIIBxHiII", 32, 18, 0x5, 0, 0, 0, 0, 1, 0, 0))
+        assert wire.find_link("no-such-link") is None
+        found = wire.find_link("lo")
+        assert found is not None
+        assert (found.name, found.index) == ("lo", 1)
+
+
+def test_where_no_descriptor_is_left_a_link_is_not_called_missing(pod: Attachment) -> None:
+    podlink.ensure(pod)
+    with PodWire() as wire:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+        try:
+            index = wire.index_of(pod.device)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert index == host_index(pod.device)
+        assert wire.index_of("no-such-link") is None
+        assert wire.index_of("a-name-of-more-than-15") is None
+
+
+def test_a_route_goes_by_no_gateway_of_another_family(pod: Attachment) -> None:
+    route = Route(ip_network("10.9.0.0/16"), ip_address("fd00::9"))
+    with pytest.raises(podlink.LinkError, match="another family"):
+        podlink.ensure(replace(pod, routes=(route,)))
+    assert host_index(pod.device) is None
 
 
 def test_the_callers_thread_stays_where_it_is(pod: Attachment) -> None:

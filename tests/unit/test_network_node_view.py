@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, ip_interface, ip_network
 
 from controller.kinds.subnet import SUBNETS, Subnet
@@ -14,7 +15,7 @@ from controller.translate.hostaccess import host_access
 from controller.translate.index import Index
 from controller.translate.node import logical_port
 from controller.translate.ovn import NbSnapshot, SbSnapshot
-from dataplane.model.names import KUBERNETES_OWNER
+from dataplane.model.names import KUBERNETES_OWNER, ROUTES_KEY
 from tests.labs.allocation import World
 from tests.labs.factview import whole
 from tests.labs.rowsnapshot import snapshot
@@ -68,3 +69,16 @@ def test_a_pod_on_a_wire_leaves_by_the_wires_own_router() -> None:
     assert c is not None
     assert c.addresses == (ip_interface("198.51.100.1/24"), ip_interface("2001:db8::2/64"))
     assert (str(c.gateway), str(c.gateway6)) == ("198.51.100.254", "2001:db8::1")
+
+
+def test_of_the_routes_that_a_row_names_those_hold_that_can_be_read() -> None:
+    nb = northbound()
+    at, row = next((at, row) for at, row in nb.switch_ports.items() if row.name == "a.ns")
+    text = "10.9.0.0/16 10.16.0.9,10.8.0.0/16 fd00:16::9,words,fd00:9::/64 fd00:16::9,10.7.0.0/16"
+    told = replace(row, external_ids={**row.external_ids, ROUTES_KEY: text})
+    rows = replace(nb, switch_ports={**nb.switch_ports, at: told})
+    a = logical_port(rows, SbSnapshot(), "a.ns")
+    assert a is not None
+    assert [(str(route.to), str(route.via)) for route in a.routes] == [
+        ("10.9.0.0/16", "10.16.0.9"), ("fd00:9::/64", "fd00:16::9"), ("10.7.0.0/16", "None")
+    ]  # fmt: skip
