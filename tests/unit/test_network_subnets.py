@@ -22,6 +22,7 @@ from controller.network.facts import NODES, PODS, NetNode, NetPod
 from controller.network.rows import Row, RowKey
 from controller.network.settings import SETTINGS, NetSettings
 from controller.network.standins import stand_ins
+from controller.network.unheeded import of_pod
 from controller.network.units import ObjectRef, Wanted
 from tests.labs.allocation import World, world
 from tests.labs.factview import Whole, whole
@@ -288,6 +289,17 @@ def test_a_pods_port_and_what_is_written_to_the_pod() -> None:
     w.have(SETTINGS, "", NetSettings(port_security=True))
     secured = said(w)
     assert column(secured, "Logical_Switch_Port", "a.ns", "port_security")
+
+
+@pytest.mark.parametrize("yes", ["true", "True", " true", "TRUE "])
+def test_a_flag_that_is_not_told_as_false_is_true(yes: str) -> None:
+    w = world(Subnet("s", default=True, cidr="10.1.0.0/24")).start()
+    w.have(SETTINGS, "", NetSettings(port_security=True))
+    asked = {O + "port_security": yes, O + "layer2_forward": yes}
+    assert not any(of_pod(asked))
+    w.pod("a", annotations=asked)
+    assert column(said(w), "Logical_Switch_Port", "a.ns", "port_security")
+    assert "unknown" in column(said(w), "Logical_Switch_Port", "a.ns", "addresses")
 
 
 def test_a_north_gateway_is_a_policy_for_what_leaves_the_vpc() -> None:
