@@ -148,6 +148,17 @@ def test_kinds_without_effect_that_may_not_be_read_hold_nobody_up(
     asyncio.run(story())
 
 
+def test_all_kinds_tell_each_other_that_the_server_is_back() -> None:
+    async def story() -> None:
+        async with Client(Access("http://127.0.0.1:1")) as client:
+            sources = Sources(client, WATCHED)
+            reflectors = [one.reflector for one in sources._sources.values()]
+            assert len(reflectors) == len({str(one.resource) for one in WATCHED})
+            assert len({id(one.recovery) for one in reflectors}) == 1
+
+    asyncio.run(story())
+
+
 def test_what_waits_for_its_turn_is_not_sent_once_another_leads() -> None:
     async def story() -> None:
         async with StandIn() as api, Client(Access(api.url)) as client:
