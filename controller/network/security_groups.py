@@ -231,7 +231,8 @@ def _group(view: View, name: Hashable) -> Said:
     problems = [
         Problem(
             who,
-            f"there is no SecurityGroup {other}: only interfaces that name it are of it",
+            f"there is no SecurityGroup {other} that can be read: only interfaces that name it "
+            "are of it",
             "make it, or correct remoteSecurityGroup",
         )
         for other in sorted(others)

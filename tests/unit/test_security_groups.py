@@ -296,7 +296,7 @@ def test_several_rules_of_a_protocol_are_passed_on_together() -> None:
 def test_a_group_that_a_rule_names_and_nobody_made_is_told() -> None:
     rule = {**RULE, "remoteType": "securityGroup", "remoteSecurityGroup": "x"}
     ((problem,),) = said(read(ingressRules=[rule])).problems.values()
-    assert "there is no SecurityGroup x" in str(problem)
+    assert "there is no SecurityGroup x that can be read" in str(problem)
     assert said(read(ingressRules=[rule]), SecurityGroup("x")).problems == {}
 
 
