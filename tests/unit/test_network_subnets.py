@@ -154,8 +154,9 @@ def test_a_next_hop_that_no_network_has_is_told() -> None:
         w = with_vpcs(one, other, subnets=(Subnet("s", vpc="v1", cidr="10.0.1.0/24"),)).start()
         return causes(said(w), "vpcs.kubeovn.io", "v1")
 
-    for where in ("spec.staticRoutes[0]", "spec.policyRoutes[0]"):
-        assert f"{where}: no network of the VPC has its next hop 192.0.2.9" in told("192.0.2.9")
+    for where, what in (("spec.staticRoutes[0]", "route"), ("spec.policyRoutes[0]", "policy")):
+        cause = f"{where}: no network of the VPC has its next hop 192.0.2.9: the {what} has no eff"
+        assert cause in told("192.0.2.9")
     linked = {"vpcPeerings": [{"remoteVpc": "v2", "localConnectIP": "169.254.0.1/30"}]}
     assert told("169.254.0.2", **linked) == told("10.0.1.9") == told("fe80::1") == ""
 
