@@ -47,6 +47,11 @@ class _Source:
     error: str = ""
 
     @property
+    def inert(self) -> bool:
+        """Nothing in OVN follows from it."""
+        return all(one.inert for one in self.watched)
+
+    @property
     def resource(self) -> Resource[Any]:
         """In the version that the server has."""
         return self.cache.resource
@@ -250,15 +255,19 @@ class Sources:
                 await source.reflector.probe()
                 break
             except ApiError as problem:
-                told, absent, wish = str(problem), problem.code == 404, problem.retry_after
+                told, code, wish = str(problem), problem.code, problem.retry_after
+                # The API server refuses before it looks whether it has the kind: an image that is
+                # newer than its ClusterRole must not wait for kinds that have no effect.
+                absent = code == 404 or (code == 403 and source.inert)
                 if absent:
                     source.absent.set()
             except KubeError as problem:
-                told, absent, wish = str(problem), False, None
+                told, code, absent, wish = str(problem), 0, False, None
             if told != source.error:
                 # Until each kind is listed or known to be absent nothing begins: say who is not.
                 source.error = told
-                log.log(logging.INFO if absent else logging.WARNING, "not_listed problem=%s", told)
+                level = logging.INFO if code == 404 else logging.WARNING
+                log.log(level, "not_listed problem=%s", told)
             pause = random.uniform(*(ABSENT_S if absent else RETRY_S))  # noqa: S311  # no secret
             await asyncio.sleep(pause + (wish or 0.0))
         source.error = ""

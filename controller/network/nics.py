@@ -45,14 +45,12 @@ class Nic:
     Attributes:
         port: the logical switch port's name; the lease's key, too, where there is no such port.
         logical: OVN has a port for it; otherwise another plugin only takes its address.
-        lacking: what its definition names, and nobody has; it gets something else in place of it.
     """
 
     port: str
     provider: str
     want: Want
     logical: bool = True
-    lacking: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +222,6 @@ def nics_of(view: View, pod: NetPod) -> Nics:
             problems.append(Problem(who, cause, "write another interface for the second one"))
         else:
             found.append(nic)
-            if nic.lacking:
-                step = f"write spec.provider: {nic.provider} in one before the pod is made"
-                problems.append(Problem(who, nic.lacking, step))
     return Nics(tuple(found), tuple(problems))
 
 
@@ -256,12 +251,6 @@ def _first(view: View, pod: NetPod, ordinal: int | None) -> Nic:
     if choice.pool and not said.get(pool_key) and not said.get(switch_key) and not want.choices:
         want = replace(want, pool=choice.pool)
     return Nic(port_name(pod, PRIMARY), PRIMARY, want)
-
-
-def _of_first(view: View, pod: NetPod) -> tuple[str, ...]:
-    """The Subnets of a pod's first interface, whether it has one of ours or not."""
-    choice = view.ask(CHOICES, pod.namespace)
-    return want_of(pod.annotations, choice.subnets, PRIMARY, None).subnets
 
 
 def _of_vip(view: View, name: str) -> Want:
@@ -322,14 +311,11 @@ def _further(
     want = want_of(pod.annotations, subnets, provider, ordinal, common, interface)
     if (own_pool := view.get(POOLS, want.pool)) is not None and want.subnets == subnets:
         want = replace(want, subnets=(own_pool.subnet,))
-    lacking = ""
     if not want.subnets:
-        lacking = f"no Subnet has the provider {common} of the network {key}"
-        if not definition.logical:
-            raise AddressError(lacking, f"write spec.provider: {common} in one")
-        # As Kube-OVN has it.
-        want = replace(want, subnets=_of_first(view, pod))
-        lacking += f": its address is of {', '.join(want.subnets)}, as the first interface's"
+        # Kube-OVN takes one of the first interface's. What is given is for life, and the Subnet may
+        # be known in a moment (another watch), so here it is waited for.
+        cause = f"no Subnet has the provider {common} of the network {key}"
+        raise AddressError(cause, f"write spec.provider: {common} in one")
     ips, mac = element.get("ips"), element.get("mac")
     try:
         if ips and not want.choices:
@@ -340,7 +326,7 @@ def _further(
     except ValueError as error:
         msg = f"{NETWORKS}: {key}: {error}"
         raise AddressError(msg, "correct it") from error
-    return Nic(port_name(pod, provider), provider, want, definition.logical, lacking)
+    return Nic(port_name(pod, provider), provider, want, definition.logical)
 
 
 def _selections(text: str, namespace: str, numbered: bool) -> list[dict[str, Any]]:

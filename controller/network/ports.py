@@ -51,7 +51,7 @@ def compute(view: View, key: Hashable) -> Said:
     if not is_logical(lease.provider):
         return _reserved(lease, addresses, routes, ref)
     # Frames to a MAC that no port has go to such a port, too (a bridge within the pod).
-    forwards = said.get(annotation(lease.provider, "layer2_forward")) == "true"
+    forwards = _flag(said, lease.provider, "layer2_forward") == "true"
     problems = list(routes.problems)
     rows: dict[RowKey, Row] = {}
     refs = _dhcp(view, lease, said, rows, problems)
@@ -111,7 +111,7 @@ def _reserved(lease: NicLease, addresses: str, routes: PodRoutes, ref: ObjectRef
 def _security(
     view: View, lease: NicLease, said: Mapping[str, str], addresses: str
 ) -> Iterable[str]:
-    asked = said.get(annotation(lease.provider, "port_security"), "").lower()
+    asked = _flag(said, lease.provider, "port_security")
     secure = asked == "true" or (not asked and settings(view).port_security)
     if not secure or not lease.addresses:
         return
@@ -120,6 +120,11 @@ def _security(
         vip = view.get(LEASES, vip_nic(view, name)) if _may_have(view, name, lease.pod) else None
         more += map(str, vip.addresses if vip else ())
     yield " ".join((addresses, *(one for one in more if readable((one,)))))
+
+
+def _flag(said: Mapping[str, str], provider: str, name: str) -> str:
+    """What an annotation says, read as `controller.network.unheeded` reads it before it tells."""
+    return said.get(annotation(provider, name), "").strip().lower()
 
 
 def _may_have(view: View, name: str, key: Key) -> bool:

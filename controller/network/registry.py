@@ -78,6 +78,7 @@ class Watched:
         optional: the API may not know the resource at all (another project's); then there are
             none of its objects, and nobody waits for a list of them.
         only: this one object alone is watched.
+        inert: nothing in OVN follows from its objects, so nobody waits for leave to read them.
     """
 
     resource: Resource[Any]
@@ -87,6 +88,7 @@ class Watched:
     writes: frozenset[str] = frozenset()
     optional: bool = False
     only: Key | None = None
+    inert: bool = False
 
     def fact_key(self, key: Key) -> Hashable:
         """The fact's key: (namespace, name), or the name alone of what has no namespace."""
@@ -102,7 +104,7 @@ WATCHED: tuple[Watched, ...] = (
         for one in OBJECTS
     ),
     *(
-        Watched(one.resource, one.kind, one.decode, writes=frozenset({"status"}))
+        Watched(one.resource, one.kind, one.decode, writes=frozenset({"status"}), inert=True)
         for one in UNSERVED
     ),
     Watched(SERVICE_OBJECTS, SERVICES, service_fact, writes=frozenset({"status"})),

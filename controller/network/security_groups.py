@@ -28,6 +28,7 @@ from controller.kube.resources import Key
 from controller.network.aclrows import acl_rows, group_row
 from controller.network.facts import PODS, NetPod, security_groups
 from controller.network.members import ENDS, LABELS
+from controller.network.passing import OWN_END, none_of, onward
 from controller.network.rows import Row, RowKey
 from controller.network.units import ObjectRef, Said, Unit, Wanted
 from controller.network.view import Derived, View
@@ -41,12 +42,6 @@ _OLD = 200
 """Priorities that Kube-OVN has always had; those above came later, and are seldom used."""
 BASE = {0: 31000, 1: 2080}
 """The priority at which all is dropped; what is always allowed has the next ones."""
-_FAR_END = {Direction.INGRESS: "src", Direction.EGRESS: "dst"}
-_PROTOCOLS = {"tcp": 6, "udp": 17}
-_LAST_PORT = 65535
-_MOST_FLOWS = 1 << 16
-"""Of what a group passes on: alternatives joined by && are multiplied out by ovn-controller."""
-_OWN_END = {Direction.INGRESS: "dst", Direction.EGRESS: "src"}
 _ALWAYS = {
     Direction.INGRESS: "udp.src == 67 && udp.dst == 68",
     Direction.EGRESS: "udp.src == 68 && udp.dst == 67",
@@ -152,35 +147,6 @@ def places(used: Iterable[int], tier: int) -> dict[int, int]:
     return found
 
 
-def onward(
-    group: SecurityGroup,
-) -> tuple[dict[Direction, list[GroupRule]], list[GroupRule]]:
-    """The rules that pass on, and those that cannot: their traffic is judged as if without them."""
-    passed: dict[Direction, list[GroupRule]] = {}
-    left: list[GroupRule] = []
-    for direction in Direction:
-        flows = dict.fromkeys((4, 6), 1)
-        mine = passed[direction] = []
-        rules = (rule for rule in group.rules(direction) if rule.action == ONWARD)
-        for rule in sorted(rules, key=lambda one: one.priority):
-            more = flows[rule.version] * _flows(rule)
-            # How many members a group has, and will have, nobody knows.
-            if rule.group or more > _MOST_FLOWS:
-                left.append(rule)
-                continue
-            flows[rule.version] = more
-            mine.append(rule)
-    return passed, left
-
-
-def _flows(rule: GroupRule) -> int:
-    """How many flows it takes to say that a packet does not match a rule, at most."""
-    networks = sum(network.prefixlen for network in (rule.remote, rule.local) if network)
-    # An order of ports is one flow for each of its bits.
-    ports = 32 * (bool(rule.ports) + bool(rule.source_ports))
-    return max(1, networks + ports + 255 * (rule.protocol != "all"))
-
-
 def acls(group: SecurityGroup, placed: dict[int, int]) -> Iterator[Acl]:
     """A group's ACLs; rules whose priority has no place are left out."""
     own, base = port_group(group.name), BASE[group.tier]
@@ -202,37 +168,11 @@ def acls(group: SecurityGroup, placed: dict[int, int]) -> Iterator[Acl]:
 def _without(
     match: Match, passed: Iterable[GroupRule], priority: int, action: str
 ) -> Iterator[Acl]:
-    """What matches and none of these rules does: OVN 23.03 has no action that passes on.
-
-    What has a family and a protocol can be tested for having them and not for having none, so each
-    rule is turned into what else a packet may be.
-    """
-    others = []
-    for rule in passed:
-        if rule.version != match.version:
-            continue
-        if not (words := list(_other(match.direction, rule))):
-            return
-        others.append(f"({' || '.join(words)})")
-    only = " && ".join(filter(None, (match.only, *others)))
-    yield Acl(replace(match, only=only), priority, action)
-
-
-def _other(direction: Direction, rule: GroupRule) -> Iterator[str]:
-    """Each way in which a packet of the rule's family does not match it; none: all do."""
-    family, end = f"ip{rule.version}", _FAR_END[direction]
-    if rule.remote and rule.remote.prefixlen:
-        yield f"{family}.{end} != {rule.remote}"
-    if rule.local and rule.local.prefixlen:
-        yield f"{family}.{_OWN_END[direction]} != {rule.local}"
-    if rule.protocol != "all":
-        number = _PROTOCOLS.get(rule.protocol) or (1 if rule.version == 4 else 58)
-        yield f"ip.proto == {{{', '.join(str(one) for one in range(256) if one != number)}}}"
-    for side, ports in (("dst", rule.ports), ("src", rule.source_ports)):
-        if ports and ports[0] > 1:
-            yield f"{rule.protocol}.{side} < {ports[0]}"
-        if ports and ports[1] < _LAST_PORT:
-            yield f"{rule.protocol}.{side} > {ports[1]}"
+    """What matches, and none of these rules does."""
+    others = none_of(match.direction, match.version or 0, passed)
+    if others is not None:
+        only = " && ".join(filter(None, (match.only, *others)))
+        yield Acl(replace(match, only=only), priority, action)
 
 
 def closed(
@@ -259,7 +199,7 @@ def _match(own: str, direction: Direction, rule: GroupRule) -> Match:
     blocks = (Block(rule.remote),) if rule.remote else ()
     only = []
     if rule.local:
-        only.append(f"ip{rule.version}.{_OWN_END[direction]} == {rule.local}")
+        only.append(f"ip{rule.version}.{OWN_END[direction]} == {rule.local}")
     if rule.protocol == "icmp":
         only.append(f"icmp{rule.version}")
     elif rule.protocol != "all":
@@ -291,7 +231,8 @@ def _group(view: View, name: Hashable) -> Said:
     problems = [
         Problem(
             who,
-            f"there is no SecurityGroup {other}: only interfaces that name it are of it",
+            f"there is no SecurityGroup {other} that can be read: only interfaces that name it "
+            "are of it",
             "make it, or correct remoteSecurityGroup",
         )
         for other in sorted(others)
@@ -302,7 +243,7 @@ def _group(view: View, name: Hashable) -> Said:
             who,
             f"policy pass of priority {rule.priority} has no effect: OVN 23.03 would multiply it "
             "out to more flows than an ovn-controller can hold",
-            "write pass for networks and not for a group, without protocol, and few of them",
+            "write pass for networks and not for a group, and few different ones of a protocol",
         )
         for rule in onward(group)[1]
     ]

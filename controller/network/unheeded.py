@@ -89,7 +89,7 @@ def _service(view: View, key: Hashable) -> Said:
                 yield f"{name} has no effect here", step
         if service.vpc != DEFAULT_VPC and view.get(VPCS, service.vpc) is None:
             yield (
-                f"{VPC_ANNOTATION}: there is no Vpc {service.vpc!r}",
+                f"{VPC_ANNOTATION}: there is no Vpc {service.vpc!r} that can be read",
                 "make it, or correct the name",
             )
 

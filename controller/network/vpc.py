@@ -128,7 +128,7 @@ def _routes(view: View, said: _Saying) -> None:
             continue
         same.append(route)
         refs = {"bfd": frozenset({b} if (b := _bfd(view, said, where, route, hop)) else ())}
-        _reach(view, said, where, hop)
+        _reach(view, said, where, hop, "route")
         kind = "src-ip" if route.by_source else "dst-ip"
         name = f"{vpc.name}/{route.table}/{kind}/{network}/{hop}"
         said.rows[RowKey("Logical_Router_Static_Route", name)] = Row(
@@ -143,8 +143,11 @@ def _routes(view: View, said: _Saying) -> None:
         )
 
 
-def _reach(view: View, said: _Saying, where: str, hop: IPAddress) -> None:
-    """Tell of a next hop that no port of the router leads to: ovn-northd leaves such ones out."""
+def _reach(view: View, said: _Saying, where: str, hop: IPAddress, what: str) -> None:
+    """Tell of a next hop that no port of the router leads to: ovn-northd leaves such routes out.
+
+    Of a policy with several next hops it leaves out that they are chosen from: of all of them.
+    """
     if hop.is_link_local and hop.version == 6:  # each port has such a network
         return
     vpc, template = said.vpc, view.get(TEMPLATE, "")
@@ -159,7 +162,7 @@ def _reach(view: View, said: _Saying, where: str, hop: IPAddress) -> None:
         with contextlib.suppress(ValueError):  # which who reads it tells
             if hop in ip_interface(text.strip()).network:
                 return
-    cause = f"no network of the VPC has its next hop {hop}: it has no effect"
+    cause = f"no network of the VPC has its next hop {hop}: the {what} has no effect"
     said.wrong(where, cause, "choose an address of one of its Subnets")
 
 
@@ -202,7 +205,7 @@ def _policies(view: View, said: _Saying) -> None:
             continue
         seen.add((policy.priority, policy.match))
         for hop in policy.next_hops:
-            _reach(view, said, where, ip_address(hop))
+            _reach(view, said, where, ip_address(hop), "policy")
         name = f"{said.vpc.name}/{policy.priority}/{policy.match}"
         said.rows[RowKey("Logical_Router_Policy", name)] = Row(
             {

@@ -170,7 +170,11 @@ spec:
   allowSameGroupTraffic: true
   ingressRules:
     - {{ipVersion: ipv4, policy: pass, priority: 1, protocol: tcp, remoteAddress: 10.16.2.0/24,
-       remoteType: address}}
+       remoteType: address, portRangeMin: 40, portRangeMax: 60}}
+    - {{ipVersion: ipv4, policy: pass, priority: 1, protocol: tcp, remoteAddress: 10.16.2.0/24,
+       remoteType: address, portRangeMin: 443, portRangeMax: 443}}
+    - {{ipVersion: ipv4, policy: pass, priority: 1, protocol: udp, remoteAddress: 10.16.2.13,
+       remoteType: address, portRangeMin: 70, portRangeMax: 79}}
     - {{ipVersion: ipv4, policy: deny, priority: 2, protocol: all, remoteAddress: 0.0.0.0/0,
        remoteType: address}}
 ---

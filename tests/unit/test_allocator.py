@@ -475,7 +475,7 @@ def test_a_subnet_that_is_being_deleted_gives_nothing_to_anybody_new() -> None:
     assert w.ip("d.ns") == "10.16.0.3", "the settings put another in its place"
 
 
-def test_a_network_whose_provider_no_subnet_has_is_the_first_interfaces() -> None:
+def test_a_network_whose_provider_no_subnet_has_is_waited_for() -> None:
     w = world(
         Subnet("ovn-default", default=True, cidr="10.16.0.0/24"),
         Subnet("mine", namespaces=("ns",), cidr="10.17.0.0/24"),
@@ -483,11 +483,17 @@ def test_a_network_whose_provider_no_subnet_has_is_the_first_interfaces() -> Non
     w.have(ATTACHMENTS, Key("ns", "net1"), NetworkAttachment("net1.ns.ovn", logical=True))
     w.have(ATTACHMENTS, Key("ns", "mac"), NetworkAttachment("mac.ns"))
     w.pod("a", annotations={"k8s.v1.cni.cncf.io/networks": "net1,mac"})
-    assert (w.ip("a.ns"), w.ip("a.ns.net1.ns.ovn")) == ("10.17.0.2", "10.17.0.3")
+    assert (w.ip("a.ns"), w.lease("a.ns.net1.ns.ovn")) == ("10.17.0.2", None)
     assert w.lease("a.ns.mac.ns") is None
+    w.annotate("a", "ovn")
     told = w.why("pods", "ns", "a")
-    assert "no Subnet has the provider net1.ns.ovn" in told and "of mine, as the first" in told
+    assert "no Subnet has the provider net1.ns.ovn" in told
     assert "no Subnet has the provider mac.ns" in told
+    w.pod("b", annotations={"k8s.v1.cni.cncf.io/networks": "net1@e1,net1@e2"})
+    assert "write spec.provider: net1.ns.ovn in one" in w.why("pods", "ns", "b")
+    w.have(SUBNETS, "late", Subnet("late", cidr="10.18.0.0/24", provider="net1.ns.ovn"))
+    assert w.ip("a.ns.net1.ns.ovn") == "10.18.0.2", "and not of the first interface's"
+    assert "net1.ns.ovn" not in w.why("pods", "ns", "a")
 
 
 def test_what_was_excluded_is_so_for_a_new_controller_too() -> None:

@@ -126,6 +126,39 @@ def test_a_kind_that_may_not_be_read_is_said_once_and_waited_for(
     asyncio.run(story())
 
 
+def test_kinds_without_effect_that_may_not_be_read_hold_nobody_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kubesources, "ABSENT_S", (0.01, 0.02))
+    bindings = next(one for one in WATCHED if one.resource.plural == "vtep-bindings")
+
+    async def story() -> None:
+        async with StandIn() as api, Client(Access(api.url)) as client:
+            reads = {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}
+            objects.define(api, [bindings.resource])
+            api.rules = [reads]
+            sources = Sources(client, (*WATCHED[:1], bindings))
+            async with watching(client, sources):
+                await sources.synced()
+                assert "403" in str(dict(sources.states())[str(bindings.resource)]["error"])
+                (told,) = [one for one in caplog.records if "vtep-bindings" in one.getMessage()]
+                assert told.levelname == "WARNING"
+                await eventually(lambda: len(api.denied) > 2)
+
+    asyncio.run(story())
+
+
+def test_all_kinds_tell_each_other_that_the_server_is_back() -> None:
+    async def story() -> None:
+        async with Client(Access("http://127.0.0.1:1")) as client:
+            sources = Sources(client, WATCHED)
+            reflectors = [one.reflector for one in sources._sources.values()]
+            assert len(reflectors) == len({str(one.resource) for one in WATCHED})
+            assert len({id(one.recovery) for one in reflectors}) == 1
+
+    asyncio.run(story())
+
+
 def test_what_waits_for_its_turn_is_not_sent_once_another_leads() -> None:
     async def story() -> None:
         async with StandIn() as api, Client(Access(api.url)) as client:

@@ -22,6 +22,7 @@ from controller.network.facts import NODES, PODS, NetNode, NetPod
 from controller.network.rows import Row, RowKey
 from controller.network.settings import SETTINGS, NetSettings
 from controller.network.standins import stand_ins
+from controller.network.unheeded import of_pod
 from controller.network.units import ObjectRef, Wanted
 from tests.labs.allocation import World, world
 from tests.labs.factview import Whole, whole
@@ -153,8 +154,9 @@ def test_a_next_hop_that_no_network_has_is_told() -> None:
         w = with_vpcs(one, other, subnets=(Subnet("s", vpc="v1", cidr="10.0.1.0/24"),)).start()
         return causes(said(w), "vpcs.kubeovn.io", "v1")
 
-    for where in ("spec.staticRoutes[0]", "spec.policyRoutes[0]"):
-        assert f"{where}: no network of the VPC has its next hop 192.0.2.9" in told("192.0.2.9")
+    for where, what in (("spec.staticRoutes[0]", "route"), ("spec.policyRoutes[0]", "policy")):
+        cause = f"{where}: no network of the VPC has its next hop 192.0.2.9: the {what} has no eff"
+        assert cause in told("192.0.2.9")
     linked = {"vpcPeerings": [{"remoteVpc": "v2", "localConnectIP": "169.254.0.1/30"}]}
     assert told("169.254.0.2", **linked) == told("10.0.1.9") == told("fe80::1") == ""
 
@@ -288,6 +290,17 @@ def test_a_pods_port_and_what_is_written_to_the_pod() -> None:
     w.have(SETTINGS, "", NetSettings(port_security=True))
     secured = said(w)
     assert column(secured, "Logical_Switch_Port", "a.ns", "port_security")
+
+
+@pytest.mark.parametrize("yes", ["true", "True", " true", "TRUE "])
+def test_a_flag_that_is_not_told_as_false_is_true(yes: str) -> None:
+    w = world(Subnet("s", default=True, cidr="10.1.0.0/24")).start()
+    w.have(SETTINGS, "", NetSettings(port_security=True))
+    asked = {O + "port_security": yes, O + "layer2_forward": yes}
+    assert not any(of_pod(asked))
+    w.pod("a", annotations=asked)
+    assert column(said(w), "Logical_Switch_Port", "a.ns", "port_security")
+    assert "unknown" in column(said(w), "Logical_Switch_Port", "a.ns", "addresses")
 
 
 def test_a_north_gateway_is_a_policy_for_what_leaves_the_vpc() -> None:

@@ -48,5 +48,5 @@ def test_a_nodes_and_a_services_are_told() -> None:
     service = NetService("ns", "web", annotations={O + "router_lb_vip": "192.0.2.1"})
     assert "router_lb_vip has no effect" in told(SERVICES, of, service)
     abroad = NetService("ns", "web", annotations={O + "vpc": "v1"})
-    assert "there is no Vpc 'v1'" in told(SERVICES, of, abroad)
+    assert "there is no Vpc 'v1' that can be read" in told(SERVICES, of, abroad)
     assert told(SERVICES, of, abroad, v1=Vpc("v1")) == ""
