@@ -121,10 +121,8 @@ class Ledger:
         there = _subnets(view)
         self._ending = _ending(view, there)
         known = {name: net for name, one in there.items() if (net := _accepted(one))}
-        held = {name: there[name] for name in known}
-        for name, net in place(held, known, DEFAULT_VPC).items():
-            was = known[name]
-            self._take(Net(name, was.vpc, was.networks, was.gateways, net.excluded, net.routed))
+        for net in known.values():
+            self._take(net)
         for name, net in place(there, known, DEFAULT_VPC).items():
             if name not in known:
                 self._take(net)

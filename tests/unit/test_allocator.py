@@ -507,6 +507,27 @@ def test_what_was_excluded_is_so_for_a_new_controller_too() -> None:
     assert world(replace(whole, accepted=old)).start().net("ovn-default").excluded == whole.excluded
 
 
+def test_exclusions_go_with_their_network_and_stay_where_its_change_is_refused() -> None:
+    whole = Subnet(
+        "ovn-default", default=True, cidr="10.1.0.0/24", excluded=("10.1.0.2..10.1.0.9",)
+    )
+    w = world(whole).start()
+    w.pod("x")
+    w.have(SUBNETS, "ovn-default", replace(whole, cidr="10.2.0.0/24", excluded=("10.2.0.2",)))
+    assert "10.1.0.10 of x.ns" in w.why("subnets.kubeovn.io", "", "ovn-default")
+    w.pod("y")
+    anew = w.again(w.held())
+    anew.pod("z")
+    assert (w.ip("y.ns"), anew.ip("z.ns")) == ("10.1.0.11", "10.1.0.12")
+    for name in "xyz":
+        anew.have(PODS, Key("ns", name), None)
+    assert anew.net("ovn-default").excluded == ("10.2.0.2",)
+    anew.pod("later")
+    assert anew.ip("later.ns") == "10.2.0.3"
+    w.have(SUBNETS, "ovn-default", replace(whole, excluded=("10.1.0.12..10.1.0.99",)))
+    assert w.net("ovn-default").excluded == ("10.1.0.12..10.1.0.99",), "by themselves at once"
+
+
 def test_a_pool_that_goes_leaves_its_addresses_to_the_subnet() -> None:
     w = world(Subnet("ovn-default", default=True, cidr="10.16.0.0/24")).start()
     before = w.facts[USAGE]["ovn-default", ""].available[4]
