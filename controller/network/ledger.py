@@ -20,7 +20,8 @@ from controller.network.externalgw import external_subnet
 from controller.network.nets import NETS, REFUSALS, USAGE, Net, Usage, accepted, place, refuse
 from controller.network.nics import Held
 from controller.network.reserved import Reserved
-from controller.network.settings import DEFAULT_VPC, settings
+from controller.network.settings import DEFAULT_VPC
+from controller.network.standins import ends
 from controller.network.view import Kind, View
 from controller.translate.ovn import Problem
 from dataplane.model.addr import readable
@@ -354,7 +355,4 @@ def _subnets(view: View) -> Mapping[str, Subnet]:
 
 
 def _ending(view: View, subnets: Mapping[str, Subnet]) -> frozenset[str]:
-    """Those that are being deleted. In place of two the settings put others, for all to come."""
-    decided = settings(view)
-    made = {decided.default_subnet, decided.join_subnet}
-    return frozenset(name for name, one in subnets.items() if one.ending and name not in made)
+    return frozenset(name for name, one in subnets.items() if one.ending and ends(view, name))

@@ -20,6 +20,7 @@ from controller.network.facts import (
     NetNode,
 )
 from controller.network.nets import USAGE
+from controller.network.settings import SETTINGS, NetSettings
 from controller.policy.model import Expression, Operator, Selector
 from dataplane.model.addr import Mac
 from tests.labs.allocation import world
@@ -473,6 +474,31 @@ def test_a_subnet_that_is_being_deleted_gives_nothing_to_anybody_new() -> None:
     w.have(SUBNETS, "ovn-default", Subnet("ovn-default", cidr="10.16.0.0/24", ending=True))
     w.pod("d", annotations={O + "logical_switch": "ovn-default"})
     assert w.ip("d.ns") == "10.16.0.3", "the settings put another in its place"
+
+
+def test_no_namespace_waits_for_a_default_subnet_that_is_being_deleted() -> None:
+    marked = Subnet("d", default=True, cidr="10.17.0.0/24")
+    w = world(Subnet("ovn-default", cidr="10.16.0.0/24"), marked).start()
+    w.pod("a")
+    w.have(SUBNETS, "d", replace(marked, ending=True))
+    w.pod("b")
+    assert (w.ip("a.ns"), w.ip("b.ns")) == ("10.17.0.2", "10.16.0.2")
+    mine = Subnet("mine", vpc="v", cidr="10.18.0.0/24")
+    w.have(SUBNETS, "mine", mine)
+    w.have(VPCS, "v", Vpc("v", namespaces=("ns",), default_subnet="mine"))
+    w.pod("c")
+    w.have(SUBNETS, "mine", replace(mine, ending=True))
+    w.pod("d")
+    assert (w.ip("c.ns"), w.ip("d.ns")) == ("10.18.0.2", "10.16.0.3")
+
+
+def test_the_settings_default_subnet_gives_nothing_if_no_other_comes_in_its_place() -> None:
+    w = world(Subnet("ovn-default", default=True, cidr="10.16.0.0/24", ending=True))
+    w.facts[SETTINGS] = {"": NetSettings(default_cidr="")}
+    w.start()
+    w.pod("a")
+    assert w.lease("a.ns") is None
+    assert "Subnet ovn-default is being deleted" in w.why("pods", "ns", "a")
 
 
 def test_a_network_whose_provider_no_subnet_has_is_the_first_interfaces() -> None:
