@@ -31,9 +31,11 @@ from controller.network.nets import NETS, Net, asked_by
 from controller.network.rows import Row, RowKey, pairs
 from controller.network.servicefacts import SERVICES
 from controller.network.settings import DEFAULT_VPC
+from controller.network.standins import ends
 from controller.network.units import ObjectRef, Said, Unit, Wanted
 from controller.network.view import Derived, View
 from controller.translate.ovn import Problem
+from controller.translate.vips import Fault
 from dataplane.model.addr import IPAddress, IPNetwork, Mac, mac_of_address, readable
 
 MAX_PRIORITY = 100
@@ -198,9 +200,16 @@ def _given(view: View, subnet: Hashable) -> Mapping[Hashable, Given]:
     claims += _inner_claims(view, name)
     if not claims:
         return {}
+    left: list[Claim] = []
+    if ends(view, name):
+        # Whoever got one now would keep it from ever going.
+        left = [claim for claim in claims if not claim.held]
+        claims = [claim for claim in claims if claim.held]
     leases = (view.get(LEASES, key) for key in view.by(LEASES, "subnet", name))
     taken = [address for lease in leases if lease is not None for address in lease.addresses]
-    return give(view.ask(RANGES, name), claims, taken)
+    fault = Fault(f"Subnet {name} is being deleted", "name another, or wait until it is gone")
+    nothing = {claim.who: Given(faults=(fault,)) for claim in left}
+    return {**give(view.ask(RANGES, name), claims, taken), **nothing}
 
 
 GIVEN: Derived[Mapping[Hashable, Given]] = Derived("who has which external address", _given)

@@ -293,9 +293,31 @@ spec: {type: LoadBalancer, clusterIP: 10.96.0.9, clusterIPs: [10.96.0.9], ports:
     assert ingress["ip"] not in addresses(engine)
 
 
-def test_a_subnet_stays_until_its_external_addresses_are_gone() -> None:
+def test_a_subnet_that_is_being_deleted_gives_no_external_addresses_to_anybody_new() -> None:
+    engine = engine_of(SHARED, NetSettings())
+    subnet = engine.book.store.get(SUBNETS, "shared")
+    assert subnet is not None
+    engine.put(((SUBNETS, "shared", replace(subnet, ending=True)),))
+    put(engine, eip("new"))
+    put(engine, eip("old"))
+    old = engine.book.store.get(EIPS, "old")
+    assert old is not None
+    engine.put(((EIPS, "old", replace(old, held=("10.5.204.5",))),))
+    engine.update()
+    assert told(engine, "ovn-eips", "old")["v4Ip"] == "10.5.204.5"
+    assert not told(engine, "ovn-eips", "new").get("v4Ip")
+    (problem,) = engine.book.problems[ObjectRef("ovn-eips.kubeovn.io", "", "new")]
+    assert "Subnet shared is being deleted" in str(problem)
+    engine.put(((SUBNETS, "shared", subnet),))
+    engine.update()
+    assert told(engine, "ovn-eips", "new")["v4Ip"]
 
-    engine = engine_of(SHARED + "\n---\n" + eip("one"), NetSettings())
+
+def test_a_subnet_stays_until_its_external_addresses_are_gone() -> None:
+    engine = engine_of("\n---\n".join((SHARED, eip("one"), eip("without"))), NetSettings())
+    one = engine.book.store.get(EIPS, "one")
+    assert one is not None
+    engine.put(((EIPS, "one", replace(one, held=("10.5.204.5",))),))
     subnet = engine.book.store.get(SUBNETS, "shared")
     assert subnet is not None
     engine.put(((SUBNETS, "shared", replace(subnet, ending=True)),))
