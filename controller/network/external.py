@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from ipaddress import ip_address, ip_network
 
-from controller.ipam.intervals import Intervals
+from controller.ipam.subnet import given_of
 from controller.kinds.externalgw import ExternalGateway
 from controller.kinds.nat import EIPS, HELD_DOMAIN, VPC_PORTS, EipType
 from controller.kinds.subnet import SUBNETS, Subnet, is_logical
@@ -26,14 +26,16 @@ from controller.network.externalgw import (
     live_gateways,
 )
 from controller.network.facts import LEASES
-from controller.network.giving import Claim, Given, Ranges, give, ranges_of
-from controller.network.nets import Net
+from controller.network.giving import Claim, Given, Ranges, give
+from controller.network.nets import NETS, Net, asked_by
 from controller.network.rows import Row, RowKey, pairs
 from controller.network.servicefacts import SERVICES
 from controller.network.settings import DEFAULT_VPC
+from controller.network.standins import ends
 from controller.network.units import ObjectRef, Said, Unit, Wanted
 from controller.network.view import Derived, View
 from controller.translate.ovn import Problem
+from controller.translate.vips import Fault
 from dataplane.model.addr import IPAddress, IPNetwork, Mac, mac_of_address, readable
 
 MAX_PRIORITY = 100
@@ -70,9 +72,18 @@ def networks_of(subnet: Subnet) -> tuple[IPNetwork, ...]:
     return tuple(sorted(found, key=lambda network: network.version))
 
 
-def _network(view: View, name: Hashable) -> ExternalNetwork | None:
+def _net(view: View, name: Hashable) -> Net | None:
+    """What is in force of a Subnet, or what it asks for where nobody has decided yet."""
     subnet = view.get(SUBNETS, name)
-    return None if subnet is None else ExternalNetwork(subnet.name, networks_of(subnet))
+    if subnet is None:
+        return None
+    net = view.get(NETS, name) or asked_by(subnet, DEFAULT_VPC)
+    return net if net.usable else None
+
+
+def _network(view: View, name: Hashable) -> ExternalNetwork | None:
+    net = _net(view, name)
+    return None if net is None else ExternalNetwork(net.name, net.networks)
 
 
 NETWORK: Derived[ExternalNetwork | None] = Derived("an external network", _network)
@@ -80,23 +91,9 @@ NETWORK: Derived[ExternalNetwork | None] = Derived("an external network", _netwo
 
 def _ranges(view: View, name: Hashable) -> Ranges:
     """The addresses of a Subnet that may be given: without its ends, gateways and exclusions."""
-    subnet = view.get(SUBNETS, name)
-    if subnet is None:
-        return {}
-    gateways = [word for word in subnet.gateway.split(",") if word.strip()]
-    kept, _ = ranges_of([*subnet.excluded, *gateways])
-    found: dict[int, Intervals] = {}
-    for network in networks_of(subnet):
-        ends = 0 if network.prefixlen >= network.max_prefixlen - 1 else 1
-        low, high = int(network[0]) + ends, int(network[-1]) - ends
-        # Where no gateway is written it is the first address, as for every Subnet.
-        gateway = () if any(g.version == network.version for g in readable(gateways)) else (low,)
-        found[network.version] = (
-            Intervals.of([(low, high)])
-            - kept[network.version]
-            - Intervals.of((one, one) for one in gateway)
-        )
-    return found
+    net = _net(view, name)
+    networks = () if net is None else net.networks
+    return {one.version: given_of(net.space, one, ()) for one in networks if net is not None}
 
 
 RANGES: Derived[Ranges] = Derived("addresses of an external network", _ranges)
@@ -203,9 +200,16 @@ def _given(view: View, subnet: Hashable) -> Mapping[Hashable, Given]:
     claims += _inner_claims(view, name)
     if not claims:
         return {}
+    left: list[Claim] = []
+    if ends(view, name):
+        # Whoever got one now would keep it from ever going.
+        left = [claim for claim in claims if not claim.held]
+        claims = [claim for claim in claims if claim.held]
     leases = (view.get(LEASES, key) for key in view.by(LEASES, "subnet", name))
     taken = [address for lease in leases if lease is not None for address in lease.addresses]
-    return give(view.ask(RANGES, name), claims, taken)
+    fault = Fault(f"Subnet {name} is being deleted", "name another, or wait until it is gone")
+    nothing = {claim.who: Given(faults=(fault,)) for claim in left}
+    return {**give(view.ask(RANGES, name), claims, taken), **nothing}
 
 
 GIVEN: Derived[Mapping[Hashable, Given]] = Derived("who has which external address", _given)
@@ -239,7 +243,8 @@ def vpc_external(view: View, key: Hashable) -> Said:
     for subnet in externals_of(view, vpc):
         network = view.ask(NETWORK, subnet)
         if network is None or not network.networks:
-            say(f"the external Subnet {subnet} is not there, or has no network", "make it")
+            cause = f"the external Subnet {subnet} is not there, or has no network"
+            say(cause, "make it, or see its status")
             continue
         given = port_addresses(view, vpc.name, subnet)
         for fault in given.faults:

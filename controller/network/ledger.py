@@ -20,7 +20,8 @@ from controller.network.externalgw import external_subnet
 from controller.network.nets import NETS, REFUSALS, USAGE, Net, Usage, accepted, place, refuse
 from controller.network.nics import Held
 from controller.network.reserved import Reserved
-from controller.network.settings import DEFAULT_VPC, settings
+from controller.network.settings import DEFAULT_VPC
+from controller.network.standins import ends
 from controller.network.view import Kind, View
 from controller.translate.ovn import Problem
 from dataplane.model.addr import readable
@@ -121,10 +122,8 @@ class Ledger:
         there = _subnets(view)
         self._ending = _ending(view, there)
         known = {name: net for name, one in there.items() if (net := _accepted(one))}
-        held = {name: there[name] for name in known}
-        for name, net in place(held, known, DEFAULT_VPC).items():
-            was = known[name]
-            self._take(Net(name, was.vpc, was.networks, was.gateways, net.excluded, net.routed))
+        for net in known.values():
+            self._take(net)
         for name, net in place(there, known, DEFAULT_VPC).items():
             if name not in known:
                 self._take(net)
@@ -356,7 +355,4 @@ def _subnets(view: View) -> Mapping[str, Subnet]:
 
 
 def _ending(view: View, subnets: Mapping[str, Subnet]) -> frozenset[str]:
-    """Those that are being deleted. In place of two the settings put others, for all to come."""
-    decided = settings(view)
-    made = {decided.default_subnet, decided.join_subnet}
-    return frozenset(name for name, one in subnets.items() if one.ending and name not in made)
+    return frozenset(name for name, one in subnets.items() if one.ending and ends(view, name))

@@ -122,9 +122,10 @@ def accepted(subnet: Subnet) -> Net | None:
     if was is None:
         return None
     routed = is_routed(subnet)
-    # What cannot be read of what is written now is no reason against what was in force.
-    mine = subnet.excluded
-    if was.excluded is not None and not asked_by(subnet, was.vpc).usable:
+    # What cannot be read of what is written now is no reason against what was in force, and what
+    # another network excludes tells nothing of this one.
+    asked, mine = asked_by(subnet, was.vpc), subnet.excluded
+    if was.excluded is not None and not (asked.usable and asked.cidr == was.cidr):
         mine = was.excluded
     for excluded in (mine, was.excluded or (), ()):
         net = _net(subnet.name, was.vpc, was.cidr, was.gateway, excluded, routed)
@@ -215,9 +216,11 @@ def place(
         was = in_force.get(subnet.name)
         if was is None or not was.usable:
             continue
-        # Excluded addresses and how it is routed are always as written now.
+        # How it is routed is always as written now, and so are excluded addresses, of this network:
+        # what one excludes that may be refused says nothing of it.
         fresh = asked_by(subnet, default_vpc)
-        excluded = fresh.excluded if fresh.usable else was.excluded
+        same = fresh.usable and fresh.networks == was.networks
+        excluded = fresh.excluded if same else was.excluded
         net = Net(was.name, was.vpc, was.networks, was.gateways, excluded, is_routed(subnet))
         if not taken.clash(net):
             placed[subnet.name] = net

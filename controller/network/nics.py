@@ -26,6 +26,7 @@ from controller.kinds.vpc import VPCS
 from controller.kube.resources import Key
 from controller.network.facts import NAMESPACES, VIP_ANNOTATION, NetPod
 from controller.network.settings import settings
+from controller.network.standins import ends
 from controller.network.view import Derived, View
 from controller.translate.ovn import Problem
 from dataplane.model.addr import Mac
@@ -165,10 +166,12 @@ def _choice(view: View, namespace: str) -> Choice:
         return Choice(usable)
     for name in view.by(VPCS, "namespace", namespace):
         vpc = view.get(VPCS, name)
-        if vpc and vpc.default_subnet:
+        if vpc and vpc.default_subnet and not ends(view, vpc.default_subnet):
             return Choice((vpc.default_subnet,))
-    marked = [name for name in view.by(SUBNETS, "default", True) if not _made(view, name)]
-    return Choice((marked[0] if marked else settings(view).default_subnet,))
+    for name in view.by(SUBNETS, "default", True):
+        if not _made(view, name) and not ends(view, name):
+            return Choice((name,))
+    return Choice((settings(view).default_subnet,))
 
 
 def _first_interfaces(subnet: Subnet | None) -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 
 from controller.kinds.subnet import SUBNETS, Subnet
 from controller.kinds.vpc import VPCS, Vpc
-from controller.network.settings import DEFAULT_VPC, NetSettings
-from controller.network.view import Kind
+from controller.network.settings import DEFAULT_VPC, NetSettings, settings
+from controller.network.view import Kind, View
 
 
 def stand_ins(decided: NetSettings) -> tuple[tuple[Kind[Any], Hashable, Any], ...]:
@@ -28,3 +28,11 @@ def stand_ins(decided: NetSettings) -> tuple[tuple[Kind[Any], Hashable, Any], ..
             )
             found.append((SUBNETS, name, subnet))
     return tuple(found)
+
+
+def ends(view: View, name: str) -> bool:
+    """Whether a Subnet is being deleted, and none of that name stands in for it then."""
+    subnet, decided = view.get(SUBNETS, name), settings(view)
+    if subnet is None or not subnet.ending:
+        return False
+    return all(key != name for kind, key, _ in stand_ins(decided) if kind is SUBNETS)

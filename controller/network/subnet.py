@@ -212,12 +212,19 @@ def status(view: View, key: Hashable) -> Said:
         "Ready": ("True", "SwitchMade", "") if net.usable else ("False", "Refused", cause),
         "Error": ("True", "Refused", f"{cause}: {in_force}") if cause else ("False", "None", ""),
     }
-    used = view.by(LEASES, "subnet", subnet.name) or view.by(EIPS, "subnet", subnet.name)
+    used = _users(view, subnet.name) if subnet.ending else ()
     gone = subnet.ending and not used
-    if subnet.ending and used and net.usable:
+    if used and net.usable:
         conditions["Ready"] = ("True", "Ending", ending("addresses of it", used))
     ref = ObjectRef(str(RESOURCE), "", subnet.name)
     return Said(writes={ref: Wanted(status=told, conditions=conditions, finalizer=not gone)})
+
+
+def _users(view: View, subnet: str) -> tuple[str, ...]:
+    """Who has addresses of it; for OvnEips that have none, and will get none, nothing waits."""
+    eips = ((name, view.get(EIPS, name)) for name in view.by(EIPS, "subnet", subnet))
+    held = tuple(name for name, eip in eips if eip is not None and eip.held)
+    return view.by(LEASES, "subnet", subnet) or held
 
 
 def _counts(usage: Usage) -> dict[str, object]:

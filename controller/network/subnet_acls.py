@@ -17,6 +17,7 @@ Source: Kube-OVN's documentation of Subnet ("Subnet Isolation", "Subnet ACL").
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
+from dataclasses import replace
 from ipaddress import ip_network
 
 from controller.kinds.subnet import RESOURCE, SUBNETS, Subnet, SubnetAcl
@@ -47,10 +48,13 @@ def _acls(view: View, name: Hashable) -> Said:
         wanted += _private(subnet, net.networks, join.networks if join else (), problems)
     for at, acl in enumerate(subnet.acls):
         fault = _fault(acl)
-        if fault:
-            problems.append(Problem(f"Subnet {name}", f"spec.acls[{at}].{fault[0]}", fault[1]))
-        else:
+        if fault is None:
             wanted.append(acl)
+            continue
+        cause, step, instead = fault
+        problems.append(Problem(f"Subnet {name}", f"spec.acls[{at}].{cause}", step))
+        if instead:
+            wanted.append(replace(acl, match=instead))
     rows = {}
     for acl in wanted:
         key = RowKey("ACL", name_of("acl", name, acl))
@@ -101,18 +105,24 @@ def _between(source: IPNetwork, target: IPNetwork) -> str:
     return f"{field}.src == {source} && {field}.dst == {target}"
 
 
-def _fault(acl: SubnetAcl) -> tuple[str, str] | None:
-    """What cannot be written of an entry, and what to write instead."""
+def _fault(acl: SubnetAcl) -> tuple[str, str, str] | None:
+    """What cannot be written of an entry, what to write, and the match to have until then."""
     if acl.direction not in DIRECTIONS:
-        return f"direction: {acl.direction!r} is none", f"write {' or '.join(DIRECTIONS)}"
+        return f"direction: {acl.direction!r} is none", f"write {' or '.join(DIRECTIONS)}", ""
     if not 0 <= acl.priority <= 32767:
-        return f"priority: {acl.priority} is none", "give one from 0 to 32767"
+        return f"priority: {acl.priority} is none", "give one from 0 to 32767", ""
     if acl.action not in ACTIONS:
-        return f"action: {acl.action!r} is none of OVN 23.03", f"write one of {', '.join(ACTIONS)}"
+        cause = f"action: {acl.action!r} is none of OVN 23.03"
+        return cause, f"write one of {', '.join(ACTIONS)}", ""
     if not acl.match.strip():
-        return "match: is empty", "write an expression of OVN's, as in ip4.src == 10.0.0.0/8"
-    if unparsed := matches.fault(acl.match):
-        return f"match: OVN cannot parse {acl.match!r}: {unparsed}", "correct it"
+        return "match: is empty", "write an expression of OVN's, as in ip4.src == 10.0.0.0/8", ""
+    if refused := matches.fault(acl.match):
+        cause = f"match: {acl.match!r} is not written: {refused}"
+        # Without it all would pass that it is to keep out.
+        instead = matches.broader(acl.match) if acl.action in ("drop", "reject") else ""
+        if instead:
+            cause += f"; until it is corrected {acl.action} is of more, of {instead!r}"
+        return cause, "correct it", instead
     return None
 
 

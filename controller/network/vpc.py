@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_interface, ip_network
 
 from controller.kinds.vpc import RESOURCE, VPCS, Vpc, VpcPeering, VpcPolicy, VpcRoute
@@ -199,7 +199,9 @@ def _policies(view: View, said: _Saying) -> None:
         where = f"spec.policyRoutes[{at}]"
         if (fault := _policy_fault(policy)) is not None:
             said.wrong(where, *fault)
-            continue
+            if not (instead := _instead(policy)):
+                continue
+            policy = replace(policy, match=instead)
         if (policy.priority, policy.match) in seen:
             said.wrong(where, "priority and match are another one's, too", "take one away")
             continue
@@ -218,13 +220,23 @@ def _policies(view: View, said: _Saying) -> None:
         )
 
 
+def _instead(policy: VpcPolicy) -> str:
+    """The match of one that is too many flows: without it all would pass that it drops."""
+    other = replace(policy, match="ip")
+    drops = policy.action == "drop" and _policy_fault(other) is None
+    return matches.broader(policy.match) if drops else ""
+
+
 def _policy_fault(policy: VpcPolicy) -> tuple[str, str] | None:
     if not 0 <= policy.priority <= MAX_POLICY_PRIORITY:
         return f"the priority {policy.priority} is not of 0 to 32767", "choose one of these"
     if not policy.match:
         return "it has no match", "write one, such as ip4.src == 10.1.0.0/24"
-    if unparsed := matches.fault(policy.match):
-        return f"OVN cannot parse the match {policy.match!r}: {unparsed}", "correct it"
+    if refused := matches.fault(policy.match):
+        cause = f"the match {policy.match!r} is not written: {refused}"
+        if instead := _instead(policy):
+            cause += f"; until it is corrected drop is of more, of {instead!r}"
+        return cause, "correct it"
     if policy.action not in _ACTIONS:
         return f"the action {policy.action!r} is none", f"write one of {', '.join(_ACTIONS)}"
     if policy.action != "reroute":

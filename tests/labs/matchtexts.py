@@ -151,3 +151,20 @@ COSTLY = (
     ("!(udp.src == 5 || $one == ip4.src)", "each address of a set"),
 )
 """OVN parses these, and an ovn-controller of 23.03 comes to a standstill over them or nearly so."""
+BROADER = (
+    ("ip4.src != $friends", "(eth.type == 0x800)"),
+    ("$friends != ip6.dst && tcp", "(eth.type == 0x86dd) && tcp"),
+    ("tcp.dst != $ports", "(ip.proto == 6)"),
+    ("eth.src != $m", "(1)"),
+    ("!(ip4.dst == $friends)", "! ( (eth.type != 0x800) )"),
+    ("!(udp.src == $ports || eth.dst == $m)", "! ( (ip.proto != 17) || (0) )"),
+    ("!(!(arp.spa != $friends))", "! ( ! ( (eth.type == 0x806) ) )"),
+    ("!ip6.mcast_flood && ip6", "! (0) && ip6"),
+    ("ip6.mcast_flood == 0 && ip6", "(1) && ip6"),
+    ("ip4.mcast != $odd", "(1)"),
+    (
+        "ip6.dst != fd00::1 && tcp.dst[0..3] == 7 && ip6.dst != {fd01::5, fd03::7}",
+        "ip6.dst != fd00::1 && tcp.dst [ 0 .. 3 ] == 7 && (eth.type == 0x86dd)",
+    ),
+)
+"""Others like these, and what finds all that they would, and more."""

@@ -12,7 +12,7 @@ import pytest
 from controller.network.matches import fault
 from controller.network.matchfields import COSTLY, FIELDS, TEXT
 from dataplane.drivers.unixctl import UnixctlClient
-from tests.labs.matchtexts import PARSED, REFUSED, UNKNOWN
+from tests.labs.matchtexts import BROADER, PARSED, REFUSED, UNKNOWN
 from tests.labs.ovnsandbox import OvnSandbox, wait_until
 
 LACKING_NAMES = (
@@ -67,7 +67,8 @@ def refused_by_ovn(box: OvnSandbox, matches: Sequence[str]) -> set[str]:
 
 
 def test_we_refuse_what_ovn_cannot_parse_and_nothing_else(box: OvnSandbox) -> None:
-    matches = (*PARSED, *UNKNOWN, *(match for match, _ in REFUSED))
+    instead = tuple(match for _, match in BROADER)
+    matches = (*PARSED, *instead, *UNKNOWN, *(match for match, _ in REFUSED))
     refused = refused_by_ovn(box, matches)
     assert refused - set(UNKNOWN) == {match for match in matches if fault(match)}
     assert refused >= set(UNKNOWN)

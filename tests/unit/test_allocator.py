@@ -20,6 +20,7 @@ from controller.network.facts import (
     NetNode,
 )
 from controller.network.nets import USAGE
+from controller.network.settings import SETTINGS, NetSettings
 from controller.policy.model import Expression, Operator, Selector
 from dataplane.model.addr import Mac
 from tests.labs.allocation import world
@@ -475,6 +476,31 @@ def test_a_subnet_that_is_being_deleted_gives_nothing_to_anybody_new() -> None:
     assert w.ip("d.ns") == "10.16.0.3", "the settings put another in its place"
 
 
+def test_no_namespace_waits_for_a_default_subnet_that_is_being_deleted() -> None:
+    marked = Subnet("d", default=True, cidr="10.17.0.0/24")
+    w = world(Subnet("ovn-default", cidr="10.16.0.0/24"), marked).start()
+    w.pod("a")
+    w.have(SUBNETS, "d", replace(marked, ending=True))
+    w.pod("b")
+    assert (w.ip("a.ns"), w.ip("b.ns")) == ("10.17.0.2", "10.16.0.2")
+    mine = Subnet("mine", vpc="v", cidr="10.18.0.0/24")
+    w.have(SUBNETS, "mine", mine)
+    w.have(VPCS, "v", Vpc("v", namespaces=("ns",), default_subnet="mine"))
+    w.pod("c")
+    w.have(SUBNETS, "mine", replace(mine, ending=True))
+    w.pod("d")
+    assert (w.ip("c.ns"), w.ip("d.ns")) == ("10.18.0.2", "10.16.0.3")
+
+
+def test_the_settings_default_subnet_gives_nothing_if_no_other_comes_in_its_place() -> None:
+    w = world(Subnet("ovn-default", default=True, cidr="10.16.0.0/24", ending=True))
+    w.facts[SETTINGS] = {"": NetSettings(default_cidr="")}
+    w.start()
+    w.pod("a")
+    assert w.lease("a.ns") is None
+    assert "Subnet ovn-default is being deleted" in w.why("pods", "ns", "a")
+
+
 def test_a_network_whose_provider_no_subnet_has_is_waited_for() -> None:
     w = world(
         Subnet("ovn-default", default=True, cidr="10.16.0.0/24"),
@@ -511,6 +537,27 @@ def test_what_was_excluded_is_so_for_a_new_controller_too() -> None:
     assert anew.ip("a.ns") == "10.16.0.10"
     old = Accepted("ovn-cluster", "10.16.0.0/24", "10.16.0.1")
     assert world(replace(whole, accepted=old)).start().net("ovn-default").excluded == whole.excluded
+
+
+def test_exclusions_go_with_their_network_and_stay_where_its_change_is_refused() -> None:
+    whole = Subnet(
+        "ovn-default", default=True, cidr="10.1.0.0/24", excluded=("10.1.0.2..10.1.0.9",)
+    )
+    w = world(whole).start()
+    w.pod("x")
+    w.have(SUBNETS, "ovn-default", replace(whole, cidr="10.2.0.0/24", excluded=("10.2.0.2",)))
+    assert "10.1.0.10 of x.ns" in w.why("subnets.kubeovn.io", "", "ovn-default")
+    w.pod("y")
+    anew = w.again(w.held())
+    anew.pod("z")
+    assert (w.ip("y.ns"), anew.ip("z.ns")) == ("10.1.0.11", "10.1.0.12")
+    for name in "xyz":
+        anew.have(PODS, Key("ns", name), None)
+    assert anew.net("ovn-default").excluded == ("10.2.0.2",)
+    anew.pod("later")
+    assert anew.ip("later.ns") == "10.2.0.3"
+    w.have(SUBNETS, "ovn-default", replace(whole, excluded=("10.1.0.12..10.1.0.99",)))
+    assert w.net("ovn-default").excluded == ("10.1.0.12..10.1.0.99",), "by themselves at once"
 
 
 def test_a_pool_that_goes_leaves_its_addresses_to_the_subnet() -> None:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.network.matches import fault
-from tests.labs.matchtexts import COSTLY, PARSED, REFUSED, UNKNOWN
+from controller.network.matches import broader, fault
+from tests.labs.matchtexts import BROADER, COSTLY, PARSED, REFUSED, UNKNOWN
 
 
 @pytest.mark.parametrize("match", [*PARSED, *UNKNOWN])
@@ -19,6 +19,17 @@ def test_what_ovn_may_parse_passes(match: str) -> None:
 @pytest.mark.parametrize(("match", "said"), [*REFUSED, *COSTLY])
 def test_what_it_cannot_parse_is_told(match: str, said: str) -> None:
     assert said in fault(match)
+
+
+@pytest.mark.parametrize(("match", "instead"), BROADER)
+def test_of_what_is_too_many_flows_all_and_more_can_be_had(match: str, instead: str) -> None:
+    assert fault(match) and broader(match) == instead
+    assert fault(instead) == ""
+
+
+@pytest.mark.parametrize("match", [*PARSED, *UNKNOWN, *(match for match, _ in REFUSED)])
+def test_of_another_match_nothing_is_left_out(match: str) -> None:
+    assert broader(match) == ""
 
 
 # Python reads no more than 4,300 digits.
@@ -36,6 +47,7 @@ _PIECES = st.one_of(
 @given(st.lists(_PIECES, max_size=5).map("".join))
 def test_every_text_gets_an_answer(match: str) -> None:
     assert isinstance(fault(match), str)
+    assert fault(broader(match) or "1") == ""
 
 
 def test_parentheses_without_end_are_no_defect() -> None:

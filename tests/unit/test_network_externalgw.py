@@ -236,6 +236,38 @@ def test_a_freed_external_address_goes_to_the_pod_that_waits() -> None:
     assert len(addresses(engine)) == 4
 
 
+@pytest.mark.parametrize(
+    "torn",
+    [
+        {"excluded": ("10.5.204.4..10.5.204.6x",)},
+        {"cidr": "nonsense", "gateway": "", "excluded": ()},
+        {"cidr": "10.6.0.0/29", "gateway": "", "excluded": ()},
+    ],
+)
+def test_external_addresses_are_of_what_is_in_force(torn: dict[str, Any]) -> None:
+    excluded = "excludeIps: [10.5.204.4..10.5.204.6], namespaces"
+    engine = engine_of(SHARED.replace("namespaces", excluded), NetSettings())
+    put(engine, pods("a"))
+    engine.update()
+    assert addresses(engine) == ["10.5.204.2"]
+    subnet = engine.book.store.get(SUBNETS, "shared")
+    assert subnet is not None
+    engine.put(((SUBNETS, "shared", replace(subnet, **torn)),))
+    put(engine, eip("one"))
+    engine.update()
+    assert told(engine, "ovn-eips", "one")["v4Ip"] == "10.5.204.3"
+
+
+def test_a_subnet_that_never_was_in_force_has_no_external_addresses() -> None:
+    text = SHARED.replace("namespaces", "excludeIps: [10.5.204.4..10.5.204.6x], namespaces")
+    engine = engine_of(text + "\n---\n" + eip("one"), NetSettings())
+    assert not told(engine, "ovn-eips", "one").get("v4Ip")
+    assert "10.5.204.6x" in "".join(
+        str(problem)
+        for problem in engine.book.problems[ObjectRef("subnets.kubeovn.io", "", "shared")]
+    )
+
+
 def test_a_balanced_address_of_the_subnet_is_no_pods_either() -> None:
     engine = engine_of(SHARED, NetSettings())
     put(
@@ -261,9 +293,31 @@ spec: {type: LoadBalancer, clusterIP: 10.96.0.9, clusterIPs: [10.96.0.9], ports:
     assert ingress["ip"] not in addresses(engine)
 
 
-def test_a_subnet_stays_until_its_external_addresses_are_gone() -> None:
+def test_a_subnet_that_is_being_deleted_gives_no_external_addresses_to_anybody_new() -> None:
+    engine = engine_of(SHARED, NetSettings())
+    subnet = engine.book.store.get(SUBNETS, "shared")
+    assert subnet is not None
+    engine.put(((SUBNETS, "shared", replace(subnet, ending=True)),))
+    put(engine, eip("new"))
+    put(engine, eip("old"))
+    old = engine.book.store.get(EIPS, "old")
+    assert old is not None
+    engine.put(((EIPS, "old", replace(old, held=("10.5.204.5",))),))
+    engine.update()
+    assert told(engine, "ovn-eips", "old")["v4Ip"] == "10.5.204.5"
+    assert not told(engine, "ovn-eips", "new").get("v4Ip")
+    (problem,) = engine.book.problems[ObjectRef("ovn-eips.kubeovn.io", "", "new")]
+    assert "Subnet shared is being deleted" in str(problem)
+    engine.put(((SUBNETS, "shared", subnet),))
+    engine.update()
+    assert told(engine, "ovn-eips", "new")["v4Ip"]
 
-    engine = engine_of(SHARED + "\n---\n" + eip("one"), NetSettings())
+
+def test_a_subnet_stays_until_its_external_addresses_are_gone() -> None:
+    engine = engine_of("\n---\n".join((SHARED, eip("one"), eip("without"))), NetSettings())
+    one = engine.book.store.get(EIPS, "one")
+    assert one is not None
+    engine.put(((EIPS, "one", replace(one, held=("10.5.204.5",))),))
     subnet = engine.book.store.get(SUBNETS, "shared")
     assert subnet is not None
     engine.put(((SUBNETS, "shared", replace(subnet, ending=True)),))

@@ -117,6 +117,22 @@ def test_a_vpc_is_a_router_with_its_routes_and_policies() -> None:
     assert told.conditions["Ready"][0] == "True"
 
 
+def test_a_policy_that_drops_and_is_too_many_flows_drops_more_until_it_is_corrected() -> None:
+    match, hop = "ip4.src != $friends", {"nextHopIP": "10.0.1.252"}
+    policies = [
+        {"action": "drop", "match": match, "priority": 12},
+        {"action": "allow", "match": match, "priority": 11},
+        {"action": "drop", "match": match, "priority": 10, **hop},
+        {"action": "drop", "match": "ip5", "priority": 9},
+    ]
+    found = said(with_vpcs(a_vpc("v1", policyRoutes=policies)).start())
+    (policy,) = (r for key, r in found.rows.items() if key.table == "Logical_Router_Policy")
+    assert policy.columns["match"] == "(eth.type == 0x800)"
+    assert (policy.columns["priority"], policy.columns["action"]) == (12, "drop")
+    told = causes(found, "vpcs.kubeovn.io", "v1")
+    assert told.count("each address of a set") == 3 and told.count("drop is of more") == 1
+
+
 @pytest.mark.parametrize(
     ("spec", "cause"),
     [

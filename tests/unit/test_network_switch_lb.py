@@ -150,7 +150,8 @@ def test_backends_are_asked_whether_they_live() -> None:
 
 def test_listed_backends_are_asked_if_they_are_ports_of_ours() -> None:
     facts = world(rule(endpoints=["192.168.0.5", "192.168.0.99", "10.9.9.9"]))
-    facts[NETS] = {"sub1": Net("sub1", "vpc1", (ip_network("192.168.0.0/24"),))}
+    network, gateway = ip_network("192.168.0.0/24"), ip_address("192.168.0.1")
+    facts[NETS] = {"sub1": Net("sub1", "vpc1", (network,), (gateway,))}
     said = whole(switch_lb.UNITS, facts)
     assert said.rows[ROW].columns["ip_port_mappings"] == (("192.168.0.5", f"d.ns:{SOURCE}"),)
     assert set(checks(said)) == {"1.1.1.1:8888"}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
+
+import pytest
 
 from controller.kinds.subnet import SUBNETS, Subnet, SubnetAcl
 from controller.network.nets import NETS, Net
@@ -88,7 +91,21 @@ def test_acls_are_written_as_they_are_and_those_that_cannot_be_are_named() -> No
         "acls[4].match",
         "acls[5].match",
     ]
-    assert "'ip4.src == here': here is where a constant belongs" in problems[-1]
+    assert "'ip4.src == here' is not written: here is where a constant belongs" in problems[-1]
+
+
+@pytest.mark.parametrize("action", ["drop", "reject"])
+def test_what_shuts_and_is_too_many_flows_shuts_more_and_what_opens_is_not_written(
+    action: str,
+) -> None:
+    shuts = SubnetAcl("to-lport", 7, "ip4.src != $friends && tcp", action)
+    opens = replace(shuts, action="allow-related")
+    found = said(Subnet("s", acls=(shuts, opens)))
+    assert acls(found) == {("to-lport", 7, "(eth.type == 0x800) && tcp", action)}
+    first, second = sorted(map(str, found.problems[ObjectRef("subnets.kubeovn.io", "", "s")]))
+    assert f"{action} is of more, of '(eth.type == 0x800) && tcp'" in first
+    assert "each address of a set" in first and "is of more" not in second
+    assert "cannot parse" not in first + second
 
 
 def test_a_subnet_that_is_not_in_force_has_none() -> None:
