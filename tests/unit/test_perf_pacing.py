@@ -15,7 +15,7 @@ from perf.pacing import Pair, Why
         (900.0, 0.02, 0.04, 0.3, Why.TAKEN),
         (900.0, 0.02, 0.02, 0.3, Why.REFUSED),
         (900.0, 0.02, 0.02, 0.04, Why.GENERATOR),
-        (1010.0, 0.2, 0.2, 0.2, Why.GENERATOR),
+        (1010.0, 0.2, 0.2, 0.2, Why.EXCEEDED),
     ],
 )
 def test_a_missed_rate_is_blamed_on_who_lost_as_much_time(
