@@ -39,6 +39,23 @@ class Pair:
     address: str
 
 
+def bridged(mtu: int, prefix: str = PREFIX) -> Pair:
+    """Two containers on a Linux bridge; `mtu`: of everything between them."""
+    between = Namespace(f"{prefix}-bridge").create()
+    between.run("ip", "link", "add", "br0", "type", "bridge")
+    between.run("ip", "link", "set", "br0", "up")
+    spaces = []
+    for number, address in enumerate(_BRIDGED):
+        where = Namespace(f"{prefix}-b{number}").create()
+        end = f"to{number}"
+        netns.veth(where, "eth0", between, end, left_addresses=[f"{address}/24"])
+        # An end that has less drops what is larger; the bridge has the least of its ports'.
+        where.run("ip", "link", "set", "eth0", "mtu", str(mtu))
+        between.run("ip", "link", "set", end, "mtu", str(mtu), "master", "br0")
+        spaces.append(where)
+    return Pair(spaces[0], spaces[1], _BRIDGED[1])
+
+
 @dataclass(slots=True)
 class ContainerLab:
     """The lab while it runs."""
@@ -69,22 +86,6 @@ class ContainerLab:
         # Not of /sys, which is the machine's in every namespace here.
         (link,) = json.loads(self.lab.containers["c1"].run("ip", "-j", "link", "show", "eth0"))
         return int(link["mtu"])
-
-    def bridge(self) -> Pair:
-        """Two containers on a Linux bridge, with the MTU of the others."""
-        mtu = str(self.mtu())
-        between = Namespace(f"{PREFIX}-bridge").create()
-        between.run("ip", "link", "add", "br0", "type", "bridge")
-        between.run("ip", "link", "set", "br0", "up")
-        spaces = []
-        for number, address in enumerate(_BRIDGED):
-            where = Namespace(f"{PREFIX}-b{number}").create()
-            end = f"to{number}"
-            netns.veth(where, "eth0", between, end, left_addresses=[f"{address}/24"])
-            between.run("ip", "link", "set", end, "master", "br0")
-            where.run("ip", "link", "set", "eth0", "mtu", mtu)
-            spaces.append(where)
-        return Pair(spaces[0], spaces[1], _BRIDGED[1])
 
     def stream(self, way: str, seconds: float) -> tuple[float, int]:
         """One TCP stream: Gbit/s received, and segments sent again.
@@ -133,7 +134,7 @@ def built(progress: Callable[[str], None], underlay_mtu: int) -> Iterator[Contai
         c1, c2 = lab.containers["c1"], lab.containers["c2"]
         made.pairs[TRUNK] = Pair(c1, c2, topology.CONTAINERS["c2"])
         made.pairs[PORT] = made.attach_own()
-        made.pairs[BRIDGE] = made.bridge()
+        made.pairs[BRIDGE] = bridged(made.mtu())
         lab.node.vsctl("set", "Open_vSwitch", ".", "other_config:pmd-maxsleep=0")
         for way, pair in made.pairs.items():
             processes.spawn(

@@ -15,7 +15,6 @@ import json
 import statistics
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -35,8 +34,6 @@ KNOWN_SHARE = 0.5
 
 WITHIN = 0.005
 """What is near enough, as a share of what was asked for."""
-_SCHEDULED = 2
-"""A process's clock of the time that it ran: linux/posix-timers_types.h, CPUCLOCK_SCHED."""
 
 DELAYS_US = (0, 100, 1_000)
 DELAY_PPS = 10_000
@@ -62,6 +59,7 @@ class Why(StrEnum):
     """How a trial at the highest share ended."""
 
     KEPT = "kept"
+    EXCEEDED = "the generator sent too much"
     TAKEN = "processors taken by others"
     REFUSED = "the line did not take it"
     GENERATOR = "the generator was too slow"
@@ -72,7 +70,7 @@ class Pair:
     """One trial at the highest share [frames/s]: carried before it, asked, sent, carried after.
 
     `meant_s`, `took_s`: how long it should have sent, and did; `away_s`, `line_away_s`: how long
-    generator and line had no processor; `refused_s`: how long the line's ring was full.
+    generator and line had no processor meanwhile; `refused_s`: how long the line's ring was full.
     """
 
     before: float
@@ -105,9 +103,11 @@ class Pair:
         """
         if abs(self.error) <= WITHIN:
             return Why.KEPT
-        if self.away_s + self.line_away_s >= self.missing_s > 0:
+        if self.error > 0:
+            return Why.EXCEEDED
+        if self.away_s + self.line_away_s >= self.missing_s:
             return Why.TAKEN
-        return Why.REFUSED if self.refused_s >= self.missing_s > 0 else Why.GENERATOR
+        return Why.REFUSED if self.refused_s >= self.missing_s else Why.GENERATOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,16 +191,13 @@ def _carried(generator: Pktgen, seconds: float = RUN_S) -> float:
 
 
 def _pairs(generator: Pktgen, line: int) -> Iterator[Pair]:
-    clock = (~line << 3) | _SCHEDULED
     before = _carried(generator, CARRIED_S)
     for _ in range(PAIRS):
-        began, worked = time.monotonic(), time.clock_gettime(clock)
-        run = generator.run(Load(MOST_SHARE * before, PAIR_S))
-        took, worked = time.monotonic() - began, time.clock_gettime(clock) - worked
+        run = generator.run(Load(MOST_SHARE * before, PAIR_S, watch=line))
         after = _carried(generator, CARRIED_S)
         yield Pair(
             before, MOST_SHARE * before, run.pps, after, PAIR_S, run.seconds,
-            run.away_ns / 1e9, max(0.0, took - worked), run.refused_ns / 1e9,
+            run.away_ns / 1e9, run.watched_away_ns / 1e9, run.refused_ns / 1e9,
         )  # fmt: skip
         before = after
 

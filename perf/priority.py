@@ -13,12 +13,15 @@ import contextlib
 import os
 from pathlib import Path
 
-FIRST, LAST = -20, 19
-"""The best short of real-time, which would stop the harness itself; and the least."""
+FIRST, USUAL, LAST = -20, 0, 19
+"""The best short of real-time, which would stop the harness itself; what all have; the least."""
 
 
 def give(task: int, nice: int) -> None:
-    """A thread's or process's priority, and its session's among all sessions.
+    """A thread's or process's priority, and if that is better than usual, its session's, too.
+
+    A session is never put behind: a busy loop may be one thread of a program whose others are
+    asked how it goes. It gets the usual priority back then.
 
     Raises:
         ProcessLookupError: it has ended.
@@ -27,4 +30,4 @@ def give(task: int, nice: int) -> None:
     os.setpriority(os.PRIO_PROCESS, task, nice)
     # The kernel's own threads are in no session, and some kernels have no such groups.
     with contextlib.suppress(OSError):
-        Path(f"/proc/{task}/autogroup").write_text(str(nice), encoding="ascii")
+        Path(f"/proc/{task}/autogroup").write_text(str(min(nice, USUAL)), encoding="ascii")

@@ -12,6 +12,7 @@ ABSENCES = frozenset(
         "SCTP sockets",
         "netem",
         "kernel pktgen",
+        "autogroup",
         "IPVS",
         "KVM guests",
         "spare PCI NIC",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from perf.harness import fingerprint, reporting, results, svg, trend, verdict
+from perf.harness import counted, fingerprint, reporting, results, svg, trend, verdict
 from perf.harness.generator import HarnessError
 from perf.harness.results import Results
 from perf.harness.verdict import Comparison, Word
@@ -126,7 +126,7 @@ def compare_command(argv: Sequence[str]) -> int:
     for line in fingerprint.differences(baseline.environment, candidate.environment):
         print(f"another machine: {line}", file=sys.stderr)
     for name, run in (("A", baseline), ("B", candidate)):
-        shares = reporting.stolen_shares(run)
+        shares = counted.stolen_shares(run)
         robbed = sum(share > STOLEN for share in shares)
         if robbed:
             what = f"the host took over {STOLEN:.0%} of the processors' time"

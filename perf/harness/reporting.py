@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from perf.harness import catalog, latency, results, stats, svg
+from perf.harness import catalog, counted, latency, results, stats, svg
 from perf.harness.results import Measured, Results
 from perf.harness.scenario import Carrier
 from perf.verdicts import aligned
@@ -107,7 +107,7 @@ def markdown(run: Results) -> str:
         f"Kernel {told.get('kernel', '?')}, {told.get('cpus', '?')} CPUs "
         f"({told.get('cpu', '?')}); {run.plan.get('trials')} trials of "
         f"{run.plan.get('seconds')} s each, in turn (A-B-B-A); median and 95 % bootstrap interval; "
-        f"{run.began}{'' if run.complete else '; not complete'}.{_stolen(run)}"
+        f"{run.began}{'' if run.complete else '; not complete'}.{counted.stolen(run)}"
     )
     if missing := told.get("absent"):
         head += f" Not measured here: {'; '.join(missing)}."
@@ -189,7 +189,7 @@ def html(run: Results) -> str:
         parts.append(f"<h2>{escape(TITLES.get(family, family))}</h2>")
         parts += _plots(members)
         parts.append(_details(members))
-        parts.append(_counted(members))
+        parts.append(counted.table(members))
     parts.append(_ratios(run))
     environment = escape(json.dumps(run.environment, indent=1))
     parts.append(f"<h2>Measured on</h2><pre>{environment}</pre>")
@@ -206,26 +206,9 @@ def _headline(run: Results) -> str:
     told = run.environment
     return (
         f"{len(run.scenarios)} scenarios, {trials} trials, begun {run.began}, {state}. "
-        f"{told.get('cpus')} CPUs ({told.get('cpu')}), kernel {told.get('kernel')}.{_stolen(run)}"
+        f"{told.get('cpus')} CPUs ({told.get('cpu')}), kernel {told.get('kernel')}."
+        f"{counted.stolen(run)}"
     )
-
-
-def stolen_shares(run: Results) -> list[float]:
-    """Of each trial that tells, what the host took of all processors' time."""
-    return [
-        trial.counters["stolen_share"]
-        for each in run.scenarios
-        for trial in each.trials
-        if "stolen_share" in trial.counters
-    ]
-
-
-def _stolen(run: Results) -> str:
-    """How much the host took meanwhile, as a sentence; empty: nobody told."""
-    if not (shares := stolen_shares(run)):
-        return ""
-    median, most = stats.median(shares).median, max(shares)
-    return f" The host took {median:.1%} of the processors' time (median; at most {most:.1%})."
 
 
 def _legend() -> str:
@@ -335,41 +318,6 @@ def _details(members: Sequence[Measured]) -> str:
     titles = ("scenario", "what, by what path", "traffic", "trials", "drops")
     head = f"<tr>{''.join(f'<th>{title}</th>' for title in titles)}</tr>"
     return f'<div class="wide"><table>{head}{body}</table></div>'
-
-
-_COUNTED = (
-    ("busy_share", "PMD busy"),
-    ("simple_match_hit_ratio", "simple match hits"),
-    ("emc_hit_ratio", "EMC"),
-    ("smc_hit_ratio", "SMC"),
-    ("megaflow_hit_ratio", "megaflow"),
-    ("upcalls", "upcalls"),
-    ("failed_upcalls", "of these failed"),
-    ("sender_away_share", "sender away"),
-    ("path_refused_share", "path refused"),
-    ("stolen_share", "stolen"),
-)
-"""What trials count, and its heading. Ratios are of all passes (perf.harness.ovscount); the last
-three are of time: when the sender had no processor, when the path did not take what was due (both
-at the greatest load), and what the host took of all processors over the whole trial."""
-
-
-def _counted(members: Sequence[Measured]) -> str:
-    """Medians over the trials of what the data plane counted."""
-    there = {key for each in members for trial in each.trials for key in trial.counters}
-    heads = [(key, head) for key, head in _COUNTED if key in there]
-    if not heads:
-        return ""
-    lines = ["<th>scenario</th>" + "".join(f'<th class="n">{head}</th>' for _, head in heads)]
-    for each in members:
-        cells = [f"<td>{escape(each.name)}</td>"]
-        for key, _ in heads:
-            found = [trial.counters[key] for trial in each.trials if key in trial.counters]
-            told = svg.figure(stats.median(found).median) if found else "-"
-            cells.append(f'<td class="n">{told}</td>')
-        lines.append("".join(cells))
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<h3>Where cycles and time go</h3><div class="wide"><table>{body}</table></div>'
 
 
 def _traffic(each: Measured) -> str:

@@ -5,15 +5,19 @@ of ours drives (TRex, Pktgen-DPDK, a hardware tester) is a command: it reads a J
 standard input, {"schema": "millrace.perf.sender/1", "rate_pps": packets/s, null: as much as goes,
 "duration_s": .., "sizes": [[octets with check sequence, share], ..], "flows": .., "dst_mac": ".."},
 sends, and prints one, {"tx": .., "rx": .., "seconds": how long it sent, "reordered": 0,
-"latency_ns": [[upper end, packets], ..]} or {"error": ".."}, in its last line.
+"latency_ns": [[upper end, packets], ..]} or {"error": ".."}, in its last line. What it
+leaves in its process group is ended with the trial.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +32,8 @@ from perf.harness.generator import Counts, HarnessError, Traffic
 SCHEMA = "millrace.perf.sender/1"
 PATIENCE_S = 60.0
 """How much longer than it was asked to a command may take: it may have to start its sender."""
+
+_BY_COMMAND = "p2p*, pvp, pvvp, vm-vm-rate-*, two-nodes-* by --sender; no adapter of ours"
 
 Which = Callable[[str], str | None]
 
@@ -51,9 +57,9 @@ def senders(which: Which = shutil.which, root: Path = Path("/")) -> tuple[Sender
             which, "iperf3", "apt-get install iperf3")),
         Sender("pktgen (the kernel's)", "nothing by itself: load beside a run", kernel_pktgen(
             root)),
-        Sender("Pktgen-DPDK", "p2p* by --sender; no adapter of ours", _program(
+        Sender("Pktgen-DPDK", _BY_COMMAND, _program(
             which, "pktgen", "build it from its sources, Debian has none")),
-        Sender("TRex", "p2p* by --sender; no adapter of ours", _trex(which, root)),
+        Sender("TRex", _BY_COMMAND, _trex(which, root)),
     )  # fmt: skip
 
 
@@ -164,27 +170,44 @@ class Foreign:
             "schema": SCHEMA, "rate_pps": traffic.rate_pps, "duration_s": duration_s,
             "sizes": traffic.sizes, "flows": traffic.flows, "dst_mac": self.dst_mac,
         }  # fmt: skip
+        code, said, complained = self._run(json.dumps(asked), duration_s)
+        last = said.strip().rpartition("\n")[2]
+        # Who fails may still say why in its answer; counts of a failure are no trial.
+        counts = self._counts(last) if last.startswith("{") or not code else None
+        if counts is None or code:
+            why = complained.strip().rpartition("\n")[2] or "it said nothing"
+            msg = f"{self.name}: exit code {code}: {why}"
+            raise HarnessError(msg)
+        return counts
+
+    def _run(self, asked: str, duration_s: float) -> tuple[int, str, str]:
+        """Exit code, output and errors; nothing of the command's process group sends on after."""
         try:
-            done = subprocess.run(  # noqa: S603 - who gives the command runs it
+            running = subprocess.Popen(  # noqa: S603 - who gives the command runs it
                 self.command,
-                input=json.dumps(asked),
-                capture_output=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 text=True,
-                timeout=duration_s + PATIENCE_S,
-                check=False,
+                start_new_session=True,
             )
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             msg = f"{self.name}: {error}"
             raise HarnessError(msg) from error
-        except subprocess.TimeoutExpired as error:
-            msg = f"{self.name}: no answer {PATIENCE_S:g} s after a trial of {duration_s:g} s"
-            raise HarnessError(msg) from error
-        last = done.stdout.strip().rpartition("\n")[2]
-        if done.returncode and not last.startswith("{"):
-            why = done.stderr.strip().rpartition("\n")[2] or "it said nothing"
-            msg = f"{self.name}: exit code {done.returncode}: {why}"
-            raise HarnessError(msg)
-        return self._counts(last)
+        with running:
+            try:
+                said, complained = running.communicate(asked, duration_s + PATIENCE_S)
+            except UnicodeDecodeError as error:
+                msg = f"{self.name}: {error}"
+                raise HarnessError(msg) from error
+            except subprocess.TimeoutExpired as error:
+                msg = f"{self.name}: no answer {PATIENCE_S:g} s after a trial of {duration_s:g} s"
+                raise HarnessError(msg) from error
+            finally:
+                # A wrapper's children, too: one that is left would be in the next trial's way.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(running.pid, signal.SIGKILL)
+        return running.returncode, said, complained
 
     def _counts(self, line: str) -> Counts:
         try:
@@ -196,8 +219,12 @@ class Foreign:
         except (ValueError, msgspec.ValidationError) as error:
             msg = f"{self.name}: its last line is no answer ({error}): {line[:200]!r}"
             raise HarnessError(msg) from error
-        if found.tx < 0 or found.rx < 0 or not 0 < found.seconds < float("inf"):
-            msg = f"{self.name}: tx {found.tx}, rx {found.rx}, {found.seconds} s are no counts"
+        sane = 0 <= found.rx <= found.tx and found.reordered >= 0
+        if not (sane and 0 < found.seconds < float("inf")):
+            msg = (
+                f"{self.name}: tx {found.tx}, rx {found.rx}, reordered {found.reordered}, "
+                f"{found.seconds} s are no counts"
+            )
             raise HarnessError(msg)
         if any(at < 0 or count < 0 for at, count in found.latency_ns):
             msg = f"{self.name}: a latency or a number of packets below 0 is none"

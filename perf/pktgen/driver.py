@@ -45,6 +45,7 @@ class Load:
         drain_ms: how long it listens.
         relays: ports between which frames are passed on meanwhile, one way, as a guest does that
             forwards; a port and itself: what comes is sent back, addresses changed over.
+        watch: a process whose time without a processor is told, too; 0: nobody's.
     """
 
     pps: float
@@ -60,6 +61,7 @@ class Load:
     dst_port: int = 0
     drain_ms: int = 100
     relays: tuple[tuple[int, int], ...] = ()
+    watch: int = 0
 
     def command(self) -> str:
         """As the generator reads it."""
@@ -67,7 +69,7 @@ class Load:
         words = [f"pps={self.pps:.17g}", f"seconds={self.seconds:.9g}", f"sizes={sizes}"]
         words += [f"flows={self.flows}", f"tx={self.tx}", f"rx={self.rx}"]
         words += [f"drain_ms={self.drain_ms}"]
-        for key in ("src_mac", "dst_mac", "src_ip", "dst_ip", "dst_port"):
+        for key in ("src_mac", "dst_mac", "src_ip", "dst_ip", "dst_port", "watch"):
             if value := getattr(self, key):
                 words.append(f"{key}={value}")
         if self.relays:
@@ -83,7 +85,8 @@ class Trial:
     flow; `strangers` what else came in by `rx`; `relayed` and `relay_full` what the relays passed
     on and lost. `behind_ns`: how far sending was behind schedule at worst; `refused_ns`: how long
     the device did not take frames that were due; `away_ns`: how long the sender had no processor,
-    because of another program or, where the kernel is told, the host. `delay` has (upper end of a
+    because of another program or, where the kernel is told, the host; `watched_away_ns`: how long
+    the watched process had none meanwhile. `delay` has (upper end of a
     cell [ns], frames) in order; a cell is 1/64 of its value wide.
     """
 
@@ -99,6 +102,7 @@ class Trial:
     behind_ns: float
     refused_ns: float
     away_ns: float
+    watched_away_ns: float
     max_ns: float
     delay: tuple[tuple[float, int], ...] = field(default=())
 

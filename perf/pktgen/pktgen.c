@@ -15,6 +15,7 @@
  *
  * relay=2:3,4:4 passes on what comes from port 2 by port 3, as a guest does that forwards, and sends
  * what comes from port 4 back by it, Ethernet and IPv4 addresses changed over, as a far node does.
+ * watch=PID tells how long that process had no processor while frames were sent.
  *
  * One thread sends and receives, so that neither waits for the other to be scheduled, and both read
  * one clock.
@@ -26,6 +27,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -44,6 +46,7 @@
 #define BURST 32
 #define MBUFS 16383
 #define MAX_LINE 1024
+#define MAX_PID (1 << 22)		/* linux/threads.h, PID_MAX_LIMIT */
 #define GRACE_MS 100		/* for who is late at the end of his time */
 #define FLUSH_MS 20		/* what an earlier run left on its way is thrown away */
 
@@ -190,13 +193,22 @@ static void receive_for(const struct stream *s, struct result *r, uint64_t ticks
 		receive_all(s, r);
 }
 
-/* Processor time of this thread [ns]; where the host tells what it took, that is no part of it. */
-static uint64_t worked_ns(void)
+/*
+ * Processor time by such a clock [ns]; where the host tells what it took, that is no part of it.
+ * 0: who it is of has ended.
+ */
+static uint64_t worked_ns(clockid_t clock)
 {
-	struct timespec told;
+	struct timespec told = { 0 };
 
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &told);
+	clock_gettime(clock, &told);
 	return told.tv_sec * 1000000000ULL + told.tv_nsec;
+}
+
+/* Of so many seconds, what is left beside this work [ns]. */
+static double away_ns(double seconds, uint64_t worked)
+{
+	return seconds * 1e9 > worked ? seconds * 1e9 - worked : 0;
 }
 
 /*
@@ -208,17 +220,20 @@ static uint64_t worked_ns(void)
 static void run(const struct stream *s, struct result *r)
 {
 	uint64_t hz = rte_get_tsc_hz(), total = s->pps * s->seconds + 0.5, start, stop, now, seq = 0;
-	uint64_t refused_since = 0, worked;
+	uint64_t refused_since = 0, worked, watched;
 
 	memset(r, 0, sizeof(*r));
 	receive_for(s, NULL, hz / 1000 * FLUSH_MS);
 	memset(arrivals, 0, sizeof(*arrivals));
 	make_frame(frame, s);
-	worked = worked_ns();
+	worked = worked_ns(CLOCK_THREAD_CPUTIME_ID);
+	watched = worked_ns(s->clock);
 	start = rte_rdtsc();
 	stop = start + (uint64_t)(s->seconds * hz);
 	while ((now = rte_rdtsc()) < stop || (seq < total && now < stop + hz / 1000 * GRACE_MS)) {
 		uint64_t due = seq + BURST;
+		unsigned int taken;
+		bool refused;
 
 		if (s->pps > 0)
 			due = RTE_MIN((uint64_t)((now - start) * s->pps / hz) + 1, total);
@@ -227,18 +242,21 @@ static void run(const struct stream *s, struct result *r)
 
 			if (late > r->behind_ticks)
 				r->behind_ticks = late;
-			seq += send_frames(s, r, seq, RTE_MIN(due - seq, (uint64_t)BURST));
-			if (refused_since && !offered())
+			taken = send_frames(s, r, seq, RTE_MIN(due - seq, (uint64_t)BURST));
+			seq += taken;
+			/* No buffer is left when the path holds all: it takes nothing, either. */
+			refused = offered() || !taken;
+			if (refused_since && !refused)
 				r->refused_ticks += now - refused_since;
-			refused_since = !offered() ? 0 : refused_since ? refused_since : now;
+			refused_since = !refused ? 0 : refused_since ? refused_since : now;
 		}
 		receive_all(s, r);
 	}
 	if (refused_since)
 		r->refused_ticks += now - refused_since;
 	r->seconds = (double)(now - start) / hz;
-	worked = worked_ns() - worked;
-	r->away_ns = r->seconds * 1e9 > worked ? r->seconds * 1e9 - worked : 0;
+	r->away_ns = away_ns(r->seconds, worked_ns(CLOCK_THREAD_CPUTIME_ID) - worked);
+	r->watched_away_ns = s->watch ? away_ns(r->seconds, worked_ns(s->clock) - watched) : 0;
 	drop_offer();
 	receive_for(s, r, hz / 1000 * s->drain_ms);
 }
@@ -352,6 +370,13 @@ static const char *parse_word(char *word, struct stream *s)
 		s->dst_port = number;
 		return NULL;
 	}
+	if (!strcmp(word, "watch")) {
+		if (!parse_number(value, 1, MAX_PID, &number) ||
+		    clock_getcpuclockid(number, &s->clock))
+			return "watch is no process";
+		s->watch = number;
+		return NULL;
+	}
 	if (!strcmp(word, "drain_ms")) {
 		if (!parse_number(value, 0, 60000, &number))
 			return "drain_ms is not 0 to 60000";
@@ -369,6 +394,7 @@ static void defaults(struct stream *s)
 		.src_mac = { { 0x0a, 0x58, 0xc6, 0x12, 0, 1 } },
 		.dst_mac = { { 0x0a, 0x58, 0xc6, 0x13, 0, 1 } },
 		.src_ip = RTE_IPV4(198, 18, 0, 1), .dst_ip = RTE_IPV4(198, 19, 0, 1), .dst_port = 9,
+		.clock = CLOCK_THREAD_CPUTIME_ID,
 	};
 }
 
@@ -379,10 +405,11 @@ static void answer(FILE *out, const struct result *r)
 	fprintf(out, "{\"seconds\": %.9f, \"sent\": %" PRIu64 ", \"octets\": %" PRIu64
 		", \"received\": %" PRIu64 ", \"duplicates\": %" PRIu64 ", \"reordered\": %" PRIu64
 		", \"strangers\": %" PRIu64 ", \"relayed\": %" PRIu64 ", \"relay_full\": %" PRIu64
-		", \"behind_ns\": %.0f, \"refused_ns\": %.0f, \"away_ns\": %.0f, \"max_ns\": %.0f, \"delay\": ",
+		", \"behind_ns\": %.0f, \"refused_ns\": %.0f, \"away_ns\": %.0f"
+		", \"watched_away_ns\": %.0f, \"max_ns\": %.0f, \"delay\": ",
 		r->seconds, r->sent, r->octets, r->received, r->duplicates, r->reordered,
 		r->strangers, r->relayed, r->relay_full, r->behind_ticks * ns,
-		r->refused_ticks * ns, r->away_ns, r->delay.max * ns);
+		r->refused_ticks * ns, r->away_ns, r->watched_away_ns, r->delay.max * ns);
 	print_histogram(out, &r->delay, ns);
 	fputs("}\n", out);
 }
@@ -453,11 +480,13 @@ static void serve(int listening)
 
 int main(int argc, char **argv)
 {
-	int used = rte_eal_init(argc, argv);
 	const char *path;
 	unsigned int room;
-	int fd;
+	int used, fd;
 
+	/* Our own session hears no terminal, and memory is not held for who was killed. */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	used = rte_eal_init(argc, argv);
 	if (used < 0 || argc - used < 2 || argc - used > 3)
 		die("usage: pktgen EAL-ARGUMENTS -- SOCKET [MAX_SIZE]", used < 0 ? rte_errno : 0);
 	path = argv[used + 1];

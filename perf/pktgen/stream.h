@@ -14,6 +14,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/types.h>
+#include <time.h>
 
 #include <rte_byteorder.h>
 #include <rte_ether.h>
@@ -60,6 +62,8 @@ struct stream {
 	struct rte_ether_addr src_mac, dst_mac;
 	uint32_t src_ip, dst_ip;
 	uint16_t dst_port;
+	clockid_t clock;		/* processor time of `watch` */
+	pid_t watch;			/* whose time without a processor is told, too; 0: nobody's */
 };
 
 struct result {
@@ -69,6 +73,7 @@ struct result {
 	uint64_t behind_ticks;		/* how far the sender was behind its schedule at worst */
 	uint64_t refused_ticks;		/* how long the device did not take what was due */
 	double away_ns;			/* how long this thread had no processor */
+	double watched_away_ns;		/* and how long the watched process had none meanwhile */
 	double seconds;
 	struct histogram delay;
 };

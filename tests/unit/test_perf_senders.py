@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dataplane.drivers import processes
 from perf.harness import pacedtrial, search, senders
 from perf.harness.cli import list_command, run_command
 from perf.harness.generator import Counts, HarnessError, Traffic
@@ -66,7 +67,14 @@ def test_a_sender_that_times_nothing_has_a_rate_and_no_latency(tmp_path: Path) -
         ("print('[1]')", "its last line is no answer"),
         ("""print('{"tx": 1, "rx": 1}')""", "missing required field `seconds`"),
         ("""print('{"tx": "many", "rx": 1, "seconds": 1}')""", "its last line is no answer"),
-        ("""print('{"tx": -1, "rx": 1, "seconds": 1}')""", "tx -1, rx 1, 1.0 s are no counts"),
+        ("""print('{"tx": -1, "rx": 1, "seconds": 1}')""", "tx -1, rx 1, .*1.0 s are no counts"),
+        ("""print('{"tx": 1, "rx": 5, "seconds": 1}')""", "tx 1, rx 5, .* are no counts"),
+        ("""print('{"tx": 9, "rx": 9, "seconds": 1, "reordered": -4}')""", "reordered -4, .* no c"),
+        (
+            """print('{"tx": 9, "rx": 9, "seconds": 1}'); raise SystemExit("the link went down")""",
+            "exit code 1: the link went down",
+        ),
+        ("""print('{"error": "no licence"}'); raise SystemExit(1)""", "no licence"),
         ("""print('{"tx": 1, "rx": 1, "seconds": NaN}')""", "nan s are no counts"),
         ("""print('{"tx": 1, "rx": 1, "seconds": 0}')""", "0.0 s are no counts"),
         ("""print('{"tx": 1, "rx": 1, "seconds": 1, "latency_ns": [[-5, 1]]}')""", "below 0"),
@@ -77,6 +85,43 @@ def test_what_is_no_answer_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(HarnessError, match=says):
         saying(tmp_path, program).start(Traffic(1000), 0.05)
+
+
+WRAPPER = """\
+import subprocess, sys
+words = [sys.executable, "-c", "import time; time.sleep(600)"]
+running = subprocess.Popen(words, stdout={output}, stderr={output})
+open({noted!r}, "w").write(str(running.pid))
+print('{{"tx": 1, "rx": 1, "seconds": 1}}', flush=True)
+"""
+"""Leaves a child; with its own output, whoever reads that waits for the child, too."""
+
+
+def test_what_a_command_leaves_ends_with_its_trial(tmp_path: Path) -> None:
+    noted = tmp_path / "pid"
+    program = WRAPPER.format(output="subprocess.DEVNULL", noted=str(noted))
+    assert saying(tmp_path, program).start(Traffic(1000), 0.05) == Counts(1, 1, 1.0, 0, ())
+    processes.wait_until(lambda: state_of(noted) in ("", "Z"), "the command's child ends")
+
+
+def test_what_a_command_has_started_ends_with_its_patience(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(senders, "PATIENCE_S", 3.0)
+    noted = tmp_path / "pid"
+    program = WRAPPER.format(output="None", noted=str(noted))
+    with pytest.raises(HarnessError, match="no answer 3 s after"):
+        saying(tmp_path, program).start(Traffic(1000), 0.05)
+    processes.wait_until(lambda: state_of(noted) in ("", "Z"), "the command's child ends")
+
+
+def state_of(noted: Path) -> str:
+    """Of the process whose pid is noted, as proc_pid_stat(5) has it; empty: there is none."""
+    pid = int(noted.read_text())
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
 
 
 def test_a_command_that_is_not_there_is_refused() -> None:
