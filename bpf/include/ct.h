@@ -42,9 +42,10 @@ struct tuple6 {
 /* What a flow is added by: the stack has no room for it. */
 struct ct_work {
 	__u32 id;		/* of the record that was added */
+	__u32 life;		/* of the flow that search() found */
 	__u8 both;		/* the second bucket is locked, too */
 	__u8 is_free;		/* the record has no flow now; else one that may be evicted */
-	__u8 pad[2];
+	__u8 pad[6];
 	struct place2 place;
 	__u64 reply_hash;	/* of the tuple that replies will have */
 	struct tuple4 ct4_mine;
@@ -101,8 +102,8 @@ static __always_inline void unlock(__u32 *word)
 	*(volatile __u32 *)word = 0;
 }
 
-/* Rare, and in the middle of a new flow: a call of its own. */
-static __noinline void count_event(__u32 event)
+/* Not a call of its own, which has 32 octets of stack on kernel 6.1. */
+static __always_inline void count_event(__u32 event)
 {
 	struct counter *counter = bpf_map_lookup_elem(&counters, &event);
 

@@ -327,8 +327,8 @@ __noinline __u64 CT(best_way)(__u32 index, __u32 tick)
 		FLOW *flow = CT(at)(id);
 		__u64 mine;
 
-		if (!flow)
-			return 0;
+		if (!flow)	/* never; no return of its own, whose value would need more stack */
+			break;
 		silent = tick - flow->seen;
 		/* Seen by another CPU with a later clock: as if right now. */
 		rank = is_weak(flow->state) * ((silent & ~((__s32)silent >> 31)) / 2 + 1);
@@ -482,7 +482,7 @@ static __always_inline void CT(fetch)(const struct ct_work *work, const struct n
 /* Lock what `made` needs, and choose its way: 0, and its buckets are locked, or why not. */
 __noinline __u32 CT(begin)(FLOW *made, __u32 tick)
 {
-	__u32 zero = 0, reason, life;
+	__u32 zero = 0, reason;
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
 	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
 	struct tag_bucket *bucket;
@@ -508,12 +508,12 @@ __noinline __u32 CT(begin)(FLOW *made, __u32 tick)
 	bucket = bpf_map_lookup_elem(&CT(tags), &work->place.first);
 	flow = NULL;
 	if (bucket && unlikely(CT(may_have)(bucket, work->place.tag)))
-		flow = CT(search)(&work->place, tuple, &life);
+		flow = CT(search)(&work->place, tuple, &work->life);
 	if (flow) {
 		reason = FLOW_THERE;
 		if (CT(alive)(flow, self, tick))
 			goto out;
-		CT(end)(flow, life);
+		CT(end)(flow, work->life);
 	}
 	if (work->id == NO_WAY) {
 		__u64 best = CT(best_of_both)(&work->place, tick);

@@ -404,6 +404,8 @@ __noinline __u32 open6(struct xdp_md *ctx)
 	copy16(flow->vip, o->key.addr);
 	copy16(flow->backend, o->backend.addr);
 	copy16(flow->source, o->client);
+	/* What was written is read again: the compiler would keep all of it on the stack. */
+	barrier();
 	if (flow->flags & FLOW_DSR) {
 		copy16(flow->backend, flow->vip);
 		flow->backend_port = flow->vip_port;

@@ -187,6 +187,13 @@ static __always_inline int read_ipv4(struct xdp_md *ctx, struct frame *frame)
 	return FRAME_GOOD;
 }
 
+/* Whether it is an IPv6 header that others follow, and that is followed here. */
+static __always_inline bool is_extension(__u8 next)
+{
+	return next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS ||
+	       next == IPPROTO_FRAGMENT;
+}
+
 static __always_inline int read_ipv6(struct xdp_md *ctx, struct frame *frame)
 {
 	struct ipv6hdr ip;
@@ -200,17 +207,13 @@ static __always_inline int read_ipv6(struct xdp_md *ctx, struct frame *frame)
 	frame->total = bpf_ntohs(ip.payload_len) + sizeof(ip);
 	frame->ttl = ip.hop_limit;
 	next = ip.nexthdr;
-	for (i = 0; i <= EXTENSIONS_MAX; i++) {
+	/* Unrolled: clang 14 lays the loop out in a way that kernel 6.1 takes for an endless one. */
+#pragma unroll
+	for (i = 0; is_extension(next); i++) {
 		__u8 head[8];
 
-		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING &&
-		    next != IPPROTO_DSTOPTS && next != IPPROTO_FRAGMENT) {
-			frame->l4 = at;
-			frame->proto = next;
-			return FRAME_GOOD;
-		}
 		if (i == EXTENSIONS_MAX || (next == IPPROTO_HOPOPTS && i))
-			break;
+			return FRAME_DARK;
 		if (at > FRAME_MAX - 2048 || take(ctx, at, head, sizeof(head)))
 			return FRAME_SHORT;
 		if (next == IPPROTO_FRAGMENT) {
@@ -226,19 +229,20 @@ static __always_inline int read_ipv6(struct xdp_md *ctx, struct frame *frame)
 			at += 8;
 			if (frame->fragment) {
 				/* What follows is no header, whatever `next` says. */
-				frame->l4 = at;
-				frame->proto = IPPROTO_FRAGMENT;
-				return FRAME_GOOD;
+				next = IPPROTO_FRAGMENT;
+				break;
 			}
 		} else {
 			/* The checksum is over the last destination, which is not this one yet. */
 			if (next == IPPROTO_ROUTING && head[3])
-				break;
+				return FRAME_DARK;
 			at += (head[1] + 1) * 8;
 		}
 		next = head[0];
 	}
-	return FRAME_DARK;
+	frame->l4 = at;
+	frame->proto = next;
+	return FRAME_GOOD;
 }
 
 /* The transport header: ports, and whether it is whole. */

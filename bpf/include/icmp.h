@@ -120,7 +120,7 @@ __noinline int turn_inside(struct xdp_md *ctx, const struct rare *rare)
 }
 
 /* Whether the packet inside is of a flow: then rare->turn is the one of a packet in its place. */
-__noinline int is_of_flow(struct xdp_md *ctx, struct rare *rare)
+static __always_inline int is_of_flow(struct xdp_md *ctx, struct rare *rare)
 {
 	struct frame *frame, *inside;
 

@@ -20,10 +20,20 @@
 #define ND_OVERRIDE 0x20000000
 #define ND_HOPS 255		/* what came through no router */
 
-static __always_inline __u32 known_as(const union address *addr)
+/*
+ * Enum address_flag of an address that may be known. A key of its own, because kernel 6.1 takes none
+ * that lies in a global function's argument; and a function of its own, because the callers' stack has
+ * no room for it.
+ */
+__noinline __u32 known_as(const union address *addr)
 {
-	__u32 *flags = bpf_map_lookup_elem(&known_addresses, addr);
+	union address key;
+	__u32 *flags;
 
+	if (!addr)
+		return 0;
+	key = *addr;
+	flags = bpf_map_lookup_elem(&known_addresses, &key);
 	return flags ? *flags : 0;
 }
 

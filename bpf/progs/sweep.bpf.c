@@ -52,7 +52,10 @@ struct {
 
 #define BIT(n) (1U << (n))
 
-/* One sweep under way. */
+/*
+ * One sweep under way. `live` lies on whole words of the stack: it is written at an index that is not
+ * known before, and kernel 6.1 refuses what is read of a word that was partly in its reach.
+ */
 struct walk {
 	const __u32 *timeouts;
 	__u32 first;
@@ -61,8 +64,8 @@ struct walk {
 	__u32 states;
 	__u32 proto;
 	__u32 tick;
+	__u32 live[CT_STATES] __attribute__((aligned(8)));
 	__u32 ended;
-	__u32 live[CT_STATES];
 };
 
 /* A flow of either family. */

@@ -108,7 +108,7 @@ static __always_inline int ipv6(struct xdp_md *ctx, struct cursor *cursor, struc
 
 	self = bpf_map_lookup_elem(&node, &zero);
 	if (!ip || !self || !is_plain6(ip) ||
-	    !parse_l4(cursor, ip->nexthdr, bpf_ntohs(ip->payload_len), &l4))
+	    !parse_l4(cursor, ip->nexthdr, payload_size(ip), &l4))
 		return rare_uplink(ctx);
 	tuple6_of(&tuple, ip, &l4);
 	if (may_be_vip(fold6(tuple.daddr), l4.ports->dest, ip->nexthdr)) {

@@ -88,12 +88,23 @@ class Image:
 
 def answerd() -> Path:
     """The lab's server, compiled if its source is newer."""
+    return static_program(SOURCE)
+
+
+def static_program(source: Path, *libraries: str) -> Path:
+    """A guest's program, compiled if its source is newer; a guest has no libraries but these in it.
+
+    Raises:
+        ProcessError: there is no compiler, a library is missing, or the source is wrong.
+    """
     CACHE.mkdir(parents=True, exist_ok=True)
-    binary = CACHE / "answerd"
-    if not binary.exists() or binary.stat().st_mtime < SOURCE.stat().st_mtime:
-        partial = CACHE / "answerd.new"
+    binary = CACHE / source.stem
+    if not binary.exists() or binary.stat().st_mtime < source.stat().st_mtime:
+        partial = CACHE / f"{source.stem}.new"
         compiler = shutil.which("cc") or shutil.which("clang") or "cc"
-        processes.run([compiler, "-O2", "-Wall", "-static", "-o", str(partial), str(SOURCE)])
+        linked = [f"-l{name}" for name in libraries]
+        wanted = ["-O2", "-Wall", "-static", "-o", str(partial), str(source), *linked]
+        processes.run([compiler, *wanted])
         partial.replace(binary)
     return binary
 
@@ -104,14 +115,25 @@ def guest_image() -> Image:
     Raises:
         ProcessError: the package cannot be downloaded, or its name has changed.
     """
-    server = answerd()
-    kernel, initramfs = CACHE / "vmlinuz", CACHE / "initramfs.gz"
+    server, kernel = answerd(), guest_kernel()
+    initramfs = CACHE / "initramfs.gz"
     newest = max(server.stat().st_mtime, Path(__file__).stat().st_mtime)
-    if not kernel.exists() or not (CACHE / "modules").is_dir():
-        _unpack_kernel(kernel)
     if not initramfs.exists() or initramfs.stat().st_mtime < newest:
         _build_initramfs(initramfs, server)
     return Image(kernel, initramfs)
+
+
+def guest_kernel() -> Path:
+    """The guest's kernel; its modules are beside it.
+
+    Raises:
+        ProcessError: the package cannot be downloaded, or its name has changed.
+    """
+    CACHE.mkdir(parents=True, exist_ok=True)
+    kernel = CACHE / "vmlinuz"
+    if not kernel.exists() or not (CACHE / "modules").is_dir():
+        _unpack_kernel(kernel)
+    return kernel
 
 
 def _unpack_kernel(kernel: Path) -> None:
@@ -144,9 +166,9 @@ def unpack(package: str, where: Path) -> None:
         cwd=where,
         timeout_s=300,
     )
-    archive = next(where.glob(f"{package}_*.deb"))
-    processes.run(["dpkg-deb", "-x", str(archive), str(where / "root")], timeout_s=120)
-    archive.unlink()
+    fetched = next(where.glob(f"{package}_*.deb"))
+    processes.run(["dpkg-deb", "-x", str(fetched), str(where / "root")], timeout_s=120)
+    fetched.unlink()
 
 
 def package_of(meta: str) -> str:
@@ -182,8 +204,13 @@ def _build_initramfs(initramfs: Path, server: Path) -> None:
         for path in sorted((CACHE / "modules").iterdir())
     ]
     partial = initramfs.with_suffix(".new")
-    partial.write_bytes(gzip.compress(_cpio(files), compresslevel=1))
+    partial.write_bytes(archive(files))
     partial.replace(initramfs)
+
+
+def archive(files: list[tuple[str, bytes | None]]) -> bytes:
+    """An initramfs of these files; None for the content makes a directory."""
+    return gzip.compress(_cpio(files), compresslevel=1)
 
 
 def _cpio(files: list[tuple[str, bytes | None]]) -> bytes:
