@@ -174,6 +174,11 @@ def has_mirror(lab: Lab) -> bool:
     return MIRROR_LINK in lab.namespace.run("ip", "-br", "link")
 
 
+def mirror_is_up(lab: Lab) -> bool:
+    """Made and set up: a socket that was bound to a link that is down hears nothing but that."""
+    return MIRROR_LINK in lab.namespace.run("ip", "-br", "link", "show", "up")
+
+
 def copies(lab: Lab) -> Counter[bytes]:
     """Echoes that come out at the mirror while a container pings the guest thrice, by direction."""
     found: Counter[bytes] = Counter()
@@ -195,7 +200,7 @@ def test_what_passes_a_port_that_says_so_is_copied_to_the_mirror(lab: Lab) -> No
     key = f'"{MIRROR_KEY}"'
     for port, each in ((POD, 1), (VM, 2)):
         logical.nbctl(lab.nb, "set", "Logical_Switch_Port", port, f"external_ids:{key}=true")
-        wait_until(lambda: has_mirror(lab), "the link is there")
+        wait_until(lambda: mirror_is_up(lab), "the link is there and up")
         wanted = Counter({pod + guest: 3 * each, guest + pod: 3 * each})
         # Each of both ends has its copies of either direction.
         wait_until(partial(has_copies, lab, wanted), f"copies of {port}")
