@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import os
 import socket
 import struct
-from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
 from types import TracebackType
 from typing import Self
 
 from pyroute2 import NetlinkError
 
+from dataplane.drivers.netlink import ACK, DUMP, WORD, answer, attribute, attributes, message
 from dataplane.drivers.rtnl import IFF_UP, LinkState
 from dataplane.model.addr import IPNetwork, Mac
 from dataplane.ports import ObserveError
 
-_HEADER = struct.Struct("=IHHII")
-"""struct nlmsghdr: size, type, flags, sequence, port."""
 _LINK = struct.Struct("=BxHiII")
 """struct ifinfomsg: family, type, index, flags, which of them change."""
 _ADDRESS = struct.Struct("=BBBBI")
@@ -32,14 +29,7 @@ _ADDRESS = struct.Struct("=BBBBI")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 """struct rtmsg: family, lengths of destination and source, tos, table, protocol, scope, type,
 flags."""
-_ATTRIBUTE = struct.Struct("=HH")
-_WORD = struct.Struct("=I")
-_TYPE_MASK = 0x3FFF
-"""The upper bits of an attribute's type are flags (NLA_TYPE_MASK)."""
-
-_REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _REPLACE, _EXCLUSIVE, _CREATE = 0x100, 0x200, 0x400
-_ERROR, _DONE = 2, 3
 _NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
 _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
 _NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
@@ -52,9 +42,6 @@ _MAIN, _UNICAST = 254, 1
 _ANY, _STATIC = 0, 4
 """Of whose protocol a route is; a route of any is found with the scope "nowhere"."""
 _UNIVERSE, _ON_LINK_SCOPE, _NOWHERE = 0, 253, 255
-_RECEIVE_BYTES = 1 << 16
-_TORN = 0x10
-"""NLM_F_DUMP_INTR: what was listed changed meanwhile, and the list may lack some of it."""
 _DUMPS = 10
 _SIOCGIFINDEX = 0x8933
 _IFREQ = struct.Struct("=16si20x")
@@ -126,7 +113,7 @@ class PodWire:
         if (index := self.index_of(name)) is None:
             return None
         try:
-            answers = self._ask(_GETLINK, _ACK, _LINK.pack(0, 0, index, 0, 0))
+            answers = self._ask(_GETLINK, ACK, _LINK.pack(0, 0, index, 0, 0))
         except NetlinkError as error:
             if error.code == errno.ENODEV:
                 return None  # it went between the two
@@ -143,24 +130,22 @@ class PodWire:
 
         The peer, which has the address, is made in the namespace of that descriptor.
         """
-        size = _attribute(_IFLA_MTU, _WORD.pack(mtu))
+        size = attribute(_IFLA_MTU, WORD.pack(mtu))
         inner = (
             _LINK.pack(0, 0, 0, 0, 0)
-            + _attribute(_IFLA_IFNAME, _text(peer))
-            + _attribute(_IFLA_ADDRESS, bytes.fromhex(str(mac).replace(":", "")))
+            + attribute(_IFLA_IFNAME, _text(peer))
+            + attribute(_IFLA_ADDRESS, bytes.fromhex(str(mac).replace(":", "")))
             + size
-            + _attribute(_IFLA_NET_NS_FD, _WORD.pack(namespace))
+            + attribute(_IFLA_NET_NS_FD, WORD.pack(namespace))
         )
-        info = _attribute(_INFO_KIND, b"veth") + _attribute(
-            _INFO_DATA, _attribute(_VETH_PEER, inner)
-        )
+        info = attribute(_INFO_KIND, b"veth") + attribute(_INFO_DATA, attribute(_VETH_PEER, inner))
         body = (
             _LINK.pack(0, 0, 0, 0, 0)
-            + _attribute(_IFLA_IFNAME, _text(name))
+            + attribute(_IFLA_IFNAME, _text(name))
             + size
-            + _attribute(_IFLA_LINKINFO, info)
+            + attribute(_IFLA_LINKINFO, info)
         )
-        self._ask(_NEWLINK, _ACK | _CREATE | _EXCLUSIVE, body)
+        self._ask(_NEWLINK, ACK | _CREATE | _EXCLUSIVE, body)
 
     def set_link(
         self,
@@ -175,25 +160,25 @@ class PodWire:
         flags = IFF_UP if up else 0
         body = _LINK.pack(0, 0, index, flags, flags)
         if mtu is not None:
-            body += _attribute(_IFLA_MTU, _WORD.pack(mtu))
+            body += attribute(_IFLA_MTU, WORD.pack(mtu))
         if alias is not None:
-            body += _attribute(_IFLA_IFALIAS, alias.encode())
+            body += attribute(_IFLA_IFALIAS, alias.encode())
         if mac is not None:
-            body += _attribute(_IFLA_ADDRESS, bytes.fromhex(str(mac).replace(":", "")))
-        self._ask(_NEWLINK, _ACK, body)
+            body += attribute(_IFLA_ADDRESS, bytes.fromhex(str(mac).replace(":", "")))
+        self._ask(_NEWLINK, ACK, body)
 
     def delete_link(self, index: int) -> None:
         """Delete a link, and a veth's other end."""
-        self._ask(_DELLINK, _ACK, _LINK.pack(0, 0, index, 0, 0))
+        self._ask(_DELLINK, ACK, _LINK.pack(0, 0, index, 0, 0))
 
     # -- addresses -----------------------------------------------------------------------------
 
     def addresses(self, index: int) -> set[IPv4Interface | IPv6Interface]:
         """Of a link, those included that the kernel made itself."""
         found: set[IPv4Interface | IPv6Interface] = set()
-        for payload in self._ask(_GETADDR, _DUMP, _ADDRESS.pack(0, 0, 0, 0, index)):
+        for payload in self._ask(_GETADDR, DUMP, _ADDRESS.pack(0, 0, 0, 0, index)):
             family, length, _, _, device = _ADDRESS.unpack_from(payload)
-            values = _attributes(payload, _ADDRESS.size)
+            values = attributes(payload, _ADDRESS.size)
             octets = values.get(_IFA_LOCAL) or values.get(_IFA_ADDRESS)
             if device != index or octets is None:
                 continue
@@ -207,12 +192,12 @@ class PodWire:
         self, index: int, address: IPv4Interface | IPv6Interface, flags: int = 0
     ) -> None:
         """Give a link an address; `flags` of if_addr.h."""
-        body = _address(index, address) + _attribute(_IFA_FLAGS, _WORD.pack(flags))
-        self._ask(_NEWADDR, _ACK | _CREATE | _EXCLUSIVE, body)
+        body = _address(index, address) + attribute(_IFA_FLAGS, WORD.pack(flags))
+        self._ask(_NEWADDR, ACK | _CREATE | _EXCLUSIVE, body)
 
     def delete_address(self, index: int, address: IPv4Interface | IPv6Interface) -> None:
         """Take an address away."""
-        self._ask(_DELADDR, _ACK, _address(index, address))
+        self._ask(_DELADDR, ACK, _address(index, address))
 
     # -- routes --------------------------------------------------------------------------------
 
@@ -220,15 +205,15 @@ class PodWire:
         """Interface index and gateway ("" without one) of each in the main table."""
         found = []
         body = _ROUTE.pack(_FAMILIES[version], 0, 0, 0, 0, 0, 0, 0, 0)
-        for payload in self._ask(_GETROUTE, _DUMP, body):
+        for payload in self._ask(_GETROUTE, DUMP, body):
             family, length, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(payload)
             if (family, length, table, kind) != (_FAMILIES[version], 0, _MAIN, _UNICAST):
                 continue
-            values = _attributes(payload, _ROUTE.size)
+            values = attributes(payload, _ROUTE.size)
             device, gateway = values.get(_RTA_OIF), values.get(_RTA_GATEWAY)
             found.append(
                 (
-                    _WORD.unpack(device)[0] if device else 0,
+                    WORD.unpack(device)[0] if device else 0,
                     str(ip_address(gateway)) if gateway else "",
                 )
             )
@@ -248,12 +233,12 @@ class PodWire:
                 errno.EINVAL, f"{to} cannot go via {via}, which is of another family"
             )
         body = _route(to, index, via, flags)
-        self._ask(_NEWROUTE, _ACK | _CREATE | _REPLACE, body)
+        self._ask(_NEWROUTE, ACK | _CREATE | _REPLACE, body)
 
     def delete_route(self, to: IPNetwork, index: int, via: str = "") -> None:
         """Take a route of the main table away."""
         gateway = ip_address(via) if via else None
-        self._ask(_DELROUTE, _ACK, _route(to, index, gateway, 0, whose=_ANY))
+        self._ask(_DELROUTE, ACK, _route(to, index, gateway, 0, whose=_ANY))
 
     def _ask(self, kind: int, flags: int, body: bytes) -> list[bytes]:
         """The payloads of the answer; a list that was torn by a change is asked for again."""
@@ -263,54 +248,14 @@ class PodWire:
                 if not torn:
                     return found
         except OSError as error:
-            code = error.errno or errno.EIO
-            raise NetlinkError(code, f"rtnetlink cannot be asked: {error}") from error
+            raise NetlinkError(error.errno or errno.EIO, error.strerror or str(error)) from error
         raise NetlinkError(errno.EAGAIN, f"what is listed changed {_DUMPS} times meanwhile")
 
     def _exchange(self, kind: int, flags: int, body: bytes) -> tuple[list[bytes], bool]:
-        """Payloads, and whether the list is torn; returns when the kernel has said the end."""
+        """Payloads, and whether they are a list that is torn."""
         self._sequence += 1
-        size = _HEADER.size + len(body)
-        self._socket.send(_HEADER.pack(size, kind, _REQUEST | flags, self._sequence, 0) + body)
-        found: list[bytes] = []
-        torn = False
-        while True:
-            for answer, marks, sequence, payload in messages(self._socket.recv(_RECEIVE_BYTES)):
-                if sequence != self._sequence:
-                    continue  # the rest of an answer that was given up
-                torn |= bool(flags & _DUMP and marks & _TORN)
-                if answer in (_DONE, _ERROR):
-                    code = -struct.unpack_from("=i", payload)[0] if len(payload) >= 4 else 0
-                    if code:
-                        raise NetlinkError(code, os.strerror(code))
-                    return found, torn
-                found.append(payload)
-
-
-def messages(octets: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    """Type, flags, sequence number and payload of each message of a datagram (netlink(7))."""
-    at = 0
-    while at + _HEADER.size <= len(octets):
-        size, kind, flags, sequence, _ = _HEADER.unpack_from(octets, at)
-        if size < _HEADER.size:
-            return
-        yield kind, flags, sequence, octets[at + _HEADER.size : at + size]
-        at += (size + 3) & ~3
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
-
-
-def _attributes(payload: bytes, at: int) -> Mapping[int, bytes]:
-    found = {}
-    while at + _ATTRIBUTE.size <= len(payload):
-        size, kind = _ATTRIBUTE.unpack_from(payload, at)
-        if size < _ATTRIBUTE.size:
-            break
-        found[kind & _TYPE_MASK] = payload[at + _ATTRIBUTE.size : at + size]
-        at += (size + 3) & ~3
-    return found
+        self._socket.send(message(kind, flags, self._sequence, body))
+        return answer(self._socket, self._sequence)
 
 
 def _text(name: str) -> bytes:
@@ -322,13 +267,13 @@ def _said(octets: bytes | None) -> str:
 
 
 def _number(octets: bytes | None) -> int:
-    return int(_WORD.unpack(octets)[0]) if octets else 0
+    return int(WORD.unpack(octets)[0]) if octets else 0
 
 
 def _link_state(payload: bytes) -> LinkState:
     _, _, index, flags, _ = _LINK.unpack_from(payload)
-    values = _attributes(payload, _LINK.size)
-    info = _attributes(values.get(_IFLA_LINKINFO, b""), 0)
+    values = attributes(payload, _LINK.size)
+    info = attributes(values.get(_IFLA_LINKINFO, b""), 0)
     return LinkState(
         index=index,
         name=_said(values.get(_IFLA_IFNAME)),
@@ -345,7 +290,7 @@ def _link_state(payload: bytes) -> LinkState:
 def _address(index: int, address: IPv4Interface | IPv6Interface) -> bytes:
     octets, length = address.ip.packed, address.network.prefixlen
     body = _ADDRESS.pack(_FAMILIES[address.version], length, 0, _UNIVERSE, index)
-    return body + _attribute(_IFA_LOCAL, octets) + _attribute(_IFA_ADDRESS, octets)
+    return body + attribute(_IFA_LOCAL, octets) + attribute(_IFA_ADDRESS, octets)
 
 
 def _route(
@@ -361,6 +306,6 @@ def _route(
     family = _FAMILIES[to.version]
     body = _ROUTE.pack(family, to.prefixlen, 0, 0, _MAIN, whose, scope, _UNICAST, flags)
     if to.prefixlen:
-        body += _attribute(_RTA_DST, to.network_address.packed)
-    body += _attribute(_RTA_OIF, _WORD.pack(index))
-    return body if via is None else body + _attribute(_RTA_GATEWAY, via.packed)
+        body += attribute(_RTA_DST, to.network_address.packed)
+    body += attribute(_RTA_OIF, WORD.pack(index))
+    return body if via is None else body + attribute(_RTA_GATEWAY, via.packed)

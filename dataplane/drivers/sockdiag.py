@@ -7,7 +7,6 @@ CONFIG_INET_DIAG_DESTROY.
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -15,17 +14,15 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
+from dataplane.drivers.netlink import ACK, DUMP, answer, message
 from dataplane.model.addr import IPAddress
 from dataplane.ports import CapabilityMissing, ObserveError
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _CONNECTED = 1 << 1
 """The state of a connected UDP socket (TCP_ESTABLISHED) in a mask of states."""
 
-_HEADER = struct.Struct("=IHHII")
 _REQUEST_V2 = struct.Struct("=BBBBI48s")
 _ANSWER = struct.Struct("=BBBB48s")
 """struct inet_diag_msg, its beginning: family, state, timer, retransmissions, the socket's id."""
@@ -35,7 +32,6 @@ _NUMBER = struct.Struct(">HH16s16s")
 
 _COOKIE = struct.Struct("=II")
 _COOKIE_AT = 40
-_BUFFER = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,27 +68,6 @@ def _netlink() -> Iterator[socket.socket]:
         yield made
 
 
-def _send(to: socket.socket, kind: int, flags: int, payload: bytes) -> None:
-    to.send(_HEADER.pack(_HEADER.size + len(payload), kind, flags, 1, 0) + payload)
-
-
-def _messages(source: socket.socket) -> Iterator[bytes]:
-    """Messages of one answer, up to its end; an error of the kernel's is an `OSError`."""
-    while True:
-        octets = source.recv(_BUFFER)
-        while octets:
-            size, kind, _, _, _ = _HEADER.unpack_from(octets)
-            payload, octets = octets[_HEADER.size : size], octets[(size + 3) // 4 * 4 :]
-            if kind == _NLMSG_ERROR:
-                number = -struct.unpack_from("=i", payload)[0]
-                if number:
-                    raise OSError(number, os.strerror(number))
-                return
-            if kind == _NLMSG_DONE:
-                return
-            yield payload
-
-
 def connected_sockets() -> list[ConnectedSocket]:
     """The connected UDP sockets of the calling thread's namespace.
 
@@ -102,11 +77,11 @@ def connected_sockets() -> list[ConnectedSocket]:
     found = []
     for family in (socket.AF_INET, socket.AF_INET6):
         request = _REQUEST_V2.pack(family, socket.IPPROTO_UDP, 0, 0, _CONNECTED, bytes(48))
-        with _netlink() as netlink:
+        with _netlink() as asked:
             try:
-                _send(netlink, _SOCK_DIAG_BY_FAMILY, _REQUEST | _DUMP, request)
-                for message in _messages(netlink):
-                    of_family, _, _, _, number = _ANSWER.unpack_from(message)
+                asked.send(message(_SOCK_DIAG_BY_FAMILY, DUMP, 1, request))
+                for payload in answer(asked, 1)[0]:
+                    of_family, _, _, _, number = _ANSWER.unpack_from(payload)
                     found.append(ConnectedSocket(of_family, number))
             except OSError as error:
                 msg = f"UDP sockets cannot be listed: {error}"
@@ -124,11 +99,10 @@ def destroy(ended: ConnectedSocket) -> bool:
         CapabilityMissing: the kernel cannot (CONFIG_INET_DIAG_DESTROY), or we may not.
     """
     request = _REQUEST_V2.pack(ended.family, socket.IPPROTO_UDP, 0, 0, _CONNECTED, ended.number)
-    with _netlink() as netlink:
+    with _netlink() as asked:
         try:
-            _send(netlink, _SOCK_DESTROY, _REQUEST | _ACK, request)
-            for _ in _messages(netlink):
-                pass
+            asked.send(message(_SOCK_DESTROY, ACK, 1, request))
+            answer(asked, 1)
         except OSError as error:
             if error.errno == errno.ENOENT:
                 return False

@@ -17,7 +17,8 @@ import pytest
 from pyroute2 import IPRoute
 
 from dataplane.drivers import ethtool, netns, podlink, podroutes
-from dataplane.drivers.podwire import PodWire, messages
+from dataplane.drivers.netlink import messages
+from dataplane.drivers.podwire import PodWire
 from dataplane.model.addr import Mac
 from dataplane.model.devices import device_name, peer_name
 from dataplane.model.state import Attachment, PortKind, Route
