@@ -9,7 +9,7 @@ packages=(
 	openvswitch-switch-dpdk openvswitch-switch ovn-central ovn-host dpdk dpdk-dev
 	clang llvm libbpf-dev bpftool
 	python3-bpfcc python3-openvswitch python3-venv
-	iproute2 ethtool tcpdump nftables iputils-ping iperf3 curl procps kmod
+	iproute2 ethtool tcpdump nftables iptables iputils-ping iperf3 curl procps kmod
 	qemu-system-x86 busybox-static cpio xz-utils
 	libvirt-clients libvirt-daemon-driver-qemu libxml2-utils
 	gcc pkg-config libdpdk-dev make ca-certificates linux-libc-dev
