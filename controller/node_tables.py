@@ -20,6 +20,7 @@ from dataplane.drivers.nicsettings import NicsTable
 from dataplane.drivers.nodemap import NodeTable
 from dataplane.drivers.offloads import OffloadsTable
 from dataplane.drivers.openflow import FlowsTable
+from dataplane.drivers.outlets import OutletsTable
 from dataplane.drivers.ovsbonds import BondsTable
 from dataplane.drivers.ovsdatapath import DatapathTable
 from dataplane.drivers.ovsports import PortsTable
@@ -43,6 +44,8 @@ def tables_of(daemon: NodeDaemon) -> tuple[Table[Any, Any], ...]:
         daemon.settings,
         LinksTable(),
         NicsTable(Path(config.rundir) / "nic-settings.json"),
+        HostRepliesTable(bpf),
+        OutletsTable(bpf),
         BridgesTable(ovs),
         DatapathTable(ovs),
         PortsTable(ovs),
@@ -63,7 +66,6 @@ def tables_of(daemon: NodeDaemon) -> tuple[Table[Any, Any], ...]:
         SetTable(bpf),
         SourceRangeTable(bpf),
         VipTable(bpf),
-        HostRepliesTable(bpf),
         OffloadsTable(Path(config.rundir) / "offloads.json"),
         ProgramTable(bpf),
         daemon.sockets,

@@ -23,9 +23,11 @@ from controller.sources import EARLY_TABLES
 from controller.vswitchd import recovered
 from dataplane.drivers import migration
 from dataplane.drivers.nics import read_nics
+from dataplane.drivers.ovsports import kernel_ifindex
 from dataplane.model.config import NodeConfig
 from dataplane.model.rows import Hugepages
 from dataplane.model.state import Attachment, HeldIds, Nic
+from dataplane.plan.host import outlet_of, ovs_end
 from dataplane.plan.ids import OutOfIds
 from dataplane.plan.node import NodePlan, plan
 from dataplane.ports import DataplaneError
@@ -174,7 +176,16 @@ class Rounds:
                 pinned_by_hand = frozenset(daemon.rebalancer.table.foreign())
                 theirs = daemon.settings.foreign()[0]
                 state = replace(state, theirs=theirs, pinned_by_hand=pinned_by_hand)
-        return replace(state, pins=daemon.rebalancer.pins(config))
+        return replace(
+            state,
+            pins=daemon.rebalancer.pins(config),
+            ends=ends_of(config),
+            refused=frozenset(
+                key
+                for (table, key), status in daemon.reconciler.statuses().items()
+                if table == "ports" and status.quarantined
+            ),
+        )
 
     def _note(self, report: Report, started: float, *, whole: bool) -> None:
         ms = (time.monotonic() - started) * 1000
@@ -238,6 +249,13 @@ def of_attachments(
         ):
             rest.discard(name)
     return rows, frozenset(rest)
+
+
+def ends_of(config: NodeConfig) -> Mapping[str, int]:
+    """The ifindex of svc0, its OVS end and its outlet, as far as they are there."""
+    link = config.service_link
+    found = {name: kernel_ifindex(name) for name in (link, ovs_end(link), outlet_of(link))}
+    return {name: index for name, index in found.items() if index is not None}
 
 
 def nics_of(config: NodeConfig) -> Mapping[str, Nic]:

@@ -12,8 +12,8 @@ PLAN = "plan"
 """Invalidates no table as such: those whose desired rows come out different are applied."""
 
 LINK_TABLES = (
-    PLAN, "links", "nics", "addresses", "routes", "rules", "known_addresses", "node", "offloads",
-    "programs", "replies", "trunk",
+    PLAN, "links", "nics", "replies", "outlets", "ports", "addresses", "routes", "rules",
+    "known_addresses", "node", "offloads", "programs", "trunk",
 )  # fmt: skip
 """What a change of a link, an address or an attached program may have upset."""
 

@@ -173,7 +173,8 @@ class NodeState:
     they pinned. `mirrored`: logical ports of which copies are wanted. `has_trunk`: OVN has a
     logical port for this chassis's containers. `host`: None: this node's kernel has no port in OVN.
     `linkless`: devices on the trunk that are still being made: OVN is told of them, and nothing
-    else is.
+    else is. `ends`: the ifindex of svc0, its OVS end and its outlet, as far as they are there;
+    `refused`: ports that OVS does not take now.
     """
 
     config: NodeConfig
@@ -193,3 +194,5 @@ class NodeState:
     host: HostAccess | None = None
     peers: Mapping[str, Gateway] = field(default_factory=dict)
     linkless: frozenset[str] = frozenset()
+    ends: Mapping[str, int] = field(default_factory=dict)
+    refused: frozenset[str] = frozenset()

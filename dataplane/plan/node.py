@@ -31,6 +31,7 @@ from dataplane.model.rows import (
     Nested,
     NicSettings,
     NodeEntry,
+    Outlet,
     OvsSetting,
     Policer,
     Port,
@@ -52,6 +53,7 @@ from dataplane.plan.flows import service_flows
 from dataplane.plan.host import host_rows, ovs_end
 from dataplane.plan.hostnet import host_replies, routes_to_nodes, svc_addresses, svc_neighbours
 from dataplane.plan.mirror import mirror_plan
+from dataplane.plan.outlet import outlet_rows, port_step
 from dataplane.plan.ovs import OvsKey, capabilities, ovs_settings, port_keys, release_of
 from dataplane.plan.owners import announcements
 from dataplane.plan.ports import (
@@ -82,6 +84,8 @@ class NodePlan:
     ovs: Mapping[OvsKey, OvsSetting]
     links: Mapping[str, Link]
     nics: Mapping[str, NicSettings]
+    replies: Mapping[str, HostReplies]
+    outlets: Mapping[str, Outlet]
     bridges: Mapping[str, Bridge]
     datapath: Mapping[str, Capability]
     ports: Mapping[str, Port]
@@ -102,7 +106,6 @@ class NodePlan:
     sets: Mapping[tuple[int, SetScope], SetEntry]
     source_ranges: Mapping[tuple[int, IPNetwork], SourceRange]
     vips: Mapping[L4Addr, VipEntry]
-    replies: Mapping[str, HostReplies]
     offloads: Mapping[str, ReceiveOffloads]
     programs: Mapping[str, Program]
     sockets: Mapping[str, SocketPrograms]
@@ -139,7 +142,10 @@ class NodePlan:
 
 
 TABLE_ORDER = tuple(f.name for f in fields(NodePlan))
-"""Backends before VIPs before programs; removal goes the other way."""
+"""Backends before VIPs before programs; removal goes the other way.
+
+The program of `replies` before the outlets, whose frames it takes, and those before their rules.
+"""
 
 
 def _policers(state: NodeState) -> dict[str, Policer]:
@@ -289,6 +295,7 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
     ports.update({**trunk.ports, **host.ports, **mirror.ports})
     links: dict[str, Link] = {**trunk.links, **host.links, **mirror.links}
     flows: dict[FlowKey, Flow] = {}
+    outlets: Mapping[str, Outlet] = {}
     node: dict[int, NodeEntry] = {}
     to_nodes: dict[IPNetwork, KernelRoute] = {}
     nic = state.nics.get(uplink.device) if uplink else None
@@ -307,8 +314,11 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
             neighbours=svc_neighbours(gateway),
         )
         ports[svc_port] = service_port(uplink, queues)
+        out = outlet_rows(state, uplink, SERVICE_MTU, queues)
+        outlets = out.outlets
+        ports.update(out.ports)
         flows = service_flows(
-            uplink.bridge, uplink_port_name(uplink), svc_port, gateway, known.replies
+            uplink.bridge, uplink_port_name(uplink), svc_port, gateway, known.replies, out.used
         )
         to_nodes = routes_to_nodes(uplink, own, gateway, state.peers)
         if nic is not None:
@@ -319,8 +329,9 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
                 gateway.mac,
                 nic.ifindex,
                 nic.mac,
-                0,
+                state.ends.get(config.service_link, 0),
                 four[: Limit.LOCAL4_INLINE],
+                port_step(state),
             )
     return NodePlan(
         hugepages={
@@ -331,6 +342,8 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
         ovs=ovs_settings(config, state.theirs),
         links=links,
         nics={u.device: row for u in config.nics if (row := nic_settings(u)) is not None},
+        replies=host_replies(config, with_service_link=gateway is not None),
+        outlets=outlets,
         bridges=_bridges(config),
         datapath=capabilities(release_of(config)),
         ports=ports,
@@ -356,7 +369,6 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
         sets=known.tables.sets,
         source_ranges=known.tables.source_ranges,
         vips=known.tables.vips,
-        replies=host_replies(config, with_service_link=gateway is not None),
         offloads={
             u.device: ReceiveOffloads()
             for u in config.uplinks
