@@ -20,6 +20,7 @@
 /*
  * bpf_redirect drops a frame whose network header was never set, as AF_XDP leaves it (core/filter.c,
  * __bpf_redirect_common). Taking a tag out of a frame sets it; only a second tag stands in the frame.
+ * One that the frame came with would go with the two: such frames are not for this.
  */
 static __always_inline bool redirectable(struct __sk_buff *skb)
 {
@@ -150,7 +151,9 @@ static __noinline int outlet(struct __sk_buff *skb, const struct node *self)
 		return outlet4(skb, &cursor, eth, self);
 	if (eth && eth->h_proto == bpf_htons(ETH_P_IPV6))
 		return outlet6(skb, &cursor, eth, self);
-	return to_svc(skb, self);
+	/* OVS's rules lead no such frame here: one with tags could not be handed over whole. */
+	count_as(skb, DROP_SVC_MALFORMED);
+	return TC_ACT_SHOT;
 }
 
 #endif

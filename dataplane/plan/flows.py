@@ -6,8 +6,8 @@ The table, highest priority first (ARCHITECTURE.md shows the same one):
 prio  match                                    actions         why
 ====  =======================================  ==============  =================================
 200   in_port=svc0-ovs                         patch           svc0 speaks to the router only
-120   in_port=patch, dl_dst=svc0's MAC, TCP or svc0-out        plain replies of SNATed flows, where
-      UDP to svc0's address, no fragment                       there is an outlet
+120   in_port=patch, dl_dst=svc0's MAC, TCP    svc0-out        plain replies of SNATed flows, where
+      or UDP to svc0's address, whole, untagged                there is an outlet
 110   in_port=patch, a local backend of a      svc0-ovs        its reply must be reversed before
       Local or DSR service as source                           it reaches the wire
 100   in_port=patch, dl_dst=svc0's MAC         svc0-ovs        replies of SNATed flows
@@ -41,9 +41,12 @@ def _to_mac(port: str, mac: Mac) -> str:
 
 
 def _plain_replies(patch: str, svc_mac: Mac, gateway: Gateway) -> Iterator[str]:
-    """Requests of clients behind OVN have svc0's MAC as well, and a VIP's address."""
+    """Requests of clients behind OVN have svc0's MAC as well, and a VIP's address.
+
+    The matches as a switch prints them. What has a tag could not be handed over by the outlet.
+    """
     for protocol in ("tcp", "udp"):
-        to = f'in_port="{patch}",dl_dst={svc_mac}'
+        to = f'in_port="{patch}",vlan_tci=0x0000/0x1fff,dl_dst={svc_mac}'
         yield f"{protocol},{to},nw_dst={gateway.service_address},nw_frag=no"
         if gateway.service_address6 is not None:
             yield f"{protocol}6,{to},ipv6_dst={gateway.service_address6},nw_frag=no"
