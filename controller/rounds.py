@@ -30,6 +30,7 @@ from dataplane.model.state import Attachment, HeldIds, Nic
 from dataplane.plan.host import outlet_of, ovs_end
 from dataplane.plan.ids import OutOfIds
 from dataplane.plan.node import NodePlan, plan
+from dataplane.plan.ports import uplink_port_name
 from dataplane.ports import DataplaneError
 from dataplane.reconcile.report import Report
 from dataplane.reconcile.status import State
@@ -180,12 +181,22 @@ class Rounds:
             state,
             pins=daemon.rebalancer.pins(config),
             ends=ends_of(config),
+            ofports=self._ofports(config),
             refused=frozenset(
-                key
-                for (table, key), status in daemon.reconciler.statuses().items()
-                if table == "ports" and status.quarantined
+                row
+                for row, status in daemon.reconciler.statuses().items()
+                if status.quarantined and row[0] in ("outlets", "ports")
             ),
         )
+
+    def _ofports(self, config: NodeConfig) -> Mapping[str, int]:
+        seen = self._daemon.ovs.latest
+        names = [uplink_port_name(uplink) for uplink in config.uplinks]
+        return {
+            name: number
+            for name in names
+            if seen and name in seen.ports and (number := seen.ports[name].ofport or 0) > 0
+        }
 
     def _note(self, report: Report, started: float, *, whole: bool) -> None:
         ms = (time.monotonic() - started) * 1000

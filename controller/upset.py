@@ -13,12 +13,13 @@ PLAN = "plan"
 
 LINK_TABLES = (
     PLAN, "links", "nics", "replies", "outlets", "ports", "addresses", "routes", "rules",
-    "known_addresses", "node", "offloads", "programs", "trunk",
+    "known_addresses", "node", "offloads", "cleared", "programs", "trunk",
 )  # fmt: skip
 """What a change of a link, an address or an attached program may have upset."""
 
 OVS_TABLES = (
-    "ports", "bonds", "qos", "mirrors", "affinity", "bridges", "addresses", "flows", "programs",
+    "ports", "bonds", "qos", "mirrors", "affinity", "bridges", "addresses", "flows", "cleared",
+    "programs",
 )  # fmt: skip
 """What vswitchd may have upset by adding or removing a port."""
 

@@ -1,10 +1,11 @@
-"""The table `outlets`: macvlans on uplinks, by which OVS sends what their egress hook is to reverse.
+"""The table `outlets`: macvlans on uplinks; what OVS sends by them their egress hook reverses.
 
 An AF_XDP socket hands its frames to the driver of its own device, past every hook of it; a macvlan
 hands them on as any sender would, and so they meet the hook of the device below.
 
 How we recognise our own after a restart: by ifalias. One is only made where today's program is at
-the hook: without it frames would leave the node as OVS sent them. The kernel removes a macvlan with
+the hook, and the node's entry says how it hands over: else frames would leave the node as OVS sent
+them. The kernel removes a macvlan with
 the device below it.
 """
 
@@ -17,14 +18,19 @@ from typing import Any
 
 from pyroute2 import NetlinkError
 
+from bpf import abi
+from dataplane.drivers import xdphook
+from dataplane.drivers.bpfmaps import number
 from dataplane.drivers.bpfstate import BpfState
 from dataplane.drivers.hostreplies import at_egress
 from dataplane.drivers.libbpf import LibbpfError
+from dataplane.drivers.libbpf_programs import Program
 from dataplane.drivers.links import set_ipv6
+from dataplane.drivers.programs import OVS_PROGRAM
 from dataplane.drivers.rtnl import find_link, links, route_socket
 from dataplane.model.names import LINK_ALIAS_PREFIX
-from dataplane.model.rows import Outlet, ProgramKind
-from dataplane.ports import DataplaneError, Failure
+from dataplane.model.rows import Cleared, Outlet, ProgramKind
+from dataplane.ports import DataplaneError, Failure, ObserveError
 
 ALIAS = f"{LINK_ALIAS_PREFIX}outlet"
 _DOWN = -1
@@ -81,6 +87,9 @@ class OutletsTable:
         if info is None or self._state.kind_of(info) is not ProgramKind.HOST:
             reason = f"our program is not at the egress hook of {parent}: replies go by svc0"
             return Failure(reason, quarantine=True)
+        entry = self._state.maps["node"].lookup(number(0))
+        if not entry or not abi.NODE.unpack(entry)["svc_port_step"]:
+            return Failure("svc0 is not in the node's entry yet", waiting=True)
         return None
 
     def delete(self, keys: Sequence[str]) -> Mapping[str, Failure]:
@@ -95,6 +104,49 @@ class OutletsTable:
         return failures
 
 
+class ClearedTable:
+    """Table `cleared`: device -> Cleared; in the network namespace of the calling thread."""
+
+    name = "cleared"
+
+    def observe(self) -> Mapping[str, Cleared]:
+        """Outlets without a program at their XDP hook."""
+        with route_socket() as ipr:
+            ours = [link for link in links(ipr) if link.alias == ALIAS]
+        try:
+            return {link.name: Cleared() for link in ours if xdphook.attached(link.index) is None}
+        except LibbpfError as error:
+            raise ObserveError(str(error)) from error
+
+    def upsert(self, batch: Sequence[tuple[str, Cleared]]) -> Mapping[str, Failure]:
+        """Take OVS's program off; its socket goes on sending without."""
+        return {name: failed for name, _ in batch if (failed := _clear(name))}
+
+    def delete(self, keys: Sequence[str]) -> Mapping[str, Failure]:
+        """Nothing: who has a socket there may attach its program again."""
+        del keys
+        return {}
+
+
+def _clear(name: str) -> Failure | None:
+    try:
+        index = socket.if_nametoindex(name)
+    except OSError:
+        return Failure(f"there is no device {name} yet", waiting=True)
+    try:
+        held = xdphook.attached(index)
+        if held is None:
+            return None
+        with Program.by_id(held.prog_id) as program:
+            found = program.info().name
+            if not found.startswith(OVS_PROGRAM):
+                return Failure(f"{name} has another XDP program than OVS's, {found}: take it off")
+            xdphook.detach(index, program, held.mode)
+    except LibbpfError as error:
+        return Failure(f"{name}: {error}", waiting=True)
+    return None
+
+
 def _make(ipr: Any, name: str, wanted: Outlet) -> Failure | None:
     try:
         parent, there = socket.if_nametoindex(wanted.parent), find_link(ipr, name)
@@ -102,7 +154,9 @@ def _make(ipr: Any, name: str, wanted: Outlet) -> Failure | None:
             # Without an alias: made by one of ours that died over it.
             half_made = (there.kind, there.alias, there.peer_index) == ("macvlan", "", parent)
             if there.alias != ALIAS and not half_made:
-                reason = f"{name} exists and is not ours (alias {there.alias!r}): rename or delete it"
+                reason = (
+                    f"{name} exists and is not ours (alias {there.alias!r}): rename or delete it"
+                )
                 return Failure(reason, quarantine=True)
             ipr.link("del", index=there.index)
         ipr.link(

@@ -229,6 +229,15 @@ class Outlet:
 
 
 @dataclass(frozen=True, slots=True)
+class Cleared:
+    """Table `cleared`: key device name. An outlet whose XDP hook has no program.
+
+    OVS puts one there, which nothing ever meets, and while it is there the kernel takes no other
+    program at the uplink below (net/core/dev.c, dev_xdp_attach).
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceAddress:
     """Table `addresses`: key (device, address); an address on a bridge's LOCAL port."""
 

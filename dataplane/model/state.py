@@ -174,7 +174,8 @@ class NodeState:
     logical port for this chassis's containers. `host`: None: this node's kernel has no port in OVN.
     `linkless`: devices on the trunk that are still being made: OVN is told of them, and nothing
     else is. `ends`: the ifindex of svc0, its OVS end and its outlet, as far as they are there;
-    `refused`: ports that OVS does not take now.
+    `ofports`: OVS's numbers of the uplinks' ports. `refused`: rows (table, key) that were taken
+    back, and are not tried again for long.
     """
 
     config: NodeConfig
@@ -195,4 +196,5 @@ class NodeState:
     peers: Mapping[str, Gateway] = field(default_factory=dict)
     linkless: frozenset[str] = frozenset()
     ends: Mapping[str, int] = field(default_factory=dict)
-    refused: frozenset[str] = frozenset()
+    refused: frozenset[tuple[str, str]] = frozenset()
+    ofports: Mapping[str, int] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from dataplane.model.rows import (
     Bridge,
     Bucket,
     Capability,
+    Cleared,
     DeviceAddress,
     Flow,
     FlowKey,
@@ -85,6 +86,7 @@ class NodePlan:
     links: Mapping[str, Link]
     nics: Mapping[str, NicSettings]
     replies: Mapping[str, HostReplies]
+    node: Mapping[int, NodeEntry]
     outlets: Mapping[str, Outlet]
     bridges: Mapping[str, Bridge]
     datapath: Mapping[str, Capability]
@@ -100,13 +102,13 @@ class NodePlan:
     routes: Mapping[IPNetwork, KernelRoute]
     rules: Mapping[IPAddress, SourceRule]
     flows: Mapping[FlowKey, Flow]
-    node: Mapping[int, NodeEntry]
     known_addresses: Mapping[IPAddress, KnownAddress]
     backends: Mapping[int, BackendEntry]
     sets: Mapping[tuple[int, SetScope], SetEntry]
     source_ranges: Mapping[tuple[int, IPNetwork], SourceRange]
     vips: Mapping[L4Addr, VipEntry]
     offloads: Mapping[str, ReceiveOffloads]
+    cleared: Mapping[str, Cleared]
     programs: Mapping[str, Program]
     sockets: Mapping[str, SocketPrograms]
     announcements: Mapping[IPAddress, Announcement]
@@ -144,7 +146,8 @@ class NodePlan:
 TABLE_ORDER = tuple(f.name for f in fields(NodePlan))
 """Backends before VIPs before programs; removal goes the other way.
 
-The program of `replies` before the outlets, whose frames it takes, and those before their rules.
+The program of `replies`, and the entry that it hands over by, before the outlets, whose frames it
+takes; those before their ports and rules.
 """
 
 
@@ -296,6 +299,7 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
     links: dict[str, Link] = {**trunk.links, **host.links, **mirror.links}
     flows: dict[FlowKey, Flow] = {}
     outlets: Mapping[str, Outlet] = {}
+    cleared: Mapping[str, Cleared] = {}
     node: dict[int, NodeEntry] = {}
     to_nodes: dict[IPNetwork, KernelRoute] = {}
     nic = state.nics.get(uplink.device) if uplink else None
@@ -315,7 +319,7 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
         )
         ports[svc_port] = service_port(uplink, queues)
         out = outlet_rows(state, uplink, SERVICE_MTU, queues)
-        outlets = out.outlets
+        outlets, cleared = out.outlets, out.cleared
         ports.update(out.ports)
         flows = service_flows(
             uplink.bridge, uplink_port_name(uplink), svc_port, gateway, known.replies, out.used
@@ -343,6 +347,7 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
         links=links,
         nics={u.device: row for u in config.nics if (row := nic_settings(u)) is not None},
         replies=host_replies(config, with_service_link=gateway is not None),
+        node=node,
         outlets=outlets,
         bridges=_bridges(config),
         datapath=capabilities(release_of(config)),
@@ -363,7 +368,6 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
         routes={**host.routes, **to_nodes},
         rules=host.rules,
         flows=flows,
-        node=node,
         known_addresses=known.known,
         backends=known.tables.backends,
         sets=known.tables.sets,
@@ -374,6 +378,7 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
             for u in config.uplinks
             if u.services and u.device in state.nics
         },
+        cleared=cleared,
         programs=_programs(config, with_service_link=gateway is not None),
         sockets=socket_rows(config.services),
         announcements=announcements(known.answered, nic),

@@ -1,7 +1,7 @@
-"""Replies at the uplink's egress hook: what svc0's program would send, and no frame is lost sight of.
+"""Replies at the uplink's egress hook: as svc0's program would send them, or handed over to it.
 
-The two programs share the rewriting of a packet; that they agree on which packets are rewritten, and
-on what is counted and remembered, is shown by the same packets through both.
+The two programs share the rewriting of a packet; that they agree on which packets are rewritten,
+and on what is counted and remembered, is shown by the same packets through both.
 """
 
 from __future__ import annotations

@@ -432,7 +432,7 @@ class World:
 
     # -- conntrack ----------------------------------------------------------------------------
 
-    def put_flow(self, version: int, number: int, fields: abi.Fields) -> None:
+    def put_flow(self, version: int, number: int, fields: Mapping[str, Any]) -> None:
         """Write a record as it is here."""
         layout = abi.FLOW4 if version == 4 else abi.FLOW6
         self.maps[f"ct{version}"].update(_u32(number), layout.pack(**fields))
