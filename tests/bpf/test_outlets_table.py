@@ -9,14 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from dataplane.drivers import xdphook
 from dataplane.drivers.bpfstate import BpfState
 from dataplane.drivers.hostreplies import HostRepliesTable
-from dataplane.drivers.outlets import OutletsTable
+from dataplane.drivers.libbpf import XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, LibbpfError
+from dataplane.drivers.libbpf_programs import loaded
+from dataplane.drivers.outlets import ClearedTable, OutletsTable
 from dataplane.drivers.rtnl import find_link, route_socket
-from dataplane.model.rows import HostReplies, Outlet
+from dataplane.model.rows import Cleared, HostReplies, Outlet, ProgramKind
 from dataplane.reconcile.backoff import Backoff
 from dataplane.reconcile.reconciler import Reconciler
 from dataplane.reconcile.status import State
+from tests.bpf import standin
 from tests.bpf.world import World, mac
 
 pytestmark = pytest.mark.bpf
@@ -140,6 +144,32 @@ def test_an_uplink_of_a_bridge_has_none_and_says_why(
 def test_an_uplink_that_is_not_there_is_waited_for(table: OutletsTable) -> None:
     failed = table.upsert([(NAME, Outlet("up9", 1400, 1))])
     assert failed[NAME].waiting
+
+
+def test_ovss_program_is_taken_off_and_anothers_is_not(
+    table: OutletsTable, shared_state: BpfState, tmp_path: Path
+) -> None:
+    cleared = ClearedTable()
+    assert cleared.upsert([(NAME, Cleared())])[NAME].waiting
+    assert table.upsert([(NAME, WANTED)]) == {}
+    assert cleared.observe() == {NAME: Cleared()}
+    with (
+        loaded(standin.compiled(tmp_path)) as made,
+        made.program("xsk_def_prog") as program,
+    ):
+        xdphook.attach(index_of(NAME), program, XDP_FLAGS_SKB_MODE)
+        # What the kernel does not take meanwhile, and the reason for all of this.
+        with pytest.raises(LibbpfError):
+            xdphook.attach(index_of("up0"), program, XDP_FLAGS_DRV_MODE)
+        assert cleared.observe() == {}
+        assert cleared.upsert([(NAME, Cleared())]) == {}
+        assert cleared.observe() == {NAME: Cleared()}
+        xdphook.attach(index_of("up0"), program, XDP_FLAGS_DRV_MODE)
+        xdphook.detach(index_of("up0"), program, XDP_FLAGS_DRV_MODE)
+    foreign = shared_state.program(ProgramKind.SERVICE)
+    xdphook.attach(index_of(NAME), foreign, XDP_FLAGS_SKB_MODE)
+    assert "millrace_svc" in cleared.upsert([(NAME, Cleared())])[NAME].reason
+    assert cleared.observe() == {}
 
 
 def test_nothing_comes_in_by_it(table: OutletsTable) -> None:

@@ -8,7 +8,7 @@ from ipaddress import IPv6Address
 import pytest
 
 from dataplane.model.config import UplinkMode
-from dataplane.model.rows import Outlet
+from dataplane.model.rows import Cleared, Outlet
 from dataplane.plan.node import TABLE_ORDER, NodePlan, plan
 from tests.labs.planned import CONFIG, GATEWAY, NICS, STATE, UPLINK
 
@@ -49,6 +49,19 @@ def test_plain_replies_leave_by_it_and_the_rest_as_before() -> None:
     kernel = replace(CONFIG, uplinks=(replace(UPLINK, mode=UplinkMode.KERNEL),))
     without = plan(replace(STATE, config=kernel)).flows
     assert {key: flow for key, flow in rows.flows.items() if key.match not in matches} == without
+
+
+def test_its_xdp_hook_is_to_be_empty_before_the_uplinks_program_is_put_there() -> None:
+    rows = plan(WHOLE)
+    assert rows.cleared == {NAME: Cleared()}
+    assert TABLE_ORDER.index("ports") < TABLE_ORDER.index("cleared") < TABLE_ORDER.index("programs")
+
+
+def test_the_uplink_asks_for_the_number_that_it_has_and_is_opened_first() -> None:
+    assert plan(WHOLE).ports["up0"].ofport is None
+    rows = plan(replace(WHOLE, ofports={"up0": 7, "ph0": 1}))
+    assert {name for name, port in rows.ports.items() if port.ofport is not None} == {"up0"}
+    assert rows.ports["up0"] == replace(plan(WHOLE).ports["up0"], ofport=7)
 
 
 def test_ends_too_far_apart_for_the_entry_have_none() -> None:
