@@ -190,13 +190,13 @@ class Rounds:
         )
 
     def _ofports(self, config: NodeConfig) -> Mapping[str, int]:
-        seen = self._daemon.ovs.latest
+        try:
+            ports = self._daemon.ovs.state().ports
+        except DataplaneError:
+            return {}  # no port is written then
         names = [uplink_port_name(uplink) for uplink in config.uplinks]
-        return {
-            name: number
-            for name in names
-            if seen and name in seen.ports and (number := seen.ports[name].ofport or 0) > 0
-        }
+        numbers = {name: ports[name].ofport or 0 for name in names if name in ports}
+        return {name: number for name, number in numbers.items() if number > 0}
 
     def _note(self, report: Report, started: float, *, whole: bool) -> None:
         ms = (time.monotonic() - started) * 1000

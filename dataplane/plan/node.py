@@ -54,7 +54,7 @@ from dataplane.plan.flows import service_flows
 from dataplane.plan.host import host_rows, ovs_end
 from dataplane.plan.hostnet import host_replies, routes_to_nodes, svc_addresses, svc_neighbours
 from dataplane.plan.mirror import mirror_plan
-from dataplane.plan.outlet import outlet_rows, port_step
+from dataplane.plan.outlet import asked_number, cleared_outlets, outlet_rows, port_step
 from dataplane.plan.ovs import OvsKey, capabilities, ovs_settings, port_keys, release_of
 from dataplane.plan.owners import announcements
 from dataplane.plan.ports import (
@@ -289,6 +289,9 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
     ports = {
         uplink_port_name(u): uplink_port(u, tuned.get(u.device, NO_KEYS)) for u in config.uplinks
     }
+    if uplink is not None:
+        name = uplink_port_name(uplink)
+        ports[name] = replace(ports[name], ofport=asked_number(state, uplink))
     ports.update({a.device: attachment_port(a) for a in state.attachments if not a.tag})
     buckets = _buckets(state)
     mirror = mirror_plan(state)
@@ -299,7 +302,6 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
     links: dict[str, Link] = {**trunk.links, **host.links, **mirror.links}
     flows: dict[FlowKey, Flow] = {}
     outlets: Mapping[str, Outlet] = {}
-    cleared: Mapping[str, Cleared] = {}
     node: dict[int, NodeEntry] = {}
     to_nodes: dict[IPNetwork, KernelRoute] = {}
     nic = state.nics.get(uplink.device) if uplink else None
@@ -319,7 +321,7 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
         )
         ports[svc_port] = service_port(uplink, queues)
         out = outlet_rows(state, uplink, SERVICE_MTU, queues)
-        outlets, cleared = out.outlets, out.cleared
+        outlets = out.outlets
         ports.update(out.ports)
         flows = service_flows(
             uplink.bridge, uplink_port_name(uplink), svc_port, gateway, known.replies, out.used
@@ -378,7 +380,7 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
             for u in config.uplinks
             if u.services and u.device in state.nics
         },
-        cleared=cleared,
+        cleared=cleared_outlets(state, uplink) if uplink is not None else {},
         programs=_programs(config, with_service_link=gateway is not None),
         sockets=socket_rows(config.services),
         announcements=announcements(known.answered, nic),

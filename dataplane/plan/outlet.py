@@ -12,14 +12,13 @@ without any of this (docs/decisions/0036-plain-replies-leave-by-the-uplinks-egre
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from dataplane.model.config import UplinkConfig, UplinkMode
 from dataplane.model.rows import Cleared, Outlet, Port
 from dataplane.model.state import NodeState
 from dataplane.plan.host import outlet_of, ovs_end
-from dataplane.plan.ovs import port_keys
-from dataplane.plan.ports import NO_KEYS, outlet_port, uplink_port, uplink_port_name
+from dataplane.plan.ports import outlet_port, uplink_port_name
 
 _STEP_MAX = 0x7FFF
 
@@ -30,7 +29,6 @@ class OutletRows:
 
     outlets: Mapping[str, Outlet] = field(default_factory=dict)
     ports: Mapping[str, Port] = field(default_factory=dict)
-    cleared: Mapping[str, Cleared] = field(default_factory=dict)
     used: str | None = None
 
 
@@ -58,12 +56,24 @@ def outlet_rows(state: NodeState, uplink: UplinkConfig, mtu: int, queues: int) -
     rows = {name: Outlet(uplink.device, min(mtu, nic.mtu), queues)}
     if ("outlets", name) in state.refused:
         return OutletRows(rows)
-    below = uplink_port_name(uplink)
     ports = {name: outlet_port(uplink, queues)}
-    if below in state.ofports:
-        # vswitchd opens ports that ask for a number first. It could put no program on an uplink
-        # whose outlet has one already.
-        keys = port_keys(state.config, state.theirs).get(uplink.device, NO_KEYS)
-        ports[below] = replace(uplink_port(uplink, keys), ofport=state.ofports[below])
     used = None if ("ports", name) in state.refused else name
-    return OutletRows(rows, ports, {name: Cleared()}, used)
+    return OutletRows(rows, ports, used)
+
+
+def asked_number(state: NodeState, uplink: UplinkConfig) -> int | None:
+    """The number that the service uplink's port asks for: the one that it has, if any.
+
+    vswitchd opens ports that ask for one first. It could put no program on an uplink whose outlet
+    has one already.
+    """
+    if uplink.mode is not UplinkMode.AF_XDP:
+        return None
+    return state.ofports.get(uplink_port_name(uplink))
+
+
+def cleared_outlets(state: NodeState, uplink: UplinkConfig) -> dict[str, Cleared]:
+    """Whatever is known of OVN: an outlet that is there may keep the uplink's program out."""
+    name = outlet_of(state.config.service_link)
+    there = uplink.mode is UplinkMode.AF_XDP and name in state.ends
+    return {name: Cleared()} if there else {}

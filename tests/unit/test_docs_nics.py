@@ -38,7 +38,12 @@ def documented() -> set[tuple[int, str, str]]:
 
 def generalised(text: str) -> str:
     """A match or actions with the table's words for names, addresses and ports."""
-    for name, word in ((patch_port(GATEWAY), "PATCH"), ("svc0-ovs", "SVC"), ("svc0-out", "OUT"), ("eth1", "UPLINK")):
+    for name, word in (
+        (patch_port(GATEWAY), "PATCH"),
+        ("svc0-ovs", "SVC"),
+        ("svc0-out", "OUT"),
+        ("eth1", "UPLINK"),
+    ):
         text = text.replace(f'"{name}"', word)
     text = re.sub(r"dl_dst=[0-9a-f:]{17}", "dl_dst=MAC", text)
     text = re.sub(r"^(tcp|udp|sctp)6?,", "PROTOCOL,", text)

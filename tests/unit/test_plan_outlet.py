@@ -7,8 +7,10 @@ from ipaddress import IPv6Address
 
 import pytest
 
+from controller.sources import EARLY_TABLES
 from dataplane.model.config import UplinkMode
 from dataplane.model.rows import Cleared, Outlet
+from dataplane.model.state import Gateway
 from dataplane.plan.node import TABLE_ORDER, NodePlan, plan
 from tests.labs.planned import CONFIG, GATEWAY, NICS, STATE, UPLINK
 
@@ -51,17 +53,26 @@ def test_plain_replies_leave_by_it_and_the_rest_as_before() -> None:
     assert {key: flow for key, flow in rows.flows.items() if key.match not in matches} == without
 
 
-def test_its_xdp_hook_is_to_be_empty_before_the_uplinks_program_is_put_there() -> None:
-    rows = plan(WHOLE)
-    assert rows.cleared == {NAME: Cleared()}
+@pytest.mark.parametrize("gateway", [GATEWAY, None])
+def test_one_that_is_there_has_an_empty_hook_before_the_uplinks_program(
+    gateway: Gateway | None,
+) -> None:
+    assert not plan(WHOLE).cleared
+    there = replace(WHOLE, gateway=gateway, ends={**ENDS, NAME: 19})
+    assert plan(there).cleared == {NAME: Cleared()}
     assert TABLE_ORDER.index("ports") < TABLE_ORDER.index("cleared") < TABLE_ORDER.index("programs")
+    assert "cleared" in EARLY_TABLES
 
 
-def test_the_uplink_asks_for_the_number_that_it_has_and_is_opened_first() -> None:
-    assert plan(WHOLE).ports["up0"].ofport is None
-    rows = plan(replace(WHOLE, ofports={"up0": 7, "ph0": 1}))
+@pytest.mark.parametrize("gateway", [GATEWAY, None])
+def test_the_uplink_asks_for_the_number_that_it_has_and_is_opened_first(
+    gateway: Gateway | None,
+) -> None:
+    state = replace(WHOLE, gateway=gateway)
+    assert plan(state).ports["up0"].ofport is None
+    rows = plan(replace(state, ofports={"up0": 7, "ph0": 1}))
     assert {name for name, port in rows.ports.items() if port.ofport is not None} == {"up0"}
-    assert rows.ports["up0"] == replace(plan(WHOLE).ports["up0"], ofport=7)
+    assert rows.ports["up0"] == replace(plan(state).ports["up0"], ofport=7)
 
 
 def test_ends_too_far_apart_for_the_entry_have_none() -> None:
