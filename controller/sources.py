@@ -30,6 +30,7 @@ EARLY_TABLES = frozenset(
         "nics",
         "bridges",
         "ports",
+        "cleared",
         "bonds",
         "addresses",
         "known_addresses",
