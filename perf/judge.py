@@ -7,6 +7,7 @@ the median of the baseline.
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 from collections.abc import Callable
@@ -111,19 +112,22 @@ _PEERS = (
 
 
 def peers(result: Json) -> list[Verdict]:
-    """Ours by the peer's median, at the same number of services, in the same sink."""
-    rows = {(r["sink"], r["flows"], r["name"], r["services"]): r for r in result["rows"]}
+    """Ours by the peer's median, at the same number of services, in the same sink.
+
+    By the peer with each set of rules that was measured: the verdict says which.
+    """
+    keys = ("sink", "flows", "name", "services", "rules")
+    rows = {tuple(r[key] for key in keys): r for r in result["rows"]}
+    sizes = sorted({r["services"] for r in result["rows"] if r["services"]})
+    told = sorted({r["rules"] for r in result["rows"] if r["rules"]}, reverse=True)
     verdicts = []
-    for sink, flows, peer, only, bound in _PEERS:
-        for at in sorted({services for *_, services in rows if services}):
-            ours, theirs = (
-                rows.get((sink, flows, "Millrace", at)),
-                rows.get((sink, flows, peer, at)),
-            )
-            if ours and theirs and only in {None, at}:
-                claim = f"{at:,} services, {flows}, into {sink}"
-                samples = ratios(ours["samples_ns"], theirs["samples_ns"])
-                verdicts.append(Verdict(claim, samples, bound, peer))
+    for rules, (sink, flows, peer, only, bound), at in itertools.product(told, _PEERS, sizes):
+        ours = rows.get((sink, flows, "Millrace", at, ""))
+        theirs = rows.get((sink, flows, peer, at, rules))
+        if ours and theirs and only in {None, at}:
+            claim = f"{at:,} services, {flows}, into {sink}"
+            samples = ratios(ours["samples_ns"], theirs["samples_ns"])
+            verdicts.append(Verdict(claim, samples, bound, f"{peer}, {rules} rules"))
     return verdicts
 
 

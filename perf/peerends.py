@@ -15,6 +15,7 @@ from perf.peerlab import BACKEND_PORT, Trio
 from perf.peerprogs import Source
 from perf.peerxsk import Receiver
 
+_IP_PKTINFO = 8
 _NET_SNMP = Path("/proc/thread-self/net/snmp")
 
 
@@ -134,10 +135,14 @@ class Datagrams(End):
         made.bind(("0.0.0.0", BACKEND_PORT))
         return made
 
-    def first(self) -> tuple[bytes, tuple[str, int]]:
-        """One datagram and its sender, to see that the packets are whole."""
+    def first(self) -> tuple[bytes, str, str]:
+        """One datagram, where it says it is from, and for whom: whole, and translated by whom?"""
         self._socket.settimeout(5)
-        return self._socket.recvfrom(2048)
+        # Only now, for it costs each packet something.
+        self._socket.setsockopt(socket.SOL_IP, _IP_PKTINFO, 1)
+        body, ((_, _, info),), _, (sender, _) = self._socket.recvmsg(2048, socket.CMSG_SPACE(12))
+        self._socket.setsockopt(socket.SOL_IP, _IP_PKTINFO, 0)
+        return body, sender, socket.inet_ntoa(info[8:12])
 
     def arrived(self) -> int:
         """Datagrams that the full buffer refused."""

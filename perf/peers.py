@@ -2,14 +2,18 @@
 
 One CPU; frames come in at the router's device, are translated there and end in the same sink: an
 AF_XDP socket, an XDP program on the backend's device, the first hook of its skb stack, or an
-ordinary UDP socket whose buffer is full. Contestants take turns, so that a busy moment of the
-machine hits all alike. What counts are the ratios; the nanoseconds are processor time, the source's
-own and the sink's included, which are measured, too.
+ordinary UDP socket whose buffer is full. nftables and iptables have kube-proxy's rules or bare
+ones, or a router each for both (perf.peerrules). What is sent is for the last of their services.
+
+Contestants take turns, so that a busy moment of the machine hits all alike. What counts are the
+ratios; the nanoseconds are processor time, the source's own and the sink's included, which are
+measured, too.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -26,14 +30,15 @@ from typing import Any
 
 from dataplane.drivers.libbpf_programs import Program
 from dataplane.drivers.netns import inside_named
-from perf import judge, peerlab, verdicts
+from perf import judge, peerlab, peerrules, verdicts
 from perf.labrun import Progress, in_lab
 from perf.peerends import Counted, Datagrams, Dropped, End, OnDevice, Socketed
 from perf.peerlab import Trio
 from perf.peerprogs import FRAME_SIZE, Ours, PeersError, Source, request
+from perf.peerrules import Rules
 from perf.peerxsk import RING
 
-SCHEMA = "millrace.perf.peers/1"
+SCHEMA = "millrace.perf.peers/2"
 SERVICES = (1, 1_000, 10_000)
 SINKS = ("xsk", "xdp", "skb", "socket")
 FLOWS = 256
@@ -46,22 +51,31 @@ PACKETS = RING - 1024
 SLOW_PACKETS = 1024
 """Of a run with a new flow each in iptables with many services: 0.1 ms each."""
 
+FREED_S = 0.02
+"""Until the kernel has given back the memory of the flows of a run."""
+
 FEW = 64
 """One batch."""
 
 LEAST_DELIVERED = 0.98
 ESTABLISHED, FRESH = f"{FLOWS} established", "each a new flow"
+PEERS = (("nftables", peerrules.nftables), ("iptables", peerrules.iptables))
 OURS, ALONE, PLAIN = "Millrace", "source alone", "kernel, no netfilter"
 
 
 @dataclass
 class Row:
-    """ns of the processor per delivered packet, a sample a round; the least share delivered."""
+    """ns of the processor per delivered packet, a sample a round; the least share delivered.
+
+    Attributes:
+        rules: what nftables or iptables were told; nothing for the others.
+    """
 
     sink: str
     name: str
     services: int
     flows: str
+    rules: str = ""
     samples_ns: list[float] = field(default_factory=list)
     delivered: float = 1.0
 
@@ -73,7 +87,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """One way to one service; `forget` empties its table of flows."""
+    """One way to one service.
+
+    Attributes:
+        forget: empties its table of flows, as it is before each run.
+        answer: makes of the flows in it such that have had an answer.
+    """
 
     row: Row
     trio: Trio
@@ -81,6 +100,7 @@ class Contestant:
     program: Program
     end: End
     forget: Callable[[], None]
+    answer: Callable[[], None]
 
     @property
     def packets(self) -> int:
@@ -93,8 +113,13 @@ class Contestant:
 class Peers:
     """Everything that is built for one comparison; close it."""
 
-    def __init__(self, services: Sequence[int], progress: Callable[[str], None]) -> None:
-        self.services, self.progress = tuple(services), progress
+    def __init__(
+        self,
+        services: Sequence[int],
+        progress: Callable[[str], None],
+        rules: Sequence[Rules] = (Rules.KUBE_PROXY,),
+    ) -> None:
+        self.services, self.rules, self.progress = tuple(services), tuple(rules), progress
         (cpu,) = os.sched_getaffinity(0)
         self._ksoftirqd = _kernel_thread(f"ksoftirqd/{cpu}")
         self.load_s: dict[str, float] = {}
@@ -114,12 +139,11 @@ class Peers:
         peerlab.sweep()
         self.source = self._stack.enter_context(Source())
         self.plain = self._trio("plain")
-        self.filters: dict[tuple[str, int], Trio] = {}
-        for number in self.services:
-            for name, load in (("nftables", Trio.nftables), ("iptables", Trio.iptables)):
-                trio = self.filters[name, number] = self._trio(f"{name}{number}")
-                took = self.load_s[f"{name}, {number}"] = load(trio, number)
-                self.progress(f"{name}: {number} services loaded in {took:.1f} s")
+        self.filters: dict[tuple[str, Rules, int], Trio] = {}
+        for number, rules, (name, load) in itertools.product(self.services, self.rules, PEERS):
+            trio = self.filters[name, rules, number] = self._trio(f"{name}-{rules}-{number}")
+            took = self.load_s[f"{name}, {rules}, {number}"] = load(trio, number, rules)
+            self.progress(f"{name}, {rules}: {number} services loaded in {took:.1f} s")
 
     def _softirqs(self) -> float:
         """Processor time [s] of the kernel thread that takes over when there are too many."""
@@ -163,7 +187,7 @@ class Peers:
             (Row(sink, ALONE, 0, ESTABLISHED), source.sink, Counted(source)),
             (Row(sink, PLAIN, 0, ESTABLISHED), source.kernel, end),
         ):
-            yield Contestant(row, plain, direct, program, where, _nothing)
+            yield Contestant(row, plain, direct, program, where, _nothing, _nothing)
         ours_end, socket_fd = end, None
         if sink == "xsk":
             at_router = stack.enter_context(Socketed(source, plain, "r0"))
@@ -177,18 +201,20 @@ class Peers:
             )
             stack.enter_context(ours)
             self.tag = ours.tag
-            ways: list[tuple[str, Trio, Program, End, Callable[[], None]]] = [
-                (OURS, plain, ours.program, ours_end, ours.forget_flows)
+            ways: list[tuple[str, str, Trio, Program, End, Callable[[], None]]] = [
+                (OURS, "", plain, ours.program, ours_end, ours.forget_flows)
             ]
-            for name in ("nftables", "iptables"):
-                trio = self.filters[name, number]
+            for rules, (name, _) in itertools.product(self.rules, PEERS):
+                trio = self.filters[name, rules, number]
                 its_end = self._end(stack, trio, sink)
-                ways.append((name, trio, source.kernel, its_end, trio.forget_flows))
+                ways.append((name, rules, trio, source.kernel, its_end, trio.forget_flows))
             for flows in (ESTABLISHED, FRESH):
-                for name, trio, program, where, forget in ways:
+                for name, told, trio, program, where, forget in ways:
                     head = request(peerlab.vip(number - 1), trio.mac("r"))
-                    row = Row(sink, name, number, flows)
-                    yield Contestant(row, trio, head, program, where, forget)
+                    row = Row(sink, name, number, flows, told)
+                    # Of a packet of the client's, ours asks no such thing.
+                    answer = _nothing if name == OURS else trio.answer_flows
+                    yield Contestant(row, trio, head, program, where, forget, answer)
 
     def sample(self, one: Contestant) -> None:
         """One run of one contestant; its row has the figure.
@@ -203,11 +229,12 @@ class Peers:
             return source.send(ifindex, one.head, count)
 
         flows = FLOWS if row.flows == ESTABLISHED else NEW
-        one.forget()
         one.end.choose()
         source.aim(one.head, flows, one.program)
         if flows == FLOWS:
             inside_named(one.trio.router, partial(send, 4 * FLOWS))
+            # Without an answer the kernel takes every packet for a flow's first: "ct state new".
+            one.answer()
         # The least of the kernel's own work for a test, which is no packet's.
         fixed = min(inside_named(one.trio.router, partial(send, FEW)) for _ in range(3))
         before, count = _settled(one.end), one.packets
@@ -217,10 +244,14 @@ class Peers:
         took += self._softirqs() - softirqs
         row.delivered = min(row.delivered, got / count)
         if got < LEAST_DELIVERED * count:
-            what = f"{row.name}, {row.services} services, {row.flows}, into {row.sink}"
+            what = f"{row.name} {row.rules}, {row.services} services, {row.flows}, into {row.sink}"
             msg = f"{what}: {got} of {count} packets arrived"
             raise PeersError(msg)
         row.samples_ns.append(took / got * 1e9)
+        # Now and not before the next: all namespaces' flows are in one table of the kernel's, and
+        # what one contestant leaves there, the next would pay for.
+        one.forget()
+        time.sleep(FREED_S)
 
 
 def _kernel_thread(name: str) -> Path:
@@ -266,27 +297,35 @@ def table(rows: Sequence[Row]) -> str:
     """The rows for people: ns per packet, and how many times ours."""
     ours = {(r.sink, r.services, r.flows): r.median for r in rows if r.name == OURS}
     lines: list[tuple[str, ...]] = [
-        ("sink", "contestant", "services", "flows", "min", "median", "max", "x ours")
+        ("sink", "contestant", "rules", "services", "flows", "min", "median", "max", "x ours")
     ]
     for row in rows:
         base = ours.get((row.sink, row.services, row.flows))
         times = f"{row.median / base:.2f}" if base else ""
         figures = (min(row.samples_ns), row.median, max(row.samples_ns))
-        cells = (row.sink, row.name, f"{row.services:,}", row.flows)
+        cells = (row.sink, row.name, row.rules, f"{row.services:,}", row.flows)
         lines.append((*cells, *(f"{f:.0f}" for f in figures), times))
-    return verdicts.aligned(lines, {2, 4, 5, 6, 7})
+    return verdicts.aligned(lines, {3, 5, 6, 7, 8})
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="millrace perf peers",
-        description="our program against nftables and iptables DNAT over veth, on one CPU",
+        description="our program against nftables and iptables over veth, on one CPU",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, every sample included")
     parser.add_argument("--rounds", type=int, default=9, help="samples of each row (default 9)")
     parser.add_argument("--cpu", type=int, default=(os.cpu_count() or 1) - 1)
     parser.add_argument(
         "--services", type=int, nargs="+", default=list(SERVICES), help="default 1 1000 10000"
+    )
+    parser.add_argument(
+        "--rules",
+        type=Rules,
+        nargs="+",
+        choices=list(Rules),
+        default=[Rules.KUBE_PROXY],
+        help="of nftables and iptables: as kube-proxy writes them (default), bare ones, or both",
     )
     parser.add_argument("--sinks", nargs="+", choices=SINKS, default=list(SINKS))
     return parser.parse_args(argv)
@@ -298,7 +337,7 @@ def main_command(argv: Sequence[str]) -> int:
 
     def work(progress: Progress) -> tuple[list[Row], dict[str, Any]]:
         os.sched_setaffinity(0, {arguments.cpu})
-        peers = Peers(arguments.services, progress)
+        peers = Peers(arguments.services, progress, arguments.rules)
         try:
             rows = [row for sink in arguments.sinks for row in peers.run(sink, arguments.rounds)]
             return rows, report(peers, rows)

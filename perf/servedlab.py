@@ -22,9 +22,10 @@ from pathlib import Path
 from dataplane.drivers import processes, xdphook
 from dataplane.drivers.libbpf import XDP_FLAGS_DRV_MODE
 from dataplane.drivers.netns import delete_named, inside_named
-from perf import peerlab, priority
+from perf import peerlab, peerrules, priority
 from perf.peerlab import Trio
 from perf.peerprogs import Ours
+from perf.peerrules import Rules
 from perf.pktgen.driver import Pktgen
 from perf.vhostlab import VhostLab
 
@@ -178,8 +179,9 @@ class ServedLab:
                 }
 
         else:
-            load = {"nftables": trio.nftables, "iptables": trio.iptables}[way.kind]
-            took = load(way.services)
+            load = {"nftables": peerrules.nftables, "iptables": peerrules.iptables}[way.kind]
+            # A million connections in a trial are more than one address can be masqueraded to.
+            took = load(trio, way.services, Rules.BARE)
             self.progress(f"{name}: {way.services} services loaded in {took:.1f} s")
         self._take(trio.client, "c0", f"c{number}")
         self._take(trio.backend, "b0", f"b{number}")

@@ -17,6 +17,7 @@ from perf import peerlab, peers, xdp, xdpbench, xdpcases
 from perf.harness import ovscount
 from perf.harness.catalog import Scenario
 from perf.harness.generator import HarnessError
+from perf.peerrules import Rules
 from perf.vhostlab import VhostLab
 
 Progress = Callable[[str], None]
@@ -239,7 +240,8 @@ def _peers_of(*services: int) -> Callable[[int, Progress], Any]:
     def build(core: int, progress: Progress) -> Iterator[Bench]:
         del core
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-        made = peers.Peers(services, progress)
+        # The destination alone is translated, as in all runs that are kept.
+        made = peers.Peers(services, progress, (Rules.BARE,))
         try:
             with ExitStack() as stack:
                 yield PeersBench(made, made.contestants(stack, "skb"))

@@ -1,7 +1,8 @@
-"""`millrace perf peers` measures what it says: the packets of all arrive, whole and alike."""
+"""`millrace perf peers` measures what it says: the packets of all arrive, whole and translated."""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Iterator
@@ -10,18 +11,33 @@ from functools import partial
 
 import pytest
 
+from dataplane.drivers import processes
 from dataplane.drivers.netns import inside_named
-from perf import peerlab
-from perf.peerends import Datagrams
-from perf.peerprogs import FRAME_SIZE
+from perf import peerflows, peerlab
+from perf.peerends import Datagrams, Socketed
+from perf.peerlab import Trio
+from perf.peerprogs import FRAME_SIZE, request
+from perf.peerrules import Rules
 from perf.peers import ALONE, FRESH, OURS, PLAIN, Peers
+from perf.peerxsk import FRAMES
 
 SERVICES = 3
+BACKENDS = {str(peerlab.backend(SERVICES - 1, i)) for i in range(peerlab.BACKENDS_PER_SERVICE)}
+CLIENT, ROUTER = str(peerlab.CLIENTS[0]), str(peerlab.ROUTER)
+SENDERS = {
+    (PLAIN, ""): CLIENT,
+    (OURS, ""): str(peerlab.SERVICE_ADDRESS),
+    ("nftables", Rules.KUBE_PROXY): ROUTER,
+    ("iptables", Rules.KUBE_PROXY): ROUTER,
+    ("nftables", Rules.BARE): CLIENT,
+    ("iptables", Rules.BARE): CLIENT,
+}
+"""Whom a backend takes each contestant's packets to be from."""
 
 
-def _send(peers: Peers, head: bytes) -> None:
-    """One packet at the router's device of the calling thread's namespace."""
-    peers.source.send(socket.if_nametoindex("r0"), head, 1)
+def _send(peers: Peers, head: bytes, count: int = 1) -> None:
+    """Packets at the router's device of the calling thread's namespace."""
+    peers.source.send(socket.if_nametoindex("r0"), head, count)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +45,7 @@ def peers() -> Iterator[Peers]:
     """All contestants with a few services, on one CPU."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(before)})
-    made = Peers([SERVICES], lambda _: None)
+    made = Peers([SERVICES], lambda _: None, tuple(Rules))
     try:
         yield made
     finally:
@@ -40,27 +56,64 @@ def peers() -> Iterator[Peers]:
 @pytest.mark.parametrize("sink", ["xsk", "xdp", "skb", "socket"])
 def test_every_contestant_delivers_into_every_sink(peers: Peers, sink: str) -> None:
     rows = peers.run(sink, 1)
-    assert {row.name for row in rows} == {ALONE, PLAIN, OURS, "nftables", "iptables"}
+    assert {(row.name, row.rules) for row in rows} == {*SENDERS, (ALONE, "")}
     assert all(len(row.samples_ns) == 1 and row.delivered > 0.98 for row in rows)
-    fresh = {row.name for row in rows if row.flows == FRESH}
-    assert fresh == {OURS, "nftables", "iptables"}
+    fresh = {(row.name, row.rules) for row in rows if row.flows == FRESH}
+    assert fresh == SENDERS.keys() - {(PLAIN, "")}
 
 
-def test_what_arrives_is_the_clients_packet_at_a_backends_port(peers: Peers) -> None:
+def test_what_arrives_is_the_clients_packet_translated_as_the_rules_say(peers: Peers) -> None:
+    seen = {}
     with ExitStack() as stack:
-        for one in list(peers._contestants(stack, "socket")):
+        for one in peers.contestants(stack, "socket"):
             if one.row.name == ALONE:
                 continue
             assert isinstance(one.end, Datagrams)
             one.forget()
             peers.source.aim(one.head, 1, one.program)
             # The sockets share a port: only the one of this trio may see it.
-            inside_named(
-                one.trio.router,
-                partial(_send, peers, one.head),
-            )
-            body, (address, _) = one.end.first()
+            inside_named(one.trio.router, partial(_send, peers, one.head))
+            body, sender, receiver = one.end.first()
             assert len(body) == FRAME_SIZE - 42
-            kept = str(peerlab.CLIENTS[0])
-            wanted = str(peerlab.SERVICE_ADDRESS) if one.row.name == OURS else kept
-            assert address == wanted
+            targets = {str(peerlab.backend(0, 0))} if one.row.name == PLAIN else BACKENDS
+            assert receiver in targets, one.row
+            seen[one.row.name, one.row.rules] = sender
+    assert seen == SENDERS
+
+
+def test_answered_flows_are_not_new_to_the_filters(peers: Peers) -> None:
+    trio = peers.filters["nftables", Rules.KUBE_PROXY, SERVICES]
+    rules = (
+        "table ip seen { counter fresh { }\n"
+        "chain end { type filter hook forward priority 9; ct state new counter name fresh; }; }"
+    )
+    processes.run(["nft", "-f", "-"], netns=trio.router, text_in=rules)
+    head = request(peerlab.vip(SERVICES - 1), trio.mac("r"))
+    trio.forget_flows()
+    peers.source.aim(head, 8, peers.source.kernel)
+    for expected in (8, 16):
+        inside_named(trio.router, partial(_send, peers, head, 8))
+        assert _new(trio) == expected
+    assert inside_named(trio.router, peerflows.answer_all) == 8
+    inside_named(trio.router, partial(_send, peers, head, 8))
+    assert _new(trio) == 16
+    processes.run(["nft", "delete", "table", "ip", "seen"], netns=trio.router)
+    trio.forget_flows()
+
+
+def _new(trio: Trio) -> int:
+    words = ["nft", "-j", "list", "counter", "ip", "seen", "fresh"]
+    listed = json.loads(processes.run(words, netns=trio.router))["nftables"]
+    return next(int(one["counter"]["packets"]) for one in listed if "counter" in one)
+
+
+def test_a_receiver_writes_to_few_frames_in_turn(peers: Peers) -> None:
+    trio = peers.plain
+    head = request(peerlab.backend(0, 0), trio.mac("r"), peerlab.BACKEND_PORT)
+    with Socketed(peers.source, trio, "b0") as end:
+        end.choose()
+        peers.source.aim(head, 1, peers.source.kernel)
+        for turn in range(1, 3):
+            inside_named(trio.router, partial(_send, peers, head, 2 * FRAMES))
+            assert len(end.receiver.waiting()) == FRAMES
+            assert end.arrived() == turn * 2 * FRAMES
