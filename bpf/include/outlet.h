@@ -141,6 +141,15 @@ static __always_inline bool is_of_outlet(const struct __sk_buff *skb, const stru
 	       skb->ifindex == self->uplink_ifindex;
 }
 
+/* Whether it did before, and a reply to a client behind OVN comes by: the kernel's own have svc0's MAC. */
+static __always_inline bool is_done_by_outlet(const struct __sk_buff *skb, const struct node *self)
+{
+	struct cursor cursor = { (void *)(long)skb->data, (void *)(long)skb->data_end };
+	const struct ethhdr *eth = parse_eth(&cursor);
+
+	return skb->ifindex == self->svc_ifindex && eth && same_mac(eth->h_dest, self->gateway_mac);
+}
+
 /* What becomes of it. A call of its own: what the rest of the program needs of the stack comes after. */
 static __noinline int outlet(struct __sk_buff *skb, const struct node *self)
 {

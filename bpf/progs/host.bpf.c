@@ -508,6 +508,8 @@ int millrace_host(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (is_of_outlet(skb, self))
 		return outlet(skb, self);
+	if (is_done_by_outlet(skb, self))
+		return TC_ACT_UNSPEC;
 	r = bpf_map_lookup_elem(&host_room, &zero);
 	/* A tag that the kernel has put there is a VLAN of its own, in which no service is. */
 	if (!r || skb->vlan_present)
