@@ -45,9 +45,7 @@ struct ct_work {
 	__u32 life;		/* of the flow that search() found */
 	__u8 both;		/* the second bucket is locked, too */
 	__u8 is_free;		/* the record has no flow now; else one that may be evicted */
-	__u8 asked;		/* the size of the tuples that place and reply_hash are of (by ask_for); 0 */
-	__u8 crowded;		/* tags did not say which ways of the last bucket were free */
-	__u8 pad[4];
+	__u8 pad[6];
 	struct place2 place;
 	__u64 reply_hash;	/* of the tuple that replies will have */
 	struct tuple4 ct4_mine;

@@ -275,14 +275,12 @@ static __always_inline bool CT(may_have)(const struct tag_bucket *bucket, __u32 
  * NO_WAY if fewer than NEAR_SPARE of its ways are free. Tags say it if they can; where records have
  * to be looked at, the tags of those that are over are cleared, so that the next flow need not look.
  */
-static __always_inline __u32 CT(near_way)(struct tag_bucket *bucket, struct ct_work *work,
+static __always_inline __u32 CT(near_way)(struct tag_bucket *bucket, const struct place2 *place,
 					  const struct node *self, __u32 tick)
 {
-	const struct place2 *place = &work->place;
 	__u32 i, found = NO_WAY, spare = 0, own = place->first * CT_WAYS + place->way;
 
-	work->crowded = CT(untagged)(bucket) < NEAR_SPARE;
-	if (likely(!work->crowded)) {
+	if (likely(CT(untagged)(bucket) >= NEAR_SPARE)) {
 		FLOW *flow = CT(at)(own);
 
 		if (!bucket->tags[place->way % CT_WAYS] || (flow && !CT(alive)(flow, self, tick)))
@@ -373,7 +371,7 @@ static __always_inline __u32 CT(take_buckets)(struct ct_work *work, const struct
 	if (!lock(&first->lock))
 		return DROP_CT_BUSY;
 	work->both = 0;
-	work->id = CT(near_way)(first, work, self, tick);
+	work->id = CT(near_way)(first, place, self, tick);
 	if (work->id != NO_WAY || first == second)
 		return 0;
 	/* The lower one is locked first. */
@@ -430,79 +428,32 @@ static __always_inline void CT(give_birth)(FLOW *flow, FLOW *made, const struct 
 	*(volatile __u32 *)&flow->life = flow->life + 1;
 }
 
-/* Whether what was asked for last is what `made` needs; then its place and hash are known, too. */
-static __always_inline bool CT(was_asked_for)(const struct ct_work *work, const FLOW *made)
-{
-	const TUPLE *mine = &work->CT(mine), *other = &work->CT(other);
-
-	return work->asked == sizeof(*mine) && ADDR_SAME(mine->saddr, made->client) &&
-	       ADDR_SAME(mine->daddr, made->vip) &&
-	       PORTS(mine->sport) == PORTS(made->client_port) && mine->proto == made->proto &&
-	       ADDR_SAME(other->saddr, made->backend) && ADDR_SAME(other->daddr, made->source) &&
-	       PORTS(other->sport) == PORTS(made->backend_port);
-}
-
-static __always_inline void CT(copy_tuple)(TUPLE *to, const TUPLE *from)
-{
-	ADDR_COPY(to->saddr, from->saddr);
-	ADDR_COPY(to->daddr, from->daddr);
-	to->sport = from->sport;
-	to->dport = from->dport;
-	to->proto = from->proto;
-}
-
-/* Ask for the records that have to be looked at where tags do not say that their ways are free. */
-static __always_inline void CT(ask_for_ways)(const struct place2 *place)
-{
-	__u32 i;
-
-#pragma unroll
-	for (i = 1; i < NEAR_SPARE; i++) {
-		FLOW *flow = CT(at)(place->first * CT_WAYS + (place->way + i) % CT_WAYS);
-
-		if (flow)
-			*(volatile __u32 *)&flow->life;
-	}
-}
-
 /*
  * Ask for all cache lines that a flow of these tuples will need, at once: one after the other each
- * would be waited for by itself. What is read is not looked at. The reply's line is asked for with
- * the port `next`, too, which is tried if its own is taken. Other ways are needed where tags are of
- * flows that are over, as in a table that was in use for a while: if the last bucket's were.
+ * would be waited for by itself. What is read is not looked at. The other ways are needed where tags
+ * are of flows that are over, as in any table that was in use for a while.
  */
-static __always_inline void CT(ask_for)(const struct node *self, const TUPLE *tuple, TUPLE *reply,
-					__be16 next)
+static __always_inline void CT(ask_for)(const struct node *self, const TUPLE *tuple,
+					const TUPLE *reply)
 {
-	__u32 zero = 0, index;
-	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
-	struct reply_bucket *replies, *others;
-	struct tag_bucket *bucket;
-	FLOW *flow;
+	struct place2 place = place_of(TUPLE_HASH(tuple, self->ct_seed), self->CT(mask));
+	__u32 index = TUPLE_HASH(reply, ~self->ct_seed) & self->CT(reply_mask), i;
+	struct tag_bucket *bucket = bpf_map_lookup_elem(&CT(tags), &place.first);
+	FLOW *flow = CT(at)(place.first * CT_WAYS + place.way);
+	struct reply_bucket *replies = bpf_map_lookup_elem(&CT(replies), &index);
 
-	if (!work)
-		return;
-	CT(copy_tuple)(&work->CT(mine), tuple);
-	CT(copy_tuple)(&work->CT(other), reply);
-	work->place = place_of(TUPLE_HASH(tuple, self->ct_seed), self->CT(mask));
-	work->reply_hash = TUPLE_HASH(reply, ~self->ct_seed);
-	work->asked = sizeof(*tuple);
-	index = work->reply_hash & self->CT(reply_mask);
-	replies = bpf_map_lookup_elem(&CT(replies), &index);
-	reply->dport = next;
-	index = TUPLE_HASH(reply, ~self->ct_seed) & self->CT(reply_mask);
-	others = bpf_map_lookup_elem(&CT(replies), &index);
-	bucket = bpf_map_lookup_elem(&CT(tags), &work->place.first);
-	flow = CT(at)(work->place.first * CT_WAYS + work->place.way);
-	if (!flow || !bucket || !replies || !others)
+	if (!flow || !bucket || !replies)
 		return;
 	*(volatile __u32 *)&flow->life;
 	*(volatile __u32 *)&flow->service_id;
 	*(volatile __u32 *)&replies->pad;
 	*(volatile __u32 *)&bucket->spilled;
-	*(volatile __u32 *)&others->pad;
-	if (work->crowded)
-		CT(ask_for_ways)(&work->place);
+#pragma unroll
+	for (i = 1; i < NEAR_SPARE; i++) {
+		flow = CT(at)(place.first * CT_WAYS + (place.way + i) % CT_WAYS);
+		if (flow)
+			*(volatile __u32 *)&flow->life;
+	}
 }
 
 /*
@@ -512,13 +463,20 @@ static __always_inline void CT(ask_for)(const struct node *self, const TUPLE *tu
 static __always_inline void CT(fetch)(const struct ct_work *work, const struct node *self)
 {
 	struct tag_bucket *bucket = bpf_map_lookup_elem(&CT(tags), &work->place.first);
-	__u32 index = work->reply_hash & self->CT(reply_mask);
+	__u32 index = work->reply_hash & self->CT(reply_mask), i;
 	struct reply_bucket *replies = bpf_map_lookup_elem(&CT(replies), &index);
 
 	if (replies)
 		*(volatile __u32 *)&replies->pad;
-	if (bucket && unlikely(CT(untagged)(bucket) < NEAR_SPARE))
-		CT(ask_for_ways)(&work->place);
+	if (!bucket || likely(CT(untagged)(bucket) >= NEAR_SPARE))
+		return;
+#pragma unroll
+	for (i = 1; i < NEAR_SPARE; i++) {
+		FLOW *flow = CT(at)(work->place.first * CT_WAYS + (work->place.way + i) % CT_WAYS);
+
+		if (flow)
+			*(volatile __u32 *)&flow->life;
+	}
 }
 
 /* Lock what `made` needs, and choose its way: 0, and its buckets are locked, or why not. */
@@ -534,19 +492,16 @@ __noinline __u32 CT(begin)(FLOW *made, __u32 tick)
 	if (!made || !self || !work)
 		return DROP_CT_FULL;
 	tuple = &work->CT(mine);
-	if (!CT(was_asked_for)(work, made)) {
-		ADDR_COPY(tuple->saddr, made->client);
-		ADDR_COPY(tuple->daddr, made->vip);
-		tuple->sport = made->client_port;
-		tuple->dport = made->vip_port;
-		tuple->proto = made->proto;
-		work->place = place_of(TUPLE_HASH(tuple, self->ct_seed), self->CT(mask));
-		CT(reply_tuple)(made, &work->CT(other));
-		work->reply_hash = TUPLE_HASH(&work->CT(other), ~self->ct_seed);
-		CT(fetch)(work, self);
-	}
-	work->asked = 0;
+	ADDR_COPY(tuple->saddr, made->client);
+	ADDR_COPY(tuple->daddr, made->vip);
+	tuple->sport = made->client_port;
+	tuple->dport = made->vip_port;
+	tuple->proto = made->proto;
+	work->place = place_of(TUPLE_HASH(tuple, self->ct_seed), self->CT(mask));
 	work->is_free = 1;
+	CT(reply_tuple)(made, &work->CT(other));
+	work->reply_hash = TUPLE_HASH(&work->CT(other), ~self->ct_seed);
+	CT(fetch)(work, self);
 	reason = CT(take_buckets)(work, self, tick);
 	if (reason)
 		return reason;

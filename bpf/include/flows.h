@@ -289,11 +289,10 @@ static __always_inline void host_source6(__u8 *to)
 	*(__be32 *)(to + 12) = bpf_htonl(HOST_SOURCE6_LAST);
 }
 
-/* The source port that an opening tries in its `turn`, from 1, once the client's own is taken. */
-static __always_inline __be16 port_to_try(const struct opening *o, __u32 turn)
+/* The next source port to try; in network order. */
+static __always_inline __be16 port_to_try(__u32 hash, __u32 turn)
 {
-	__u32 hash = ((o->slot ^ o->client_port << 16) + turn * 0x9e3779b1U) * 0x85ebca6bU;
-
+	hash = (hash + turn * 0x9e3779b1U) * 0x85ebca6bU;
 	return bpf_htons(SNAT_PORT_MIN + ((hash >> 16) * SNAT_PORTS >> 16));
 }
 
@@ -374,7 +373,7 @@ __noinline __u32 open4(struct xdp_md *ctx)
 	failed = DROP_NO_PORT;
 	for (turn = 0; turn <= SNAT_TRIES; turn++) {
 		if (turn)
-			flow->source_port = port_to_try(o, turn);
+			flow->source_port = port_to_try(o->slot ^ flow->client_port << 16, turn);
 		deltas4(flow);
 		failed = ct4_add(flow, o->tick);
 		if (failed != DROP_CONFLICT)
@@ -424,7 +423,7 @@ __noinline __u32 open6(struct xdp_md *ctx)
 	failed = DROP_NO_PORT;
 	for (turn = 0; turn <= SNAT_TRIES; turn++) {
 		if (turn)
-			flow->source_port = port_to_try(o, turn);
+			flow->source_port = port_to_try(o->slot ^ flow->client_port << 16, turn);
 		deltas6(flow);
 		failed = ct6_add(flow, o->tick);
 		if (failed != DROP_CONFLICT)

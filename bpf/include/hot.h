@@ -109,7 +109,7 @@ static __noinline void first4(struct xdp_md *ctx, const struct tuple4 *tuple, __
 		struct tuple4 reply = { *(__be32 *)(o->backend.addr + 12), self->service_addr4,
 					o->backend.port, o->client_port, o->key.proto };
 
-		ct4_ask_for(self, tuple, &reply, port_to_try(o, 1));
+		ct4_ask_for(self, tuple, &reply);
 	}
 }
 
@@ -144,7 +144,7 @@ static __noinline void first6(struct xdp_md *ctx, const struct tuple6 *tuple, __
 
 		copy16(reply.saddr, o->backend.addr);
 		copy16(reply.daddr, self->service_addr6);
-		ct6_ask_for(self, tuple, &reply, port_to_try(o, 1));
+		ct6_ask_for(self, tuple, &reply);
 	}
 }
 
