@@ -23,7 +23,6 @@ from dataplane.drivers import libbpf_types as t
 from dataplane.drivers.bpfstate import FUNCTIONS
 from dataplane.drivers.libbpf import Closing, Map, call
 from dataplane.drivers.libbpf_programs import Object, Program
-from dataplane.drivers.mapbulk import write_array
 from dataplane.model.addr import L4Addr, Mac, Protocol, mac_of_address
 from dataplane.model.rows import ProgramKind
 from dataplane.ports import DataplaneError
@@ -155,11 +154,11 @@ class Ours(Closing):
         self._open.close()
 
     def forget_flows(self) -> None:
-        """Conntrack is as empty as when it was made."""
-        for name in ("ct4", "ct4_tags", "ct4_replies"):
-            made = self.maps[name]
-            empty = np.zeros(made.info.max_entries, dtype=f"V{made.value_size}")
-            write_array(made, empty)
+        """Every record of conntrack is dead, whatever its indexes say."""
+        flows = self.maps["ct4"]
+        empty = bytes(flows.value_size)
+        size = flows.info.max_entries
+        flows.update_batch([(struct.pack("=I", index), empty) for index in range(size)])
 
     def reasons(self) -> Mapping[abi.Reason, int]:
         """Packets by what became of them."""

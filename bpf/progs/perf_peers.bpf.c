@@ -22,7 +22,7 @@
 #include "abi.h"
 
 #define FLOOD_SIZE 64
-#define PEERS_PORT_BITS 15	/* 32,768 ports of one client, more than a run sends; then the next of the /24 */
+#define PEERS_PORT_BITS 14	/* 16,384 ports of one client, then the next client of the /24 */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
