@@ -81,21 +81,6 @@ FAULTS = (
         "own = NO_WORD;",
     ),
     Broken(
-        "the place of the flow that was asked for last is taken for a new one's",
-        "include/ct_family.h",
-        "return work->asked == sizeof(*mine) && ",
-        "if (work->asked == sizeof(*mine)) return true; return ",
-        packets=60_000,
-    ),
-    Broken(
-        "what was asked for is known by its client's tuple alone",
-        "include/ct_family.h",
-        "ADDR_SAME(other->saddr, made->backend) && ADDR_SAME(other->daddr, made->source) &&\n"
-        "\t       PORTS(other->sport) == PORTS(made->backend_port);",
-        "(other || made->backend_port);",
-        packets=60_000,
-    ),
-    Broken(
         "a flow lives a tick too long",
         "include/ct.h",
         "return (__s32)(tick - seen) > (__s32)node->timeouts",
