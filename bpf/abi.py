@@ -522,7 +522,7 @@ NODE = Layout(
         ("service_mac", "6s"),
         ("gateway_mac", "6s"),
         ("uplink_mac", "6s"),
-        ("svc_port_step", "h"),
+        ("pad", "2s"),
         ("service_addr6", "16s"),
         ("local4", f"{4 * Limit.LOCAL4_INLINE}s"),
         ("timeouts", f"{4 * CtState.CT_STATES}s"),

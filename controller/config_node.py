@@ -93,9 +93,9 @@ def node_config(root: TableReader) -> NodeConfig:
     vhost = vhost_config(root)
     containers = containers_config(root)
     names = (*(b.name for b in bridges), *(u.device for u in nics), *(b.name for b in bonds))
-    host = host_config(root, {*names, service_link, f"{service_link}-ovs", f"{service_link}-out"})
+    host = host_config(root, {*names, service_link, f"{service_link}-ovs"})
     for taken in names:
-        if taken in (service_link, f"{service_link}-ovs", f"{service_link}-out"):
+        if taken in (service_link, f"{service_link}-ovs"):
             node.fault(
                 "service_link",
                 f"node.service_link = {shown(service_link)}",

@@ -20,7 +20,6 @@ from dataplane.drivers.nicsettings import NicsTable
 from dataplane.drivers.nodemap import NodeTable
 from dataplane.drivers.offloads import OffloadsTable
 from dataplane.drivers.openflow import FlowsTable
-from dataplane.drivers.outlets import ClearedTable, OutletsTable
 from dataplane.drivers.ovsbonds import BondsTable
 from dataplane.drivers.ovsdatapath import DatapathTable
 from dataplane.drivers.ovsports import PortsTable
@@ -44,9 +43,6 @@ def tables_of(daemon: NodeDaemon) -> tuple[Table[Any, Any], ...]:
         daemon.settings,
         LinksTable(),
         NicsTable(Path(config.rundir) / "nic-settings.json"),
-        HostRepliesTable(bpf),
-        NodeTable(bpf),
-        OutletsTable(bpf),
         BridgesTable(ovs),
         DatapathTable(ovs),
         PortsTable(ovs),
@@ -61,13 +57,14 @@ def tables_of(daemon: NodeDaemon) -> tuple[Table[Any, Any], ...]:
         RoutesTable(),
         RulesTable(),
         FlowsTable(config.ovs_rundir, ovs.openflow_ports),
+        NodeTable(bpf),
         KnownAddressTable(bpf),
         BackendTable(bpf),
         SetTable(bpf),
         SourceRangeTable(bpf),
         VipTable(bpf),
+        HostRepliesTable(bpf),
         OffloadsTable(Path(config.rundir) / "offloads.json"),
-        ClearedTable(),
         ProgramTable(bpf),
         daemon.sockets,
         daemon.announcements,

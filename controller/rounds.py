@@ -23,14 +23,11 @@ from controller.sources import EARLY_TABLES
 from controller.vswitchd import recovered
 from dataplane.drivers import migration
 from dataplane.drivers.nics import read_nics
-from dataplane.drivers.ovsports import kernel_ifindex
 from dataplane.model.config import NodeConfig
 from dataplane.model.rows import Hugepages
 from dataplane.model.state import Attachment, HeldIds, Nic
-from dataplane.plan.host import outlet_of, ovs_end
 from dataplane.plan.ids import OutOfIds
 from dataplane.plan.node import NodePlan, plan
-from dataplane.plan.ports import uplink_port_name
 from dataplane.ports import DataplaneError
 from dataplane.reconcile.report import Report
 from dataplane.reconcile.status import State
@@ -177,26 +174,7 @@ class Rounds:
                 pinned_by_hand = frozenset(daemon.rebalancer.table.foreign())
                 theirs = daemon.settings.foreign()[0]
                 state = replace(state, theirs=theirs, pinned_by_hand=pinned_by_hand)
-        return replace(
-            state,
-            pins=daemon.rebalancer.pins(config),
-            ends=ends_of(config),
-            ofports=self._ofports(config),
-            refused=frozenset(
-                row
-                for row, status in daemon.reconciler.statuses().items()
-                if status.quarantined and row[0] in ("outlets", "ports")
-            ),
-        )
-
-    def _ofports(self, config: NodeConfig) -> Mapping[str, int]:
-        try:
-            ports = self._daemon.ovs.state().ports
-        except DataplaneError:
-            return {}  # no port is written then
-        names = [uplink_port_name(uplink) for uplink in config.uplinks]
-        numbers = {name: ports[name].ofport or 0 for name in names if name in ports}
-        return {name: number for name, number in numbers.items() if number > 0}
+        return replace(state, pins=daemon.rebalancer.pins(config))
 
     def _note(self, report: Report, started: float, *, whole: bool) -> None:
         ms = (time.monotonic() - started) * 1000
@@ -260,13 +238,6 @@ def of_attachments(
         ):
             rest.discard(name)
     return rows, frozenset(rest)
-
-
-def ends_of(config: NodeConfig) -> Mapping[str, int]:
-    """The ifindex of svc0, its OVS end and its outlet, as far as they are there."""
-    link = config.service_link
-    found = {name: kernel_ifindex(name) for name in (link, ovs_end(link), outlet_of(link))}
-    return {name: index for name, index in found.items() if index is not None}
 
 
 def nics_of(config: NodeConfig) -> Mapping[str, Nic]:

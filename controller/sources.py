@@ -30,7 +30,6 @@ EARLY_TABLES = frozenset(
         "nics",
         "bridges",
         "ports",
-        "cleared",
         "bonds",
         "addresses",
         "known_addresses",

@@ -12,14 +12,13 @@ PLAN = "plan"
 """Invalidates no table as such: those whose desired rows come out different are applied."""
 
 LINK_TABLES = (
-    PLAN, "links", "nics", "replies", "outlets", "ports", "addresses", "routes", "rules",
-    "known_addresses", "node", "offloads", "cleared", "programs", "trunk",
+    PLAN, "links", "nics", "addresses", "routes", "rules", "known_addresses", "node", "offloads",
+    "programs", "replies", "trunk",
 )  # fmt: skip
 """What a change of a link, an address or an attached program may have upset."""
 
 OVS_TABLES = (
-    "ports", "bonds", "qos", "mirrors", "affinity", "bridges", "addresses", "flows", "cleared",
-    "programs",
+    "ports", "bonds", "qos", "mirrors", "affinity", "bridges", "addresses", "flows", "programs",
 )  # fmt: skip
 """What vswitchd may have upset by adding or removing a port."""
 

@@ -434,11 +434,11 @@ struct node {
 	__u32 ct6_reply_mask;
 	__be32 service_addr4;	/* svc0's */
 	__u32 uplink_ifindex;
-	__u32 svc_ifindex;	/* svc0's */
+	__u32 svc_ifindex;
 	__u8 service_mac[6];
 	__u8 gateway_mac[6];	/* the gateway router's external port */
 	__u8 uplink_mac[6];
-	__s16 svc_port_step;	/* from svc0's ifindex to its OVS end's; 0: not known */
+	__u8 pad[2];
 	__u8 service_addr6[16];
 	__be32 local4[LOCAL4_INLINE];
 	__u32 timeouts[CT_STATES];	/* ticks */

@@ -11,7 +11,6 @@
 
 #include "flows.h"
 #include "rare.h"
-#include "reversal.h"
 #include "rewrite.h"
 #include "verdict.h"
 
@@ -67,6 +66,11 @@ static __always_inline int to_client(struct xdp_md *ctx, __u32 ifindex, __u8 fla
 	if (bpf_redirect_map(&tx_ports, ifindex, XDP_DROP) != XDP_REDIRECT)
 		return verdict(ctx, XDP_DROP, DROP_NO_TX_PORT);
 	return verdict(ctx, XDP_REDIRECT, reason);
+}
+
+static __always_inline bool says_something(const struct l4 *l4, __u8 state)
+{
+	return l4->is_tcp && (state != CT_ESTABLISHED || (l4->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)));
 }
 
 static __always_inline void map4(__u8 *to, __be32 addr)
@@ -241,18 +245,43 @@ static __always_inline int reply4(struct xdp_md *ctx, struct ethhdr *eth, struct
 				  const struct l4 *l4, struct flow4 *flow, __u32 life,
 				  struct node *self, __u32 reason)
 {
-	__u32 tick = tick_of(self);
-	struct reversal r = { .state = flow->state, .flags = flow->flags };
+	__u32 tick = tick_of(self), ports, service_id, ifindex;
+	__u8 state = flow->state, flags = flow->flags;
 
 	barrier();
-	if (unlikely(flow->vlan[0] || (reason == UPLINK_REPLY && r.flags & FLOW_INNER)))
+	if (unlikely(flow->vlan[0] || (reason == UPLINK_REPLY && flags & FLOW_INNER)))
 		return reason == SVC_REPLY ? rare_svc(ctx) : rare_uplink(ctx);
 	if (unlikely(ip->ttl <= 1))
 		return answer(ctx, ANSWER_TTL, 0);
-	if (unlikely(!reverse4(eth, ip, l4, flow, life, self, tick, &r)))
+	if (unlikely(flags & FLOW_INNER)) {
+		copy_mac(eth->h_dest, self->gateway_mac);
+		copy_mac(eth->h_source, self->service_mac);
+	} else if (likely(!(flags & FLOW_HANDED))) {
+		/* To what another node handed over OVN has given the client's MAC already. */
+		put_mac_pair(eth, mac_pair_at(flow->client_mac));
+	}
+	ports = *(__u32 *)&flow->client_port;
+	ip->saddr = flow->vip;
+	ip->daddr = flow->client;
+	mend_ip(ip, undone(flow->ip_delta));
+	*(__u32 *)l4->ports = ports << 16 | ports >> 16;
+	mend_l4(l4, undone(flow->l4_delta));
+	service_id = flow->service_id;
+	ifindex = flow->ifindex;
+	barrier();
+	/* Another flow has the record now: what was made of its fields is dropped. */
+	if (unlikely(flow->life != life))
 		return verdict(ctx, XDP_DROP, DROP_CONFLICT);
-	count_reply(ctx, r.service_id);
-	return to_client(ctx, r.ifindex, r.flags, reason);
+	if (flow->seen != tick)
+		flow->seen = tick;
+	if (unlikely(says_something(l4, state))) {
+		flow->state = tcp_next(state, &flags, l4->tcp_flags, true);
+		flow->flags = flags;
+	} else if (unlikely(state == CT_UDP_ONE_WAY)) {
+		flow->state = CT_UDP;
+	}
+	count_reply(ctx, service_id);
+	return to_client(ctx, ifindex, flags, reason);
 }
 
 static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *eth, struct ipv6hdr *ip,
@@ -340,18 +369,71 @@ static __always_inline int reply6(struct xdp_md *ctx, struct ethhdr *eth, struct
 				  const struct l4 *l4, struct flow6 *flow, __u32 life,
 				  struct node *self, __u32 reason)
 {
-	__u32 tick = tick_of(self);
-	struct reversal r = { .state = flow->state, .flags = flow->flags };
+	__u32 tick = tick_of(self), ports, service_id, ifindex;
+	__u8 state = flow->state, flags = flow->flags;
 
 	barrier();
-	if (unlikely(flow->vlan[0] || (reason == UPLINK_REPLY && r.flags & FLOW_INNER)))
+	if (unlikely(flow->vlan[0] || (reason == UPLINK_REPLY && flags & FLOW_INNER)))
 		return reason == SVC_REPLY ? rare_svc(ctx) : rare_uplink(ctx);
 	if (unlikely(ip->hop_limit <= 1))
 		return answer(ctx, ANSWER_TTL, 0);
-	if (unlikely(!reverse6(eth, ip, l4, flow, life, self, tick, &r)))
+	if (unlikely(flags & FLOW_INNER)) {
+		copy_mac(eth->h_dest, self->gateway_mac);
+		copy_mac(eth->h_source, self->service_mac);
+	} else if (likely(!(flags & FLOW_HANDED))) {
+		/* To what another node handed over OVN has given the client's MAC already. */
+		put_mac_pair(eth, mac_pair_at(flow->client_mac));
+	}
+	ports = *(__u32 *)&flow->client_port;
+	copy16(&ip->saddr, flow->vip);
+	copy16(&ip->daddr, flow->client);
+	ip->hop_limit--;
+	*(__u32 *)l4->ports = ports << 16 | ports >> 16;
+	mend_l4(l4, undone(flow->l4_delta));
+	service_id = flow->service_id;
+	ifindex = flow->ifindex;
+	barrier();
+	/* Another flow has the record now: what was made of its fields is dropped. */
+	if (unlikely(flow->life != life))
 		return verdict(ctx, XDP_DROP, DROP_CONFLICT);
-	count_reply(ctx, r.service_id);
-	return to_client(ctx, r.ifindex, r.flags, reason);
+	if (flow->seen != tick)
+		flow->seen = tick;
+	if (unlikely(says_something(l4, state))) {
+		flow->state = tcp_next(state, &flags, l4->tcp_flags, true);
+		flow->flags = flags;
+	} else if (unlikely(state == CT_UDP_ONE_WAY)) {
+		flow->state = CT_UDP;
+	}
+	count_reply(ctx, service_id);
+	return to_client(ctx, ifindex, flags, reason);
+}
+
+/* Whether a packet is plain: its header has no options, and it is no fragment. */
+static __always_inline bool is_plain4(const struct iphdr *ip)
+{
+	return *(const __u8 *)ip == 0x45 && !is_fragment(ip) &&
+	       (ip->protocol == IPPROTO_TCP || ip->protocol == IPPROTO_UDP);
+}
+
+static __always_inline bool is_plain6(const struct ipv6hdr *ip)
+{
+	return ip->version == 6 && (ip->nexthdr == IPPROTO_TCP || ip->nexthdr == IPPROTO_UDP);
+}
+
+static __always_inline struct tuple4 tuple4_of(const struct iphdr *ip, const struct l4 *l4)
+{
+	return (struct tuple4){ ip->saddr, ip->daddr, l4->ports->source, l4->ports->dest,
+				ip->protocol };
+}
+
+static __always_inline void tuple6_of(struct tuple6 *tuple, const struct ipv6hdr *ip,
+				      const struct l4 *l4)
+{
+	copy16(tuple->saddr, &ip->saddr);
+	copy16(tuple->daddr, &ip->daddr);
+	tuple->sport = l4->ports->source;
+	tuple->dport = l4->ports->dest;
+	tuple->proto = ip->nexthdr;
 }
 
 #endif

@@ -9,8 +9,6 @@
  * - A client behind OVN is HOST_SOURCE to the kernel, a neighbour by svc0: its reply comes out there,
  *   and goes into OVN.
  *
- * And, as it is at that hook: replies of workloads that OVS sends by svc0-out (outlet.h).
- *
  * Invariants: only replies of flows with FLOW_HOST are touched, and the rest is let through for
  * whoever comes next at the hook (TC_ACT_UNSPEC). Checksums change by differences, so one that
  * hardware is to complete is left for it.
@@ -24,7 +22,6 @@
 #include "abi.h"
 #include "ct.h"
 #include "octets.h"
-#include "outlet.h"
 #include "rewrite.h"
 
 char LICENSE[] SEC("license") = "Apache-2.0";
@@ -502,17 +499,10 @@ int millrace_host(struct __sk_buff *skb)
 {
 	__u32 zero = 0;
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
-	struct reply *r;
+	struct reply *r = bpf_map_lookup_elem(&host_room, &zero);
 
-	if (!self)
-		return TC_ACT_UNSPEC;
-	if (is_of_outlet(skb, self))
-		return outlet(skb, self);
-	if (is_done_by_outlet(skb, self))
-		return TC_ACT_UNSPEC;
-	r = bpf_map_lookup_elem(&host_room, &zero);
 	/* A tag that the kernel has put there is a VLAN of its own, in which no service is. */
-	if (!r || skb->vlan_present)
+	if (!self || !r || skb->vlan_present)
 		return TC_ACT_UNSPEC;
 	__builtin_memset(r, 0, sizeof(*r));
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {

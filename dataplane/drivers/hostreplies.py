@@ -22,12 +22,7 @@ from dataplane.ports import Failure, ObserveError
 _GONE = frozenset({errno.ENODEV, errno.ENOENT})
 
 
-def at_egress(ifindex: int) -> ProgramInfo | None:
-    """What is at our place of a device's egress hook.
-
-    Raises:
-        LibbpfError: the kernel refused, or the device is gone.
-    """
+def _info(ifindex: int) -> ProgramInfo | None:
     number = tchook.attached(ifindex)
     if number is None:
         return None
@@ -47,7 +42,7 @@ def take_off(device: str, counters: Collection[int]) -> str | None:
         ifindex = socket.if_nametoindex(device)
     except OSError:
         return None
-    info = at_egress(ifindex)
+    info = _info(ifindex)
     if info is None:
         return None
     ours = info.name == FUNCTIONS[ProgramKind.HOST]
@@ -80,7 +75,7 @@ class HostRepliesTable:
         return rows
 
     def _kind_at(self, ifindex: int) -> ProgramKind | None:
-        info = at_egress(ifindex)
+        info = _info(ifindex)
         if info is None or info.name != FUNCTIONS[ProgramKind.HOST]:
             return None
         return self._state.kind_of(info)
@@ -95,7 +90,7 @@ class HostRepliesTable:
         except OSError:
             return Failure(f"there is no device {device} yet", waiting=True)
         try:
-            there = at_egress(ifindex)
+            there = _info(ifindex)
             if there is not None and there.name != FUNCTIONS[ProgramKind.HOST]:
                 return Failure(
                     f"{device} has another program, {there.name or there.id}, at our place of the "

@@ -80,26 +80,14 @@ class Program(Descriptor):
             raw.run_cnt,
         )
 
-    def run(
-        self,
-        packet: bytes,
-        *,
-        repeat: int = 1,
-        ifindex: int = 0,
-        queue: int = 0,
-        at_tc: bool = False,
-    ) -> RunResult:
+    def run(self, packet: bytes, *, repeat: int = 1, ifindex: int = 0, queue: int = 0) -> RunResult:
         """Run it on a packet (BPF_PROG_TEST_RUN); 14 octets at least.
 
         The packet is not put back between repeats. `ifindex` of a device of this namespace;
-        0 is the kernel's choice, the loopback device. `at_tc`: it is tc's, and no XDP program.
+        0 is the kernel's choice, the loopback device.
         """
         room = c.create_string_buffer(len(packet) + 512)
-        context: c.Structure
-        if at_tc:
-            context = t.SkBuff(ifindex=ifindex)
-        else:
-            context = t.XdpMd(data_end=len(packet), ingress_ifindex=ifindex, rx_queue_index=queue)
+        context = t.XdpMd(data_end=len(packet), ingress_ifindex=ifindex, rx_queue_index=queue)
         options = t.TestRunOptions(
             sz=c.sizeof(t.TestRunOptions),
             data_in=c.cast(c.c_char_p(packet), c.c_void_p),

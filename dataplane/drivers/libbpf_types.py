@@ -88,15 +88,6 @@ class XdpQueryOptions(c.Structure):
     ]
 
 
-class SkBuff(c.Structure):
-    """struct __sk_buff, as far as a run is given any of it."""
-
-    _fields_ = [
-        ("before", c.c_uint32 * 10),
-        ("ifindex", c.c_uint32),
-    ]
-
-
 class XdpMd(c.Structure):
     """struct xdp_md."""
 

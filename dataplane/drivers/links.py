@@ -199,7 +199,7 @@ def _configure(ipr: Any, link: LinkState, peer: LinkState, wanted: Link) -> None
         set_tx_checksum(end.name, on=False)
         set_tags_in_frames(end.name, on=wanted.tags_in_frames)
         with_ipv6 = end is link and any(address.version == 6 for address in wanted.addresses)
-        set_ipv6(end.name, on=with_ipv6)
+        _set_ipv6(end.name, on=with_ipv6)
         if not end.up:
             ipr.link("set", index=end.index, state="up")
     present = _addresses(ipr, link.index)
@@ -216,8 +216,7 @@ def _configure(ipr: Any, link: LinkState, peer: LinkState, wanted: Link) -> None
             _make_neighbour(ipr, link, neighbour, wanted.mac)
 
 
-def set_ipv6(name: str, *, on: bool) -> None:
-    """IPv6 of a link of ours: silent, or none at all."""
+def _set_ipv6(name: str, *, on: bool) -> None:
     # A kernel without IPv6 has no such files, and nothing to silence.
     with contextlib.suppress(FileNotFoundError):
         settings = Path(f"/proc/sys/net/ipv6/conf/{name}")

@@ -81,7 +81,6 @@ class NodeTable:
                 Mac(fields["uplink_mac"].hex(":")),
                 fields["svc_ifindex"],
                 tuple(IPv4Address(octets) for octets in local if any(octets)),
-                fields["svc_port_step"],
             )
         }
 
@@ -125,7 +124,6 @@ def _encoded(entry: NodeEntry) -> dict[str, int | bytes]:
         "uplink_mac": entry.uplink_mac.packed(),
         "uplink_ifindex": entry.uplink_ifindex,
         "svc_ifindex": entry.service_ifindex,
-        "svc_port_step": entry.service_port_step,
         "local4": b"".join(address.packed for address in entry.local),
     }
     if entry.service_address is not None:

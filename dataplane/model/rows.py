@@ -217,27 +217,6 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class Outlet:
-    """Table `outlets`: key device name. A macvlan on an uplink, by which replies leave OVS.
-
-    Nothing comes in by it (mode source, without a source). `queues` in each direction.
-    """
-
-    parent: str
-    mtu: int
-    queues: int
-
-
-@dataclass(frozen=True, slots=True)
-class Cleared:
-    """Table `cleared`: key device name. An outlet whose XDP hook has no program.
-
-    OVS puts one there, which nothing ever meets, and while it is there the kernel takes no other
-    program at the uplink below (net/core/dev.c, dev_xdp_attach).
-    """
-
-
-@dataclass(frozen=True, slots=True)
 class DeviceAddress:
     """Table `addresses`: key (device, address); an address on a bridge's LOCAL port."""
 
@@ -347,8 +326,7 @@ class NodeEntry:
     """Table `node`: key 0. What the programs need to know of this node.
 
     `local` are IPv4 addresses of the node's own that stand in the entry itself, to be found faster
-    than in `known_addresses`, which has them all. `service_port_step`: from svc0's ifindex to its
-    OVS end's; 0: not known, and nothing that leaves by an outlet could be handed over.
+    than in `known_addresses`, which has them all.
     """
 
     service_address: IPv4Address | None
@@ -359,7 +337,6 @@ class NodeEntry:
     uplink_mac: Mac
     service_ifindex: int
     local: tuple[IPv4Address, ...] = ()
-    service_port_step: int = 0
 
 
 class ProgramKind(StrEnum):

@@ -173,9 +173,7 @@ class NodeState:
     they pinned. `mirrored`: logical ports of which copies are wanted. `has_trunk`: OVN has a
     logical port for this chassis's containers. `host`: None: this node's kernel has no port in OVN.
     `linkless`: devices on the trunk that are still being made: OVN is told of them, and nothing
-    else is. `ends`: the ifindex of svc0, its OVS end and its outlet, as far as they are there;
-    `ofports`: OVS's numbers of the uplinks' ports. `refused`: rows (table, key) that were taken
-    back, and are not tried again for long.
+    else is.
     """
 
     config: NodeConfig
@@ -195,6 +193,3 @@ class NodeState:
     host: HostAccess | None = None
     peers: Mapping[str, Gateway] = field(default_factory=dict)
     linkless: frozenset[str] = frozenset()
-    ends: Mapping[str, int] = field(default_factory=dict)
-    refused: frozenset[tuple[str, str]] = frozenset()
-    ofports: Mapping[str, int] = field(default_factory=dict)

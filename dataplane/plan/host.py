@@ -38,11 +38,6 @@ def ovs_end(link: str) -> str:
     return f"{link}-ovs"
 
 
-def outlet_of(link: str) -> str:
-    """The macvlan on the service uplink by which replies leave OVS that svc0 would reverse."""
-    return f"{link}-out"
-
-
 def host_rows(config: NodeConfig, access: HostAccess | None) -> HostRows:
     """The veth, its port, and the routes; nothing where OVN has no port, or the file wants none.
 

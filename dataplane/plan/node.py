@@ -21,7 +21,6 @@ from dataplane.model.rows import (
     Bridge,
     Bucket,
     Capability,
-    Cleared,
     DeviceAddress,
     Flow,
     FlowKey,
@@ -32,7 +31,6 @@ from dataplane.model.rows import (
     Nested,
     NicSettings,
     NodeEntry,
-    Outlet,
     OvsSetting,
     Policer,
     Port,
@@ -54,7 +52,6 @@ from dataplane.plan.flows import service_flows
 from dataplane.plan.host import host_rows, ovs_end
 from dataplane.plan.hostnet import host_replies, routes_to_nodes, svc_addresses, svc_neighbours
 from dataplane.plan.mirror import mirror_plan
-from dataplane.plan.outlet import asked_number, cleared_outlets, outlet_rows, port_step
 from dataplane.plan.ovs import OvsKey, capabilities, ovs_settings, port_keys, release_of
 from dataplane.plan.owners import announcements
 from dataplane.plan.ports import (
@@ -85,9 +82,6 @@ class NodePlan:
     ovs: Mapping[OvsKey, OvsSetting]
     links: Mapping[str, Link]
     nics: Mapping[str, NicSettings]
-    replies: Mapping[str, HostReplies]
-    node: Mapping[int, NodeEntry]
-    outlets: Mapping[str, Outlet]
     bridges: Mapping[str, Bridge]
     datapath: Mapping[str, Capability]
     ports: Mapping[str, Port]
@@ -102,13 +96,14 @@ class NodePlan:
     routes: Mapping[IPNetwork, KernelRoute]
     rules: Mapping[IPAddress, SourceRule]
     flows: Mapping[FlowKey, Flow]
+    node: Mapping[int, NodeEntry]
     known_addresses: Mapping[IPAddress, KnownAddress]
     backends: Mapping[int, BackendEntry]
     sets: Mapping[tuple[int, SetScope], SetEntry]
     source_ranges: Mapping[tuple[int, IPNetwork], SourceRange]
     vips: Mapping[L4Addr, VipEntry]
+    replies: Mapping[str, HostReplies]
     offloads: Mapping[str, ReceiveOffloads]
-    cleared: Mapping[str, Cleared]
     programs: Mapping[str, Program]
     sockets: Mapping[str, SocketPrograms]
     announcements: Mapping[IPAddress, Announcement]
@@ -144,11 +139,7 @@ class NodePlan:
 
 
 TABLE_ORDER = tuple(f.name for f in fields(NodePlan))
-"""Backends before VIPs before programs; removal goes the other way.
-
-The program of `replies`, and the entry that it hands over by, before the outlets, whose frames it
-takes; those before their ports and rules.
-"""
+"""Backends before VIPs before programs; removal goes the other way."""
 
 
 def _policers(state: NodeState) -> dict[str, Policer]:
@@ -289,9 +280,6 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
     ports = {
         uplink_port_name(u): uplink_port(u, tuned.get(u.device, NO_KEYS)) for u in config.uplinks
     }
-    if uplink is not None:
-        name = uplink_port_name(uplink)
-        ports[name] = replace(ports[name], ofport=asked_number(state, uplink))
     ports.update({a.device: attachment_port(a) for a in state.attachments if not a.tag})
     buckets = _buckets(state)
     mirror = mirror_plan(state)
@@ -301,7 +289,6 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
     ports.update({**trunk.ports, **host.ports, **mirror.ports})
     links: dict[str, Link] = {**trunk.links, **host.links, **mirror.links}
     flows: dict[FlowKey, Flow] = {}
-    outlets: Mapping[str, Outlet] = {}
     node: dict[int, NodeEntry] = {}
     to_nodes: dict[IPNetwork, KernelRoute] = {}
     nic = state.nics.get(uplink.device) if uplink else None
@@ -320,11 +307,8 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
             neighbours=svc_neighbours(gateway),
         )
         ports[svc_port] = service_port(uplink, queues)
-        out = outlet_rows(state, uplink, SERVICE_MTU, queues)
-        outlets = out.outlets
-        ports.update(out.ports)
         flows = service_flows(
-            uplink.bridge, uplink_port_name(uplink), svc_port, gateway, known.replies, out.used
+            uplink.bridge, uplink_port_name(uplink), svc_port, gateway, known.replies
         )
         to_nodes = routes_to_nodes(uplink, own, gateway, state.peers)
         if nic is not None:
@@ -335,9 +319,8 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
                 gateway.mac,
                 nic.ifindex,
                 nic.mac,
-                state.ends.get(config.service_link, 0),
+                0,
                 four[: Limit.LOCAL4_INLINE],
-                port_step(state),
             )
     return NodePlan(
         hugepages={
@@ -348,9 +331,6 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
         ovs=ovs_settings(config, state.theirs),
         links=links,
         nics={u.device: row for u in config.nics if (row := nic_settings(u)) is not None},
-        replies=host_replies(config, with_service_link=gateway is not None),
-        node=node,
-        outlets=outlets,
         bridges=_bridges(config),
         datapath=capabilities(release_of(config)),
         ports=ports,
@@ -370,17 +350,18 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
         routes={**host.routes, **to_nodes},
         rules=host.rules,
         flows=flows,
+        node=node,
         known_addresses=known.known,
         backends=known.tables.backends,
         sets=known.tables.sets,
         source_ranges=known.tables.source_ranges,
         vips=known.tables.vips,
+        replies=host_replies(config, with_service_link=gateway is not None),
         offloads={
             u.device: ReceiveOffloads()
             for u in config.uplinks
             if u.services and u.device in state.nics
         },
-        cleared=cleared_outlets(state, uplink) if uplink is not None else {},
         programs=_programs(config, with_service_link=gateway is not None),
         sockets=socket_rows(config.services),
         announcements=announcements(known.answered, nic),

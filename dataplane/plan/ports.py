@@ -116,15 +116,6 @@ def service_port(uplink: UplinkConfig, queues: int) -> Port:
     return Port(uplink.bridge, "system", (), (), None, ISOLATED_VLAN)
 
 
-def outlet_port(uplink: UplinkConfig, queues: int) -> Port:
-    """The outlet on the service uplink: OVS sends by it, and nothing comes in.
-
-    A macvlan has no XDP hook of its own (xdp-mode generic); transmission does not ask for one.
-    """
-    options = {"n_rxq": str(queues), "xdp-mode": "generic"}
-    return Port(uplink.bridge, "afxdp", pairs(options), (), None, ISOLATED_VLAN)
-
-
 def attachment_port(attachment: Attachment) -> Port:
     """The row of a workload's port on br-int; ovn-controller claims it by iface-id."""
     ids = {

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 _REASONS = frozenset(Reason)
 XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = range(5)
-TC_UNSPEC, TC_OK, TC_SHOT, TC_REDIRECT = 0xFFFFFFFF, 0, 2, 7
 
 CLIENT_MAC, ROUTER_MAC = "02:00:00:00:00:c1", "02:00:00:00:00:01"
 UPLINK_MAC = "02:00:00:00:00:0a"
@@ -240,7 +239,6 @@ class World:
             "service_addr4": IPv4Address(SERVICE_ADDRESS).packed,
             "uplink_ifindex": self.uplink,
             "svc_ifindex": self.service_link,
-            "svc_port_step": 1,
             "service_mac": mac(SERVICE_MAC),
             "gateway_mac": mac(GATEWAY_MAC),
             "uplink_mac": mac(UPLINK_MAC),
@@ -391,8 +389,7 @@ class World:
 
     def _through(self, kind: ProgramKind, packet: Packet | bytes, ifindex: int) -> Seen:
         before = self.counted()
-        at_tc = kind is ProgramKind.HOST
-        ran = self.state.program(kind).run(bytes(packet), ifindex=ifindex, at_tc=at_tc)
+        ran = self.state.program(kind).run(bytes(packet), ifindex=ifindex)
         after = self.counted()
         reasons = {reason: count - before.get(reason, 0) for reason, count in after.items()}
         return Seen(ran.action, {r: n for r, n in reasons.items() if n}, ran.packet)
@@ -404,10 +401,6 @@ class World:
     def deliver(self, packet: Packet | bytes) -> Seen:
         """OVS hands a packet to svc0."""
         return self._through(ProgramKind.SERVICE, packet, self.service_link)
-
-    def leave(self, packet: Packet | bytes) -> Seen:
-        """A packet goes out on the uplink, past its egress hook."""
-        return self._through(ProgramKind.HOST, packet, self.uplink)
 
     def establish(self, packet: Packet) -> bytes:
         """A client's SYN, its backend's answer, and the client's next; that one as it came out."""
@@ -432,15 +425,12 @@ class World:
 
     # -- conntrack ----------------------------------------------------------------------------
 
-    def put_flow(self, version: int, number: int, fields: Mapping[str, Any]) -> None:
-        """Write a record as it is here."""
-        layout = abi.FLOW4 if version == 4 else abi.FLOW6
-        self.maps[f"ct{version}"].update(_u32(number), layout.pack(**fields))
-
     def end_flow(self, version: int, ends: tuple[str, int, str, int]) -> None:
         """End one flow, as a sweep does."""
         flow = self.flows(version)[ends]
-        self.put_flow(version, flow.number, flow.fields | {"life": flow.fields["life"] + 1})
+        layout = abi.FLOW4 if version == 4 else abi.FLOW6
+        fields = flow.fields | {"life": flow.fields["life"] + 1}
+        self.maps[f"ct{version}"].update(_u32(flow.number), layout.pack(**fields))
 
     def records(self, version: int = 4) -> Iterator[Flow]:
         """Records that are flows, whether their time is over or not."""

@@ -94,7 +94,7 @@ FAULTS = (
     ),
     Broken(
         "replies of IPv6 keep the backend's address",
-        "include/reversal.h",
+        "include/hot.h",
         "copy16(&ip->saddr, flow->vip);",
         "copy16(&ip->saddr, flow->backend);",
         ("svc",),
