@@ -108,6 +108,7 @@ _PEERS = (
     ("xsk", "each a new flow", "nftables", None, 1 / 5),
     ("socket", "each a new flow", "nftables", None, 1 / 5),
     ("xsk", "each a new flow", "iptables", 10_000, 1 / 100),
+    ("socket", "each a new flow", "iptables", 10_000, 1 / 100),
 )
 
 
