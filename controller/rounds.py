@@ -23,7 +23,6 @@ from controller.sources import EARLY_TABLES
 from controller.vswitchd import recovered
 from dataplane.drivers import migration
 from dataplane.drivers.nics import read_nics
-from dataplane.drivers.ovsports import kernel_ifindex
 from dataplane.model.config import NodeConfig
 from dataplane.model.rows import Hugepages
 from dataplane.model.state import Attachment, HeldIds, Nic
@@ -175,11 +174,7 @@ class Rounds:
                 pinned_by_hand = frozenset(daemon.rebalancer.table.foreign())
                 theirs = daemon.settings.foreign()[0]
                 state = replace(state, theirs=theirs, pinned_by_hand=pinned_by_hand)
-        return replace(
-            state,
-            pins=daemon.rebalancer.pins(config),
-            service_ifindex=kernel_ifindex(config.service_link) or 0,
-        )
+        return replace(state, pins=daemon.rebalancer.pins(config))
 
     def _note(self, report: Report, started: float, *, whole: bool) -> None:
         ms = (time.monotonic() - started) * 1000

@@ -173,7 +173,7 @@ class NodeState:
     they pinned. `mirrored`: logical ports of which copies are wanted. `has_trunk`: OVN has a
     logical port for this chassis's containers. `host`: None: this node's kernel has no port in OVN.
     `linkless`: devices on the trunk that are still being made: OVN is told of them, and nothing
-    else is. `service_ifindex`: svc0's; 0: it is not there yet.
+    else is.
     """
 
     config: NodeConfig
@@ -193,4 +193,3 @@ class NodeState:
     host: HostAccess | None = None
     peers: Mapping[str, Gateway] = field(default_factory=dict)
     linkless: frozenset[str] = frozenset()
-    service_ifindex: int = 0

@@ -319,7 +319,7 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
                 gateway.mac,
                 nic.ifindex,
                 nic.mac,
-                state.service_ifindex,
+                0,
                 four[: Limit.LOCAL4_INLINE],
             )
     return NodePlan(

@@ -14,10 +14,7 @@ from typing import Any
 
 import pytest
 
-from bpf import abi
 from cni import spec
-from dataplane.drivers.bpfstate import version_directory
-from dataplane.drivers.libbpf import Map
 from dataplane.drivers.processes import wait_until
 from tests.labs import demo, logical, ovsdblog, paths, traffic, vswitchdlog
 from tests.labs import lab as topology
@@ -58,14 +55,6 @@ def test_every_read_has_json_and_the_status_is_converged(lab: Lab, millrace: Mil
     status = lab.node.ask("status")
     assert status["converged"] is True
     assert status["problems"] == []
-
-
-def test_the_programs_know_which_device_is_svc0(lab: Lab) -> None:
-    pins = version_directory(f"/sys/fs/bpf/millrace/{lab.node.name}")
-    with Map.at(pins / "node") as entry:
-        known = abi.NODE.unpack(entry.lookup(bytes(4)) or b"")["svc_ifindex"]
-    shown = json.loads(lab.namespace.run("ip", "-j", "link", "show", "dev", "svc0"))
-    assert known == shown[0]["ifindex"]
 
 
 def test_what_perf_measures_is_what_is_attached(lab: Lab) -> None:
