@@ -108,9 +108,7 @@ class Dropped(End):
 
     def arrived(self) -> int:
         """What the hook's counter says."""
-        words = ["nft", "-j", "list", "counter", "netdev", "peers", "came"]
-        listed = json.loads(processes.run(words, netns=self._trio.backend))["nftables"]
-        return next(int(one["counter"]["packets"]) for one in listed if "counter" in one)
+        return counted(self._trio.backend, "netdev", "peers", "came")
 
     def close(self) -> None:
         """Remove the hook."""
@@ -151,6 +149,13 @@ class Datagrams(End):
     def close(self) -> None:
         """Close it."""
         self._socket.close()
+
+
+def counted(space: str, *counter: str) -> int:
+    """Packets of a counter of nftables': its family, table and name, in that namespace."""
+    words = ["nft", "-j", "list", "counter", *counter]
+    listed = json.loads(processes.run(words, netns=space))["nftables"]
+    return next(int(one["counter"]["packets"]) for one in listed if "counter" in one)
 
 
 def _refused() -> int:

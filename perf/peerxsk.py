@@ -104,25 +104,26 @@ class Receiver(Closing):
 
     def waiting(self) -> set[int]:
         """The frames that packets are in which nobody has taken."""
-        begin, end = self._rx.consumer, self._rx.producer
-        count = (end - begin) & 0xFFFFFFFF
-        taken = (begin + np.arange(count, dtype=np.int64)) % RING
-        return {int(address) // _FRAME for address in self._rx.entries[taken * 2]}
+        return {int(address) // _FRAME for address in self._gathered()}
 
     def drain(self) -> int:
         """Take what has come and give its frames back; how many there were."""
-        begin, end = self._rx.consumer, self._rx.producer
-        count = (end - begin) & 0xFFFFFFFF
+        addresses = self._gathered()
+        count = len(addresses)
         if not count:
             return 0
-        taken = (begin + np.arange(count, dtype=np.int64)) % RING
         put = self._fill.producer
         given = (put + np.arange(count, dtype=np.int64)) % RING
-        addresses = self._rx.entries[taken * 2]
         self._fill.entries[given] = addresses - addresses % np.uint64(_FRAME)
-        self._rx.consumer = end
+        self._rx.consumer += count
         self._fill.producer = put + count
         return count
+
+    def _gathered(self) -> npt.NDArray[np.uint64]:
+        """Where in the memory the packets begin that nobody has taken."""
+        begin = self._rx.consumer
+        count = (self._rx.producer - begin) & 0xFFFFFFFF
+        return self._rx.entries[(begin + np.arange(count, dtype=np.int64)) % RING * 2]
 
     def close(self) -> None:
         """The kernel gives up rings and memory with the socket."""

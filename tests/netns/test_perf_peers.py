@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import pytest
 from dataplane.drivers import processes
 from dataplane.drivers.netns import inside_named
 from perf import peerflows, peerlab
-from perf.peerends import Datagrams, Socketed
+from perf.peerends import Datagrams, Socketed, counted
 from perf.peerlab import Trio
 from perf.peerprogs import FRAME_SIZE, request
 from perf.peerrules import Rules
@@ -102,9 +101,7 @@ def test_answered_flows_are_not_new_to_the_filters(peers: Peers) -> None:
 
 
 def _new(trio: Trio) -> int:
-    words = ["nft", "-j", "list", "counter", "ip", "seen", "fresh"]
-    listed = json.loads(processes.run(words, netns=trio.router))["nftables"]
-    return next(int(one["counter"]["packets"]) for one in listed if "counter" in one)
+    return counted(trio.router, "ip", "seen", "fresh")
 
 
 def test_a_receiver_writes_to_few_frames_in_turn(peers: Peers) -> None:
