@@ -11,10 +11,14 @@ from collections.abc import Callable
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from controller.node_metrics import PAUSE_MOST_S
 from dataplane.drivers.processes import wait_until
 from tests.labs.lab import QEMU, TESTPMD, Lab
 
 Millrace = Callable[..., subprocess.CompletedProcess[str]]
+
+A_POLL_S = PAUSE_MOST_S + 10
+"""How old what a scrape says may be: a vswitchd that once answered late is left alone so long."""
 
 GET = (
     "import urllib.request as u;"
@@ -63,7 +67,12 @@ def test_a_scrape_of_a_node_with_guests(lab: Lab) -> None:
         return {s.labels.get("pod", ""): s.value for s in family.samples} if family else {}
 
     names = {lab.workloads[QEMU[0]].pod, lab.workloads[TESTPMD[0]].pod}
-    wait_until(lambda: connected() == dict.fromkeys(names, 1.0), "both guests in a scrape")
+    wait_until(
+        lambda: connected() == dict.fromkeys(names, 1.0),
+        "both guests in a scrape",
+        timeout_s=A_POLL_S,
+        every_s=0.5,
+    )
     found = scraped(lab)
     for name in (
         "ovs_pmd_rx_packets",
@@ -88,4 +97,4 @@ def test_a_scrape_of_a_node_with_guests(lab: Lab) -> None:
         family = scraped(lab)["ovs_interface_rx_packets"]
         return everybody <= {sample.labels.get("pod") for sample in family.samples}
 
-    wait_until(counted, "every workload's port has counters")
+    wait_until(counted, "every workload's port has counters", timeout_s=A_POLL_S, every_s=0.5)
