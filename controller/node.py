@@ -47,6 +47,7 @@ from controller.rounds import Rounds, nics_of
 from controller.server import serve
 from controller.serving import Serving
 from controller.sources import Sources
+from controller.translate.changed import Marked
 from controller.translate.hostports import balancers
 from controller.translate.ovn import NbSnapshot
 from controller.tuning import settle
@@ -167,6 +168,7 @@ class NodeDaemon:
         self._ovs_seen: OvsState | None = None
         self._stale_look: asyncio.TimerHandle | None = None
         self._nested: Mapping[str, int | None] = {}
+        self._forwarded = Marked(FORWARDING_KEY)
         self.cni: CniServer | None = None
         self._vhost_dirs: VhostDirs | None = None
 
@@ -257,10 +259,8 @@ class NodeDaemon:
     def _ask_for_bindings(self) -> None:
         """Where other nodes' ports are bound is asked for once something depends on it."""
         nb, sb = self.sources.nb, self.sources.sb
-        rows = nb.load_balancers.values() if nb is not None else ()
-        wanted = self.config.services.announce or any(
-            FORWARDING_KEY in r.external_ids for r in rows
-        )
+        forwarded = self._forwarded.take(nb.load_balancers if nb is not None else {})
+        wanted = self.config.services.announce or bool(forwarded)
         if wanted == self.bindings.everything:
             return
         self.bindings.everything = wanted
