@@ -334,7 +334,7 @@ class NodeDaemon:
             return ""  # it does not listen yet; asked again at the next look
 
     def _quarantined(self) -> list[tuple[str, object]]:
-        return [key for key, status in self.reconciler.statuses().items() if status.quarantined]
+        return [key for key, status in self.reconciler.odd_statuses().items() if status.quarantined]
 
     def _vswitchd_uid(self) -> int | None:
         pid = self.vswitchd.pid

@@ -30,7 +30,6 @@ from dataplane.plan.ids import OutOfIds
 from dataplane.plan.node import NodePlan, plan
 from dataplane.ports import DataplaneError
 from dataplane.reconcile.report import Report
-from dataplane.reconcile.status import State
 
 if TYPE_CHECKING:
     from controller.node import NodeDaemon
@@ -212,10 +211,7 @@ class Rounds:
             and not daemon.reconciler.unobserved
             and daemon.ovs.connected
             and daemon.vswitchd.pid is not None
-            and all(
-                status.state is State.DONE or status.quarantined
-                for status in daemon.reconciler.statuses().values()
-            )
+            and all(status.quarantined for status in daemon.reconciler.odd_statuses().values())
         )
 
 

@@ -79,6 +79,19 @@ def read_array(array: Map, dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.concatenate(parts, dtype=dtype.base)
 
 
+class Differing:
+    """Which places of an array differ from what the last look found."""
+
+    def __init__(self) -> None:
+        self._words: NDArray[np.uint64] | None = None
+
+    def since_last(self, rows: NDArray[Any]) -> NDArray[np.intp]:
+        """Their numbers; at first those that are not all zeros. Rows are of whole 8 octets."""
+        words = np.ascontiguousarray(rows).view(np.uint64).reshape(len(rows), -1)
+        before, self._words = self._words, words
+        return np.flatnonzero((words != (0 if before is None else before)).any(axis=1))
+
+
 def read_hash(
     table: Map, key: np.dtype[Any], value: np.dtype[Any]
 ) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -68,7 +68,7 @@ class Layered(Mapping[K, V]):
 
     def __contains__(self, key: object) -> bool:
         if key in self._over:
-            return self._over[key] is not None  # type: ignore[index]  # it is one of its keys
+            return self._over[key] is not None
         return key in self._base
 
     def __len__(self) -> int:
