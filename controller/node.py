@@ -72,6 +72,7 @@ from dataplane.drivers.ovsdb_tls import Tls, use_tls
 from dataplane.drivers.ovstables import SettingsTable
 from dataplane.drivers.sockprograms import SocketTable
 from dataplane.drivers.trunk import TrunkTable
+from dataplane.drivers.turns import SHORT_NS, ask_for_turns
 from dataplane.drivers.unixctl import UnixctlClient
 from dataplane.model.config import NodeConfig
 from dataplane.model.devices import is_pod_link
@@ -381,6 +382,8 @@ def main(config_path: Path) -> int:
     """
     ovsjson.install()
     sys.setswitchinterval(SWITCH_S)
+    # A change goes through three threads, each of which works for a millisecond.
+    ask_for_turns(SHORT_NS)
     source = config_files.load_node(config_path)
     problems = check_machine(source, machine_facts())
     if problems:

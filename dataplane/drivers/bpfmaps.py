@@ -15,7 +15,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv6Address, ip_network
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from bpf import abi
 from bpf.pick import filter_bit
 from dataplane.drivers.bpfstate import MapOwner
 from dataplane.drivers.libbpf import LibbpfError, Map
-from dataplane.drivers.mapbulk import Differing, dtype_of, read_array, update_keys
+from dataplane.drivers.mapbulk import Looks, dtype_of, update_keys
 from dataplane.drivers.mapfilter import Filter
 from dataplane.drivers.sweeps import tick_s
 from dataplane.model.addr import IPAddress, IPNetwork, L4Addr, Mac, Protocol
@@ -38,9 +38,6 @@ from dataplane.model.rows import (
 from dataplane.model.service import Place
 from dataplane.model.state import HeldIds
 from dataplane.ports import Failure, ObserveError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -258,32 +255,29 @@ class BackendTable:
         self._map = state.maps[self.name]
         self._dtype = dtype_of(abi.BACKEND)
         self._written: dict[int, tuple[bytes, BackendEntry]] = {}
-        self._differing = Differing()
+        self._looks = Looks(self._map, self._dtype)
         self._found: Mapping[int, BackendEntry] = {}
 
     def observe(self) -> Mapping[int, BackendEntry]:
         """Every backend there is."""
         try:
-            rows = read_array(self._map, self._dtype)
-        except LibbpfError as error:
+            if changed := self._looks.differing():
+                self._found = self._refreshed(changed)
+        except (LibbpfError, ObserveError) as error:
+            # What is not ours is told again at the next look.
+            self._looks.forget()
+            self._found = {}
             raise ObserveError(str(error)) from error
-        changed = self._differing.since_last(rows).tolist()
-        if changed:
-            try:
-                self._found = self._refreshed(rows, changed)
-            except ObserveError:
-                # What is not ours is told again at the next look.
-                self._differing, self._found = Differing(), {}
-                raise
         return self._found
 
-    def _refreshed(self, rows: NDArray[Any], changed: list[int]) -> Mapping[int, BackendEntry]:
+    def _refreshed(self, changed: list[int]) -> Mapping[int, BackendEntry]:
         written, self._written = self._written, {}
         found = dict(self._found)
         for at in changed:
-            octets = rows[at].tobytes()
+            row = self._looks.rows[at]
+            octets = row.tobytes()
             given, entry = written.get(at, (b"", None))
-            if not rows["proto"][at]:
+            if not row["proto"]:
                 found.pop(at, None)
             elif entry is not None and given == octets:
                 found[at] = entry

@@ -79,17 +79,45 @@ def read_array(array: Map, dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.concatenate(parts, dtype=dtype.base)
 
 
-class Differing:
-    """Which places of an array differ from what the last look found."""
+class Looks:
+    """An array map as the last look found it, and what the next one finds otherwise.
 
-    def __init__(self) -> None:
-        self._words: NDArray[np.uint64] | None = None
+    Args:
+        array: the map.
+        dtype: of its values, of whole 8 octets.
 
-    def since_last(self, rows: NDArray[Any]) -> NDArray[np.intp]:
-        """Their numbers; at first those that are not all zeros. Rows are of whole 8 octets."""
-        words = np.ascontiguousarray(rows).view(np.uint64).reshape(len(rows), -1)
-        before, self._words = self._words, words
-        return np.flatnonzero((words != (0 if before is None else before)).any(axis=1))
+    Attributes:
+        rows: all values; those that differ are replaced in place.
+    """
+
+    def __init__(self, array: Map, dtype: np.dtype[Any]) -> None:
+        self._array, self._dtype, self._width = array, dtype, dtype.itemsize // 8
+        self._words = np.zeros(array.info.max_entries * self._width, np.uint64)
+        self.rows: NDArray[Any] = self._words.view(dtype)
+
+    def differing(self) -> list[int]:
+        """The numbers of the values that differ; of the first look those that are not all zeros.
+
+        Raises:
+            LibbpfError: the kernel refused; the next look is a first one.
+        """
+        places: list[int] = []
+        try:
+            for at, values in array_chunks(self._array, self._dtype):
+                words = values.view(np.uint64)
+                held = self._words[at * self._width :][: len(words)]
+                found = np.flatnonzero(words != held)
+                if len(found):
+                    held[:] = words
+                    places += (np.unique(found // self._width) + at).tolist()
+        except LibbpfError:
+            self.forget()
+            raise
+        return places
+
+    def forget(self) -> None:
+        """Take the next look for the first."""
+        self._words[:] = 0
 
 
 def read_hash(

@@ -25,7 +25,7 @@ from bpf.pick import Candidate, table
 from dataplane.drivers.bpfmaps import failure, number
 from dataplane.drivers.bpfstate import MapOwner
 from dataplane.drivers.libbpf import LibbpfError
-from dataplane.drivers.mapbulk import Differing, dtype_of, read_array, update_keys, write_array
+from dataplane.drivers.mapbulk import Looks, dtype_of, read_array, update_keys, write_array
 from dataplane.model.rows import SetEntry, SetScope
 from dataplane.ports import Failure, ObserveError
 
@@ -123,7 +123,7 @@ class SetTable:
         self._tables = state.maps["tables"]
         self._words: dict[int, _Word] = {}
         self._rows: dict[int, SetEntry] = {}
-        self._differing = Differing()
+        self._looks = Looks(self._sets, dtype_of(abi.SET))
         self._touched: set[int] = set()
         self._found: Mapping[Key, SetEntry] = {}
         self._read_all()
@@ -160,11 +160,10 @@ class SetTable:
     def observe(self) -> Mapping[Key, SetEntry]:
         """Every set that is not empty."""
         try:
-            rows = read_array(self._sets, dtype_of(abi.SET))
-            places = self._touched.union(self._differing.since_last(rows).tolist())
-            words = {at: _word(rows, at) for at in places}
+            places = self._touched.union(self._looks.differing())
+            words = {at: _word(self._looks.rows, at) for at in places}
         except (LibbpfError, ValueError) as error:
-            self._differing = Differing()
+            self._looks.forget()
             self._found = {}
             msg = f"map sets cannot be read: {error}; remove its pin"
             raise ObserveError(msg) from error

@@ -16,7 +16,7 @@ duration, and to call again at `Report.next_retry_at` or when something changed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -58,8 +58,12 @@ class Reconciler:
         now: float,
         only: frozenset[str] | None = None,
         prune: bool = True,
+        pressed: Callable[[], bool] = lambda: False,
     ) -> Report:
         """Make the tables named in `desired` (and in `only`, if given) equal to it.
+
+        After a table `pressed` may say that something else is more urgent: then the round ends,
+        and `Report.left` names the tables that it has not come to, or has rows to remove from.
 
         Zero writes when nothing differs. With `prune` off nothing is removed but quarantined rows.
         A table that cannot be observed has its rows marked pending and nothing of it is touched;
@@ -75,7 +79,13 @@ class Reconciler:
         for table in chosen:
             self._note_rejected(table, desired[table.name], now)
         removals: list[tuple[AnyTable, Sequence[Key]]] = []
-        for table in chosen:
+        for at, table in enumerate(chosen):
+            if at and pressed():
+                # Nothing goes before every row that is wanted is there.
+                left = {other.name for other in chosen[at:]}
+                done = {name: count for name, count in counts.items() if name not in left}
+                left.update(other.name for other, _ in removals)
+                return Report(done, self._next_retry_at(), frozenset(left))
             decision = self._write(table, desired[table.name], now, counts, prune=prune)
             if decision is not None and decision.deletes:
                 removals.append((table, decision.deletes))
