@@ -84,7 +84,10 @@ class AgentApi:
         """Where the node stands; `all` lists objects that are done, too."""
         daemon = self._daemon
         reconciler = daemon.reconciler
+        # All of one moment: a round may end while OVS is asked. Who has converged has counted it.
+        converged = daemon.converged()
         statuses = reconciler.statuses() if args.get("all") else reconciler.odd_statuses()
+        tables = _tables(reconciler.tallies())
         now, clock = time.time(), time.monotonic()
         applied, vswitchd, ovs = daemon.applied, daemon.vswitchd, daemon.ovs.latest
         view = daemon.sources.view(daemon.config)
@@ -101,7 +104,7 @@ class AgentApi:
             "pid": os.getpid(),
             "uptime_s": now - daemon.started_at,
             "config": str(daemon.path),
-            "converged": daemon.converged(),
+            "converged": converged,
             "degraded": any(s.state is State.ERROR for s in statuses.values()),
             "last_apply": {
                 "writes": applied.last_writes,
@@ -112,7 +115,7 @@ class AgentApi:
                 "at": _iso(applied.last_at),
                 "problem": applied.problem,
             },
-            "tables": _tables(reconciler.tallies()),
+            "tables": tables,
             "objects": [
                 _object(table, key, status, now - clock)
                 for (table, key), status in statuses.items()

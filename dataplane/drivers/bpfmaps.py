@@ -325,6 +325,7 @@ class BackendTable:
     def _write(self, rows: Sequence[tuple[int, bytes]]) -> dict[int, Failure]:
         if not rows:
             return {}
+        self._looks.reach(key for key, _ in rows)
         keys = np.array([key for key, _ in rows], np.uint32)
         values = np.frombuffer(b"".join(row for _, row in rows), self._dtype)
         try:

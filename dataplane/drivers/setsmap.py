@@ -243,6 +243,7 @@ class SetTable:
 
     def _flip(self, words: Mapping[int, _Word], now: float) -> None:
         self._touched.update(words)
+        self._looks.reach(words)
         self._sets.update_batch([(number(at), word.packed()) for at, word in words.items()])
         for at, word in words.items():
             old = self._words.pop(at, _NONE)
