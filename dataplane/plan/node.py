@@ -319,7 +319,7 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
                 gateway.mac,
                 nic.ifindex,
                 nic.mac,
-                0,
+                config.service_link,
                 four[: Limit.LOCAL4_INLINE],
             )
     return NodePlan(

@@ -41,6 +41,8 @@ NEAR_AND_FAR = (backend("10.1.0.11:8080"), backend("10.1.0.12:8080", Place.REMOT
 def test_tables_put_backends_before_vips_before_programs() -> None:
     order = {name: place for place, name in enumerate(TABLE_ORDER)}
     assert order["bridges"] < order["ports"] < order["flows"]
+    # The entry has svc0's number, so svc0 is made first.
+    assert order["links"] < order["node"]
     assert order["backends"] < order["sets"] < order["vips"] < order["programs"]
 
 
@@ -68,7 +70,7 @@ def test_the_gateway_brings_the_service_link_and_its_program() -> None:
     assert rows.ports["svc0-ovs"].tag == 4094
     assert rows.programs["svc0"] == Program(ProgramKind.SERVICE, swap=False)
     assert rows.node[0] == NodeEntry(
-        GATEWAY.service_address, None, link.mac, GATEWAY.mac, 7, NIC_MAC, 0,
+        GATEWAY.service_address, None, link.mac, GATEWAY.mac, 7, NIC_MAC, "svc0",
         (IPv4Address("172.18.0.11"),),
     )  # fmt: skip
 
