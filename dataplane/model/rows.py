@@ -153,6 +153,13 @@ class NicSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class NapiThread:
+    """Table `polls`: key device name. A thread of the kernel's polls it, on this CPU."""
+
+    core: int
+
+
+@dataclass(frozen=True, slots=True)
 class Affinity:
     """Table `affinity`: key port name. Which PMD thread's CPU polls which queue, as OVS writes it.
 

@@ -14,12 +14,16 @@ from scapy.layers.l2 import Ether
 
 from bpf import abi
 from cni.wire import RemoteError, WireError
+from controller.config import load_node
 from dataplane.drivers import processes, xdphook
 from dataplane.drivers.bpfstate import version_directory
 from dataplane.drivers.libbpf import Map
 from dataplane.drivers.libbpf_programs import Program
+from dataplane.drivers.napithreads import NapiThreadsTable
 from dataplane.drivers.netns import inside_named
+from dataplane.drivers.preemption import Preemption, preemption
 from dataplane.drivers.processes import wait_until
+from dataplane.model.rows import NapiThread
 from tests.labs import lab as topology
 from tests.labs import traffic
 from tests.labs.lab import Lab
@@ -130,6 +134,39 @@ def _answers_with_its_mac(lab: Lab) -> None:
     answer = Ether(inside_named(lab.namespace.name, run))
     assert answer[ICMP].type == 11, answer.show(dump=True)
     assert (answer.src, answer.dst) == (listed[0]["address"], router)
+
+
+def test_svc0_is_polled_on_the_pmd_threads_core_whatever_it_lives_through(lab: Lab) -> None:
+    if preemption() is not Preemption.NONE:
+        assert _polls(lab) == {}
+        return
+    (core,) = load_node(lab.node.config_path).config.dpdk.pmd
+    polled = {"svc0": NapiThread(core)}
+    wait_until(lambda: _polls(lab) == polled, "a thread polls svc0")
+    was = _number(lab)
+    lab.namespace.run("ip", "link", "del", "svc0")
+    wait_until(lambda: _number(lab) not in (0, was), "svc0 is made anew", timeout_s=60)
+    wait_until(lambda: _polls(lab) == polled, "a thread polls the new svc0", timeout_s=60)
+    lab.node.wait_served(topology.FAST_VIPS)
+
+    text = lab.node.config_path.read_text(encoding="utf-8")
+    lab.node.config_path.write_text(f"{text}\n[services]\npoll_thread = false\n", encoding="utf-8")
+    try:
+        lab.node.kill("node")
+        lab.node.up()
+        wait_until(lambda: _polls(lab) == {}, "softirqs poll svc0")
+    finally:
+        lab.node.config_path.write_text(text, encoding="utf-8")
+        lab.node.kill("node")
+        lab.node.up()
+    wait_until(lambda: _polls(lab) == polled, "a thread polls svc0 again")
+    lab.node.wait_served(topology.FAST_VIPS)
+    vip = topology.VIP_WEB
+    wait_until(lambda: traffic.http(lab.client, vip, 80, 1).all_ok, f"{vip} is served")
+
+
+def _polls(lab: Lab) -> dict[str, NapiThread]:
+    return dict(inside_named(lab.namespace.name, NapiThreadsTable().observe))
 
 
 def test_up_again_starts_only_what_is_missing(
