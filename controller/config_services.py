@@ -39,6 +39,7 @@ def services_config(root: TableReader) -> ServicesConfig:
         nodeport_addresses=values.networks(table, "nodeport_addresses"),
         connect=_cgroups(table, "connect"),
         announce=table.boolean("announce", default=defaults.announce),
+        poll_thread=table.boolean("poll_thread", default=defaults.poll_thread),
         metrics=table.integer("metrics", 0, MAX_METRICS, default=defaults.metrics),
     )
     table.finish()

@@ -9,7 +9,10 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from dataplane.drivers.preemption import Preemption
 from dataplane.model.config import Attach, UplinkMode
+from dataplane.plan.node import service_uplink
+from dataplane.plan.polls import has_one_sender
 
 if TYPE_CHECKING:
     from controller.doctor import Site
@@ -23,6 +26,7 @@ CAPABILITIES = {
     "CAP_IPC_LOCK": 14,
     "CAP_SYS_PTRACE": 19,
     "CAP_SYS_ADMIN": 21,
+    "CAP_SYS_NICE": 23,
     "CAP_SYS_RESOURCE": 24,
     "CAP_PERFMON": 38,
     "CAP_BPF": 39,
@@ -76,6 +80,13 @@ def boot_options(site: Site) -> Iterator[str]:
         yield f"intel_idle.max_cstate={options['intel_idle.max_cstate']}: PMD cores wake up late"
     if site.host.swap_kib:
         yield f"{site.host.swap_kib // 1024} MiB of swap: the daemons' own memory may go there"
+    may_have_thread = service_uplink(site.config) is not None and has_one_sender(site.config)
+    if may_have_thread and site.host.preemption is not Preemption.NONE:
+        yield (
+            f"the kernel's preemption model is {site.host.preemption}, not none: each reply of a "
+            f"workload is polled by itself at {site.config.service_link}, which costs the PMD "
+            "thread; boot with preempt=none, or set poll_thread = false below [services]"
+        )
 
 
 def iommu(site: Site) -> Iterator[str]:

@@ -179,13 +179,15 @@ class NodeMetrics:
             polled = {name for name, port in planned.ports.items() if port.type != "system"}
             with contextlib.suppress(DataplaneError):
                 self._moved |= daemon.rebalancer.take(figures.pmds, polled, daemon.config)
+        # Where replies are polled by a thread, that one takes the core after each send: as planned.
+        polled_on = {row.core for row in planned.polls.values()} if planned is not None else set()
         shapers: Mapping[str, str] = {}
         with contextlib.suppress(DataplaneError):
             shapers = daemon.ovs.look(void_shapers)
         found = daemon.conditions.take(
             time.monotonic(),
             figures,
-            switches,
+            {cpu: count for cpu, count in switches.items() if cpu not in polled_on},
             states or {},
             attachments,
             self._settings(),

@@ -16,6 +16,7 @@ from dataplane.drivers.hostreplies import HostRepliesTable
 from dataplane.drivers.hugepages import HugepagesTable
 from dataplane.drivers.links import LinksTable
 from dataplane.drivers.mirrors import MirrorsTable
+from dataplane.drivers.napithreads import NapiThreadsTable
 from dataplane.drivers.nicsettings import NicsTable
 from dataplane.drivers.nodemap import NodeTable
 from dataplane.drivers.offloads import OffloadsTable
@@ -66,6 +67,7 @@ def tables_of(daemon: NodeDaemon) -> tuple[Table[Any, Any], ...]:
         HostRepliesTable(bpf),
         OffloadsTable(Path(config.rundir) / "offloads.json"),
         ProgramTable(bpf),
+        NapiThreadsTable(),
         daemon.sockets,
         daemon.announcements,
     )

@@ -23,6 +23,7 @@ from controller.sources import EARLY_TABLES
 from controller.vswitchd import recovered
 from dataplane.drivers import migration
 from dataplane.drivers.nics import read_nics
+from dataplane.drivers.preemption import Preemption, preemption
 from dataplane.model.config import NodeConfig
 from dataplane.model.rows import Hugepages
 from dataplane.model.state import Attachment, HeldIds, Nic
@@ -66,6 +67,7 @@ class Rounds:
         self._left: frozenset[str] = frozenset()
         """Tables that a round of everything has not come to, for something was more urgent."""
         self._touched: set[Hashable] = set()
+        self._to_the_end = preemption() is Preemption.NONE
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="apply")
 
     def stop(self) -> None:
@@ -185,7 +187,7 @@ class Rounds:
                 pinned_by_hand = frozenset(daemon.rebalancer.table.foreign())
                 theirs = daemon.settings.foreign()[0]
                 state = replace(state, theirs=theirs, pinned_by_hand=pinned_by_hand)
-        return replace(state, pins=daemon.rebalancer.pins(config))
+        return replace(state, pins=daemon.rebalancer.pins(config), to_the_end=self._to_the_end)
 
     def _note(self, report: Report, started: float, *, whole: bool) -> None:
         ms = (time.monotonic() - started) * 1000

@@ -13,7 +13,7 @@ PLAN = "plan"
 
 LINK_TABLES = (
     PLAN, "links", "nics", "addresses", "routes", "rules", "known_addresses", "node", "offloads",
-    "programs", "replies", "trunk",
+    "programs", "polls", "replies", "trunk",
 )  # fmt: skip
 """What a change of a link, an address or an attached program may have upset."""
 

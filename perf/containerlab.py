@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
 
 from dataplane.drivers import processes
+from perf.labrun import iperf_time
 from tests.labs import lab as topology
 from tests.labs import logical, netns
 from tests.labs.lab import Lab
@@ -94,7 +95,7 @@ class ContainerLab:
             ProcessError: iperf3's server never answered.
         """
         pair, error = self.pairs[way], ""
-        argv = ["iperf3", "-c", pair.address, "-p", str(TCP_PORT), "-t", f"{seconds:g}", "-J"]
+        argv = ["iperf3", "-c", pair.address, "-p", str(TCP_PORT), "-t", iperf_time(seconds), "-J"]
         for _ in range(_TRIES):
             told = json.loads(pair.client.run(*argv, check=False, timeout_s=seconds + 30))
             if told.get("end"):

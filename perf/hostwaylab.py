@@ -21,6 +21,7 @@ from dataplane.drivers import processes
 from dataplane.model.addr import mac_of_address
 from dataplane.ports import DataplaneError
 from perf.hostway import AFXDP, TAP
+from perf.labrun import iperf_time
 from tests.labs import lab as topology
 from tests.labs import logical
 from tests.labs.guests import TestpmdGuest, sweep_eal
@@ -116,8 +117,8 @@ class HostwayLab:
     def tcp(self, way: str, seconds: float, *, to_host: bool) -> float:
         """Gbit/s of one stream between the kernel and the container."""
         said = self._run(
-            "iperf3", "-J", "-c", ADDRESS[CONTAINER], "-p", str(TCP_PORT), "-t", f"{seconds:g}",
-            "-B", self.source[way], *(["-R"] if to_host else []),
+            "iperf3", "-J", "-c", ADDRESS[CONTAINER], "-p", str(TCP_PORT),
+            "-t", iperf_time(seconds), "-B", self.source[way], *(["-R"] if to_host else []),
         )  # fmt: skip
         return float(json.loads(said)["end"]["sum_received"]["bits_per_second"]) / 1e9
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -56,3 +57,8 @@ def _ended_in_order() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def iperf_time(seconds: float) -> str:
+    """`-t` of iperf3, which knows whole seconds only, and takes none of them for no end."""
+    return str(max(math.ceil(seconds), 1))

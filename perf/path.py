@@ -25,7 +25,7 @@ import numpy as np
 
 from dataplane.drivers import processes
 from perf import judge, verdicts
-from perf.labrun import Progress, in_lab
+from perf.labrun import Progress, in_lab, iperf_time
 
 if TYPE_CHECKING:
     from perf.pathlab import PathLab
@@ -59,7 +59,8 @@ class Way:
 def _iperf(made: PathLab, way: str, seconds: float, *words: str) -> Any:
     from perf.pathlab import CONTAINER, TCP_PORT, target
 
-    argv = ["iperf3", "-c", target(way, CONTAINER), "-p", str(TCP_PORT), "-t", f"{seconds:g}", "-J"]
+    argv = ["iperf3", "-J", "-c", target(way, CONTAINER), "-p", str(TCP_PORT)]
+    argv += ["-t", iperf_time(seconds)]
     error = ""
     for _ in range(_IPERF_TRIES):
         told = json.loads(made.lab.client.run(*argv, *words, check=False, timeout_s=seconds + 30))

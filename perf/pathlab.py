@@ -36,6 +36,7 @@ TCP_PORT, UDP_PORT = 5201, 9
 CONTAINER, GUEST = "c1", topology.TESTPMD[0]
 ADDRESS = {CONTAINER: topology.CONTAINERS[CONTAINER], GUEST: topology.TESTPMD[1]}
 FRAME_SIZE = 64
+_POLLED_WITHIN_S = 60.0
 FLOOD = 500_000
 """Frames of one call of the kernel: between two of them there are some 20 ms."""
 
@@ -144,6 +145,15 @@ class PathLab:
         )  # fmt: skip
         processes.note_start(self.testpmd)
         processes.wait_until(self.guest.socket.exists, f"{GUEST} listens")
+        # Buffers for its MTU are hugepages that nobody may have touched yet: seconds, in which
+        # vswitchd's main thread does nothing else and no packet reaches the guest.
+        processes.wait_until(
+            self._polled, f"OVS polls {GUEST}", timeout_s=_POLLED_WITHIN_S, every_s=0.2
+        )
+
+    def _polled(self) -> bool:
+        told = self.lab.node.appctl("dpif-netdev/pmd-rxq-show").splitlines()
+        return any("vhu" in line and "(enabled)" in line for line in told)
 
     def stop_guest(self) -> None:
         """End it."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dataplane.drivers.machinefacts import cpu_list
+from dataplane.drivers.preemption import Preemption, preemption
 
 UNLIMITED = None
 
@@ -48,9 +49,12 @@ class HostFacts:
     jit: int | None = None
     swap_kib: int = 0
     receive_buffer: int | None = None
+    preemption: Preemption = Preemption.UNKNOWN
 
 
-def host_facts(proc: Path = Path("/proc"), sysfs: Path = Path("/sys")) -> HostFacts:
+def host_facts(
+    proc: Path = Path("/proc"), sysfs: Path = Path("/sys"), boot: Path = Path("/boot")
+) -> HostFacts:
     """The machine that this process runs on."""
     groups = sysfs / "kernel/iommu_groups"
     return HostFacts(
@@ -61,6 +65,7 @@ def host_facts(proc: Path = Path("/proc"), sysfs: Path = Path("/sys")) -> HostFa
         jit=_number(_text(proc / "sys/net/core/bpf_jit_enable")),
         swap_kib=_swap(_text(proc / "meminfo")),
         receive_buffer=_number(_text(proc / "sys/net/core/rmem_default")),
+        preemption=preemption(proc, sysfs, boot),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import socket
 import struct
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
@@ -42,6 +43,10 @@ class NodeTable:
 
     Beside the row's own fields the entry has what follows from the maps and the kernel: masks,
     timeouts in ticks, and the seed of conntrack's hash, which lives as long as the maps.
+
+    Of svc0 the entry has the number, the row the name: whoever makes it anew gives it another one.
+    Names and numbers are those of the calling thread's network namespace; `links` comes before
+    this table, so that svc0 is there at the first write.
     """
 
     name = "node"
@@ -79,7 +84,7 @@ class NodeTable:
                 Mac(fields["gateway_mac"].hex(":")),
                 fields["uplink_ifindex"],
                 Mac(fields["uplink_mac"].hex(":")),
-                fields["svc_ifindex"],
+                _name_of(fields["svc_ifindex"]),
                 tuple(IPv4Address(octets) for octets in local if any(octets)),
             )
         }
@@ -95,7 +100,7 @@ class NodeTable:
         }
 
     def upsert(self, batch: Sequence[tuple[int, NodeEntry]]) -> Mapping[int, Failure]:
-        """Set the entry."""
+        """Set the entry; without svc0, which only answers of ours at svc0 miss, the row waits."""
         return {key: failed for key, entry in batch if (failed := self._write(key, entry))}
 
     def delete(self, keys: Sequence[int]) -> Mapping[int, Failure]:
@@ -105,25 +110,44 @@ class NodeTable:
     def _write(self, key: int, entry: NodeEntry | None) -> Failure | None:
         if key:
             return Failure(f"table node has no row {key}, only row 0")
+        service_ifindex = _number_of(entry.service_link) if entry is not None else 0
         try:
             seed = self._fields()["ct_seed"] or secrets.randbits(32) | 1
             fields: dict[str, int | bytes] = {**self._derived(), "ct_seed": seed}
             if entry is not None:
-                fields.update(_encoded(entry))
+                fields.update(_encoded(entry, service_ifindex))
             self._map.update(_ZERO, abi.NODE.pack(**fields))
         except LibbpfError as error:
             return failure(error, self._map)
+        if entry is not None and not service_ifindex:
+            return Failure(f"there is no device {entry.service_link} yet", waiting=True)
         return None
 
 
-def _encoded(entry: NodeEntry) -> dict[str, int | bytes]:
+def _name_of(ifindex: int) -> str:
+    """Empty if no device has this number."""
+    try:
+        return socket.if_indextoname(ifindex)
+    except OSError:
+        return ""
+
+
+def _number_of(device: str) -> int:
+    """Of this name; 0, which no device has, if there is none."""
+    try:
+        return socket.if_nametoindex(device)
+    except OSError:
+        return 0
+
+
+def _encoded(entry: NodeEntry, service_ifindex: int) -> dict[str, int | bytes]:
     flags = NodeFlag(0)
     fields: dict[str, int | bytes] = {
         "service_mac": entry.service_mac.packed(),
         "gateway_mac": entry.gateway_mac.packed(),
         "uplink_mac": entry.uplink_mac.packed(),
         "uplink_ifindex": entry.uplink_ifindex,
-        "svc_ifindex": entry.service_ifindex,
+        "svc_ifindex": service_ifindex,
         "local4": b"".join(address.packed for address in entry.local),
     }
     if entry.service_address is not None:

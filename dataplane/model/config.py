@@ -149,7 +149,8 @@ class ServicesConfig:
     addresses of this node serve node ports; empty: all addresses of the service uplinks.
     `connect`: absolute paths of the cgroups whose sockets are translated at connect time.
     `announce`: this node answers ARP and ND for the VIPs it owns, and tells the wire of them.
-    `metrics`: how many service ports have series of their own.
+    `metrics`: how many service ports have series of their own. `poll_thread`: replies may be polled
+    by a thread of the kernel's (`dataplane.plan.polls`), not by softirqs only.
     """
 
     zone: str = ""
@@ -160,6 +161,7 @@ class ServicesConfig:
     connect: tuple[str, ...] = ()
     announce: bool = False
     metrics: int = 100
+    poll_thread: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,6 +153,13 @@ class NicSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class NapiThread:
+    """Table `polls`: key device name. A thread of the kernel's polls it, on this CPU."""
+
+    core: int
+
+
+@dataclass(frozen=True, slots=True)
 class Affinity:
     """Table `affinity`: key port name. Which PMD thread's CPU polls which queue, as OVS writes it.
 
@@ -325,6 +332,7 @@ class Announcement:
 class NodeEntry:
     """Table `node`: key 0. What the programs need to know of this node.
 
+    `service_link` is svc0's name; observed "": the entry names no device, or one that is gone.
     `local` are IPv4 addresses of the node's own that stand in the entry itself, to be found faster
     than in `known_addresses`, which has them all.
     """
@@ -335,7 +343,7 @@ class NodeEntry:
     gateway_mac: Mac
     uplink_ifindex: int
     uplink_mac: Mac
-    service_ifindex: int
+    service_link: str
     local: tuple[IPv4Address, ...] = ()
 
 

@@ -173,7 +173,8 @@ class NodeState:
     they pinned. `mirrored`: logical ports of which copies are wanted. `has_trunk`: OVN has a
     logical port for this chassis's containers. `host`: None: this node's kernel has no port in OVN.
     `linkless`: devices on the trunk that are still being made: OVN is told of them, and nothing
-    else is.
+    else is. `to_the_end`: a system call keeps its CPU until it ends, by the kernel's preemption
+    model.
     """
 
     config: NodeConfig
@@ -193,3 +194,4 @@ class NodeState:
     host: HostAccess | None = None
     peers: Mapping[str, Gateway] = field(default_factory=dict)
     linkless: frozenset[str] = frozenset()
+    to_the_end: bool = False

@@ -28,6 +28,7 @@ from dataplane.model.rows import (
     Hugepages,
     KnownAddress,
     Link,
+    NapiThread,
     Nested,
     NicSettings,
     NodeEntry,
@@ -54,6 +55,7 @@ from dataplane.plan.hostnet import host_replies, routes_to_nodes, svc_addresses,
 from dataplane.plan.mirror import mirror_plan
 from dataplane.plan.ovs import OvsKey, capabilities, ovs_settings, port_keys, release_of
 from dataplane.plan.owners import announcements
+from dataplane.plan.polls import polling_threads
 from dataplane.plan.ports import (
     NO_KEYS,
     attachment_port,
@@ -105,6 +107,7 @@ class NodePlan:
     replies: Mapping[str, HostReplies]
     offloads: Mapping[str, ReceiveOffloads]
     programs: Mapping[str, Program]
+    polls: Mapping[str, NapiThread]
     sockets: Mapping[str, SocketPrograms]
     announcements: Mapping[IPAddress, Announcement]
 
@@ -319,7 +322,7 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
                 gateway.mac,
                 nic.ifindex,
                 nic.mac,
-                0,
+                config.service_link,
                 four[: Limit.LOCAL4_INLINE],
             )
     return NodePlan(
@@ -363,6 +366,12 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
             if u.services and u.device in state.nics
         },
         programs=_programs(config, with_service_link=gateway is not None),
+        polls=polling_threads(
+            config,
+            state.theirs,
+            to_the_end=state.to_the_end,
+            with_service_link=gateway is not None,
+        ),
         sockets=socket_rows(config.services),
         announcements=announcements(known.answered, nic),
     )

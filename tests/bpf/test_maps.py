@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from bpf import abi
-from bpf.abi import Limit, SetMode
+from bpf.abi import Limit, NodeFlag, SetMode
 from bpf.pick import Candidate, filter_bit, member_key, table
 from dataplane.drivers.bpfmaps import (
     BackendTable,
@@ -40,6 +42,10 @@ from dataplane.model.rows import (
 from dataplane.model.service import Place
 from dataplane.plan.capacity import map_sizes
 from dataplane.ports import ObserveError, Table
+from dataplane.reconcile.backoff import Backoff
+from dataplane.reconcile.reconciler import Reconciler
+from dataplane.reconcile.status import State
+from tests.labs.netns import Namespace
 
 pytestmark = pytest.mark.bpf
 
@@ -235,7 +241,7 @@ def test_no_room_for_a_set_is_said_and_the_others_are_made(state: BpfState) -> N
 
 ENTRY = NodeEntry(
     IPv4Address("100.64.255.1"), IPv6Address("fd00:101::1"), Mac("0a:58:64:40:ff:01"),
-    Mac("0a:58:ac:12:00:6f"), 7, Mac("02:00:00:00:00:0a"), 0,
+    Mac("0a:58:ac:12:00:6f"), 7, Mac("02:00:00:00:00:0a"), "svc0",
     (IPv4Address("172.18.0.11"), IPv4Address("172.18.0.12")),
 )  # fmt: skip
 
@@ -255,11 +261,94 @@ def test_the_node_is_what_it_was_and_keeps_its_seed(state: BpfState) -> None:
     assert NodeTable(state).upsert([(1, ENTRY)])[1].reason == "table node has no row 1, only row 0"
 
 
-def _rest(entry: NodeEntry) -> tuple[Mac, Mac, int, Mac, int, tuple[IPv4Address, ...]]:
+def _rest(entry: NodeEntry) -> tuple[Mac, Mac, int, Mac, str, tuple[IPv4Address, ...]]:
     return (
         entry.service_mac, entry.gateway_mac, entry.uplink_ifindex, entry.uplink_mac,
-        entry.service_ifindex, entry.local,
+        entry.service_link, entry.local,
     )  # fmt: skip
+
+
+LINK = "svcx"
+OF_LINK = {"node": {0: replace(ENTRY, service_link=LINK)}}
+
+
+@pytest.fixture
+def link(namespace: Namespace) -> Iterator[Namespace]:
+    """Where `LINK` may come and go."""
+    try:
+        yield namespace
+    finally:
+        namespace.run("ip", "link", "del", LINK, check=False)
+
+
+def _make(link: Namespace, peer: str = f"{LINK}-peer") -> int:
+    link.run("ip", "link", "add", LINK, "type", "veth", "peer", "name", peer)
+    return socket.if_nametoindex(LINK)
+
+
+def _fields(state: BpfState) -> abi.Fields:
+    return abi.NODE.unpack(state.maps["node"].lookup(number(0)) or b"")
+
+
+def _daemon(state: BpfState) -> Reconciler:
+    """One that has just started."""
+    return Reconciler([NodeTable(state)], Backoff())
+
+
+def test_the_node_names_its_link_by_the_number_that_it_has_now(
+    state: BpfState, link: Namespace
+) -> None:
+    first = _make(link)
+    assert _daemon(state).apply(OF_LINK, 0).writes == 1
+    assert _fields(state)["svc_ifindex"] == first
+    one = _daemon(state)
+    assert one.apply(OF_LINK, 0).writes == 0
+    link.run("ip", "link", "del", LINK)
+    second = _make(link)
+    assert second != first
+    assert one.apply(OF_LINK, 1).writes == 1
+    assert _fields(state)["svc_ifindex"] == second
+    assert one.apply(OF_LINK, 2).writes == 0
+    assert _daemon(state).apply(OF_LINK, 0).writes == 0
+
+
+def test_a_number_that_another_device_has_now_is_not_the_links(
+    state: BpfState, link: Namespace
+) -> None:
+    _make(link)
+    NodeTable(state).upsert([*OF_LINK["node"].items()])
+    link.run("ip", "link", "set", LINK, "name", f"{LINK}-old")
+    try:
+        second = _make(link, f"{LINK}-other")
+        assert _daemon(state).apply(OF_LINK, 0).writes == 1
+        assert _fields(state)["svc_ifindex"] == second
+    finally:
+        link.run("ip", "link", "del", f"{LINK}-old")
+
+
+def test_without_its_link_the_node_serves_and_waits(state: BpfState, link: Namespace) -> None:
+    one = _daemon(state)
+    assert one.apply(OF_LINK, 0).failed == 1
+    status = one.statuses()["node", 0]
+    assert (status.state, status.reason) == (State.PENDING, f"there is no device {LINK} yet")
+    held = _fields(state)
+    assert held["svc_ifindex"] == 0
+    assert held["service_addr4"] == ENTRY.service_address.packed  # type: ignore[union-attr]
+    assert NodeFlag(held["flags"]) & NodeFlag.NODE_VALID4
+    made = _make(link)
+    assert one.apply(OF_LINK, 10).failed == 0
+    assert one.statuses()["node", 0].state is State.DONE
+    assert _fields(state)["svc_ifindex"] == made
+    assert _daemon(state).apply(OF_LINK, 0).writes == 0
+
+
+def test_a_node_whose_link_is_gone_can_be_taken_back(state: BpfState, link: Namespace) -> None:
+    _make(link)
+    one = _daemon(state)
+    one.apply(OF_LINK, 0)
+    link.run("ip", "link", "del", LINK)
+    assert one.apply({"node": {}}, 1).writes == 1
+    assert NodeFlag(_fields(state)["flags"]) == NodeFlag(0)
 
 
 def test_pinned_maps_keep_their_size_and_say_so(bpf_root: str) -> None:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import time
 from collections.abc import Callable
 
 import pytest
+from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.l2 import Ether
 
+from bpf import abi
 from cni.wire import RemoteError, WireError
-from dataplane.drivers import processes
+from controller.config import load_node
+from dataplane.drivers import processes, xdphook
 from dataplane.drivers.bpfstate import version_directory
+from dataplane.drivers.libbpf import Map
+from dataplane.drivers.libbpf_programs import Program
+from dataplane.drivers.napithreads import NapiThreadsTable
+from dataplane.drivers.netns import inside_named
+from dataplane.drivers.preemption import Preemption, preemption
 from dataplane.drivers.processes import wait_until
+from dataplane.model.rows import NapiThread
 from tests.labs import lab as topology
 from tests.labs import traffic
 from tests.labs.lab import Lab
@@ -63,6 +74,99 @@ def test_a_restarted_daemon_writes_nothing(lab: Lab) -> None:
     lab.node.up()
     lab.node.wait_served(topology.FAST_VIPS)
     lab.node.wrote_nothing()
+
+
+def test_what_is_answered_at_svc0_has_its_mac_whatever_it_lives_through(lab: Lab) -> None:
+    first = _number(lab)
+    _answers_with_its_mac(lab)
+
+    lab.namespace.run("ip", "link", "del", "svc0")
+    wait_until(lambda: _number(lab) not in (0, first), "svc0 is made anew", timeout_s=60)
+    wait_until(lambda: _known(lab) == _number(lab), "the programs know the new svc0", timeout_s=60)
+    lab.node.wait_served(topology.FAST_VIPS)
+    _answers_with_its_mac(lab)
+    for vip in (topology.VIP_VM, topology.VIP_WEB):
+        wait_until(
+            lambda vip=vip: traffic.http(lab.client, vip, 80, 1).all_ok,  # type: ignore[misc]
+            f"{vip} is served by way of the new svc0",
+            timeout_s=60,
+        )
+
+    again = _number(lab)
+    lab.node.kill("node")
+    lab.node.up()
+    lab.node.wait_served(topology.FAST_VIPS)
+    lab.node.wrote_nothing()
+    assert _number(lab) == again
+    _answers_with_its_mac(lab)
+
+
+def _number(lab: Lab) -> int:
+    """The kernel's of svc0 now; 0: there is none."""
+    listed = json.loads(lab.namespace.run("ip", "-j", "link", "show"))
+    return next((int(link["ifindex"]) for link in listed if link["ifname"] == "svc0"), 0)
+
+
+def _known(lab: Lab) -> int:
+    """The number that the programs take for svc0's."""
+    pins = version_directory(f"/sys/fs/bpf/millrace/{lab.node.name}")
+    with Map.at(pins / "node") as entry:
+        return int(abi.NODE.unpack(entry.lookup(bytes(4)) or b"")["svc_ifindex"])
+
+
+def _answers_with_its_mac(lab: Lab) -> None:
+    """What is attached to svc0 is run on a packet that came there under another's MAC.
+
+    The rules of br-ex lead replies of services that keep the client's address to svc0 like that.
+    """
+    listed = json.loads(lab.namespace.run("ip", "-j", "link", "show", "dev", "svc0"))
+    router, other = "0a:58:ac:12:00:6f", "02:00:00:00:00:c1"
+    expiring = IP(src=topology.CONTAINERS["c1"], dst=topology.VIP_UDP, ttl=1)
+    packet = bytes(Ether(src=router, dst=other) / expiring / UDP(sport=40001, dport=53))
+
+    def run() -> bytes:
+        ifindex = socket.if_nametoindex("svc0")
+        held = xdphook.attached(ifindex)
+        assert held is not None
+        with Program.by_id(held.prog_id) as program:
+            return program.run(packet, ifindex=ifindex).packet
+
+    answer = Ether(inside_named(lab.namespace.name, run))
+    assert answer[ICMP].type == 11, answer.show(dump=True)
+    assert (answer.src, answer.dst) == (listed[0]["address"], router)
+
+
+def test_svc0_is_polled_on_the_pmd_threads_core_whatever_it_lives_through(lab: Lab) -> None:
+    if preemption() is not Preemption.NONE:
+        assert _polls(lab) == {}
+        return
+    (core,) = load_node(lab.node.config_path).config.dpdk.pmd
+    polled = {"svc0": NapiThread(core)}
+    wait_until(lambda: _polls(lab) == polled, "a thread polls svc0")
+    was = _number(lab)
+    lab.namespace.run("ip", "link", "del", "svc0")
+    wait_until(lambda: _number(lab) not in (0, was), "svc0 is made anew", timeout_s=60)
+    wait_until(lambda: _polls(lab) == polled, "a thread polls the new svc0", timeout_s=60)
+    lab.node.wait_served(topology.FAST_VIPS)
+
+    text = lab.node.config_path.read_text(encoding="utf-8")
+    lab.node.config_path.write_text(f"{text}\n[services]\npoll_thread = false\n", encoding="utf-8")
+    try:
+        lab.node.kill("node")
+        lab.node.up()
+        wait_until(lambda: _polls(lab) == {}, "softirqs poll svc0")
+    finally:
+        lab.node.config_path.write_text(text, encoding="utf-8")
+        lab.node.kill("node")
+        lab.node.up()
+    wait_until(lambda: _polls(lab) == polled, "a thread polls svc0 again")
+    lab.node.wait_served(topology.FAST_VIPS)
+    vip = topology.VIP_WEB
+    wait_until(lambda: traffic.http(lab.client, vip, 80, 1).all_ok, f"{vip} is served")
+
+
+def _polls(lab: Lab) -> dict[str, NapiThread]:
+    return dict(inside_named(lab.namespace.name, NapiThreadsTable().observe))
 
 
 def test_up_again_starts_only_what_is_missing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from controller.config import parse_node
 from dataplane.drivers import bpfstate
 from dataplane.drivers.hostfacts import HostFacts, ProcessFacts, host_facts, process_facts
 from dataplane.drivers.machinefacts import filesystem_of
+from dataplane.drivers.preemption import Preemption
 from dataplane.model.machine import HugepagePool, MachineFacts, NicFacts
 
 FACTS = MachineFacts(
@@ -127,7 +129,10 @@ def test_a_vswitchd_that_would_attach_a_dispatcher(
 
 PMD = "[dpdk]\nlcore = [0]\npmd = [1]\n"
 QUIET = HostFacts(
-    {"hugepages": "4", "nohz_full": "1", "rcu_nocbs": "1", "iommu": "pt"}, frozenset({1}), 7
+    {"hugepages": "4", "nohz_full": "1", "rcu_nocbs": "1", "iommu": "pt"},
+    frozenset({1}),
+    7,
+    preemption=Preemption.NONE,
 )
 
 
@@ -157,6 +162,19 @@ def test_hugepages_that_are_made_late_and_swap(tmp_path: Path) -> None:
     assert "no hugepages= at boot" in outcome("boot options", where).cause
     swapping = replace(where, host=replace(QUIET, swap_kib=1 << 20))
     assert outcome("boot options", swapping).cause.startswith("1024 MiB of swap")
+
+
+def test_a_kernel_that_preempts_where_one_pmd_thread_sends(tmp_path: Path) -> None:
+    preempting = replace(QUIET, preemption=Preemption.VOLUNTARY)
+    found = outcome("boot options", replace(site(tmp_path, PMD), host=preempting))
+    assert found.state == "warn"
+    assert found.cause.startswith("the kernel's preemption model is voluntary, not none")
+    assert "preempt=none" in found.cause
+    for text in (
+        PMD.replace("[1]", "[1, 2]"),
+        PMD + "[services]\npoll_thread = false\n",
+    ):
+        assert outcome("boot options", replace(site(tmp_path, text), host=preempting)).state == "ok"
 
 
 def test_vfio_without_an_iommu(tmp_path: Path) -> None:
@@ -238,6 +256,7 @@ def test_what_a_host_says_of_itself(tmp_path: Path) -> None:
     (proc / "self/mountinfo").write_text("30 1 0:26 / /cg rw - cgroup2 cgroup2 rw\n")
     (proc / "sys/net/core/bpf_jit_enable").write_text("1\n")
     (proc / "sys/net/core/rmem_default").write_text("212992\n")
+    (proc / "config.gz").write_bytes(gzip.compress(b"CONFIG_PREEMPT_VOLUNTARY=y\n"))
     (sysfs / "kernel/iommu_groups/0").mkdir(parents=True)
     (sysfs / "devices/system/cpu").mkdir(parents=True)
     (sysfs / "devices/system/cpu/isolated").write_text("2-3\n")
@@ -250,8 +269,10 @@ def test_what_a_host_says_of_itself(tmp_path: Path) -> None:
         1,
         2048,
         212_992,
+        Preemption.VOLUNTARY,
     )
-    assert host_facts(tmp_path / "nowhere", tmp_path / "nowhere") == HostFacts()
+    nowhere = tmp_path / "nowhere"
+    assert host_facts(nowhere, nowhere, nowhere) == HostFacts()
 
 
 def test_what_a_process_says_of_itself(tmp_path: Path) -> None:

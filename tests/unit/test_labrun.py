@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from perf import labrun
-from perf.labrun import Progress
+from perf.labrun import Progress, iperf_time
 
 BENCHMARK = """
 import os, sys, time
@@ -66,3 +66,8 @@ def test_handlers_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert labrun.in_lab("bench", measure)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0.0, "1"), (0.6, "1"), (1.0, "1"), (1.5, "2")])
+def test_iperf_is_told_whole_seconds_and_never_none(seconds: float, told: str) -> None:
+    assert iperf_time(seconds) == told

@@ -12,6 +12,7 @@ from dataplane.model.rows import (
     FlowKey,
     HostReplies,
     KnownAddress,
+    NapiThread,
     NodeEntry,
     Program,
     ProgramKind,
@@ -41,6 +42,8 @@ NEAR_AND_FAR = (backend("10.1.0.11:8080"), backend("10.1.0.12:8080", Place.REMOT
 def test_tables_put_backends_before_vips_before_programs() -> None:
     order = {name: place for place, name in enumerate(TABLE_ORDER)}
     assert order["bridges"] < order["ports"] < order["flows"]
+    # The entry has svc0's number, so svc0 is made first.
+    assert order["links"] < order["node"]
     assert order["backends"] < order["sets"] < order["vips"] < order["programs"]
 
 
@@ -51,6 +54,28 @@ def test_an_empty_cluster_still_brings_up_bridges_uplinks_and_the_tunnel() -> No
     assert set(rows.addresses) == {("br-phy", IPv4Interface("10.0.0.1/24"))}
     assert rows.programs == {"up0": Program(ProgramKind.UPLINK, swap=True)}
     assert not (rows.links or rows.flows or rows.node or rows.vips)
+
+
+def test_svc0_is_polled_where_the_one_pmd_thread_sends() -> None:
+    alone = replace(STATE, to_the_end=True)
+    assert CONFIG.dpdk.pmd == (1,)
+    assert plan(alone).polls == {"svc0": NapiThread(1)}
+    order = {name: place for place, name in enumerate(TABLE_ORDER)}
+    # A program makes the queues that are polled.
+    assert order["programs"] < order["polls"]
+
+
+def test_svc0s_polls_are_left_to_softirqs_where_a_thread_would_cost_more() -> None:
+    several = replace(CONFIG, dpdk=replace(CONFIG.dpdk, pmd=(1, 2)))
+    forbidden = replace(CONFIG, services=replace(CONFIG.services, poll_thread=False))
+    for other in (
+        replace(STATE, to_the_end=False),
+        replace(STATE, to_the_end=True, config=several),
+        replace(STATE, to_the_end=True, config=forbidden),
+        replace(STATE, to_the_end=True, gateway=None),
+        replace(STATE, to_the_end=True, theirs={"pmd-cpu-mask": "0x6"}),
+    ):
+        assert plan(other).polls == {}
 
 
 def test_the_nodes_own_address_stays_with_the_kernel() -> None:
@@ -68,7 +93,7 @@ def test_the_gateway_brings_the_service_link_and_its_program() -> None:
     assert rows.ports["svc0-ovs"].tag == 4094
     assert rows.programs["svc0"] == Program(ProgramKind.SERVICE, swap=False)
     assert rows.node[0] == NodeEntry(
-        GATEWAY.service_address, None, link.mac, GATEWAY.mac, 7, NIC_MAC, 0,
+        GATEWAY.service_address, None, link.mac, GATEWAY.mac, 7, NIC_MAC, "svc0",
         (IPv4Address("172.18.0.11"),),
     )  # fmt: skip
 
