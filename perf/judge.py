@@ -146,9 +146,6 @@ def path(result: Json) -> list[Verdict]:
     return [
         Verdict("whole path, one TCP stream, time", slower("gbit_s"), 1 / 0.95, "no service"),
         Verdict("whole path, 64-byte UDP sender, time", slower("kpps"), 1 / 0.95, "no service"),
-        Verdict(
-            "whole path, 64-byte open loop, time", slower("flood_krps"), 1 / 0.95, "no service"
-        ),
         Verdict("whole path, 64-byte closed loop, time", slower("krps"), 1 / 0.95, "no service"),
         Verdict(
             "whole path, OVS cycles a round trip",

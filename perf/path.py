@@ -1,10 +1,12 @@
 """`millrace perf path`: client to backend and back through a whole node, as a service and without.
 
 One TCP stream and one UDP sender of 64-octet frames to a container, through ordinary sockets. And
-64-octet frames to a vhost guest that sends each one back, in two ways: an open loop, in which the
-client sends more than OVS can take and what comes back is counted, and a closed loop, in which
-each answer is the next request, so that nothing is lost or waits for anything but the path, and
-OVS's one thread is what all of it costs. The ways take turns (A-B, B-A). Runs from the source
+64-octet frames to a vhost guest that sends each one back: in a closed loop, in which each answer is
+the next request, so that nothing is lost or waits for anything but the path, and OVS's one thread
+is what all of it costs; in another of a single frame, for how long it takes; and in an open loop,
+in which the client sends more than anybody can take and what comes back is counted. The last is
+shown and not judged: on two processors the sender takes its time from the guest or from OVS, so
+what comes back is what the scheduler leaves. The ways take turns (A-B, B-A). Runs from the source
 tree: the node is the tests' lab.
 """
 
@@ -28,6 +30,7 @@ from perf import judge, verdicts
 from perf.labrun import Progress, in_lab, iperf_time
 
 if TYPE_CHECKING:
+    from dataplane.drivers.ovstext import PmdCounters
     from perf.pathlab import PathLab
 
 SCHEMA = "millrace.perf.path/1"
@@ -43,7 +46,7 @@ class Way:
 
     `gbit_s`: TCP. `kpps`: UDP packets that the container's socket got. `flood_krps`: answers of the
     guest to a client that does not wait for them. `krps`: round trips with the guest in a closed
-    loop, and what each cost OVS.
+    loop, and what each cost OVS; `single_krps`: the same with one frame on its way.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Way:
     flood_krps: list[float] = field(default_factory=list)
     flood_cycles: list[float] = field(default_factory=list)
     krps: list[float] = field(default_factory=list)
+    single_krps: list[float] = field(default_factory=list)
     cycles_per_round_trip: list[float] = field(default_factory=list)
     passes_per_packet: list[float] = field(default_factory=list)
 
@@ -107,7 +111,22 @@ def flood(made: PathLab, way: Way, seconds: float) -> None:
 
 
 def round_trips(made: PathLab, way: Way, seconds: float) -> None:
-    """Packets in a closed loop, and what OVS spent on them.
+    """Packets in a closed loop, and what OVS spent on them."""
+    rate, done, count = _looped(made, way, seconds, IN_FLIGHT)
+    way.krps.append(rate)
+    way.cycles_per_round_trip.append(done.busy_cycles / count)
+    way.passes_per_packet.append(done.passes_per_packet)
+
+
+def one_at_a_time(made: PathLab, way: Way, seconds: float) -> None:
+    """A single packet in a closed loop; its flow is known everywhere."""
+    way.single_krps.append(_looped(made, way, seconds, 1)[0])
+
+
+def _looped(
+    made: PathLab, way: Way, seconds: float, in_flight: int
+) -> tuple[float, PmdCounters, int]:
+    """Round trips [1000/s], what OVS did meanwhile, and their number.
 
     Raises:
         ProcessError: fewer came back than were sent.
@@ -120,7 +139,7 @@ def round_trips(made: PathLab, way: Way, seconds: float) -> None:
         def returned() -> int:
             return int(np.frombuffer(count.lookup(bytes(4)) or b"", np.uint64).sum())
 
-        frames = [made.request(way.name, 20000 + number % FLOWS) for number in range(IN_FLIGHT)]
+        frames = [made.request(way.name, 20000 + number % FLOWS) for number in range(in_flight)]
         # One of each flow first: the others find megaflows and conntrack as they will be.
         made.send(frames[:FLOWS])
         time.sleep(WARM_UP_S)
@@ -129,12 +148,10 @@ def round_trips(made: PathLab, way: Way, seconds: float) -> None:
         before, first, began = pmd(), returned(), time.monotonic()
         time.sleep(seconds)
         done, last, took = pmd().since(before), returned(), time.monotonic() - began
-    if last - first < IN_FLIGHT:
+    if last - first < in_flight:
         msg = f"{way.name}: {last - first} packets came back in {took:.1f} s"
         raise processes.ProcessError(msg)
-    way.krps.append((last - first) / took / 1e3)
-    way.cycles_per_round_trip.append(done.busy_cycles / (last - first))
-    way.passes_per_packet.append(done.passes_per_packet)
+    return (last - first) / took / 1e3, done, last - first
 
 
 def measure(
@@ -151,6 +168,7 @@ def measure(
                 way.kpps.append(datagrams(made, way.name, seconds))
                 flood(made, way, seconds)
                 round_trips(made, way, seconds)
+                one_at_a_time(made, way, seconds)
         progress(f"round {number + 1} of {rounds}")
     return ways
 
@@ -177,6 +195,7 @@ def table(ways: Sequence[Way]) -> str:
             "UDP, 1000/s",
             "open loop, 1000/s",
             "closed loop, 1000/s",
+            "one frame, 1000/s",
             "OVS cycles each",
             "passes/packet",
         )
@@ -188,6 +207,7 @@ def table(ways: Sequence[Way]) -> str:
             (way.kpps, "{:.0f}"),
             (way.flood_krps, "{:.0f}"),
             (way.krps, "{:.0f}"),
+            (way.single_krps, "{:.1f}"),
             (way.cycles_per_round_trip, "{:.0f}"),
             (way.passes_per_packet, "{:.2f}"),
         ):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ TCP_PORT, UDP_PORT = 5201, 9
 CONTAINER, GUEST = "c1", topology.TESTPMD[0]
 ADDRESS = {CONTAINER: topology.CONTAINERS[CONTAINER], GUEST: topology.TESTPMD[1]}
 FRAME_SIZE = 64
-_POLLED_WITHIN_S = 60.0
+_POLLED_WITHIN_S, _ANSWERS, _AT_ONCE_S = 60.0, 6, 0.2
 FLOOD = 500_000
 """Frames of one call of the kernel: between two of them there are some 20 ms."""
 
@@ -145,15 +146,23 @@ class PathLab:
         )  # fmt: skip
         processes.note_start(self.testpmd)
         processes.wait_until(self.guest.socket.exists, f"{GUEST} listens")
-        # Buffers for its MTU are hugepages that nobody may have touched yet: seconds, in which
-        # vswitchd's main thread does nothing else and no packet reaches the guest.
+        # For a guest that connects vswitchd's main thread makes buffers, in hugepages that nobody
+        # may have touched yet: seconds, in which no packet reaches it.
         processes.wait_until(
             self._polled, f"OVS polls {GUEST}", timeout_s=_POLLED_WITHIN_S, every_s=0.2
         )
 
     def _polled(self) -> bool:
-        told = self.lab.node.appctl("dpif-netdev/pmd-rxq-show").splitlines()
-        return any("vhu" in line and "(enabled)" in line for line in told)
+        """Its queue is on, and vswitchd has answered at once for a while."""
+        for _ in range(_ANSWERS):
+            began = time.monotonic()
+            told = self.lab.node.appctl("dpif-netdev/pmd-rxq-show").splitlines()
+            if time.monotonic() - began > _AT_ONCE_S:
+                return False
+            if not any("vhu" in line and "(enabled)" in line for line in told):
+                return False
+            time.sleep(_AT_ONCE_S)
+        return True
 
     def stop_guest(self) -> None:
         """End it."""

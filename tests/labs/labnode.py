@@ -16,6 +16,7 @@ from dataplane.drivers.ovstext import PmdCounters, pmd_counters
 from tests.labs.netns import Namespace
 from tests.labs.nodefile import NodeFile
 
+_ANSWERS_WITHIN_S = 30.0
 SLEEP_US = 50
 """pmd-maxsleep: on two cores a PMD that never sleeps starves everything else."""
 
@@ -124,10 +125,21 @@ class LabNode:
         )
 
     def appctl(self, *argv: str) -> str:
-        """ovs-appctl to the node's vswitchd."""
-        return processes.run(
-            ["ovs-appctl", "--timeout=30", "-t", f"{self.rundir}/ovs-vswitchd.ctl", *argv]
-        )
+        """ovs-appctl to the node's vswitchd.
+
+        Its main thread takes no connection while it makes packet buffers, which takes seconds in
+        memory that nobody has touched yet: ovs-appctl then ends with "Protocol error".
+        """
+        command = ["ovs-appctl", "--timeout=30", "-t", f"{self.rundir}/ovs-vswitchd.ctl", *argv]
+        until = time.monotonic() + _ANSWERS_WITHIN_S
+        while True:
+            try:
+                return processes.run(command)
+            except processes.ProcessError as error:
+                busy = "(Protocol error)" in str(error) and self.pid("ovs-vswitchd") is not None
+                if not busy or time.monotonic() > until:
+                    raise
+            time.sleep(0.2)
 
     def let_pmd_sleep(self) -> None:
         """Let an idle PMD give its core away."""
