@@ -66,6 +66,8 @@ class Rounds:
         self._whole = False
         self._left: frozenset[str] = frozenset()
         """Tables that a round of everything has not come to, for something was more urgent."""
+        self._anew = True
+        """Whether the book of services was made anew since the last round that came to its end."""
         self._touched: set[Hashable] = set()
         self._to_the_end = preemption() is Preemption.NONE
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="apply")
@@ -141,13 +143,16 @@ class Rounds:
         if scope is not None and in_sync:
             scope |= rest | self._left
         self.wanted_pages = planned.hugepages
+        # What the plan has otherwise than the last one is waited for, too.
+        pressed = self._pressed(in_sync) if not rest else _never
         report = daemon.reconciler.apply(
-            planned.tables(), started, only=scope, prune=in_sync, pressed=self._pressed(in_sync)
+            planned.tables(), started, only=scope, prune=in_sync, pressed=pressed
         )
         if in_sync:
             self._left = report.left
         if in_sync and not report.left:
             daemon.follow_up.follow(planned)
+            self._anew = False
         whole = whole and not report.left
         if whole and looked_at(report, SERVICE_TABLES):
             daemon.serving.settle()
@@ -164,13 +169,15 @@ class Rounds:
         loop = self._daemon.loop
         if self._whole and in_sync and loop.periodic:
             return loop.pressed
-        return lambda: False
+        return _never
 
     def _serve(self, config: NodeConfig, started: float) -> Report:
         """The short way of services: the changed rows, before anything else is looked at."""
         daemon, quick = self._daemon, Report({}, None)
         changes = daemon.serving.update(config)
-        if changes and self.planned is not None and self._whole:
+        # Changes are of the book, and say nothing as long as the maps may not have the rest of it.
+        self._anew |= changes is None
+        if changes and not self._anew and self.planned is not None and self._whole:
             quick = daemon.reconciler.apply_keys(changes, started)
             known = daemon.serving.served()
             if known is not None:
@@ -227,6 +234,10 @@ class Rounds:
             and daemon.vswitchd.pid is not None
             and all(status.quarantined for status in daemon.reconciler.odd_statuses().values())
         )
+
+
+def _never() -> bool:
+    return False
 
 
 def of_attachments(
