@@ -70,6 +70,8 @@ def _word(rows: NDArray[Any], at: int) -> _Word:
 
 
 _NONE = _Word(0, 0, SetMode.SET_EMPTY)
+_FOREIGN = SetEntry(())
+"""What is told of a set that is none of ours: no plan has it, so it is written anew or removed."""
 
 
 class Ranges:
@@ -112,6 +114,27 @@ class Ranges:
         self._resting.append((now + GRACE_S, first, length))
 
 
+def _apart(words: Mapping[int, _Word], size: int) -> dict[int, _Word]:
+    """Without those whose range, or table, is another's too, or not there: none of ours.
+
+    When one of two went, its range would be free, and others' members written into the other one.
+    """
+    kept: dict[int, _Word] = {}
+    tables: set[int] = set()
+    end = 1
+    for at, word in sorted(words.items(), key=lambda item: (item[1].first, item[0])):
+        if word.mode is SetMode.SET_TABLE:
+            if word.first in tables:
+                continue
+            tables.add(word.first)
+        elif end <= word.first <= size - word.length:
+            end = word.first + word.length
+        else:
+            continue
+        kept[at] = word
+    return kept
+
+
 class SetTable:
     """Table `sets`: key (service id, scope)."""
 
@@ -139,7 +162,7 @@ class SetTable:
 
     def _read_all(self) -> None:
         try:
-            self._words = self._held()
+            self._words = _apart(self._held(), self._members.info.max_entries)
             members = read_array(self._members, dtype_of(abi.MEMBER)) if self._words else None
         except (LibbpfError, ValueError) as error:
             msg = f"map sets cannot be read: {error}"
@@ -174,10 +197,12 @@ class SetTable:
         found = dict(self._found)
         for at, word in words.items():
             key = at // 2, SetScope(at % 2)
-            if word.mode and self._words.get(at) == word and at in self._rows:
+            if not word.mode:
+                found.pop(key, None)
+            elif self._words.get(at) == word and at in self._rows:
                 found[key] = self._rows[at]
             else:
-                found.pop(key, None)
+                found[key] = _FOREIGN
         self._found = found
         return found
 

@@ -15,6 +15,7 @@ import pytest
 from bpf import abi
 from bpf.abi import Limit, NodeFlag, SetMode
 from bpf.pick import Candidate, filter_bit, member_key, table
+from dataplane.drivers import setsmap
 from dataplane.drivers.bpfmaps import (
     BackendTable,
     KnownAddressTable,
@@ -203,6 +204,38 @@ def test_what_is_not_ours_is_told_at_every_look(state: BpfState) -> None:
             backends.observe()
     state.maps["backends"].update(number(2), bytes(len(octets)))
     assert set(backends.observe()) == {1}
+
+
+def test_a_set_by_another_hand_is_written_anew_or_removed(state: BpfState) -> None:
+    sets, held = SetTable(state), state.maps["sets"]
+    ours, other = (1, SetScope.CLUSTER), (2, SetScope.CLUSTER)
+    reconciler = Reconciler([sets], Backoff())
+    reconciler.apply({"sets": {ours: row(3)}}, now=0)
+    word = held.lookup(number(2)) or b""
+    held.update(number(4), word)
+    report = reconciler.apply({"sets": {ours: row(3)}}, now=0)
+    assert (report.writes, report.tables["sets"].deletes) == (1, 1)
+    assert not any(held.lookup(number(4)) or b"")
+    held.update(number(4), word)
+    reconciler.apply({"sets": {ours: row(3), other: row(2)}}, now=0)
+    assert SetTable(state).observe() == {ours: row(3), other: row(2)}
+
+
+def test_two_words_of_one_range_are_no_two_sets(
+    state: BpfState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the range were free when one of them goes, and others' members written over it."""
+    monkeypatch.setattr(setsmap, "GRACE_S", 0.0)
+    ours, third = (1, SetScope.CLUSTER), (3, SetScope.CLUSTER)
+    SetTable(state).upsert([(ours, row(3))])
+    held = state.maps["sets"]
+    held.update(number(4), held.lookup(number(2)) or b"")
+    again = SetTable(state)
+    reconciler = Reconciler([again], Backoff())
+    others = SetEntry(tuple((at + 50, key, 1) for at, key, _ in row(3).members))
+    reconciler.apply({"sets": {ours: row(3)}}, now=0)
+    reconciler.apply({"sets": {ours: row(3), third: others}}, now=0)
+    assert SetTable(state).observe() == {ours: row(3), third: others}
 
 
 def test_a_set_of_many_is_a_table_of_what_the_list_would_give(state: BpfState) -> None:
