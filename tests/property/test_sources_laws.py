@@ -6,14 +6,20 @@ any history; and rows that `changes` does not name are as they were when it was 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, replace
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.sources import OvnView, Sources
 from controller.translate.changed import differing
-from controller.translate.ovn import PortBinding, ServiceMonitor
+from controller.translate.ovn import LoadBalancer, PortBinding, ServiceMonitor
+from dataplane.model import layered as layered_module
+from dataplane.model.layered import Layered
 from dataplane.model.state import Nic
 from tests.labs.ovnrows import MARKED, Lab, vpc_lab
 from tests.labs.planned import CONFIG
@@ -173,6 +179,70 @@ def test_after_any_history_the_view_is_the_one_from_nothing(
             others = (before.keys() | view.rows.keys()) - named
             assert all(before.get(ref) == view.rows.get(ref) for ref in others)
         before = dict(view.rows)
+
+
+class Layers:
+    """The same word as the database clients give it: snapshots that share what did not change."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Layered[str, object]] = {}
+
+    def of(self, made: Lab) -> Lab:
+        nb = {name: self._next(name, getattr(made.nb, name)) for name in _NB}
+        sb = {name: self._next(name, getattr(made.sb, name)) for name in _SB}
+        layered = copy(made)
+        layered.nb, layered.sb = replace(made.nb, **nb), replace(made.sb, **sb)
+        return layered
+
+    def _next(self, name: str, rows: Mapping[str, object]) -> Any:
+        before = self._kept.setdefault(name, Layered({}))
+        if found := differing(before, rows):
+            self._kept[name] = before.changed({ref: rows.get(ref) for ref in found})
+        return self._kept[name]
+
+
+_NB, _SB = ("load_balancers", "switch_ports"), ("port_bindings", "service_monitors")
+host_ports = st.dictionaries(rows, puts, max_size=2)
+
+
+def balancers_of(found: Mapping[str, Put]) -> Mapping[str, LoadBalancer]:
+    """Rows of this node's own making, some under the names of OVN's, too."""
+    made = lab()
+    for put in found.values():
+        put.on(made)
+    put_of = {f"lb-{put.row}": name for name, put in found.items()}
+    return {
+        ref if len(found) > 1 else f"own-{put_of[ref]}": row
+        for ref, row in made.nb.load_balancers.items()
+        if ref in put_of
+    }
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(events, st.one_of(st.none(), host_ports)), max_size=14))
+def test_it_is_so_of_snapshots_that_share_rows_and_with_ports_of_the_nodes_own(
+    history: list[tuple[Put | Drop | Bind | Have | Attach | Ask, dict[str, Put] | None]],
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layered_module, "OVER_MAX", 3)
+        made, layers = lab(), Layers()
+        stepped = Sources(nics=NICS)
+        taken(stepped, layers.of(made))
+        known, _ = stepped.changes(CONFIG)
+        assert known is not None
+        before = dict(known.rows)
+        for event, own in history:
+            event.on(made)
+            if own is not None:
+                stepped.host_ports = balancers_of(own)
+            view = taken(stepped, layers.of(made))
+            fresh = Sources(nics=NICS, host_ports=stepped.host_ports)
+            assert shown(view) == shown(taken(fresh, made))
+            _, named = stepped.changes(CONFIG)
+            if named is not None:
+                others = (before.keys() | view.rows.keys()) - named
+                assert all(before.get(ref) == view.rows.get(ref) for ref in others)
+            before = dict(view.rows)
 
 
 def test_a_change_of_one_row_names_that_row_alone() -> None:
