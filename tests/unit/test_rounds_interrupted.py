@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -56,7 +56,7 @@ class Node:
             ovs=SimpleNamespace(connected=True),
             vswitchd=SimpleNamespace(pid=None),
         )
-        self.rounds = Rounds(self.daemon)
+        self.rounds = Rounds(cast("Any", self.daemon))
 
     def round(self, scope: frozenset[str] | None = frozenset(), *, periodic: bool = False) -> None:
         self.loop.periodic = periodic
