@@ -89,12 +89,19 @@ class _Keyed:
         self.keys: dict[UUID, str] = {}
         self.values: Layered[str, Any] = Layered({})
 
-    def rebuild(self, rows: Mapping[UUID, Row], parse: Callable[[Row], tuple[str, Any]]) -> None:
+    def take(
+        self, rows: Mapping[UUID, Row], parse: Callable[[Row], tuple[str, Any]]
+    ) -> Layered[str, Any]:
+        if self.rows_of is not rows:
+            # Never filled, or a reconnection replaced the whole table without notices.
+            self.keys, self.values, self.changed = {}, Layered({}), set(rows)
+        # If a row cannot be parsed nothing is known of what changed with it: all is parsed anew.
+        self.rows_of = None
+        self._refresh(rows, parse)
         self.rows_of = rows
-        self.keys, self.values, self.changed = {}, Layered({}), set(rows)
-        self.refresh(rows, parse)
+        return self.values
 
-    def refresh(self, rows: Mapping[UUID, Row], parse: Callable[[Row], tuple[str, Any]]) -> None:
+    def _refresh(self, rows: Mapping[UUID, Row], parse: Callable[[Row], tuple[str, Any]]) -> None:
         """Another mapping if a row changed; who has the one before keeps it as it was."""
         changed, self.changed = self.changed, set()
         if not changed:
@@ -222,14 +229,7 @@ class Replica(ovs.db.idl.Idl):  # type: ignore[misc]  # the library has no types
         makes another one, with the same objects for the rows that did not.
         """
         held = self._keyed.setdefault((table, parse), _Keyed())
-        rows = self.tables[table].rows
-        known = held.rows_of is rows
-        if known:
-            held.refresh(rows, parse)
-        else:
-            # Never filled, or a reconnection replaced the whole table without notices.
-            held.rebuild(rows, parse)
-        return held.values
+        return held.take(self.tables[table].rows, parse)
 
     def rows(self, table: str) -> list[Row]:
         """All rows of a table; none if the server's schema lacks it."""
