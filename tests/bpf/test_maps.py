@@ -252,6 +252,12 @@ def test_a_set_of_many_is_a_table_of_what_the_list_would_give(state: BpfState) -
         assert np.frombuffer(held, np.uint32)[0] == expected[slot]
 
 
+def test_a_table_of_a_service_that_went_meanwhile_goes_after_a_restart(state: BpfState) -> None:
+    SetTable(state).upsert([((1, SetScope.CLUSTER), row(Limit.LIST_MAX + 10))])
+    Reconciler([SetTable(state)], Backoff()).apply({"sets": {}}, now=0)
+    assert not any(state.maps["sets"].lookup(number(2)) or b"")
+
+
 def test_a_range_rests_before_it_is_used_again() -> None:
     ranges = Ranges(11)
     first, second = ranges.take(5, 0.0), ranges.take(5, 0.0)
