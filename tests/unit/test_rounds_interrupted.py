@@ -8,10 +8,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from controller.loop import RoundFailed
 from controller.rounds import Rounds
 from dataplane.model.state import HeldIds, NodeState
+from dataplane.plan.flows_to_end import flows_to_end
 from dataplane.plan.node import TABLE_ORDER, NodePlan, circumstances, serving
 from dataplane.plan.served import Served
 from dataplane.plan.servicebook import Changes, ServiceBook
@@ -147,3 +150,45 @@ def test_after_that_changes_take_the_short_way_again(node: Node) -> None:
     node.round(frozenset({"plan"}))
     assert node.is_as_planned()
     assert [changes is None for _, changes, _ in node.followed] == [False, True]
+
+
+ROWS = {
+    ref: (
+        service(f"192.0.2.{at}:80", backend("10.1.0.1:8080"), backend(f"10.1.0.{at + 1}:8080")),
+        service(f"192.0.2.{at}:80", backend("10.1.0.9:8080")),
+        service(f"192.0.2.{at}:80"),
+    )
+    for at, ref in enumerate("abc", start=1)
+}
+some = st.lists(
+    st.tuples(st.sampled_from("abc"), st.integers(0, 2)), unique_by=lambda row: row[0], max_size=3
+)
+steps = st.tuples(st.sampled_from(("anew", "changes", "nothing")), some, st.booleans())
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(steps, st.booleans(), st.booleans()), max_size=8))
+def test_whatever_happens_every_difference_is_followed(
+    history: list[tuple[tuple[str, list[tuple[str, int]], bool], bool, bool]],
+) -> None:
+    """What ends by the named changes is what ends by all; and no round forgets a row."""
+    node = Node()
+    node.serves(("a", FIRST))
+    node.round(None)
+    for (what, rows, fails), periodic, waiting in history:
+        found = [(ref, ROWS[ref][at]) for ref, at in rows]
+        if what == "anew":
+            node.serves(*found)
+        elif what == "changes":
+            node.changes(**dict(found))
+        node.waiting = waiting
+        node.problem = RuntimeError("for the test") if fails else None
+        try:
+            node.round(None if periodic else frozenset(), periodic=periodic)
+        except RoundFailed:
+            continue
+        assert node.is_as_planned()
+    before = node.followed[0][0]
+    for planned, changes, _ in node.followed[1:]:
+        assert flows_to_end(before, planned, changes) == flows_to_end(before, planned)
+        before = planned
