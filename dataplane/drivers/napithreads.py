@@ -24,6 +24,7 @@ from pyroute2.netlink.generic import GenericNetlinkSocket
 
 from dataplane.drivers.links import ALIAS
 from dataplane.drivers.nicsettings import namespace_sysfs
+from dataplane.drivers.pmdtasks import switches_in
 from dataplane.drivers.rtnl import LinkState, find_link, links, route_socket
 from dataplane.model.rows import NapiThread
 from dataplane.ports import Failure, ObserveError
@@ -127,6 +128,27 @@ class NapiThreadsTable:
                 if error.errno != errno.ENODEV:
                     failures[device] = Failure(str(error.strerror or error))
         return failures
+
+    def turns(self, rows: Mapping[str, NapiThread]) -> Mapping[int, int]:
+        """By core, how often the threads of these rows have slept, so polled, since they began.
+
+        Raises:
+            ObserveError: the kernel does not show them.
+        """
+        found: dict[int, int] = {}
+        for device, row in rows.items():
+            with route_socket() as ipr:
+                link = find_link(ipr, device)
+            try:
+                threads = self._threads(link) if link is not None and link.alias == ALIAS else []
+                for pid in threads:
+                    status = (self._proc / str(pid) / "status").read_text(encoding="utf-8")
+                    if switches := switches_in(status):
+                        found[row.core] = found.get(row.core, 0) + switches.voluntary
+            except OSError as error:
+                msg = f"who polls {device}: {error}"
+                raise ObserveError(msg) from error
+        return found
 
     def _put(self, link: LinkState, wanted: NapiThread) -> None:
         _tell(link.name, 1)

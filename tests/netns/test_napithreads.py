@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from controller.doctor_host import CAPABILITIES
 from dataplane.drivers.links import LinksTable
 from dataplane.drivers.napithreads import PRIORITY, NapiThreadsTable
 from dataplane.drivers.nicsettings import namespace_sysfs
+from dataplane.drivers.pmdtasks import Switches, switches_in
 from dataplane.drivers.processes import run
 from dataplane.model.addr import Mac
 from dataplane.model.rows import Link, NapiThread
@@ -27,6 +30,7 @@ from tests.netns.conftest import CLONE_NEWNET
 pytestmark = pytest.mark.netns
 
 QUEUES = 2
+SENDS = 20_000
 LINK = Link("svc0-ovs", Mac("0a:58:64:40:ff:01"), 1500, QUEUES, ())
 LAST = max(os.sched_getaffinity(0))
 HERE = NapiThread(LAST)
@@ -240,3 +244,34 @@ def test_without_the_right_to_it_softirqs_poll_and_the_reason_names_it(svc0: set
     thread.join()
     assert "CAP_SYS_NICE" in found[0]
     assert threads() == svc0
+
+
+def test_each_turn_is_one_switch_that_a_busy_sender_did_not_want(svc0: set[int]) -> None:
+    """The sender never sleeps, as a PMD thread: every turn takes its core."""
+    table = NapiThreadsTable()
+    assert table.upsert([("svc0", HERE)]) == {}
+    rows = {"svc0": HERE}
+    found: list[tuple[Switches, Switches]] = []
+
+    def now() -> Switches:
+        switches = switches_in(Path("/proc/thread-self/status").read_text())
+        assert switches is not None
+        return replace(switches, turns=table.turns(rows).get(LAST, 0))
+
+    def busy() -> None:
+        os.sched_setaffinity(0, {LAST})
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as packets:
+            packets.bind(("svc0-ovs", 0))
+            before = now()
+            for _ in range(SENDS):
+                packets.send(bytes(60))
+            found.append((before, now()))
+
+    thread = threading.Thread(target=busy)
+    thread.start()
+    thread.join()
+    ((before, after),) = found
+    assert after.turns - before.turns > SENDS / 2
+    assert after.forced - before.forced > SENDS / 2
+    assert after.stolen_since(before) < SENDS / 10
+    assert table.turns({}) == {}
