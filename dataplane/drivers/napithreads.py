@@ -248,11 +248,13 @@ def _pids_told(index: int) -> set[int] | None:
 
 
 def _is_threaded(device: str) -> bool:
-    with namespace_sysfs() as root:
-        try:
+    try:
+        with namespace_sysfs() as root:
             return (root / "class/net" / device / _FLAG).read_text(encoding="ascii").strip() == "1"
-        except (FileNotFoundError, NotADirectoryError):
-            return False  # gone, or a kernel before 5.12
+    except (FileNotFoundError, NotADirectoryError):
+        return False  # gone, or a kernel before 5.12
+    except PermissionError:
+        return False  # who may not look could not have set it, and the node must not wait for it
 
 
 def _tell(device: str, value: int) -> None:

@@ -8,9 +8,10 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -227,22 +228,37 @@ def test_threads_out_of_sight_are_left_to_softirqs(svc0: set[int], tmp_path: Pat
     assert threads() == svc0
 
 
-def test_without_the_right_to_it_softirqs_poll_and_the_reason_names_it(svc0: set[int]) -> None:
-    found: list[str] = []
+Found = TypeVar("Found")
+
+
+def without(capability: str, call: Callable[[], Found]) -> Found:
+    """What this answers in a thread that lacks one right."""
+    found: list[Found] = []
 
     def unprivileged() -> None:
         # linux/capability.h: version 3; of this thread alone, which ends with it.
         libc, header = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0)
         sets = (ctypes.c_uint32 * 6)()
         assert libc.capget(header, sets) == 0
-        sets[0] &= ~(1 << CAPABILITIES["CAP_SYS_NICE"])
+        sets[0] &= ~(1 << CAPABILITIES[capability])
         assert libc.capset(header, sets) == 0
-        found.append(quarantined(NapiThreadsTable()))
+        found.append(call())
 
     thread = threading.Thread(target=unprivileged)
     thread.start()
     thread.join()
-    assert "CAP_SYS_NICE" in found[0]
+    return found[0]
+
+
+def test_without_the_right_to_it_softirqs_poll_and_the_reason_names_it(svc0: set[int]) -> None:
+    assert "CAP_SYS_NICE" in without("CAP_SYS_NICE", lambda: quarantined(NapiThreadsTable()))
+    assert threads() == svc0
+
+
+def test_who_may_not_look_at_the_flag_has_no_row(svc0: set[int]) -> None:
+    assert without("CAP_SYS_ADMIN", NapiThreadsTable().observe) == {}
+    failed = without("CAP_SYS_ADMIN", lambda: NapiThreadsTable().upsert([("svc0", HERE)]))
+    assert failed["svc0"].quarantine
     assert threads() == svc0
 
 
