@@ -36,6 +36,7 @@ from dataplane.plan.ovskeys import RESTART_KEYS
 from dataplane.plan.untested import untested
 from dataplane.ports import DataplaneError
 from dataplane.reconcile.status import State, Status
+from dataplane.reconcile.statuses import Tally
 
 if TYPE_CHECKING:
     from controller.node import NodeDaemon
@@ -82,7 +83,11 @@ class AgentApi:
     async def status(self, args: Args) -> Args:
         """Where the node stands; `all` lists objects that are done, too."""
         daemon = self._daemon
-        statuses = daemon.reconciler.statuses()
+        reconciler = daemon.reconciler
+        # All of one moment: a round may end while OVS is asked. Who has converged has counted it.
+        converged = daemon.converged()
+        statuses = reconciler.statuses() if args.get("all") else reconciler.odd_statuses()
+        tables = _tables(reconciler.tallies())
         now, clock = time.time(), time.monotonic()
         applied, vswitchd, ovs = daemon.applied, daemon.vswitchd, daemon.ovs.latest
         view = daemon.sources.view(daemon.config)
@@ -99,7 +104,7 @@ class AgentApi:
             "pid": os.getpid(),
             "uptime_s": now - daemon.started_at,
             "config": str(daemon.path),
-            "converged": daemon.converged(),
+            "converged": converged,
             "degraded": any(s.state is State.ERROR for s in statuses.values()),
             "last_apply": {
                 "writes": applied.last_writes,
@@ -110,7 +115,7 @@ class AgentApi:
                 "at": _iso(applied.last_at),
                 "problem": applied.problem,
             },
-            "tables": _tables(statuses),
+            "tables": tables,
             "objects": [
                 _object(table, key, status, now - clock)
                 for (table, key), status in statuses.items()
@@ -175,10 +180,10 @@ class AgentApi:
             interfaces = {}
         with contextlib.suppress(DataplaneError):
             interfaces = {**interfaces, **await in_thread(daemon.containers.interfaces)}
-        statuses = daemon.reconciler.statuses()
+        reconciler = daemon.reconciler
 
         def facts(attachment: Attachment) -> views.PortFacts:
-            status = statuses.get(("ports", attachment.device))
+            status = reconciler.status("ports", attachment.device)
             state = interfaces.get(attachment.device)
             counters = state.statistics if state else {}
             link = state.link_state if state else ""
@@ -261,7 +266,7 @@ class AgentApi:
         daemon = self._daemon
         tried = [
             f"{table} {key_text(key)}"
-            for (table, key), status in daemon.reconciler.statuses().items()
+            for (table, key), status in daemon.reconciler.odd_statuses().items()
             if status.state is not State.DONE
             and args.get("table") in (None, table)
             and args.get("key") in (None, key_text(key))
@@ -296,14 +301,11 @@ def _refused(path: Path, details: str) -> RemoteError:
     )
 
 
-def _tables(statuses: Mapping[tuple[str, object], Status]) -> list[Args]:
-    counts: dict[str, dict[str, int]] = {}
-    for (table, _), status in statuses.items():
-        row = counts.setdefault(table, {"rows": 0, "pending": 0, "error": 0})
-        row["rows"] += 1
-        if status.state is not State.DONE:
-            row[status.state.value] += 1
-    return [{"name": name, **row} for name, row in counts.items()]
+def _tables(tallies: Mapping[str, Tally]) -> list[Args]:
+    return [
+        {"name": name, "rows": tally.rows, "pending": tally.pending, "error": tally.errors}
+        for name, tally in tallies.items()
+    ]
 
 
 def _object(table: str, key: object, status: Status, epoch: float) -> Args:

@@ -76,9 +76,8 @@ class Containers:
                 reason=f"OVN has no logical port {name}: let the cluster controller make it "
                 "(cluster.trunks), or add it to any switch by hand",
             )
-        statuses = daemon.reconciler.statuses()
         for table, key in (("links", TRUNK_LINK), ("ports", TRUNK_PORT), ("trunk", TRUNK_LINK)):
-            status = statuses.get((table, key))
+            status = daemon.reconciler.status(table, key)
             if status is not None and (status.quarantined or status.state is State.ERROR):
                 return Trunk(usable=False, reason=f"{table} {key}: {status.reason}")
             if status is None or status.state is not State.DONE:
@@ -256,9 +255,9 @@ class Containers:
 
     def problem(self, attachment: Attachment) -> str:
         """Why a container's place on the trunk is not as planned; "" if it is."""
-        statuses = self._daemon.reconciler.statuses()
+        reconciler = self._daemon.reconciler
         for table, key in (("trunk", attachment.device), ("nested", attachment.iface_id)):
-            status = statuses.get((table, key))
+            status = reconciler.status(table, key)
             if status is not None and status.state is not State.DONE:
                 return status.reason or f"{table} {key} is {status.state.value}"
         return ""

@@ -101,7 +101,7 @@ class NodeHost:
         # An earlier refusal of a port of this name says nothing about this one.
         daemon.reconciler.retry("ports", attachment.device)
         await self._apply(attachment)
-        status = daemon.reconciler.statuses().get(("ports", attachment.device))
+        status = daemon.reconciler.status("ports", attachment.device)
         if status is not None and status.quarantined:
             raise AttachError(status.reason)
         known = daemon.ovs.when_port_known(attachment.device, PORT_KNOWN_S)

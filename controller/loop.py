@@ -49,6 +49,8 @@ class ApplyLoop:
         self._apply = apply
         self._urgent = urgent
         self._running = False
+        self.periodic = False
+        """Whether the round is one that nobody asked for: of everything, because it was time."""
         self._wake = asyncio.Event()
         self._scope: set[str] = set()
         self._all = True
@@ -72,6 +74,10 @@ class ApplyLoop:
         self._hurry = True
         self._wake.set()
 
+    def pressed(self) -> bool:
+        """Whether somebody waits for the next round; any thread may ask."""
+        return self._hurry or not self._urgent.isdisjoint(self._scope)
+
     async def applied(self) -> None:
         """Return after the next apply that began after this call."""
         async with self._finished:
@@ -83,10 +89,15 @@ class ApplyLoop:
         """Apply whenever something changed, a retry is due, or PERIOD_S has passed."""
         self._wake.set()
         retry: float | None = None
+        clock = asyncio.get_running_loop().time
+        due = clock() + PERIOD_S
         while True:
             timed_out = False
             try:
-                timeout = PERIOD_S if retry is None else min(max(retry, COALESCE_S), PERIOD_S)
+                # However many events come: everything is compared when it is time.
+                timeout = due - clock()
+                if retry is not None:
+                    timeout = min(max(retry, COALESCE_S), timeout)
                 await asyncio.wait_for(self._wake.wait(), timeout)
             except TimeoutError:
                 timed_out = True
@@ -95,7 +106,10 @@ class ApplyLoop:
                 await asyncio.sleep(COALESCE_S)
             self._hurry = False
             self._wake.clear()
+            self.periodic = timed_out and not self._all and not self._scope
             scope = None if timed_out or self._all else frozenset(self._scope)
+            if scope is None:
+                due = clock() + PERIOD_S
             self._scope.clear()
             self._all = False
             self._running = True

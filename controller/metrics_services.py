@@ -42,12 +42,25 @@ class ConntrackFigures:
     flows: Mapping[FlowState, int]
 
 
+class _Order:
+    """Service ports by first id, so that idle services do not take turns among equals."""
+
+    def __init__(self, names: Mapping[int, str], rows: int) -> None:
+        self.names, self.rows = names, rows
+        found = sorted((number, name) for number, name in names.items() if number < rows)
+        self.ports = list(dict.fromkeys(name for _, name in found))
+        places = {name: place for place, name in enumerate(self.ports)}
+        self.ids = np.array([number for number, _ in found], np.int64)
+        self.of_ids = np.array([places[name] for _, name in found], np.int64)
+
+
 class TopServices:
     """Chooses the services that are shown; keeps what is needed for the sum of the others."""
 
     def __init__(self) -> None:
         self._before: NDArray[np.uint64] | None = None
         self._other = np.zeros(len(FIELDS), np.uint64)
+        self._order = _Order({}, 0)
 
     def take(
         self, counts: NDArray[np.uint64], names: Mapping[int, str], limit: int
@@ -64,11 +77,9 @@ class TopServices:
             before = np.zeros_like(counts)
         # A counter that went back belongs to another service now.
         grown = np.where(counts >= before, counts - before, counts)
-        ids = np.array([number for number in sorted(names) if number < len(counts)], np.int64)
-        # By first id, so that idle services do not take turns among equals.
-        ports = list(dict.fromkeys(names[int(number)] for number in ids))
-        places = {name: place for place, name in enumerate(ports)}
-        of_ids = np.array([places[names[int(number)]] for number in ids], np.int64)
+        if self._order.names is not names or self._order.rows != len(counts):
+            self._order = _Order(names, len(counts))
+        ids, ports, of_ids = self._order.ids, self._order.ports, self._order.of_ids
         sums = np.zeros((len(ports), len(FIELDS)), np.uint64)
         np.add.at(sums, of_ids, counts[ids])
         packets = sums[:, _PACKETS].sum(axis=1).astype(np.int64)

@@ -47,6 +47,7 @@ from controller.rounds import Rounds, nics_of
 from controller.server import serve
 from controller.serving import Serving
 from controller.sources import Sources
+from controller.translate.changed import Marked
 from controller.translate.hostports import balancers
 from controller.translate.ovn import NbSnapshot
 from controller.tuning import settle
@@ -71,6 +72,7 @@ from dataplane.drivers.ovsdb_tls import Tls, use_tls
 from dataplane.drivers.ovstables import SettingsTable
 from dataplane.drivers.sockprograms import SocketTable
 from dataplane.drivers.trunk import TrunkTable
+from dataplane.drivers.turns import SHORT_NS, ask_for_turns
 from dataplane.drivers.unixctl import UnixctlClient
 from dataplane.model.config import NodeConfig
 from dataplane.model.devices import is_pod_link
@@ -167,6 +169,7 @@ class NodeDaemon:
         self._ovs_seen: OvsState | None = None
         self._stale_look: asyncio.TimerHandle | None = None
         self._nested: Mapping[str, int | None] = {}
+        self._forwarded = Marked(FORWARDING_KEY)
         self.cni: CniServer | None = None
         self._vhost_dirs: VhostDirs | None = None
 
@@ -257,10 +260,8 @@ class NodeDaemon:
     def _ask_for_bindings(self) -> None:
         """Where other nodes' ports are bound is asked for once something depends on it."""
         nb, sb = self.sources.nb, self.sources.sb
-        rows = nb.load_balancers.values() if nb is not None else ()
-        wanted = self.config.services.announce or any(
-            FORWARDING_KEY in r.external_ids for r in rows
-        )
+        forwarded = self._forwarded.take(nb.load_balancers if nb is not None else {})
+        wanted = self.config.services.announce or bool(forwarded)
         if wanted == self.bindings.everything:
             return
         self.bindings.everything = wanted
@@ -334,7 +335,7 @@ class NodeDaemon:
             return ""  # it does not listen yet; asked again at the next look
 
     def _quarantined(self) -> list[tuple[str, object]]:
-        return [key for key, status in self.reconciler.statuses().items() if status.quarantined]
+        return [key for key, status in self.reconciler.odd_statuses().items() if status.quarantined]
 
     def _vswitchd_uid(self) -> int | None:
         pid = self.vswitchd.pid
@@ -381,6 +382,8 @@ def main(config_path: Path) -> int:
     """
     ovsjson.install()
     sys.setswitchinterval(SWITCH_S)
+    # A change goes through three threads, each of which works for a millisecond.
+    ask_for_turns(SHORT_NS)
     source = config_files.load_node(config_path)
     problems = check_machine(source, machine_facts())
     if problems:

@@ -21,7 +21,6 @@ from controller.metrics import (
 from controller.metrics_ports import PortSeries, TopPorts, Workload, workload
 from controller.metrics_services import ConntrackFigures, ServiceSeries, TopServices
 from controller.restart_watch import SETTINGS_RECORD, RestartWatch
-from controller.sight_views import ids_of_services, names_of_ids
 from controller.vswitchd import control_socket
 from dataplane.drivers.counters import counters, evictions
 from dataplane.drivers.napithreads import NapiThreadsTable
@@ -32,7 +31,6 @@ from dataplane.drivers.pmdtasks import Switches, switches_of_pmds
 from dataplane.drivers.servicestats import read_counts
 from dataplane.drivers.unixctl import UnixctlClient
 from dataplane.ports import DataplaneError, ObserveError
-from dataplane.reconcile.status import State
 
 if TYPE_CHECKING:
     from controller.node import NodeDaemon
@@ -138,16 +136,10 @@ class NodeMetrics:
         )
 
     def _tables(self) -> dict[str, TableFigures]:
-        figures: dict[str, TableFigures] = {}
-        for (table, _), status in self._daemon.reconciler.statuses().items():
-            before = figures.get(table, TableFigures(0, 0, 0, 0))
-            figures[table] = TableFigures(
-                before.rows + 1,
-                before.errors + (status.state is State.ERROR),
-                before.pending + (status.state is State.PENDING),
-                before.quarantined + status.quarantined,
-            )
-        return figures
+        return {
+            table: TableFigures(tally.rows, tally.errors, tally.pending, tally.quarantined)
+            for table, tally in self._daemon.reconciler.tallies().items()
+        }
 
     def _switches(self, pid: int) -> Mapping[int, Switches]:
         """What the kernel says of vswitchd's PMD threads, and of ours on their cores."""
@@ -225,12 +217,9 @@ class NodeMetrics:
 
     def _services(self) -> ServiceSeries:
         daemon = self._daemon
-        view, planned = daemon.sources.view(daemon.config), daemon.planned
-        held = {vip: row.service_id for vip, row in planned.vips.items()} if planned else {}
-        ids = ids_of_services(view.services, held) if view else {}
         return self._top.take(
             read_counts(daemon.bpf.maps["service_stats"]),
-            names_of_ids(ids),
+            daemon.serving.names,
             daemon.config.services.metrics,
         )
 

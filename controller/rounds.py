@@ -12,7 +12,7 @@ import contextlib
 import gc
 import logging
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,6 @@ from dataplane.plan.ids import OutOfIds
 from dataplane.plan.node import NodePlan, plan
 from dataplane.ports import DataplaneError
 from dataplane.reconcile.report import Report
-from dataplane.reconcile.status import State
 
 if TYPE_CHECKING:
     from controller.node import NodeDaemon
@@ -65,6 +64,8 @@ class Rounds:
         self.applied = Applied()
         self.wanted_pages: Mapping[int, Hugepages] = {}
         self._whole = False
+        self._left: frozenset[str] = frozenset()
+        """Tables that a round of everything has not come to, for something was more urgent."""
         self._touched: set[Hashable] = set()
         self._to_the_end = preemption() is Preemption.NONE
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="apply")
@@ -136,24 +137,34 @@ class Rounds:
                 quick = quick.then(daemon.reconciler.apply_keys(rows, started))
         else:
             rest = planned.differences(self.planned)
+        whole = scope is None or (in_sync and bool(self._left))
         if scope is not None and in_sync:
-            scope |= rest
+            scope |= rest | self._left
         self.wanted_pages = planned.hugepages
-        report = daemon.reconciler.apply(planned.tables(), started, only=scope, prune=in_sync)
+        report = daemon.reconciler.apply(
+            planned.tables(), started, only=scope, prune=in_sync, pressed=self._pressed(in_sync)
+        )
         if in_sync:
+            self._left = report.left
+        if in_sync and not report.left:
             daemon.follow_up.follow(planned)
-        if scope is None and not any(
-            (table := report.tables[name]).failed or table.held or table.error
-            for name in SERVICE_TABLES
-        ):
+        whole = whole and not report.left
+        if whole and looked_at(report, SERVICE_TABLES):
             daemon.serving.settle()
         self.planned = planned
-        self._note(quick.then(report), started, whole=scope is None)
-        if scope is None:
+        self._note(quick.then(report), started, whole=whole)
+        if whole:
             self._after_whole(config)
         if report.next_retry_at is None:
             return None
         return max(report.next_retry_at - time.monotonic(), 0.0)
+
+    def _pressed(self, in_sync: bool) -> Callable[[], bool]:
+        """Who may end a round of everything early, which the next one ends: whoever waits."""
+        loop = self._daemon.loop
+        if self._whole and in_sync and loop.periodic:
+            return loop.pressed
+        return lambda: False
 
     def _serve(self, config: NodeConfig, started: float) -> Report:
         """The short way of services: the changed rows, before anything else is looked at."""
@@ -214,10 +225,7 @@ class Rounds:
             and not daemon.reconciler.unobserved
             and daemon.ovs.connected
             and daemon.vswitchd.pid is not None
-            and all(
-                status.state is State.DONE or status.quarantined
-                for status in daemon.reconciler.statuses().values()
-            )
+            and all(status.quarantined for status in daemon.reconciler.odd_statuses().values())
         )
 
 
@@ -240,6 +248,15 @@ def of_attachments(
         ):
             rest.discard(name)
     return rows, frozenset(rest)
+
+
+def looked_at(report: Report, tables: Iterable[str]) -> bool:
+    """Whether the round looked at all these tables, and they are as planned."""
+    return all(
+        (table := report.tables.get(name)) is not None
+        and not (table.failed or table.held or table.error)
+        for name in tables
+    )
 
 
 def nics_of(config: NodeConfig) -> Mapping[str, Nic]:

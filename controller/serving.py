@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from controller.sources import Sources
@@ -27,12 +28,15 @@ class Serving:
         self._bpf = bpf
         self._book: ServiceBook | None = None
         self._made_of: tuple[object, ...] = ()
+        self.names: Mapping[int, str] = {}
+        """The service port of each id, as of the last round; for other threads to read."""
 
     def served(self) -> Served | None:
         """What follows from the services as of the last update; None where none are served.
 
         Tables that changed are copied here: ask when the maps have what is urgent.
         """
+        self.names = self._book.names() if self._book is not None else {}
         return self._book.served() if self._book is not None else None
 
     def update(self, config: NodeConfig) -> Changes | None:

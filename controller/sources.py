@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from threading import Lock
 
-from controller.translate.changed import concerned
+from controller.translate.changed import concerned, differing
 from controller.translate.claims import Claims
 from controller.translate.hostaccess import host_access
 from controller.translate.index import Index
@@ -18,6 +18,7 @@ from controller.translate.ovn import LoadBalancer, NbSnapshot, Problem, SbSnapsh
 from controller.translate.served import Means, in_order, means, row_as_served
 from controller.translate.services import Vantage, claims, services_of_row
 from dataplane.model.config import NodeConfig
+from dataplane.model.layered import Layered
 from dataplane.model.service import Service
 from dataplane.model.state import Attachment, Gateway, HeldIds, HostAccess, Nic, NodeState
 from dataplane.plan.mtu import TooBig
@@ -51,7 +52,7 @@ class OvnView:
 
     index: Index
     claims: Claims
-    rows: Mapping[str, tuple[Service, ...]]
+    rows: Layered[str, tuple[Service, ...]]
     means: Means
     gateway: Gateway | None
     announcers: frozenset[str]
@@ -160,9 +161,18 @@ class Sources:
             self._joined = None
             return nb
         if self._joined is None or self._joined[0] is not nb or self._joined[1] is not ours:
-            both = replace(nb, load_balancers={**nb.load_balancers, **ours})
-            self._joined = nb, ours, both
+            self._joined = nb, ours, replace(nb, load_balancers=self._both(nb, ours))
         return self._joined[2]
+
+    def _both(self, nb: NbSnapshot, ours: Mapping[str, LoadBalancer]) -> Mapping[str, LoadBalancer]:
+        """OVN's load balancers and ours; from the last time's, if only rows of OVN's differ."""
+        if self._joined is not None and self._joined[1] is ours:
+            before, _, both = self._joined
+            found = differing(before.load_balancers, nb.load_balancers)
+            if isinstance(both.load_balancers, Layered):
+                theirs = {ref: nb.load_balancers.get(ref) for ref in found if ref not in ours}
+                return both.load_balancers.changed(theirs)
+        return Layered({**nb.load_balancers, **ours})
 
     def _step(self, before: OvnView, index: Index, vantage: Vantage) -> OvnView | None:
         """The view after a change of rows alone; None: more has changed."""
@@ -175,22 +185,19 @@ class Sources:
             for ref in refs
         }
         changed = before.claims.update(updates)
-        rows = dict(before.rows)
-        for ref in changed:
-            row = before.claims.row(ref)
-            if row is None:
-                del rows[ref]
-            else:
-                rows[ref] = row_as_served(row, before.means)
+        rows = {
+            ref: row_as_served(row, before.means) if row is not None else None
+            for ref, row in ((ref, before.claims.row(ref)) for ref in changed)
+        }
         if self._changed is not None:
             self._changed |= changed
-        return replace(before, index=index, rows=rows if changed else before.rows)
+        return replace(before, index=index, rows=before.rows.changed(rows) if rows else before.rows)
 
     def _whole(self, config: NodeConfig, index: Index, vantage: Vantage) -> OvnView:
         found = gateway(index.nb, config.name, index)
         node = means(found, config, vantage.own)
         all_claims = claims(index.nb, vantage)
-        rows = {ref: row_as_served(row, node) for ref, row in all_claims.by_ref().items()}
+        rows = Layered({ref: row_as_served(row, node) for ref, row in all_claims.by_ref().items()})
         # Who announces nothing need not know who else would.
         peers = frozenset[str]()
         if found is not None and config.services.announce:

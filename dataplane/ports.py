@@ -85,3 +85,13 @@ class Rejecting(Protocol):
     def rejected(self) -> Mapping[Hashable, str]:
         """Rows of ours that are there but refused, each with the surface's own words."""
         ...
+
+
+@runtime_checkable
+class Steady(Protocol):
+    """A table that gives the very same mapping as long as no row of it differs.
+
+    Nor does it ever change one that it gave, so what was compared need not be compared again.
+    """
+
+    steady: bool

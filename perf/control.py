@@ -24,6 +24,7 @@ from bpf import abi
 from dataplane.drivers import processes
 from dataplane.drivers.libbpf import Map
 from dataplane.drivers.processes import Daemon
+from dataplane.drivers.turns import short_turns
 from perf.controllab import (
     PATIENCE_S,
     PORTS_OF_SERVICE,
@@ -217,6 +218,7 @@ def changes_of(lab: ControlLab, count: int, first: int = 0) -> tuple[Change, ...
     """
     done = []
     with (
+        short_turns(),
         lab.nb() as nb,
         Map.at(lab.map_path("vips")) as vips,
         Map.at(lab.map_path("sets")) as sets,

@@ -13,7 +13,8 @@ from operator import is_, is_not
 from typing import TypeVar
 
 from controller.translate.index import Index, address_words, octets
-from controller.translate.ovn import LogicalSwitchPort, NbSnapshot, SbSnapshot
+from controller.translate.ovn import LoadBalancer, LogicalSwitchPort, NbSnapshot, SbSnapshot
+from dataplane.model.layered import Layered
 from dataplane.model.service import Service
 
 T = TypeVar("T")
@@ -26,14 +27,18 @@ def differing(before: Mapping[str, T], after: Mapping[str, T]) -> frozenset[str]
     """Keys of rows that came, went or are other objects: snapshots share what did not change."""
     if before is after:
         return frozenset()
+    if isinstance(before, Layered) and isinstance(after, Layered):
+        found = after.differing(before)
+        if found is not None:
+            return found
     if len(before) == len(after) and all(map(is_, before, after)):
         # The very same keys in the same order, as a copy in which rows were replaced has them.
         return frozenset(compress(after, map(is_not, before.values(), after.values())))
-    found = {key for key, row in after.items() if before.get(key) is not row}
-    came = sum(key not in before for key in found)
+    others = {key for key, row in after.items() if before.get(key) is not row}
+    came = sum(key not in before for key in others)
     if len(before) + came != len(after):
-        found.update(before.keys() - after.keys())
-    return frozenset(found)
+        others.update(before.keys() - after.keys())
+    return frozenset(others)
 
 
 def same(before: object, after: object) -> bool:
@@ -91,3 +96,23 @@ def _facts(port: LogicalSwitchPort | None) -> tuple[object, ...] | None:
     if port is None:
         return None
     return port.name, port.type, port.addresses, port.dynamic_addresses, port.options
+
+
+class Marked:
+    """The load balancer rows with some key in their external_ids, from snapshot to snapshot."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self._seen: Mapping[str, LoadBalancer] = {}
+        self._refs: set[str] = set()
+
+    def take(self, balancers: Mapping[str, LoadBalancer]) -> frozenset[str]:
+        """Their UUIDs; only rows that differ from the last time's are looked at."""
+        for ref in differing(self._seen, balancers):
+            row = balancers.get(ref)
+            if row is not None and self._key in row.external_ids:
+                self._refs.add(ref)
+            else:
+                self._refs.discard(ref)
+        self._seen = balancers
+        return frozenset(self._refs)

@@ -23,7 +23,7 @@ from bpf import abi
 from bpf.pick import filter_bit
 from dataplane.drivers.bpfstate import MapOwner
 from dataplane.drivers.libbpf import LibbpfError, Map
-from dataplane.drivers.mapbulk import dtype_of, read_array, update_keys
+from dataplane.drivers.mapbulk import Looks, dtype_of, update_keys
 from dataplane.drivers.mapfilter import Filter
 from dataplane.drivers.sweeps import tick_s
 from dataplane.model.addr import IPAddress, IPNetwork, L4Addr, Mac, Protocol
@@ -85,14 +85,17 @@ class MapTable(ABC, Generic[K, V]):
     """A table whose rows are the entries of one hash map.
 
     Of ten thousand entries few change between two looks, and making the rows costs much more than
-    reading the octets: those seen before are kept by their octets.
+    reading the octets: those seen before are kept by their octets, those written as they were
+    given, and where no octet differs the last look's rows are given again.
     """
 
     name: str
+    steady = True
 
     def __init__(self, state: MapOwner) -> None:
         self._map = state.maps[self.name]
         self._seen: dict[tuple[bytes, bytes], tuple[K, V]] = {}
+        self._last: tuple[tuple[bytes, bytes], Mapping[K, V]] | None = None
 
     @abstractmethod
     def _encode_key(self, key: K) -> bytes: ...
@@ -106,15 +109,18 @@ class MapTable(ABC, Generic[K, V]):
     def observe(self) -> Mapping[K, V]:
         """Every entry of the map."""
         try:
-            seen, self._seen = self._seen, {}
-            for entry in self._map.items():
-                self._seen[entry] = seen.get(entry) or self._decode(*entry)
-            return dict(self._seen.values())
+            octets = self._map.octets()
+            if self._last is None or self._last[0] != octets:
+                seen, self._seen = self._seen, {}
+                for entry in self._map.entries(*octets):
+                    self._seen[entry] = seen.get(entry) or self._decode(*entry)
+                self._last = octets, dict(self._seen.values())
         except LibbpfError as error:
             raise ObserveError(str(error)) from error
         except ValueError as error:
             msg = f"map {self.name} holds what is not ours: {error}; remove its pin"
             raise ObserveError(msg) from error
+        return self._last[1]
 
     def upsert(self, batch: Sequence[tuple[K, V]]) -> Mapping[K, Failure]:
         """Set entries: in one call, or one by one to know which of them fail."""
@@ -123,6 +129,7 @@ class MapTable(ABC, Generic[K, V]):
             self._map.update_batch(entries)
         except LibbpfError:
             return self._upsert_singly(batch, entries)
+        self._seen.update(zip(entries, batch, strict=True))
         return {}
 
     def _upsert_singly(
@@ -156,6 +163,7 @@ class FilteredTable(MapTable[K, V]):
         super().__init__(state)
         self._filter = Filter(state.maps[self.filter_name])
         self._entries: dict[K, V] = {}
+        self._filtered: Mapping[K, V] | None = None
 
     @abstractmethod
     def _bit(self, key: K) -> int: ...
@@ -163,12 +171,14 @@ class FilteredTable(MapTable[K, V]):
     def observe(self) -> Mapping[K, V]:
         """Every entry of the map; the filter is made to agree."""
         found = super().observe()
+        if found is self._filtered:
+            return found
         try:
             if self._entries.keys() != found.keys() or not self._entries:
                 self._filter.reset(map(self._bit, found))
         except LibbpfError as error:
             raise ObserveError(str(error)) from error
-        self._entries = dict(found)
+        self._entries, self._filtered = dict(found), found
         return found
 
     def upsert(self, batch: Sequence[tuple[K, V]]) -> Mapping[K, Failure]:
@@ -239,24 +249,40 @@ class BackendTable:
     """Table `backends`: an array; a row is an entry with a protocol."""
 
     name = "backends"
+    steady = True
 
     def __init__(self, state: MapOwner) -> None:
         self._map = state.maps[self.name]
         self._dtype = dtype_of(abi.BACKEND)
-        self._seen: dict[tuple[int, bytes], BackendEntry] = {}
+        self._written: dict[int, tuple[bytes, BackendEntry]] = {}
+        self._looks = Looks(self._map, self._dtype)
+        self._found: Mapping[int, BackendEntry] = {}
 
     def observe(self) -> Mapping[int, BackendEntry]:
         """Every backend there is."""
         try:
-            rows = read_array(self._map, self._dtype)
-        except LibbpfError as error:
+            if changed := self._looks.differing():
+                self._found = self._refreshed(changed)
+        except (LibbpfError, ObserveError) as error:
+            # What is not ours is told again at the next look.
+            self._looks.forget()
+            self._found = {}
             raise ObserveError(str(error)) from error
-        seen, self._seen = self._seen, {}
-        found: dict[int, BackendEntry] = {}
-        for at in np.flatnonzero(rows["proto"]).tolist():
-            key = at, rows[at].tobytes()
-            entry = seen.get(key) or self._decode(key[1])
-            self._seen[key] = found[at] = entry
+        return self._found
+
+    def _refreshed(self, changed: list[int]) -> Mapping[int, BackendEntry]:
+        written, self._written = self._written, {}
+        found = dict(self._found)
+        for at in changed:
+            row = self._looks.rows[at]
+            octets = row.tobytes()
+            given, entry = written.get(at, (b"", None))
+            if not row["proto"]:
+                found.pop(at, None)
+            elif entry is not None and given == octets:
+                found[at] = entry
+            else:
+                found[at] = self._decode(octets)
         return found
 
     @staticmethod
@@ -285,7 +311,12 @@ class BackendTable:
 
     def upsert(self, batch: Sequence[tuple[int, BackendEntry]]) -> Mapping[int, Failure]:
         """Set entries, in one call."""
-        return self._write([(key, self._encode(value)) for key, value in batch])
+        rows = [(key, self._encode(value)) for key, value in batch]
+        failures = self._write(rows)
+        if not failures:
+            entries = zip(rows, batch, strict=True)
+            self._written.update({at: (octets, row) for (at, octets), (_, row) in entries})
+        return failures
 
     def delete(self, keys: Sequence[int]) -> Mapping[int, Failure]:
         """Clear entries."""
@@ -294,6 +325,7 @@ class BackendTable:
     def _write(self, rows: Sequence[tuple[int, bytes]]) -> dict[int, Failure]:
         if not rows:
             return {}
+        self._looks.reach(key for key, _ in rows)
         keys = np.array([key for key, _ in rows], np.uint32)
         values = np.frombuffer(b"".join(row for _, row in rows), self._dtype)
         try:

@@ -271,13 +271,23 @@ class Map(Descriptor):
 
     def items(self) -> list[tuple[bytes, bytes]]:
         """Every entry, by as few system calls as the kernel allows (hash and array maps)."""
+        return self.entries(*self.octets())
+
+    def entries(self, keys: bytes, values: bytes) -> list[tuple[bytes, bytes]]:
+        """What `octets` gave, entry by entry."""
+        k, v = self.info.key_size, self.value_size
+        count = len(keys) // k
+        return [(keys[i * k : i * k + k], values[i * v : i * v + v]) for i in range(count)]
+
+    def octets(self) -> tuple[bytes, bytes]:
+        """All keys and all values in the kernel's order: the same as long as nobody writes."""
         chunk = max(1, min(self.info.max_entries, (4 << 20) // self.value_size))
         key_size, value_size = self.info.key_size, self.value_size
         keys = c.create_string_buffer(chunk * key_size)
         values = c.create_string_buffer(chunk * value_size)
         options = t.BatchOptions(sz=c.sizeof(t.BatchOptions))
         token, following = None, c.create_string_buffer(max(4, key_size))
-        found: list[tuple[bytes, bytes]] = []
+        all_keys, all_values = bytearray(), bytearray()
         end = False
         while not end:
             count = c.c_uint32(chunk)
@@ -289,13 +299,7 @@ class Map(Descriptor):
                 if error.errno != errno.ENOENT:
                     raise
                 end = True
-            raw_keys, raw_values = keys.raw, values.raw
-            found.extend(
-                (
-                    raw_keys[i * key_size : (i + 1) * key_size],
-                    raw_values[i * value_size : (i + 1) * value_size],
-                )
-                for i in range(count.value)
-            )
+            all_keys += memoryview(keys)[: count.value * key_size]
+            all_values += memoryview(values)[: count.value * value_size]
             token = c.create_string_buffer(following.raw, len(following))
-        return found
+        return bytes(all_keys), bytes(all_values)

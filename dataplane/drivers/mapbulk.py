@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes as c
 import errno
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES = 1 << 20
 """Small enough to stay in the processor's cache between the kernel's copy and ours."""
+_STEP_ROWS = 4096
+"""Looks end at a multiple of it."""
+
 _CODES = {"I": "=u4", "H": "=u2", "B": "u1", "Q": "=u8", "be32": ">u4", "be16": ">u2"}
 _RETRY = frozenset({errno.EINTR, errno.EAGAIN})
 
@@ -39,16 +42,18 @@ def dtype_of(layout: Layout) -> np.dtype[Any]:
     return np.dtype(fields)
 
 
-def array_chunks(array: Map, dtype: np.dtype[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
+def array_chunks(
+    array: Map, dtype: np.dtype[Any], end: int | None = None
+) -> Iterator[tuple[int, NDArray[Any]]]:
     """The values of an array map in order, some at a time: the first one's number, and they.
 
     What is yielded is overwritten by the next step. Values that a program writes meanwhile may
-    come half old, half new.
+    come half old, half new. `end`: how many there are to be, if not all.
 
     Raises:
         LibbpfError: the kernel refused.
     """
-    end = array.info.max_entries
+    end = array.info.max_entries if end is None else end
     room = min(end, max(1, _CHUNK_BYTES // array.info.value_size))
     values, keys = np.zeros(room, dtype), np.zeros(room, np.uint32)
     options = t.BatchOptions(sz=c.sizeof(t.BatchOptions))
@@ -77,6 +82,61 @@ def read_array(array: Map, dtype: np.dtype[Any]) -> NDArray[Any]:
     # Told its type, or the result would have integers in host order: other octets than the map's.
     parts = [values.copy() for _, values in array_chunks(array, dtype)]
     return np.concatenate(parts, dtype=dtype.base)
+
+
+class Looks:
+    """An array map as the last look found it, and what the next one finds otherwise.
+
+    The first look is at all of it, later ones up to the highest number that had, or was given, a
+    value so far: numbers are given out from the lowest on, and each value costs the kernel 0.1 us.
+
+    Args:
+        array: the map.
+        dtype: of its values, of whole 8 octets.
+
+    Attributes:
+        rows: all values; those that differ are replaced in place.
+    """
+
+    def __init__(self, array: Map, dtype: np.dtype[Any]) -> None:
+        self._array, self._dtype, self._width = array, dtype, dtype.itemsize // 8
+        self._words = np.zeros(array.info.max_entries * self._width, np.uint64)
+        self.rows: NDArray[Any] = self._words.view(dtype)
+        self._top: int | None = None
+
+    def reach(self, numbers: Iterable[int]) -> None:
+        """These are given values."""
+        if self._top is not None:
+            self._top = max([self._top, *numbers])
+
+    def differing(self) -> list[int]:
+        """The numbers of the values that differ; of the first look those that are not all zeros.
+
+        Raises:
+            LibbpfError: the kernel refused; the next look is a first one.
+        """
+        places: list[int] = []
+        end = self._array.info.max_entries
+        if self._top is not None:
+            end = min(end, (self._top // _STEP_ROWS + 1) * _STEP_ROWS)
+        try:
+            for at, values in array_chunks(self._array, self._dtype, end):
+                words = values.view(np.uint64)
+                held = self._words[at * self._width :][: len(words)]
+                found = np.flatnonzero(words != held)
+                if len(found):
+                    held[:] = words
+                    places += (np.unique(found // self._width) + at).tolist()
+        except LibbpfError:
+            self.forget()
+            raise
+        self._top = max([self._top or 0, *places])
+        return places
+
+    def forget(self) -> None:
+        """Take the next look for the first."""
+        self._words[:] = 0
+        self._top = None
 
 
 def read_hash(

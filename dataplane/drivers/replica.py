@@ -20,6 +20,7 @@ import ovs.db.error
 import ovs.db.idl
 import ovs.db.types
 
+from dataplane.model.layered import Layered
 from dataplane.ports import DataplaneError
 
 T = TypeVar("T")
@@ -86,11 +87,11 @@ class _Keyed:
         self.rows_of: Mapping[UUID, Row] | None = None
         self.changed: set[UUID] = set()
         self.keys: dict[UUID, str] = {}
-        self.values: dict[str, Any] = {}
+        self.values: Layered[str, Any] = Layered({})
 
     def rebuild(self, rows: Mapping[UUID, Row], parse: Callable[[Row], tuple[str, Any]]) -> None:
         self.rows_of = rows
-        self.keys, self.values, self.changed = {}, {}, set(rows)
+        self.keys, self.values, self.changed = {}, Layered({}), set(rows)
         self.refresh(rows, parse)
 
     def refresh(self, rows: Mapping[UUID, Row], parse: Callable[[Row], tuple[str, Any]]) -> None:
@@ -98,17 +99,20 @@ class _Keyed:
         changed, self.changed = self.changed, set()
         if not changed:
             return
-        self.values = dict(self.values)
+        values: dict[str, Any] = {}
         # First what goes: a row that comes may have the key of one that went.
-        for uuid in changed - rows.keys():
-            if (key := self.keys.pop(uuid, None)) is not None:
-                self.values.pop(key, None)
-        for uuid in changed & rows.keys():
-            key, value = parse(rows[uuid])
+        for uuid in changed:
+            if uuid not in rows and (key := self.keys.pop(uuid, None)) is not None:
+                values[key] = None
+        for uuid in changed:
+            if (row := rows.get(uuid)) is None:
+                continue
+            key, value = parse(row)
             if (before := self.keys.get(uuid, key)) != key:
-                self.values.pop(before, None)
+                values.setdefault(before, None)
             self.keys[uuid] = key
-            self.values[key] = value
+            values[key] = value
+        self.values = self.values.changed(values)
 
 
 class Replica(ovs.db.idl.Idl):  # type: ignore[misc]  # the library has no types

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,9 +25,12 @@ from bpf.pick import Candidate, table
 from dataplane.drivers.bpfmaps import failure, number
 from dataplane.drivers.bpfstate import MapOwner
 from dataplane.drivers.libbpf import LibbpfError
-from dataplane.drivers.mapbulk import dtype_of, read_array, update_keys, write_array
+from dataplane.drivers.mapbulk import Looks, dtype_of, read_array, update_keys, write_array
 from dataplane.model.rows import SetEntry, SetScope
 from dataplane.ports import Failure, ObserveError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 GRACE_S = 1.0
 """Far longer than a program runs."""
@@ -53,6 +57,16 @@ class _Word:
 
     def packed(self) -> bytes:
         return abi.SET.pack(first=self.first, count=self.count, mode=self.mode)
+
+
+def _word(rows: NDArray[Any], at: int) -> _Word:
+    """One row of the map, as the array read from it has it.
+
+    Raises:
+        ValueError: no mode of ours.
+    """
+    row = rows[at]
+    return _Word(int(row["first"]), int(row["count"]), SetMode(row["mode"]))
 
 
 _NONE = _Word(0, 0, SetMode.SET_EMPTY)
@@ -102,12 +116,16 @@ class SetTable:
     """Table `sets`: key (service id, scope)."""
 
     name = "sets"
+    steady = True
 
     def __init__(self, state: MapOwner) -> None:
         self._sets, self._members = state.maps["sets"], state.maps["members"]
         self._tables = state.maps["tables"]
         self._words: dict[int, _Word] = {}
         self._rows: dict[int, SetEntry] = {}
+        self._looks = Looks(self._sets, dtype_of(abi.SET))
+        self._touched: set[int] = set()
+        self._found: Mapping[Key, SetEntry] = {}
         self._read_all()
         used = [(w.first, w.length) for w in self._words.values() if w.length]
         self._ranges = Ranges(self._members.info.max_entries, used)
@@ -117,10 +135,7 @@ class SetTable:
 
     def _held(self) -> dict[int, _Word]:
         rows = read_array(self._sets, dtype_of(abi.SET))
-        return {
-            at: _Word(int(rows["first"][at]), int(rows["count"][at]), SetMode(rows["mode"][at]))
-            for at in np.flatnonzero(rows["mode"]).tolist()
-        }
+        return {at: _word(rows, at) for at in np.flatnonzero(rows["mode"]).tolist()}
 
     def _read_all(self) -> None:
         try:
@@ -145,15 +160,26 @@ class SetTable:
     def observe(self) -> Mapping[Key, SetEntry]:
         """Every set that is not empty."""
         try:
-            held = self._held()
+            places = self._touched.union(self._looks.differing())
+            words = {at: _word(self._looks.rows, at) for at in places}
         except (LibbpfError, ValueError) as error:
+            self._looks.forget()
+            self._found = {}
             msg = f"map sets cannot be read: {error}; remove its pin"
             raise ObserveError(msg) from error
-        return {
-            (at // 2, SetScope(at % 2)): self._rows[at]
-            for at, word in held.items()
-            if self._words.get(at) == word and at in self._rows
-        }
+        self._touched = set()
+        if not words:
+            return self._found
+        # Only what was written since, by us or by others, may be another than at the last look.
+        found = dict(self._found)
+        for at, word in words.items():
+            key = at // 2, SetScope(at % 2)
+            if word.mode and self._words.get(at) == word and at in self._rows:
+                found[key] = self._rows[at]
+            else:
+                found.pop(key, None)
+        self._found = found
+        return found
 
     def upsert(self, batch: Sequence[tuple[Key, SetEntry]]) -> Mapping[Key, Failure]:
         """Write members of all sets, then the words of all."""
@@ -216,6 +242,8 @@ class SetTable:
         return {}
 
     def _flip(self, words: Mapping[int, _Word], now: float) -> None:
+        self._touched.update(words)
+        self._looks.reach(words)
         self._sets.update_batch([(number(at), word.packed()) for at, word in words.items()])
         for at, word in words.items():
             old = self._words.pop(at, _NONE)

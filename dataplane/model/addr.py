@@ -67,8 +67,15 @@ def mac_of_address(address: IPv4Address) -> Mac:
     return Mac(":".join(f"{octet:02x}" for octet in b"\x0a\x58" + address.packed))
 
 
+class _Hashed:
+    """A place for a hash that is made once: an address's own is made of its digits each time."""
+
+    __slots__ = ("_hash",)
+    _hash: int
+
+
 @dataclass(frozen=True, slots=True)
-class L4Addr:
+class L4Addr(_Hashed):
     """Where a service or a backend listens: protocol, address, port (host order).
 
     Raises:
@@ -83,6 +90,15 @@ class L4Addr:
         if not 1 <= self.port <= 65535:
             msg = f"port {self.port} of {self.address} is outside 1..65535"
             raise ValueError(msg)
+
+    def __hash__(self) -> int:
+        """Equal for equal ones; most are keys of tables that are walked time and again."""
+        try:
+            return self._hash
+        except AttributeError:
+            found = hash((self.protocol.value, int(self.address), self.port))
+            object.__setattr__(self, "_hash", found)
+            return found
 
     def __str__(self) -> str:
         host = self.address if self.address.version == 4 else f"[{self.address}]"

@@ -95,6 +95,7 @@ class ServiceBook:
         self._copy = Served(ServiceTables(), {}, frozenset(), frozenset())
         self._changes: Changes = {}
         self._before: Changes = {}
+        self._names: dict[int, str] | None = None
         held = around.held
         fast = {ref: fast_services(services) for ref, services in rows.items()}
         every = fast_services(service for found in fast.values() for service in found)
@@ -137,6 +138,12 @@ class ServiceBook:
             )
             self._stale = set()
         return self._copy
+
+    def names(self) -> Mapping[int, str]:
+        """The service port of each id; the same object as long as none comes or goes."""
+        if self._names is None:
+            self._names = {port.number: key[0] for key, port in self._ports.items()}
+        return self._names
 
     def held(self) -> HeldIds:
         """Ids as the maps hold them once the changes so far are applied."""
@@ -184,6 +191,8 @@ class ServiceBook:
         gone = [key for key in ports if (port := self._ports.get(key)) and not port.services]
         for key in gone:
             self._close(self._ports.pop(key))
+        if gone or not all(self._ports[key].number for key in ports - set(gone)):
+            self._names = None
         self._number(ports - set(gone))
         fresh = self._choose(sorted(ports - set(gone), key=self._place))
         self._write_sets(fresh)

@@ -32,14 +32,18 @@ class Diff(Generic[K, V]):
 
 def diff(desired: Mapping[K, V], actual: Mapping[K, V]) -> Diff[K, V]:
     """Rows to write (in the desired mapping's order) and keys to remove."""
-    return Diff(
-        tuple(
-            (key, value)
-            for key, value in desired.items()
-            if key not in actual or actual[key] != value
-        ),
-        tuple(key for key in actual if key not in desired),
-    )
+    upserts: list[tuple[K, V]] = []
+    missing = 0
+    for row in desired.items():
+        held: object = actual.get(row[0], ABSENT)
+        # Mostly it is the very object, and comparing those costs more than the rest.
+        if held is row[1] or held == row[1]:
+            continue
+        missing += held is ABSENT
+        upserts.append(row)
+    if len(desired) - missing == len(actual):
+        return Diff(tuple(upserts), ())
+    return Diff(tuple(upserts), tuple(key for key in actual if key not in desired))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +97,8 @@ def decide(
     whole = diff(desired, actual)
     quarantined = {
         key
-        for key, value in desired.items()
-        if (trouble := troubles.get(key)) is not None
-        and trouble.failure.quarantine
-        and trouble.holds(value, now)
+        for key, trouble in troubles.items()
+        if trouble.failure.quarantine and key in desired and trouble.holds(desired[key], now)
     }
     held = {
         key
@@ -112,7 +114,31 @@ def decide(
         upserts=tuple(
             row for row in whole.upserts if row[0] not in held and row[0] not in quarantined
         ),
-        take_back=tuple(key for key in actual if key in quarantined),
+        take_back=tuple(key for key in actual if key in quarantined) if quarantined else (),
         deletes=tuple(key for key in whole.deletes if key not in held) if prune else (),
         held=frozenset(held | quarantined),
     )
+
+
+class Alike:
+    """Pairs of mappings, by table, that were compared and found to have the same rows.
+
+    For mappings that nobody changes any more: then the same two objects need no second look.
+    """
+
+    def __init__(self) -> None:
+        self._pairs: dict[str, tuple[object, object]] = {}
+
+    def note(self, table: str, desired: Mapping[K, V], actual: Mapping[K, V]) -> None:
+        """All rows of `desired` are in `actual`; there may be more in it."""
+        if len(desired) == len(actual):
+            self._pairs[table] = desired, actual
+
+    def forget(self, table: str) -> None:
+        """Somebody wrote rows without a look at all."""
+        self._pairs.pop(table, None)
+
+    def are(self, table: str, desired: Mapping[K, V], actual: Mapping[K, V]) -> bool:
+        """Whether it was these two."""
+        pair = self._pairs.get(table)
+        return pair is not None and pair[0] is desired and pair[1] is actual

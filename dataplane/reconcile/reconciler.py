@@ -16,16 +16,18 @@ duration, and to call again at `Report.next_retry_at` or when something changed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from dataplane.ports import DataplaneError, Failure, Rejecting, Table
+from dataplane.ports import DataplaneError, Failure, Rejecting, Steady, Table
 from dataplane.reconcile.backoff import Backoff
-from dataplane.reconcile.decision import ABSENT, Decision, Trouble, decide
+from dataplane.reconcile.decision import ABSENT, Alike, Decision, Trouble, decide
 from dataplane.reconcile.differences import tell
+from dataplane.reconcile.effects import effect
 from dataplane.reconcile.report import Report, TableReport
 from dataplane.reconcile.status import State, Status
+from dataplane.reconcile.statuses import Statuses, Tally
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,8 @@ class Reconciler:
         self._tables = tuple(tables)
         self._backoff = backoff
         self._troubles: dict[str, dict[Key, Trouble]] = {name: {} for name in names}
-        self._statuses: dict[str, dict[Key, Status]] = {name: {} for name in names}
+        self._statuses = Statuses(names)
+        self._alike = Alike()
         # Whole tables to look at again: unobserved, or with a row that was not taken back.
         self._again: dict[str, Trouble] = {}
         self._retries: set[tuple[str, Key]] = set()
@@ -55,8 +58,12 @@ class Reconciler:
         now: float,
         only: frozenset[str] | None = None,
         prune: bool = True,
+        pressed: Callable[[], bool] = lambda: False,
     ) -> Report:
         """Make the tables named in `desired` (and in `only`, if given) equal to it.
+
+        After a table `pressed` may say that something else is more urgent: then the round ends,
+        and `Report.left` names the tables that it has not come to, or has rows to remove from.
 
         Zero writes when nothing differs. With `prune` off nothing is removed but quarantined rows.
         A table that cannot be observed has its rows marked pending and nothing of it is touched;
@@ -72,7 +79,13 @@ class Reconciler:
         for table in chosen:
             self._note_rejected(table, desired[table.name], now)
         removals: list[tuple[AnyTable, Sequence[Key]]] = []
-        for table in chosen:
+        for at, table in enumerate(chosen):
+            if at and pressed():
+                # Nothing goes before every row that is wanted is there.
+                left = {other.name for other in chosen[at:]}
+                done = {name: count for name, count in counts.items() if name not in left}
+                left.update(other.name for other, _ in removals)
+                return Report(done, self._next_retry_at(), frozenset(left))
             decision = self._write(table, desired[table.name], now, counts, prune=prune)
             if decision is not None and decision.deletes:
                 removals.append((table, decision.deletes))
@@ -94,6 +107,7 @@ class Reconciler:
             name = table.name
             if name not in changes:
                 continue
+            self._alike.forget(name)
             troubles = self._troubles[name]
             due: dict[Key, Any] = {}
             for key, value in changes[name].items():
@@ -134,12 +148,19 @@ class Reconciler:
 
     def statuses(self) -> Mapping[tuple[str, Any], Status]:
         """The status of every planned row, and of every row whose removal fails."""
-        return {
-            (table, key): status
-            for table, rows in self._statuses.items()
-            # A copy, made in one step: another thread may ask in the middle of a round.
-            for key, status in rows.copy().items()
-        }
+        return self._statuses.every()
+
+    def status(self, table: str, key: Key) -> Status | None:
+        """One row's."""
+        return self._statuses.get(table, key)
+
+    def odd_statuses(self) -> Mapping[tuple[str, Any], Status]:
+        """Of the rows that are not done, or in quarantine; costs what they are."""
+        return self._statuses.odd()
+
+    def tallies(self) -> Mapping[str, Tally]:
+        """Rows by table, and how many are not as planned; costs what these are."""
+        return self._statuses.tallies()
 
     @property
     def unobserved(self) -> frozenset[str]:
@@ -194,7 +215,7 @@ class Reconciler:
         *,
         prune: bool,
     ) -> Decision[Any, Any] | None:
-        """Observe one table, take back and upsert; what is left to delete, None if unobserved."""
+        """Observe one table, take back and upsert; what is left to delete, None: nothing is."""
         name = table.name
         try:
             actual: Mapping[Key, Any] = table.observe()
@@ -202,6 +223,9 @@ class Reconciler:
             self._not_observed(name, desired, error, now, counts)
             return None
         self._again.pop(name, None)
+        quiet = not self._troubles[name] and not self._statuses.is_odd(name)
+        if quiet and self._alike.are(name, desired, actual):
+            return None
         self._forget(name, desired, actual)
         decision = decide(desired, actual, self._troubles[name], now, prune=prune)
         tell(name, decision, actual)
@@ -213,10 +237,13 @@ class Reconciler:
             self._take_back(table, decision.take_back, now, counts)
         written = {key for key, _ in decision.upserts}
         failed = self._upsert(table, decision.upserts, now, counts)
-        for key, value in desired.items():
-            if key in failed or key in decision.held:
-                continue
-            self._succeed(name, key, value, now, written=key in written)
+        # Most rows are as they were: without trouble and done.
+        touched = {*written, *self._troubles[name], *self._statuses.lacking(name, desired)}
+        for key in touched - failed.keys() - decision.held:
+            if key in desired:
+                self._succeed(name, key, desired[key], now, written=key in written)
+        if isinstance(table, Steady) and not (written or decision.held):
+            self._alike.note(name, desired, actual)
         return decision
 
     def _upsert(
@@ -228,7 +255,7 @@ class Reconciler:
     ) -> Mapping[Key, Failure]:
         """Write rows; those that failed, which are in trouble then."""
         name, values = table.name, dict(rows)
-        failed = self._effect(name, "upsert", table.upsert, rows, values)
+        failed = effect(name, "upsert", table.upsert, rows, values)
         counts[name] = replace(
             counts[name], upserts=len(rows), failed=counts[name].failed + len(failed)
         )
@@ -253,7 +280,7 @@ class Reconciler:
                 self._fail(table.name, key, ABSENT, failed[key], now)
             else:
                 self._troubles[table.name].pop(key, None)
-                self._statuses[table.name].pop(key, None)
+                self._statuses.drop(table.name, key)
 
     def _take_back(
         self,
@@ -278,31 +305,12 @@ class Reconciler:
     def _delete(
         self, table: AnyTable, keys: Sequence[Key], counts: dict[str, TableReport]
     ) -> Mapping[Key, Failure]:
-        failed = self._effect(table.name, "delete", table.delete, keys, keys)
+        failed = effect(table.name, "delete", table.delete, keys, keys)
         count = counts[table.name]
         counts[table.name] = replace(
             count, deletes=count.deletes + len(keys), failed=count.failed + len(failed)
         )
         return failed
-
-    def _effect(
-        self,
-        name: str,
-        verb: str,
-        call: Callable[[Sequence[Any]], Mapping[Any, Failure]],
-        rows: Sequence[Any],
-        keys: Iterable[Key],
-    ) -> Mapping[Key, Failure]:
-        """Call a driver; if it raises, every row of the call failed for that reason."""
-        if not rows:
-            return {}
-        try:
-            return call(rows)
-        except DataplaneError as error:
-            return dict.fromkeys(keys, Failure(str(error)))
-        except Exception as error:
-            log.exception("driver_failed", extra={"table": name, "verb": verb})
-            return dict.fromkeys(keys, Failure(f"{verb} of {name} failed: {error!r}"))
 
     # -- memory -----------------------------------------------------------------------------
 
@@ -325,13 +333,14 @@ class Reconciler:
         counts[name] = replace(counts[name], error=reason)
         for key, value in desired.items():
             trouble = self._troubles[name].get(key)
-            shown = self._statuses[name].get(key)
+            shown = self._statuses.get(name, key)
             known = trouble is not None and trouble.concerns(value)
             if not (known and shown is not None and shown.quarantined):
                 self._set_status(name, key, Status(State.PENDING, reason, now, attempts))
-        for key in set(self._statuses[name]) - set(desired):
-            if self._statuses[name][key].state is not State.ERROR:
-                del self._statuses[name][key]
+        for key in self._statuses.others(name, desired):
+            status = self._statuses.get(name, key)
+            if status is not None and status.state is not State.ERROR:
+                self._statuses.drop(name, key)
 
     def _fail(self, name: str, key: Key, wanted: object, failure: Failure, now: float) -> None:
         before = self._troubles[name].get(key)
@@ -362,19 +371,19 @@ class Reconciler:
                 )
             elif not trouble.probation or now >= trouble.due:
                 del self._troubles[name][key]
-        before = self._statuses[name].get(key)
+        before = self._statuses.get(name, key)
         attempts = 1 if written else 0
         if before is not None:
             attempts += before.attempts if before.state is not State.DONE else 0
             if not written and before.state is State.DONE:
                 return
-        self._statuses[name][key] = Status(State.DONE, "", now, attempts)
+        self._statuses.put(name, key, Status(State.DONE, "", now, attempts))
 
     def _set_status(self, name: str, key: Key, status: Status) -> None:
-        before = self._statuses[name].get(key)
+        before = self._statuses.get(name, key)
         if before is not None and (before.state, before.reason) == (status.state, status.reason):
             status = replace(status, since=before.since)
-        self._statuses[name][key] = status
+        self._statuses.put(name, key, status)
 
     def _forget(self, name: str, desired: Mapping[Key, Any], actual: Mapping[Key, Any]) -> None:
         """Drop what concerns rows that are neither wanted nor there, or wanted otherwise."""
@@ -384,9 +393,9 @@ class Reconciler:
             gone = wanted is ABSENT and key not in actual
             if gone or not troubles[key].concerns(wanted):
                 del troubles[key]
-        for key in tuple(self._statuses[name]):
-            if key not in desired and key not in troubles:
-                del self._statuses[name][key]
+        for key in self._statuses.others(name, desired):
+            if key not in troubles:
+                self._statuses.drop(name, key)
 
     def _next_retry_at(self) -> float | None:
         waiting = [

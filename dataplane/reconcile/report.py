@@ -27,11 +27,12 @@ class Report:
     """What one round did.
 
     `next_retry_at` is on the caller's clock [s], over all tables, also those that this round left
-    out; None: nothing waits.
+    out; None: nothing waits. `left`: tables of the round that still are to be looked at.
     """
 
     tables: Mapping[str, TableReport]
     next_retry_at: float | None
+    left: frozenset[str] = frozenset()
 
     @property
     def writes(self) -> int:
@@ -54,4 +55,4 @@ class Report:
                 deletes=before.deletes + table.deletes,
                 failed=before.failed + table.failed,
             )
-        return Report(tables, later.next_retry_at)
+        return Report(tables, later.next_retry_at, later.left)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,6 +41,7 @@ from dataplane.model.rows import (
 )
 from dataplane.model.service import Place
 from dataplane.plan.capacity import map_sizes
+from dataplane.ports import ObserveError, Table
 from dataplane.reconcile.backoff import Backoff
 from dataplane.reconcile.reconciler import Reconciler
 from dataplane.reconcile.status import State
@@ -152,6 +154,55 @@ def test_sets_are_what_they_were_and_empty_ones_are_none(state: BpfState) -> Non
     assert set(again.observe()) == set(rows) - {(1, SetScope.LOCAL)}
     assert again.upsert([((1, SetScope.CLUSTER), row(2))]) == {}
     assert SetTable(state).observe()[1, SetScope.CLUSTER] == row(2)
+
+
+def test_a_table_gives_the_same_rows_until_somebody_writes(state: BpfState) -> None:
+    vip, other = tcp("10.0.0.1", 80), tcp("10.0.0.2", 80)
+    entry = BackendEntry(tcp("10.1.0.1", 8080), Place.REMOTE, 1442, None)
+    tables: list[tuple[Table[Any, Any], Any, Any, str]] = [
+        (VipTable(state), vip, VipEntry(1, SNAT, 0), "vips"),
+        (BackendTable(state), 7, entry, "backends"),
+        (SetTable(state), (1, SetScope.CLUSTER), row(3), "sets"),
+        (KnownAddressTable(state), vip.address, KnownAddress(AddressFlag.VIP), "known_addresses"),
+    ]
+    for one, key, value, name in tables:
+        assert one.upsert([(key, value)]) == {}
+        first = one.observe()
+        assert first == {key: value}
+        assert one.observe() is first
+        # What was read back is what was given, so that comparing it costs nothing.
+        assert first[key] is value
+        held = state.maps[name]
+        (octets,) = [entry for entry in held.items() if any(entry[1])]
+        # Another hand takes it away: an entry of an array becomes zeros.
+        if name in {"backends", "sets"}:
+            held.update(octets[0], bytes(len(octets[1])))
+        else:
+            held.delete(octets[0])
+        assert one.observe() == {}
+        assert first == {key: value}, "who has a look's rows keeps them as they were"
+        assert one.upsert([(key, value)]) == {}
+        assert one.observe() == {key: value}
+        assert one.delete([key]) == {}
+        assert one.observe() == {}
+    addresses = VipTable(state)
+    addresses.upsert([(vip, VipEntry(1, SNAT, 0)), (other, VipEntry(2, SNAT, 0))])
+    addresses.observe()
+    addresses.upsert([(other, VipEntry(3, SNAT, 0))])
+    assert addresses.observe() == {vip: VipEntry(1, SNAT, 0), other: VipEntry(3, SNAT, 0)}
+
+
+def test_what_is_not_ours_is_told_at_every_look(state: BpfState) -> None:
+    backends = BackendTable(state)
+    backends.upsert([(1, BackendEntry(tcp("10.1.0.1", 8080), Place.REMOTE, 1442, None))])
+    octets = state.maps["backends"].lookup(number(1)) or b""
+    fields = abi.BACKEND.unpack(octets) | {"proto": 1}
+    state.maps["backends"].update(number(2), abi.BACKEND.pack(**fields))
+    for _ in range(2):
+        with pytest.raises(ObserveError, match="not ours"):
+            backends.observe()
+    state.maps["backends"].update(number(2), bytes(len(octets)))
+    assert set(backends.observe()) == {1}
 
 
 def test_a_set_of_many_is_a_table_of_what_the_list_would_give(state: BpfState) -> None:

@@ -12,6 +12,7 @@ from dataplane.reconcile.decision import Diff, diff
 from dataplane.reconcile.fakes import FakeTable, RejectingFakeTable
 from dataplane.reconcile.reconciler import Reconciler
 from dataplane.reconcile.status import State
+from dataplane.reconcile.statuses import Tally
 
 keys = st.sampled_from("abcdef")
 tables = st.dictionaries(keys, st.integers(0, 2))
@@ -160,6 +161,20 @@ class Life(RuleBasedStateMachine):
         for (_, key), status in self.reconciler.statuses().items():
             if status.state is State.DONE:
                 assert self.table.rows.get(key) == self.desired.get(key)
+
+    @invariant()
+    def those_that_are_not_as_planned_are_known_apart(self) -> None:
+        every = self.reconciler.statuses()
+        odd = {k: s for k, s in every.items() if s.state is not State.DONE or s.quarantined}
+        assert self.reconciler.odd_statuses() == odd
+        tally = self.reconciler.tallies().get("t", Tally())
+        assert tally == Tally(
+            len(every),
+            sum(status.state is State.ERROR for status in odd.values()),
+            sum(status.state is State.PENDING for status in odd.values()),
+            sum(status.quarantined for status in odd.values()),
+        )
+        assert all(self.reconciler.status("t", key) == s for (_, key), s in every.items())
 
     @precondition(lambda self: self.fresh)
     @invariant()

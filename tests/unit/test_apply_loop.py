@@ -174,3 +174,66 @@ def test_an_urgent_table_does_not_wait_for_the_rest_of_a_burst() -> None:
 
     asyncio.run(story())
     assert rounds[2] == frozenset({"plan", "ports"})
+
+
+def test_everything_is_compared_when_it_is_time_however_many_events_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop_module, "PERIOD_S", 0.05)
+    scopes: list[Scope] = []
+
+    async def apply(scope: Scope) -> float | None:
+        scopes.append(scope)
+        return None
+
+    async def story(loop: ApplyLoop) -> None:
+        # Never as long without an event as the loop waits for one.
+        while scopes.count(None) < 3:
+            loop.invalidate("ports")
+            await asyncio.sleep(0.005)
+
+    asyncio.run(_with_loop(apply, story))
+    assert frozenset({"ports"}) in scopes
+
+
+def test_a_round_that_nobody_asked_for_is_known_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "PERIOD_S", 0.05)
+    rounds: list[tuple[Scope, bool]] = []
+
+    async def story() -> None:
+        timely = asyncio.Event()
+
+        async def apply(scope: Scope) -> float | None:
+            rounds.append((scope, loop.periodic))
+            if loop.periodic:
+                timely.set()
+            return None
+
+        loop = ApplyLoop(apply)
+        running = asyncio.create_task(loop.run())
+        async with asyncio.timeout(20):
+            await timely.wait()
+            loop.invalidate()
+            asked = len(rounds)
+            await loop.applied()
+        running.cancel()
+        assert not all(periodic for _, periodic in rounds[asked:])
+
+    asyncio.run(story())
+    assert rounds[0] == (None, False)
+
+
+def test_who_waits_presses_only_if_it_is_urgent_or_in_a_hurry() -> None:
+    async def apply(_: Scope) -> float | None:
+        return None
+
+    for hurried in (False, True):
+        loop = ApplyLoop(apply, urgent=frozenset({"plan"}))
+        loop.invalidate("ports")
+        loop.invalidate()
+        assert not loop.pressed()
+        if hurried:
+            loop.hurry()
+        else:
+            loop.invalidate("plan")
+        assert loop.pressed()

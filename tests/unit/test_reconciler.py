@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 
@@ -49,6 +50,78 @@ def test_given_rows_are_written_and_removed_in_order_without_a_look_at_the_table
     ]
     assert set(reconciler.statuses()) == {("backends", "b"), ("backends", "c"), ("vips", "c")}
     assert first.rows == {"b": 1, "c": 2}
+
+
+def test_a_round_makes_room_after_a_table_and_says_what_it_has_not_come_to() -> None:
+    first, second, reconciler = pair()
+    first.rows = {"old": 1}
+    second.rows = {"old": 1}
+    asked: list[int] = []
+
+    def pressed() -> bool:
+        asked.append(len(first.log))
+        return True
+
+    wanted = {"backends": {"new": 2}, "vips": {"new": 2}}
+    report = reconciler.apply(wanted, now=0, pressed=pressed)
+    # What is to go stays as long as something that is wanted is not there.
+    assert first.log == [("upsert", "backends", ("new",))]
+    assert report.left == {"backends", "vips"}
+    assert set(report.tables) == {"backends"}
+    assert asked == [1], "not before the first table"
+    report = reconciler.apply(wanted, now=0, only=report.left)
+    assert (first.rows, second.rows, report.left) == ({"new": 2}, {"new": 2}, frozenset())
+
+
+class SteadyTable(FakeTable[str, int]):
+    """Gives the same mapping as long as nobody changes it, and counts comparisons of its rows."""
+
+    steady = True
+
+    def observe(self) -> Mapping[str, int]:
+        super().observe()
+        return self.rows
+
+
+class Compared(dict[str, int]):
+    """Rows that are wanted; `looks` counts how often somebody went through them."""
+
+    looks = 0
+
+    def items(self) -> Any:
+        self.looks += 1
+        return super().items()
+
+
+def test_what_was_found_alike_is_not_compared_again_until_something_happens() -> None:
+    table, wanted = SteadyTable("t", rows={"a": 1}), Compared({"a": 1})
+    reconciler = Reconciler([table], Backoff())
+
+    def looks() -> int:
+        before = wanted.looks
+        assert reconciler.apply({"t": wanted}, now=0).writes == 0
+        return wanted.looks - before
+
+    assert looks() > 0
+    assert looks() == 0
+    table.rows = {"a": 1}  # another mapping
+    assert looks() > 0
+    assert looks() == 0
+    reconciler.apply_keys({"t": {"a": 1}}, now=0)  # somebody wrote without a look
+    assert looks() > 0
+    table.unobservable = "away"
+    reconciler.apply({"t": wanted}, now=0)
+    table.unobservable = ""
+    assert reconciler.tallies()["t"].pending == 1
+    looks()
+    assert reconciler.tallies()["t"].pending == 0
+
+
+def test_more_rows_than_wanted_are_no_likeness() -> None:
+    table, wanted = SteadyTable("t", rows={"a": 1, "more": 1}), {"a": 1}
+    reconciler = Reconciler([table], Backoff())
+    assert reconciler.apply({"t": wanted}, now=0, prune=False).writes == 0
+    assert reconciler.apply({"t": wanted}, now=0).writes == 1
 
 
 def test_a_given_row_that_fails_waits_as_any_other() -> None:
