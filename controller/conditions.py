@@ -132,7 +132,7 @@ def _pmds(
 ) -> Iterable[PmdMeasure]:
     if before is None:
         return
-    then, old, forced = before
+    then, old, were = before
     was = {(one.numa, one.cpu): one for one in old.pmds}
     for thread in figures.pmds:
         place = thread.numa, thread.cpu
@@ -157,8 +157,8 @@ def _pmds(
             smc_hits=done["SMC hits"],
             megaflow_hits=done["Megaflow hits"],
             lost_upcalls=done["Lost upcalls"],
-            forced_switches=max(_forced(switches, thread.cpu) - _forced(forced, thread.cpu), 0)
-            if thread.cpu in forced
+            forced_switches=switches[thread.cpu].stolen_since(were[thread.cpu])
+            if thread.cpu in switches and thread.cpu in were
             else 0,
         )
 
@@ -185,7 +185,3 @@ def _busy(
     if idle < 0 or busy < 0 or not idle + busy:
         return None
     return 100 * busy / (idle + busy) * (1 - min(slept, 1))
-
-
-def _forced(switches: Mapping[int, Switches], cpu: int) -> int:
-    return switches[cpu].forced if cpu in switches else 0

@@ -80,8 +80,14 @@ def boot_options(site: Site) -> Iterator[str]:
         yield f"intel_idle.max_cstate={options['intel_idle.max_cstate']}: PMD cores wake up late"
     if site.host.swap_kib:
         yield f"{site.host.swap_kib // 1024} MiB of swap: the daemons' own memory may go there"
-    may_have_thread = service_uplink(site.config) is not None and has_one_sender(site.config)
-    if may_have_thread and site.host.preemption is not Preemption.NONE:
+    wants_thread = _wants_thread(site)
+    if wants_thread and site.host.preemption is Preemption.UNKNOWN:
+        yield (
+            "nothing here tells the kernel's preemption model (/proc/config.gz, /boot/config-*, "
+            f"/lib/modules/*/config): {site.config.service_link} is polled as if it preempted "
+            "system calls; have one read, or set poll_thread = false below [services]"
+        )
+    elif wants_thread and site.host.preemption is not Preemption.NONE:
         yield (
             f"the kernel's preemption model is {site.host.preemption}, not none: each reply of a "
             f"workload is polled by itself at {site.config.service_link}, which costs the PMD "
@@ -120,10 +126,17 @@ def capabilities(site: Site) -> Iterator[str]:
     """The daemon that runs has the rights that its unit gives it."""
     if site.daemon is None or not site.daemon.capabilities:
         return  # none runs, or nothing may be read of it
-    needed = [name for name in CAPABILITIES if name not in OPTIONAL]
+    by_thread = _wants_thread(site) and site.host.preemption is Preemption.NONE
+    unused = OPTIONAL if by_thread else OPTIONAL | {"CAP_SYS_NICE"}
+    needed = [name for name in CAPABILITIES if name not in unused]
     missing = [name for name in needed if not _has(site.daemon, name)]
     if missing:
         yield f"the daemon (process {site.daemon.pid}) lacks {', '.join(missing)}"
+
+
+def _wants_thread(site: Site) -> bool:
+    """Whether svc0 is to be polled by a thread, if the kernel lets system calls end."""
+    return has_one_sender(site.config, service_uplink(site.config))
 
 
 def jit(site: Site) -> Iterator[str]:

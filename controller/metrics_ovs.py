@@ -130,6 +130,14 @@ def _switches(found: OvsFigures, switches: Mapping[int, Switches]) -> Iterator[M
             labels = {"numa": str(numa[cpu]), "cpu": str(cpu)}
             family.add_sample(name, labels, getattr(switches[cpu], column))
         yield family
+    turns = CounterMetricFamily(
+        "millrace_ovs_pmd_polling_turns",
+        "Turns of threads that poll svc0 on the PMD thread's core, which each take it once.",
+        labels=_WHERE,
+    )
+    for cpu in sorted(switches.keys() & numa.keys()):
+        turns.add_metric([str(numa[cpu]), str(cpu)], switches[cpu].turns)
+    yield turns
     cycles = CounterMetricFamily(
         "millrace_ovs_pmd_cycles", "TSC cycles of the thread.", labels=[*_WHERE, "state"]
     )

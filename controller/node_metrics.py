@@ -23,13 +23,14 @@ from controller.metrics_services import ConntrackFigures, ServiceSeries, TopServ
 from controller.restart_watch import SETTINGS_RECORD, RestartWatch
 from controller.vswitchd import control_socket
 from dataplane.drivers.counters import counters, evictions
+from dataplane.drivers.napithreads import NapiThreadsTable
 from dataplane.drivers.ovsinterfaces import InterfaceState
 from dataplane.drivers.ovsqos import void_shapers
 from dataplane.drivers.ovsscrape import OvsFigures, OvsPoll
 from dataplane.drivers.pmdtasks import Switches, switches_of_pmds
 from dataplane.drivers.servicestats import read_counts
 from dataplane.drivers.unixctl import UnixctlClient
-from dataplane.ports import DataplaneError
+from dataplane.ports import DataplaneError, ObserveError
 
 if TYPE_CHECKING:
     from controller.node import NodeDaemon
@@ -96,7 +97,7 @@ class NodeMetrics:
         applied, ovs, pid = daemon.applied, daemon.ovs.latest, daemon.vswitchd.pid
         client = self._client()
         figures = self._poll.take(client) if client else None
-        switches = switches_of_pmds(pid) if pid is not None else {}
+        switches = self._switches(pid) if pid is not None else {}
         states = self._states()
         return MetricsSnapshot(
             at=time.time(),
@@ -140,6 +141,14 @@ class NodeMetrics:
             for table, tally in self._daemon.reconciler.tallies().items()
         }
 
+    def _switches(self, pid: int) -> Mapping[int, Switches]:
+        """What the kernel says of vswitchd's PMD threads, and of ours on their cores."""
+        found, planned = switches_of_pmds(pid), self._daemon.planned
+        turns: Mapping[int, int] = {}
+        with contextlib.suppress(ObserveError):
+            turns = NapiThreadsTable().turns(planned.polls if planned is not None else {})
+        return {cpu: replace(one, turns=turns.get(cpu, 0)) for cpu, one in found.items()}
+
     def _client(self) -> UnixctlClient | None:
         pid = self._daemon.vswitchd.pid
         if pid is None:
@@ -179,15 +188,13 @@ class NodeMetrics:
             polled = {name for name, port in planned.ports.items() if port.type != "system"}
             with contextlib.suppress(DataplaneError):
                 self._moved |= daemon.rebalancer.take(figures.pmds, polled, daemon.config)
-        # Where replies are polled by a thread, that one takes the core after each send: as planned.
-        polled_on = {row.core for row in planned.polls.values()} if planned is not None else set()
         shapers: Mapping[str, str] = {}
         with contextlib.suppress(DataplaneError):
             shapers = daemon.ovs.look(void_shapers)
         found = daemon.conditions.take(
             time.monotonic(),
             figures,
-            {cpu: count for cpu, count in switches.items() if cpu not in polled_on},
+            switches,
             states or {},
             attachments,
             self._settings(),

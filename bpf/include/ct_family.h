@@ -272,24 +272,27 @@ static __always_inline bool CT(may_have)(const struct tag_bucket *bucket, __u32 
 
 /*
  * A free way of the first bucket for a new flow, its own if that is free: the record's number, or
- * NO_WAY if fewer than NEAR_SPARE of its ways are free. Tags say it if they can; where records have
- * to be looked at, the tags of those that are over are cleared, so that the next flow need not look.
+ * NO_WAY if fewer than NEAR_SPARE of its ways are free. `roomy`: tags said, a moment ago, that so
+ * many are; where records have to be looked at, the tags of those that are over are cleared, so that the next flow need not look.
  */
 static __always_inline __u32 CT(near_way)(struct tag_bucket *bucket, const struct place2 *place,
-					  const struct node *self, __u32 tick)
+					  bool roomy, const struct node *self, __u32 tick)
 {
-	__u32 i, found = NO_WAY, spare = 0, own = place->first * CT_WAYS + place->way;
+	__u32 i, found = NO_WAY, spare = 0, way = place->way;
+	__u32 own = place->first * CT_WAYS + way;
 
-	if (likely(CT(untagged)(bucket) >= NEAR_SPARE)) {
+	if (likely(roomy)) {
 		FLOW *flow = CT(at)(own);
 
-		if (!bucket->tags[place->way % CT_WAYS] || (flow && !CT(alive)(flow, self, tick)))
+		if (!bucket->tags[way % CT_WAYS] || (flow && !CT(alive)(flow, self, tick)))
 			return own;
 	}
 #pragma nounroll
-	for (i = 0; i < CT_WAYS; i++) {
-		__u32 way = (place->way + i) % CT_WAYS, id = place->first * CT_WAYS + way;
+	for (i = 0; i < CT_WAYS; i++, way++) {
+		__u32 id;
 
+		way %= CT_WAYS;
+		id = place->first * CT_WAYS + way;
 		if (bucket->tags[way]) {
 			FLOW *flow = CT(at)(id);
 			__u32 life;
@@ -358,22 +361,24 @@ static __always_inline __u64 CT(best_of_both)(const struct place2 *place, __u32 
 }
 
 /* Lock the first bucket of a place and look for a way there; else lock both. 0, or why not. */
-static __always_inline __u32 CT(take_buckets)(struct ct_work *work, const struct node *self,
-					      __u32 tick)
+static __always_inline __u32 CT(take_buckets)(struct ct_work *work, struct tag_bucket *first,
+					      bool roomy, const struct node *self, __u32 tick)
 {
 	struct place2 *place = &work->place;
-	struct tag_bucket *first = bpf_map_lookup_elem(&CT(tags), &place->first);
-	struct tag_bucket *second = bpf_map_lookup_elem(&CT(tags), &place->second);
 	bool in_order = place->first < place->second;
+	struct tag_bucket *second;
 
-	if (!first || !second)
-		return DROP_CT_FULL;
 	if (!lock(&first->lock))
 		return DROP_CT_BUSY;
 	work->both = 0;
-	work->id = CT(near_way)(first, place, self, tick);
-	if (work->id != NO_WAY || first == second)
+	work->id = CT(near_way)(first, place, roomy, self, tick);
+	if (likely(work->id != NO_WAY) || place->first == place->second)
 		return 0;
+	second = bpf_map_lookup_elem(&CT(tags), &place->second);
+	if (!second) {
+		unlock(&first->lock);
+		return DROP_CT_FULL;
+	}
 	/* The lower one is locked first. */
 	if (!in_order)
 		unlock(&first->lock);
@@ -458,18 +463,18 @@ static __always_inline void CT(ask_for)(const struct node *self, const TUPLE *tu
 
 /*
  * The same for a flow that nothing was asked for yet, and for what only its bucket says that it needs:
- * behind a lock each line would be waited for by itself.
+ * behind a lock each line would be waited for by itself. Whether tags say that there is room.
  */
-static __always_inline void CT(fetch)(const struct ct_work *work, const struct node *self)
+static __always_inline bool CT(fetch)(const struct ct_work *work, const struct tag_bucket *bucket,
+				      const struct node *self)
 {
-	struct tag_bucket *bucket = bpf_map_lookup_elem(&CT(tags), &work->place.first);
 	__u32 index = work->reply_hash & self->CT(reply_mask), i;
 	struct reply_bucket *replies = bpf_map_lookup_elem(&CT(replies), &index);
 
 	if (replies)
 		*(volatile __u32 *)&replies->pad;
-	if (!bucket || likely(CT(untagged)(bucket) >= NEAR_SPARE))
-		return;
+	if (likely(CT(untagged)(bucket) >= NEAR_SPARE))
+		return true;
 #pragma unroll
 	for (i = 1; i < NEAR_SPARE; i++) {
 		FLOW *flow = CT(at)(work->place.first * CT_WAYS + (work->place.way + i) % CT_WAYS);
@@ -477,6 +482,7 @@ static __always_inline void CT(fetch)(const struct ct_work *work, const struct n
 		if (flow)
 			*(volatile __u32 *)&flow->life;
 	}
+	return false;
 }
 
 /* Lock what `made` needs, and choose its way: 0, and its buckets are locked, or why not. */
@@ -501,13 +507,14 @@ __noinline __u32 CT(begin)(FLOW *made, __u32 tick)
 	work->is_free = 1;
 	CT(reply_tuple)(made, &work->CT(other));
 	work->reply_hash = TUPLE_HASH(&work->CT(other), ~self->ct_seed);
-	CT(fetch)(work, self);
-	reason = CT(take_buckets)(work, self, tick);
+	bucket = bpf_map_lookup_elem(&CT(tags), &work->place.first);
+	if (!bucket)
+		return DROP_CT_FULL;
+	reason = CT(take_buckets)(work, bucket, CT(fetch)(work, bucket, self), self, tick);
 	if (reason)
 		return reason;
-	bucket = bpf_map_lookup_elem(&CT(tags), &work->place.first);
 	flow = NULL;
-	if (bucket && unlikely(CT(may_have)(bucket, work->place.tag)))
+	if (unlikely(CT(may_have)(bucket, work->place.tag)))
 		flow = CT(search)(&work->place, tuple, &work->life);
 	if (flow) {
 		reason = FLOW_THERE;

@@ -27,9 +27,9 @@ struct opening {
 	__u8 family;		/* 4 or 6 */
 	__u8 inner;		/* came in by svc0 */
 	__u32 tcp_flags;
-	__u32 ifindex;
+	__u8 dest_mac[6];	/* as in the frame's header: first4() copies both at once */
 	__u8 source_mac[6];
-	__u8 dest_mac[6];
+	__u32 ifindex;
 	__be16 vlan[2];
 	/* What choose() found. */
 	__u32 service_id;
@@ -37,8 +37,10 @@ struct opening {
 	__u32 slot;
 	__u16 handed_over;	/* by another node, which picked us (DSR) */
 	__u16 foreseen;		/* all this is found already */
-	struct backend backend;
+	struct backend backend __attribute__((aligned(8)));
 } __attribute__((aligned(8)));
+_Static_assert(offsetof(struct opening, source_mac) == offsetof(struct opening, dest_mac) + 6, "");
+_Static_assert(offsetof(struct opening, dest_mac) % 8 == 0, "");
 
 /*
  * Where a first packet is worked on: the stack of all functions together has 512 octets. XDP

@@ -73,11 +73,29 @@ static __always_inline bool says_something(const struct l4 *l4, __u8 state)
 	return l4->is_tcp && (state != CT_ESTABLISHED || (l4->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)));
 }
 
+/* By words as wide as they are read: a load that spans two stores waits until both have left. */
 static __always_inline void map4(__u8 *to, __be32 addr)
 {
-	__builtin_memset(to, 0, 8);
-	*(__u32 *)(to + 8) = bpf_htonl(0xffff);
-	*(__be32 *)(to + 12) = addr;
+	*(__u64 *)to = 0;
+	*(__u64 *)(to + 8) = (__u64)addr << 32 | bpf_htonl(0xffff);
+}
+
+/* What first4() and first6() have in common. All that is read before it is written, is written here. */
+static __always_inline void begin_opening(struct opening *o, __be16 vip_port, __be16 client_port,
+					  __u32 proto, __u32 tcp_flags, __u32 tick,
+					  const struct ethhdr *eth)
+{
+	struct mac_pair macs = mac_pair_at(eth);
+
+	/* Port, protocol and padding, for the hash and the comparison of the map's. */
+	*(__u32 *)&o->key.port = vip_port | proto << 16;
+	o->tick = tick;
+	o->client_port = client_port;
+	o->tcp_flags = tcp_flags & 0xff;
+	*(__u64 *)o->dest_mac = macs.first;
+	*(__u32 *)(o->dest_mac + 8) = macs.last;
+	*(__u32 *)o->vlan = 0;
+	o->foreseen = 0;
 }
 
 /*
@@ -96,19 +114,12 @@ static __noinline void first4(struct xdp_md *ctx, const struct tuple4 *tuple, __
 	if (!held || !self)
 		return;
 	o = &held->opening;
-	__builtin_memset(o, 0, sizeof(*o));
-	o->key.port = tuple->dport;
-	o->key.proto = tuple->proto;
-	o->tick = tick;
-	o->client_port = tuple->sport;
+	begin_opening(o, tuple->dport, tuple->sport, tuple->proto, tcp_flags, tick, eth);
 	o->family = 4;
 	o->inner = inner;
-	o->tcp_flags = tcp_flags & 0xff;
 	o->ifindex = ctx->ingress_ifindex;
 	map4(o->key.addr, tuple->daddr);
 	map4(o->client, tuple->saddr);
-	copy_mac(o->source_mac, eth->h_source);
-	copy_mac(o->dest_mac, eth->h_dest);
 	if ((tcp_flags & AHEAD) && foresee(self, o)) {
 		struct tuple4 reply = { *(__be32 *)(o->backend.addr + 12), self->service_addr4,
 					o->backend.port, o->client_port, o->key.proto };
@@ -129,19 +140,12 @@ static __noinline void first6(struct xdp_md *ctx, const struct tuple6 *tuple, __
 	if (!held || !self)
 		return;
 	o = &held->opening;
-	__builtin_memset(o, 0, sizeof(*o));
-	o->key.port = tuple->dport;
-	o->key.proto = tuple->proto;
-	o->tick = tick;
-	o->client_port = tuple->sport;
+	begin_opening(o, tuple->dport, tuple->sport, tuple->proto, tcp_flags, tick, eth);
 	o->family = 6;
 	o->inner = inner;
-	o->tcp_flags = tcp_flags & 0xff;
 	o->ifindex = ctx->ingress_ifindex;
 	copy16(o->key.addr, tuple->daddr);
 	copy16(o->client, tuple->saddr);
-	copy_mac(o->source_mac, eth->h_source);
-	copy_mac(o->dest_mac, eth->h_dest);
 	if ((tcp_flags & AHEAD) && foresee(self, o)) {
 		struct tuple6 reply = { .sport = o->backend.port, .dport = o->client_port,
 					.proto = o->key.proto };

@@ -166,35 +166,38 @@ static long pick_step(__u32 turn __attribute__((unused)), void *context)
 	return 0;
 }
 
+#define PICK_NONE (-(1LL << 31))	/* less than any member has: an index is far less than that */
+
 /*
  * The same where all weigh the same: the highest score wins, the first of equals. Without a branch
  * on the scores, which nobody could predict.
  */
 static __always_inline __u32 pick_of_list(const struct set *set, __u32 slot)
 {
-	__u32 i, at, first = set->first, count = set->count;
+	__u32 i, at = set->first, end = at + set->count;
+	__s64 best = PICK_NONE;
 	struct member *member;
-	__s64 best = -1;
 
 	for (i = 0; i < LIST_MAX; i++) {
 		__s64 mine, less, keep;
 
-		if (i >= count)
+		if (at == end)
 			break;
-		at = first + i;
 		member = bpf_map_lookup_elem(&members, &at);
 		if (!member)
 			break;
-		mine = (__u64)pick_score(slot, member->key) * LIST_MAX | (i ^ (LIST_MAX - 1));
+		/* Of two alike the one that comes first is greater. */
+		mine = ((__s64)pick_score(slot, member->key) << 31) - at;
 		barrier_var(mine);
 		less = best - mine;
 		keep = less >> 63;
 		barrier_var(keep);
 		best -= less & keep;
+		at++;
 	}
-	if (best < 0)
+	if (best == PICK_NONE)
 		return 0;
-	at = first + ((best & (LIST_MAX - 1)) ^ (LIST_MAX - 1));
+	at = -best & 0x7fffffff;
 	member = bpf_map_lookup_elem(&members, &at);
 	return member ? member->backend_id : 0;
 }

@@ -53,7 +53,10 @@ class HostFacts:
 
 
 def host_facts(
-    proc: Path = Path("/proc"), sysfs: Path = Path("/sys"), boot: Path = Path("/boot")
+    proc: Path = Path("/proc"),
+    sysfs: Path = Path("/sys"),
+    boot: Path = Path("/boot"),
+    modules: Path = Path("/lib/modules"),
 ) -> HostFacts:
     """The machine that this process runs on."""
     groups = sysfs / "kernel/iommu_groups"
@@ -65,7 +68,7 @@ def host_facts(
         jit=_number(_text(proc / "sys/net/core/bpf_jit_enable")),
         swap_kib=_swap(_text(proc / "meminfo")),
         receive_buffer=_number(_text(proc / "sys/net/core/rmem_default")),
-        preemption=preemption(proc, sysfs, boot),
+        preemption=preemption(proc, sysfs, boot, modules),
     )
 
 

@@ -41,14 +41,19 @@ _CONFIGURED = {
 
 
 def preemption(
-    proc: Path = Path("/proc"), sysfs: Path = Path("/sys"), boot: Path = Path("/boot")
+    proc: Path = Path("/proc"),
+    sysfs: Path = Path("/sys"),
+    boot: Path = Path("/boot"),
+    modules: Path = Path("/lib/modules"),
 ) -> Preemption:
     """The model of the running kernel; tests have other directories."""
     return model_of(
         _read(sysfs / "kernel/debug/sched/preempt"),
         _read(proc / "cmdline"),
         # Its own copy (CONFIG_IKCONFIG_PROC), or the distribution's.
-        _unpacked(proc / "config.gz") or _read(boot / f"config-{platform.release()}"),
+        _unpacked(proc / "config.gz")
+        or _read(boot / f"config-{platform.release()}")
+        or _read(modules / platform.release() / "config"),
     )
 
 

@@ -368,6 +368,7 @@ def plan(state: NodeState, known: Served | None = None) -> NodePlan:
         programs=_programs(config, with_service_link=gateway is not None),
         polls=polling_threads(
             config,
+            uplink,
             state.theirs,
             to_the_end=state.to_the_end,
             with_service_link=gateway is not None,

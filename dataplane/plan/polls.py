@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dataplane.model.config import NodeConfig
+from dataplane.model.config import Attach, NodeConfig, UplinkConfig, UplinkMode
 from dataplane.model.rows import NapiThread
 
 PMD_MASK = "pmd-cpu-mask"
@@ -19,6 +19,7 @@ PMD_MASK = "pmd-cpu-mask"
 
 def polling_threads(
     config: NodeConfig,
+    uplink: UplinkConfig | None,
     theirs: Mapping[str, str],
     *,
     to_the_end: bool,
@@ -30,15 +31,28 @@ def polling_threads(
 
     Args:
         config: the node's.
+        uplink: the one that carries services.
         theirs: what others set in Open_vSwitch.other_config.
         to_the_end: a system call keeps its CPU until it ends.
         with_service_link: svc0 is there, with its program.
     """
-    if not (with_service_link and to_the_end and has_one_sender(config)) or PMD_MASK in theirs:
+    if not (with_service_link and to_the_end and has_one_sender(config, uplink)):
+        return {}
+    if PMD_MASK in theirs:
         return {}
     return {config.service_link: NapiThread(config.dpdk.pmd[0])}
 
 
-def has_one_sender(config: NodeConfig) -> bool:
-    """All that the node's file says of it: a thread is not forbidden, and one core sends."""
-    return config.services.poll_thread and len(config.dpdk.pmd) == 1
+def has_one_sender(config: NodeConfig, uplink: UplinkConfig | None) -> bool:
+    """All that the node's file says of it: a thread is not forbidden, and one core sends.
+
+    What comes in by ports of the kernel's, vswitchd's main thread polls, and sends on from another
+    core: there each send would take the PMD thread's.
+    """
+    return (
+        config.services.poll_thread
+        and len(config.dpdk.pmd) == 1
+        and config.containers.attach is not Attach.PORT
+        and uplink is not None
+        and uplink.mode is UplinkMode.AF_XDP
+    )

@@ -12,6 +12,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from controller.node_metrics import PAUSE_MOST_S
+from dataplane.drivers.preemption import Preemption, preemption
 from dataplane.drivers.processes import wait_until
 from tests.labs.lab import QEMU, TESTPMD, Lab
 
@@ -87,6 +88,9 @@ def test_a_scrape_of_a_node_with_guests(lab: Lab) -> None:
         "millrace_vhost_vrings",
     ):
         assert found[name].samples, name
+    # A thread has slept once before it polls anything.
+    (turns,) = found["millrace_ovs_pmd_polling_turns"].samples
+    assert bool(turns.value) == (preemption() is Preemption.NONE)
     (pool, *_) = found["millrace_ovs_mempool_available_buffers"].samples
     assert pool.value > 0
     assert found["millrace_ovs_poll_failures"].samples == []

@@ -72,7 +72,7 @@ def test_the_daemon_sees_the_hosts_paths_under_their_own_names() -> None:
     needed = [
         node.rundir, node.statedir, node.bpf_root, node.ovs_rundir, node.hugepages.mount,
         str(vhost_pods.KUBELET / "pods"), "/run/netns/x", "/run/k8s.cni.cncf.io/devinfo/cni/x",
-        "/etc/millrace/node.toml",
+        "/boot/config-x", "/lib/modules/x/config", "/etc/millrace/node.toml",
     ]  # fmt: skip
     for path in needed:
         assert any(path == there or path.startswith(f"{there}/") for there in host), path
@@ -100,7 +100,7 @@ def test_the_host_paths_are_these_and_no_others() -> None:
     assert found == {
         "/etc/millrace", "/run/millrace", "/var/lib/millrace", "/sys/fs/bpf", "/sys/fs/cgroup",
         "/run/netns", "/run/openvswitch", "/run/ovn", "/dev/hugepages", "/run/k8s.cni.cncf.io",
-        "/var/lib/kubelet/pods", "/opt/cni/bin", "/etc/cni/net.d",
+        "/var/lib/kubelet/pods", "/opt/cni/bin", "/etc/cni/net.d", "/boot", "/lib/modules",
     }  # fmt: skip
     used = {m["name"] for c in pod("DaemonSet")["containers"] for m in c["volumeMounts"]}
     assert used == {v["name"] for v in pod("DaemonSet")["volumes"]}

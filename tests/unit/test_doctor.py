@@ -19,6 +19,7 @@ from dataplane.drivers import bpfstate
 from dataplane.drivers.hostfacts import HostFacts, ProcessFacts, host_facts, process_facts
 from dataplane.drivers.machinefacts import filesystem_of
 from dataplane.drivers.preemption import Preemption
+from dataplane.model.config import UplinkMode
 from dataplane.model.machine import HugepagePool, MachineFacts, NicFacts
 
 FACTS = MachineFacts(
@@ -170,11 +171,19 @@ def test_a_kernel_that_preempts_where_one_pmd_thread_sends(tmp_path: Path) -> No
     assert found.state == "warn"
     assert found.cause.startswith("the kernel's preemption model is voluntary, not none")
     assert "preempt=none" in found.cause
+    untold = replace(QUIET, preemption=Preemption.UNKNOWN)
+    found = outcome("boot options", replace(site(tmp_path, PMD), host=untold))
+    assert found.cause.startswith("nothing here tells the kernel's preemption model")
     for text in (
         PMD.replace("[1]", "[1, 2]"),
         PMD + "[services]\npoll_thread = false\n",
     ):
         assert outcome("boot options", replace(site(tmp_path, text), host=preempting)).state == "ok"
+    where = replace(site(tmp_path, PMD), host=preempting)
+    (uplink,) = where.config.uplinks
+    for mode in (UplinkMode.KERNEL, UplinkMode.VFIO):
+        config = replace(where.config, uplinks=(replace(uplink, mode=mode),))
+        assert outcome("boot options", replace(where, config=config)).state == "ok"
 
 
 def test_vfio_without_an_iommu(tmp_path: Path) -> None:
@@ -200,6 +209,11 @@ def test_a_daemon_without_its_rights(tmp_path: Path) -> None:
     everything = sum(1 << bit for bit in doctor_host.CAPABILITIES.values())
     where = replace(site(tmp_path), daemon=ProcessFacts(7, capabilities=everything & ~(1 << 39)))
     assert outcome("capabilities", where).cause == "the daemon (process 7) lacks CAP_BPF"
+    # A unit of before has no CAP_SYS_NICE, which matters where svc0 has a thread.
+    nice = ProcessFacts(7, capabilities=everything & ~(1 << 23))
+    polled = replace(site(tmp_path, PMD), daemon=nice, host=QUIET)
+    assert outcome("capabilities", polled).cause == "the daemon (process 7) lacks CAP_SYS_NICE"
+    assert outcome("capabilities", replace(where, daemon=nice)).state == "ok"
     whole = replace(where, daemon=ProcessFacts(7, capabilities=everything & ~(1 << 24)))
     assert outcome("capabilities", whole).state == "ok"
 
@@ -272,7 +286,7 @@ def test_what_a_host_says_of_itself(tmp_path: Path) -> None:
         Preemption.VOLUNTARY,
     )
     nowhere = tmp_path / "nowhere"
-    assert host_facts(nowhere, nowhere, nowhere) == HostFacts()
+    assert host_facts(nowhere, nowhere, nowhere, nowhere) == HostFacts()
 
 
 def test_what_a_process_says_of_itself(tmp_path: Path) -> None:

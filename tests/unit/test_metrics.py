@@ -109,7 +109,7 @@ SNAPSHOT = MetricsSnapshot(
     cpu_seconds=1.5,
     tables={"ports": TableFigures(rows=5, errors=1, pending=2, quarantined=1)},
     figures=FIGURES,
-    switches={1: Switches(2, 411)},
+    switches={1: Switches(2, 411, 400)},
     ports=TopPorts().take(PORTS, {"vhu1": Workload("default", "virt-launcher-db-x7z9q", "db")}),
     xdp={"VIP_FORWARD": Counted(10, 1000), "XSK_IPV4": Counted(5, 500)},
     services=ServiceSeries(
@@ -238,6 +238,7 @@ def samples(
         ("millrace_ovs_ports_hidden", {}, 0),
         ("millrace_ovs_restart_pending", {}, 2),
         ("ovs_pmd_nonvol_context_switches", {"numa": "0", "cpu": "1"}, 411),
+        ("millrace_ovs_pmd_polling_turns_total", {"numa": "0", "cpu": "1"}, 400),
         (
             "millrace_ovs_pmd_cycles_total",
             {"numa": "0", "cpu": "1", "state": "busy"},

@@ -112,3 +112,14 @@ def test_context_switches_of_pmd_threads(tmp_path: Path) -> None:
     (tmp_path / "7" / "task" / "10").mkdir()  # ended in between
     assert switches_of_pmds(7, tmp_path) == {1: Switches(2, 8), 12: Switches(2, 9)}
     assert switches_of_pmds(8, tmp_path) == {}
+
+
+def test_turns_of_polling_threads_are_no_theft() -> None:
+    before = Switches(0, 1_000, 900)
+    assert Switches(0, 2_000, 900).stolen_since(before) == 1_000
+    assert Switches(0, 11_000, 10_900).stolen_since(before) == 0
+    # One turn in a hundred may be counted late.
+    assert Switches(0, 11_100, 10_900).stolen_since(before) == 0
+    assert Switches(0, 11_107, 10_900).stolen_since(before) == 7
+    # svc0 is another one since.
+    assert Switches(0, 11_000, 100).stolen_since(before) == 0

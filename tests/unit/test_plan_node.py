@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, ip_interface
 
-from dataplane.model.config import UplinkMode
+from dataplane.model.config import Attach, UplinkMode
 from dataplane.model.hostrows import MAIN_TABLE
 from dataplane.model.rows import (
     AddressFlag,
@@ -68,8 +68,13 @@ def test_svc0_is_polled_where_the_one_pmd_thread_sends() -> None:
 def test_svc0s_polls_are_left_to_softirqs_where_a_thread_would_cost_more() -> None:
     several = replace(CONFIG, dpdk=replace(CONFIG.dpdk, pmd=(1, 2)))
     forbidden = replace(CONFIG, services=replace(CONFIG.services, poll_thread=False))
+    kernels = tuple(replace(uplink, mode=UplinkMode.KERNEL) for uplink in CONFIG.uplinks)
+    ports = replace(CONFIG.containers, attach=Attach.PORT)
     for other in (
         replace(STATE, to_the_end=False),
+        # Ports that vswitchd's main thread polls, on another core.
+        replace(STATE, to_the_end=True, config=replace(CONFIG, uplinks=kernels)),
+        replace(STATE, to_the_end=True, config=replace(CONFIG, containers=ports)),
         replace(STATE, to_the_end=True, config=several),
         replace(STATE, to_the_end=True, config=forbidden),
         replace(STATE, to_the_end=True, gateway=None),

@@ -43,17 +43,21 @@ def test_the_first_that_knows_is_believed(
 
 def test_it_is_read_where_the_kernel_or_the_distribution_has_it(tmp_path: Path) -> None:
     proc, sysfs, boot = tmp_path / "proc", tmp_path / "sys", tmp_path / "boot"
-    for place in (proc, sysfs / "kernel/debug/sched", boot):
+    modules = tmp_path / "modules"
+    for place in (proc, sysfs / "kernel/debug/sched", boot, modules / platform.release()):
         place.mkdir(parents=True)
-    assert preemption(proc, sysfs, boot) is Preemption.UNKNOWN
+    places = proc, sysfs, boot, modules
+    assert preemption(*places) is Preemption.UNKNOWN
+    (modules / platform.release() / "config").write_text("CONFIG_PREEMPT_LAZY=y\n")
+    assert preemption(*places) is Preemption.LAZY
     (boot / f"config-{platform.release()}").write_text(VOLUNTARY + DYNAMIC)
-    assert preemption(proc, sysfs, boot) is Preemption.VOLUNTARY
+    assert preemption(*places) is Preemption.VOLUNTARY
     (proc / "config.gz").write_bytes(gzip.compress((NONE + DYNAMIC).encode()))
-    assert preemption(proc, sysfs, boot) is Preemption.NONE
+    assert preemption(*places) is Preemption.NONE
     (proc / "cmdline").write_text("preempt=voluntary\n")
-    assert preemption(proc, sysfs, boot) is Preemption.VOLUNTARY
+    assert preemption(*places) is Preemption.VOLUNTARY
     (sysfs / "kernel/debug/sched/preempt").write_text("none voluntary (full)\n")
-    assert preemption(proc, sysfs, boot) is Preemption.FULL
+    assert preemption(*places) is Preemption.FULL
 
 
 @pytest.mark.parametrize("octets", [b"", b"not gzip", gzip.compress(NONE.encode())[:-9]])
