@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -212,7 +213,7 @@ TestLife.settings = settings(max_examples=300, stateful_step_count=30, deadline=
 class SteadyLife(Life):
     """The same with a table whose rows, once found as planned, are not compared again."""
 
-    make = SteadyFakeTable
+    make: Callable[[str], RejectingFakeTable[str, int]] = SteadyFakeTable
 
 
 TestSteadyLife = SteadyLife.TestCase
@@ -238,9 +239,9 @@ def test_a_round_and_what_it_left_are_as_good_as_one_that_nobody_interrupted(
         for name, rows in drifted.items():
             held[name].rows.update(rows)
         log.clear()
-        report = reconciler.apply(
-            desired, float(number), pressed=lambda left=pressures: bool(left) and left.pop()
-        )
+        answers = iter(pressures)
+        pressed = partial(next, answers, False)
+        report = reconciler.apply(desired, float(number), pressed=pressed)
         missing = {n for n, rows in desired.items() if not rows.items() <= held[n].rows.items()}
         surplus = {n for n, table in held.items() if table.rows.keys() - desired[n].keys()}
         assert missing | surplus <= report.left
