@@ -51,7 +51,7 @@ def snapshot() -> Snapshot:
     mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     return Snapshot(
         namespaces=frozenset(_names(Path("/run/netns"))),
-        mounts=frozenset(mount[4] for mount in mounts),
+        mounts=frozenset(mounted(mounts)),
         pins=frozenset(_below(Path("/sys/fs/bpf"))),
         links=frozenset(_names(Path("/sys/class/net"))),
         processes=frozenset(_processes()),
@@ -95,6 +95,16 @@ def _below(folder: Path) -> list[str]:
         for parent, folders, files in os.walk(folder)
         for name in folders + files
     ]
+
+
+def mounted(mounts: list[list[str]]) -> list[str]:
+    """Where anybody mounted anything, from the words of each line of mountinfo.
+
+    Not what the kernel mounts by itself as soon as somebody looks: tracefs below debugfs.
+    """
+    automounts = {str(place / "tracing") for place in _of_type("debugfs", mounts)}
+    traced = {str(place) for place in _of_type("tracefs", mounts)}
+    return [mount[4] for mount in mounts if mount[4] not in automounts & traced]
 
 
 def _of_type(kind: str, mounts: list[list[str]]) -> list[Path]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.absences import absent, is_accepted
-from tests.leftovers import left_behind, snapshot
+from tests.leftovers import left_behind, mounted, snapshot
 
 
 def test_accepted_absence_is_accepted_as_pytest_words_it() -> None:
@@ -30,3 +30,12 @@ def test_what_was_there_before_is_not_left_behind() -> None:
     before = snapshot()
     after = replace(before, links=before.links | {"mr0"}, mounts=frozenset())
     assert left_behind(before, after) == ["links: mr0"]
+
+
+def test_what_the_kernel_mounts_for_whoever_looks_is_nobodys() -> None:
+    debugfs = "30 1 0:7 / /sys/kernel/debug rw - debugfs none rw".split()
+    below = "31 30 0:13 / /sys/kernel/debug/tracing rw - tracefs tracefs rw".split()
+    other = "32 1 0:13 / /sys/kernel/tracing rw - tracefs tracefs rw".split()
+    assert mounted([debugfs, below, other]) == ["/sys/kernel/debug", "/sys/kernel/tracing"]
+    # Without debugfs above it, somebody has put it there.
+    assert mounted([below]) == ["/sys/kernel/debug/tracing"]
