@@ -32,10 +32,15 @@ def test_what_was_there_before_is_not_left_behind() -> None:
     assert left_behind(before, after) == ["links: mr0"]
 
 
+MOUNTS = """\
+30 1 0:7 / /sys/kernel/debug rw - debugfs none rw
+31 30 0:13 / /sys/kernel/debug/tracing rw - tracefs tracefs rw
+32 1 0:13 / /sys/kernel/tracing rw - tracefs tracefs rw
+"""
+
+
 def test_what_the_kernel_mounts_for_whoever_looks_is_nobodys() -> None:
-    debugfs = "30 1 0:7 / /sys/kernel/debug rw - debugfs none rw".split()
-    below = "31 30 0:13 / /sys/kernel/debug/tracing rw - tracefs tracefs rw".split()
-    other = "32 1 0:13 / /sys/kernel/tracing rw - tracefs tracefs rw".split()
-    assert mounted([debugfs, below, other]) == ["/sys/kernel/debug", "/sys/kernel/tracing"]
+    lines = [line.split() for line in MOUNTS.splitlines()]
+    assert mounted(lines) == ["/sys/kernel/debug", "/sys/kernel/tracing"]
     # Without debugfs above it, somebody has put it there.
-    assert mounted([below]) == ["/sys/kernel/debug/tracing"]
+    assert mounted(lines[1:2]) == ["/sys/kernel/debug/tracing"]
