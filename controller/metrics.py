@@ -36,6 +36,7 @@ from controller.metrics_services import (
 from dataplane.drivers.ovsscrape import OvsFigures
 from dataplane.drivers.pmdtasks import Switches
 from dataplane.plan.advice import KINDS
+from dataplane.reconcile.statuses import Tally
 
 log = logging.getLogger(__name__)
 
@@ -46,16 +47,6 @@ class Counted:
 
     packets: int
     octets: int
-
-
-@dataclass(frozen=True, slots=True)
-class TableFigures:
-    """One table of the plan: rows planned, and those that are not as planned."""
-
-    rows: int
-    errors: int
-    pending: int
-    quarantined: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +71,7 @@ class MetricsSnapshot:
     started_at: float
     restart_pending: int = 0
     cpu_seconds: float = 0.0
-    tables: Mapping[str, TableFigures] = field(default_factory=dict)
+    tables: Mapping[str, Tally] = field(default_factory=dict)
     figures: OvsFigures | None = None
     switches: Mapping[int, Switches] = field(default_factory=dict)
     ports: PortSeries = field(default_factory=PortSeries)
@@ -201,7 +192,7 @@ def _daemon(found: MetricsSnapshot) -> Iterator[Metric]:
         yield CounterMetricFamily(name, text, value=count)
 
 
-def _tables(tables: Mapping[str, TableFigures]) -> Iterator[Metric]:
+def _tables(tables: Mapping[str, Tally]) -> Iterator[Metric]:
     for name, text, column in (
         ("millrace_table_rows", "Rows planned.", "rows"),
         ("millrace_object_errors", "Rows that could not be made.", "errors"),

@@ -16,7 +16,6 @@ from controller.completion import in_thread
 from controller.metrics import (
     Counted,
     MetricsSnapshot,
-    TableFigures,
 )
 from controller.metrics_ports import PortSeries, TopPorts, Workload, workload
 from controller.metrics_services import ConntrackFigures, ServiceSeries, TopServices
@@ -108,7 +107,7 @@ class NodeMetrics:
             last_round_seconds=applied.last_ms / 1000,
             vswitchd_restarts=daemon.vswitchd.restarts,
             started_at=daemon.started_at,
-            tables=self._tables(),
+            tables=self._daemon.reconciler.tallies(),
             restart_pending=self._restart_pending(client),
             figures=figures,
             switches=switches,
@@ -134,12 +133,6 @@ class NodeMetrics:
             else {},
             dpdk_initialized=ovs.dpdk_initialized if ovs else None,
         )
-
-    def _tables(self) -> dict[str, TableFigures]:
-        return {
-            table: TableFigures(tally.rows, tally.errors, tally.pending, tally.quarantined)
-            for table, tally in self._daemon.reconciler.tallies().items()
-        }
 
     def _switches(self, pid: int) -> Mapping[int, Switches]:
         """What the kernel says of vswitchd's PMD threads, and of ours on their cores."""

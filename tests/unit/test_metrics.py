@@ -25,7 +25,6 @@ from controller.metrics import (
     Counted,
     MetricsSnapshot,
     NodeCollector,
-    TableFigures,
     serve_metrics,
 )
 from controller.metrics_ovs import MOST_ZONES, ovs_families
@@ -39,6 +38,7 @@ from dataplane.drivers.pmdtasks import Switches
 from dataplane.drivers.processes import wait_until
 from dataplane.drivers.servicestats import FIELDS, ServiceCounts
 from dataplane.model.conntrack import FlowState
+from dataplane.reconcile.statuses import Tally
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -107,7 +107,7 @@ SNAPSHOT = MetricsSnapshot(
     started_at=900.0,
     restart_pending=2,
     cpu_seconds=1.5,
-    tables={"ports": TableFigures(rows=5, errors=1, pending=2, quarantined=1)},
+    tables={"ports": Tally(rows=5, errors=1, pending=2, quarantined=1)},
     figures=FIGURES,
     switches={1: Switches(2, 411, 400)},
     ports=TopPorts().take(PORTS, {"vhu1": Workload("default", "virt-launcher-db-x7z9q", "db")}),
