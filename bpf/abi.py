@@ -22,8 +22,9 @@ class Limit(IntEnum):
     Equal numbers make aliases: iterate over `__members__`.
     """
 
-    ABI_VERSION = 2
+    ABI_VERSION = 3
     CT_WAYS = 8
+    INDEX_WAYS = 14
     REPLY_WAYS = 7
     PICK_SLOTS = 65536
     LIST_MAX = 128
@@ -385,13 +386,12 @@ AFFINITY = Layout(
         ("seen", "I"),
     ),
 )
-TAG_BUCKET = Layout(
-    "tag_bucket",
+INDEX_BUCKET = Layout(
+    "index_bucket",
     (
         ("lock", "I"),
-        ("tags", f"{4 * Limit.CT_WAYS}s"),
         ("spilled", "I"),
-        ("pad", "24s"),
+        ("words", f"{4 * Limit.INDEX_WAYS}s"),
     ),
 )
 REPLY_BUCKET = Layout(
@@ -611,7 +611,7 @@ LAYOUTS = (
     SOURCE_RANGE,
     AFFINITY_KEY,
     AFFINITY,
-    TAG_BUCKET,
+    INDEX_BUCKET,
     REPLY_BUCKET,
     FLOW4,
     FLOW6,
@@ -660,10 +660,10 @@ MAPS = {
     "source_ranges": MapShape(_LPM_TRIE, SOURCE_RANGE.size, U32, Limit.MAX_SOURCE_RANGES),
     "affinities": MapShape(_LRU_HASH, AFFINITY_KEY.size, AFFINITY.size, Limit.MAX_AFFINITIES),
     "ct4": MapShape(_ARRAY, U32, FLOW4.size, Limit.MAX_FLOW_SLOTS),
-    "ct4_tags": MapShape(_ARRAY, U32, TAG_BUCKET.size, _BUCKETS),
+    "ct4_tags": MapShape(_ARRAY, U32, INDEX_BUCKET.size, _BUCKETS),
     "ct4_replies": MapShape(_ARRAY, U32, REPLY_BUCKET.size, _REPLY_BUCKETS),
     "ct6": MapShape(_ARRAY, U32, FLOW6.size, Limit.MAX_FLOW_SLOTS),
-    "ct6_tags": MapShape(_ARRAY, U32, TAG_BUCKET.size, _BUCKETS),
+    "ct6_tags": MapShape(_ARRAY, U32, INDEX_BUCKET.size, _BUCKETS),
     "ct6_replies": MapShape(_ARRAY, U32, REPLY_BUCKET.size, _REPLY_BUCKETS),
     "fragments": MapShape(_LRU_HASH, FRAGMENT_KEY.size, FRAGMENT.size, Limit.MAX_FRAGMENTS),
     "sock_peers": MapShape(_SK_STORAGE, U32, SOCK_PEER.size, 0),

@@ -13,8 +13,9 @@
 #include <linux/types.h>
 
 enum limit {
-	ABI_VERSION = 2,
-	CT_WAYS = 8,		/* flows of a bucket of conntrack */
+	ABI_VERSION = 3,
+	CT_WAYS = 8,		/* records for each bucket of the index of conntrack */
+	INDEX_WAYS = 14,	/* words of such a bucket */
 	REPLY_WAYS = 7,		/* words of a bucket of the index of replies */
 	PICK_SLOTS = 65536,	/* what a flow's hash is reduced to when a backend is picked */
 	LIST_MAX = 128,		/* a set with more members has a table of PICK_SLOTS */
@@ -280,17 +281,18 @@ struct affinity {
 _Static_assert(sizeof(struct affinity) == 8, "affinity");
 
 /*
- * Conntrack. A flow is one record, found from both sides: by the client's tuple in ct4_tags (the
- * record's number is bucket * CT_WAYS + way), and by the backend's in ct4_replies, whose words
- * name the record. So the two halves of a translation live and die together. ct6_* likewise.
+ * Conntrack. A flow is one record. The client's tuple finds it by a word of ct4_tags: the number of
+ * the record in as many low bits as the table's size needs, and a tag of the tuple in the others; 0
+ * is none. The backend's tuple finds it by its port alone, where that is ours to choose (ct?_direct),
+ * else by a word of ct4_replies. So the two halves of a translation live and die together. ct6_*
+ * likewise.
  */
-struct tag_bucket {
+struct index_bucket {
 	__u32 lock;		/* 0: free. Whoever adds a flow whose first bucket this is holds it */
-	__u32 tags[CT_WAYS];	/* of the records of this bucket; whether one lives says the record */
 	__u32 spilled;		/* not 0: a flow whose first bucket this is may be in its second */
-	__u32 pad[6];
+	__u32 words[INDEX_WAYS];
 };
-_Static_assert(sizeof(struct tag_bucket) == 64, "tag_bucket");
+_Static_assert(sizeof(struct index_bucket) == 64, "index_bucket");
 
 struct reply_bucket {
 	__u32 lock;
@@ -301,7 +303,8 @@ _Static_assert(sizeof(struct reply_bucket) == 64, "reply_bucket");
 
 /*
  * ct4: value, one cache line. `life` is odd while the record is a flow, and changes with each
- * birth and death: what was read is good if it is still the same afterwards. The deltas are what
+ * birth and death: what was read is good if it is still the same afterwards. It is 2 more than a
+ * multiple of 4 while the record is one CPU's, which makes a flow of it. The deltas are what
  * the rewrite adds to the IPv4 and the transport checksum (RFC 1624); a reply's are their
  * complements.
  */

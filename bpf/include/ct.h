@@ -7,20 +7,29 @@
 #define MILLRACE_CT_H
 
 #include "abi.h"
+#include "csum.h"
 #include "hash.h"
 #include "maps.h"
 #include "octets.h"
 #include "parsing.h"
 
 #define FLOW_THERE 64		/* beyond every reason that ct?_add can give */
-#define FREE_RANK 0xffffffff
 #define NO_WORD 64
 #define NO_WAY 0xffffffff
+#define FREE_RANK 0xffffffff
+#define CLAIMED 2		/* the two low bits of `life` while a flow is being made */
 /*
- * A bucket with so many free ways is taken without a look at the flow's other one. Each has to be
- * seen to be free; with fewer, tables that are half full would turn flows away.
+ * Source ports from here on name the record (ct?_direct); those below, from 1,024, are for flows that
+ * find no record so, and those below 1,024 are clients' own. A port's two high bits name one of a
+ * backend's three stretches of the table, so that one with many flows need not push others out.
  */
-#define NEAR_SPARE 3
+#define DIRECT_PORT_MIN 16384
+#define STRETCH_BITS 14
+#define STRETCH ((1U << STRETCH_BITS) - 1)
+#define CT_CURSORS 256
+#define CLAIM_ROW 4		/* records that are looked at in a row, */
+#define CLAIM_TRIES 12		/* and in all three stretches, */
+#define CLAIM_ROUNDS 3		/* and how often */
 #define LOCK_TRIES 128
 
 struct tuple4 {
@@ -41,17 +50,24 @@ struct tuple6 {
 
 /* What a flow is added by: the stack has no room for it. */
 struct ct_work {
-	__u32 id;		/* of the record that was added */
-	__u32 life;		/* of the flow that search() found */
-	__u8 both;		/* the second bucket is locked, too */
-	__u8 is_free;		/* the record has no flow now; else one that may be evicted */
-	__u8 pad[6];
+	__u32 id;		/* of the record that was claimed */
+	__u32 way;		/* that its word will have */
+	__u8 both;		/* the second bucket is locked, too, and has the word */
+	__u8 direct;		/* its source port names its record */
+	__u8 pad[2];
+	__u32 used;		/* not 0: the record was a flow before, and may have a word */
 	struct place2 place;
-	__u64 reply_hash;	/* of the tuple that replies will have */
+	__u64 base;		/* of the tuple that replies will have (ct?_reply_base), or its hash */
 	struct tuple4 ct4_mine;
 	struct tuple4 ct4_other;
+	struct tuple4 ct4_former;
 	struct tuple6 ct6_mine;
 	struct tuple6 ct6_other;
+	struct tuple6 ct6_former;
+	__u32 ct4_high;		/* which stretches are gone on in: a port's high bits */
+	__u32 ct6_high;
+	__u32 ct4_cursors[CT_CURSORS];	/* how far in, by stretch */
+	__u32 ct6_cursors[CT_CURSORS];
 };
 
 struct {
@@ -111,25 +127,84 @@ static __always_inline void count_event(__u32 event)
 		counter->packets++;
 }
 
-static __always_inline __u64 tuple4_hash(const struct tuple4 *tuple, __u32 seed)
+/* By what address of ours this node's own kernel knows a client behind OVN. */
+#define HOST_SOURCE4 bpf_htonl((__u32)HOST_SOURCE4_HIGH << 16 | HOST_SOURCE4_LOW)
+
+static __always_inline void host_source6(__u8 *to)
+{
+	*(__be32 *)to = bpf_htonl((__u32)HOST_SOURCE6_FIRST << 16 | HOST_SOURCE6_SECOND);
+	*(__be32 *)(to + 4) = 0;
+	*(__be32 *)(to + 8) = 0;
+	*(__be32 *)(to + 12) = bpf_htonl(HOST_SOURCE6_LAST);
+}
+
+/* Whether an address stands for clients: the source ports towards backends are ours to choose. */
+static __always_inline bool is_ours4(const struct node *node, __be32 addr)
+{
+	return likely(addr == node->service_addr4) || addr == HOST_SOURCE4;
+}
+
+static __always_inline bool is_ours6(const struct node *node, const void *addr)
+{
+	__u8 host[16] __attribute__((aligned(8)));
+
+	if (likely(same16(addr, node->service_addr6)))
+		return true;
+	host_source6(host);
+	return same16(addr, host);
+}
+
+static __always_inline bool is_direct_port(__be16 port)
+{
+	return bpf_ntohs(port) >= DIRECT_PORT_MIN;
+}
+
+/* Hashes of a tuple, or of one that has other ports. */
+static __always_inline __u64 tuple4_hash(const struct tuple4 *tuple, __u64 ports, __u32 seed)
 {
 	__u64 addrs = (__u64)tuple->saddr << 32 | tuple->daddr;
-	__u64 ports = (__u64)tuple->sport << 16 | tuple->dport;
 	__u64 h = (addrs ^ (__u64)seed << 16) * FOLD_FACTOR;
 
 	h ^= h >> 32;
 	return mix64((h ^ ports ^ (__u64)tuple->proto << 40) * FILTER_FACTOR);
 }
 
-static __always_inline __u64 tuple6_hash(const struct tuple6 *tuple, __u32 seed)
+static __always_inline __u64 tuple6_hash(const struct tuple6 *tuple, __u64 ports, __u32 seed)
 {
-	__u64 ports = (__u64)tuple->sport << 16 | tuple->dport;
 	__u64 h = (tuple->saddr[0] ^ seed) * FOLD_FACTOR ^ tuple->saddr[1];
 
 	h = (h ^ h >> 32) * FILTER_FACTOR ^ tuple->daddr[0];
 	h = (h ^ h >> 29) * FOLD_FACTOR ^ tuple->daddr[1];
 	h ^= h >> 32;
 	return mix64((h ^ ports ^ (__u64)tuple->proto << 40) * FILTER_FACTOR);
+}
+
+#define PORTS_OF(tuple) ((__u64)(tuple)->sport << 16 | (tuple)->dport)
+/* The checksum's changes of a translation, for a record that has its addresses. */
+static __always_inline void deltas4(struct flow4 *flow)
+{
+	__u32 addrs = csum_delta32(flow->vip, flow->backend) +
+		      csum_delta32(flow->client, flow->source);
+
+	flow->ip_delta = csum_fold(addrs);
+	flow->l4_delta = csum_fold(addrs + csum_delta16(flow->vip_port, flow->backend_port) +
+				   csum_delta16(flow->client_port, flow->source_port));
+}
+
+static __always_inline __u32 csum_delta128(const __u8 *from, const __u8 *to)
+{
+	const __u32 *f = (const __u32 *)from, *t = (const __u32 *)to;
+
+	return csum_delta32(f[0], t[0]) + csum_delta32(f[1], t[1]) + csum_delta32(f[2], t[2]) +
+	       csum_delta32(f[3], t[3]);
+}
+
+static __always_inline void deltas6(struct flow6 *flow)
+{
+	flow->l4_delta = csum_fold(csum_delta128(flow->vip, flow->backend) +
+				   csum_delta128(flow->client, flow->source) +
+				   csum_delta16(flow->vip_port, flow->backend_port) +
+				   csum_delta16(flow->client_port, flow->source_port));
 }
 
 #define PORTS(first) (*(const __u32 *)&(first))
@@ -141,6 +216,8 @@ static __always_inline __u64 tuple6_hash(const struct tuple6 *tuple, __u32 seed)
 #define ADDR_SAME(a, b) ((a) == (b))
 #define ADDR_COPY(to, from) ((to) = (from))
 #define CT_RECORDS ct4
+#define IS_OURS is_ours4
+#define DELTAS deltas4
 #define CT(name) ct4_##name
 #include "ct_family.h"
 #undef FLOW
@@ -149,6 +226,8 @@ static __always_inline __u64 tuple6_hash(const struct tuple6 *tuple, __u32 seed)
 #undef ADDR_SAME
 #undef ADDR_COPY
 #undef CT_RECORDS
+#undef IS_OURS
+#undef DELTAS
 #undef CT
 
 /* IPv6 */
@@ -158,6 +237,8 @@ static __always_inline __u64 tuple6_hash(const struct tuple6 *tuple, __u32 seed)
 #define ADDR_SAME(a, b) same16(a, b)
 #define ADDR_COPY(to, from) copy16(to, from)
 #define CT_RECORDS ct6
+#define IS_OURS is_ours6
+#define DELTAS deltas6
 #define CT(name) ct6_##name
 #include "ct_family.h"
 #undef FLOW
@@ -166,6 +247,8 @@ static __always_inline __u64 tuple6_hash(const struct tuple6 *tuple, __u32 seed)
 #undef ADDR_SAME
 #undef ADDR_COPY
 #undef CT_RECORDS
+#undef IS_OURS
+#undef DELTAS
 #undef CT
 
 #endif

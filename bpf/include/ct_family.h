@@ -6,12 +6,18 @@
  * Invariants (abi.h has the layout):
  * - `life` is odd while a record is a flow. A reader takes what it needs and then looks whether
  *   `life` is what it was before.
- * - A record is only born under the lock of the first bucket of its tuple, so no tuple has two flows,
- *   and under that of the bucket that it is in, so no record has two births; its word among the
- *   replies is only written under that bucket's lock, so no two flows have one reply tuple.
+ * - Who makes a flow claims a record first, by a compare-and-swap of `life` to CLAIMED: from then on
+ *   nobody else writes the record, or makes or clears a word that names it.
+ * - A word is written, and the flow that it names born, under the lock of the first bucket of its
+ *   tuple, so no tuple has two flows, and under that of the bucket that the word is in. Words of
+ *   records that are no flow, or another one, mean nothing; a record that is claimed has its old
+ *   word cleared first, so there are never more words than records.
+ * - The record of a flow whose source port is ours to choose is the one that its reply tuple names
+ *   (CT(direct)), so no two flows have one reply tuple. Others have a word among the replies,
+ *   written under that bucket's lock, and no port that the former may have.
  * - Locks of two buckets are taken in the order of their numbers, replies last, each for a bounded
  *   time.
- * - Ending a flow is one compare-and-swap of `life`: tags and words of dead records mean nothing.
+ * - Ending a flow is one compare-and-swap of `life`.
  */
 
 static __always_inline FLOW *CT(at)(__u32 id)
@@ -36,70 +42,103 @@ static __always_inline bool CT(is_reply_of)(const FLOW *flow, const TUPLE *tuple
 	       PORTS(flow->backend_port) == PORTS(tuple->sport) && flow->proto == tuple->proto;
 }
 
+/* Records less one: a mask of their numbers. */
+static __always_inline __u32 CT(records)(const struct node *node)
+{
+	return node->CT(mask) * CT_WAYS + CT_WAYS - 1;
+}
+
+static __always_inline struct place2 CT(place)(const struct node *node, const TUPLE *tuple)
+{
+	return place_of(TUPLE_HASH(tuple, PORTS_OF(tuple), node->ct_seed), node->CT(mask),
+			CT(records)(node));
+}
+
+/* The way that a place has if it can. A check, because kernel 6.1 forgets bounds on the stack. */
+static __always_inline __u32 *CT(own_word)(struct index_bucket *bucket, const struct place2 *place)
+{
+	__u64 way = place->way;
+
+	barrier_var(way);
+	if (unlikely(way >= INDEX_WAYS))
+		way = 0;
+	barrier_var(way);
+	return &bucket->words[way];
+}
+
 /*
- * The living record of a bucket that is of this tuple, and its life: a reader that wants one flow's
- * fields takes them and then looks whether `life` is what it was here.
+ * The living record that a word of this tuple's tag names, and its life: a reader that wants one
+ * flow's fields takes them and then looks whether `life` is what it was here.
  */
-static __always_inline FLOW *CT(find_in)(const struct tag_bucket *bucket, __u32 index, __u32 tag,
+static __always_inline FLOW *CT(named)(__u32 word, const struct place2 *place, __u32 records,
+				       const TUPLE *tuple, __u32 *life)
+{
+	FLOW *flow;
+
+	if ((word & ~records) != place->tag)
+		return NULL;
+	flow = CT(at)(word & records);
+	if (!flow)
+		return NULL;
+	*life = *(volatile __u32 *)&flow->life;
+	barrier();
+	return (*life & 1) && CT(is_of)(flow, tuple) ? flow : NULL;
+}
+
+static __always_inline FLOW *CT(find_in)(const struct index_bucket *bucket,
+					 const struct place2 *place, __u32 records,
 					 const TUPLE *tuple, __u32 *life)
 {
 	__u32 way;
 
 #pragma unroll
-	for (way = 0; way < CT_WAYS; way++) {
-		if (unlikely(bucket->tags[way] == tag)) {
-			FLOW *flow = CT(at)(index * CT_WAYS + way);
+	for (way = 0; way < INDEX_WAYS; way++) {
+		__u32 word = bucket->words[way];
 
-			if (flow) {
-				*life = *(volatile __u32 *)&flow->life;
-				barrier();
-				if ((*life & 1) && CT(is_of)(flow, tuple))
-					return flow;
-			}
+		if (unlikely((word & ~records) == place->tag)) {
+			FLOW *flow = CT(named)(word, place, records, tuple, life);
+
+			if (flow)
+				return flow;
 		}
 	}
 	return NULL;
 }
 
-/* Where else than in its own way the flow of a tuple may be. */
-static __always_inline FLOW *CT(find_by_tags)(const struct place2 *place, const TUPLE *tuple,
-					      __u32 *life)
+/* The flow of a tuple by all words that may name it. */
+static __noinline FLOW *CT(search)(const struct place2 *place, __u32 records, const TUPLE *tuple,
+				   __u32 *life)
 {
-	struct tag_bucket *bucket = bpf_map_lookup_elem(&CT(tags), &place->first);
+	struct index_bucket *bucket = bpf_map_lookup_elem(&CT(tags), &place->first);
 	FLOW *flow;
 
 	if (!bucket)
 		return NULL;
-	flow = CT(find_in)(bucket, place->first, place->tag, tuple, life);
+	flow = CT(find_in)(bucket, place, records, tuple, life);
 	if (flow || likely(!bucket->spilled))
 		return flow;
 	bucket = bpf_map_lookup_elem(&CT(tags), &place->second);
-	return bucket ? CT(find_in)(bucket, place->second, place->tag, tuple, life) : NULL;
+	return bucket ? CT(find_in)(bucket, place, records, tuple, life) : NULL;
 }
 
 /*
- * The flow of a client's packet, if it lives (its time may be over: ask CT(alive)). Most flows are in
- * the way that their hash names: one cache line, and no tag is read.
+ * The flow of a client's packet, if it lives (its time may be over: ask CT(alive)). Most are named
+ * by the word that their hash points to.
  */
 static __always_inline FLOW *CT(find_living)(const struct node *node, const TUPLE *tuple,
 					     __u32 *life)
 {
-	struct place2 place = place_of(TUPLE_HASH(tuple, node->ct_seed), node->CT(mask));
-	FLOW *flow = CT(at)(place.first * CT_WAYS + place.way);
+	struct place2 place = CT(place)(node, tuple);
+	struct index_bucket *bucket = bpf_map_lookup_elem(&CT(tags), &place.first);
+	__u32 records = CT(records)(node);
+	FLOW *flow;
 
-	if (likely(flow)) {
-		*life = *(volatile __u32 *)&flow->life;
-		barrier();
-		if (likely((*life & 1) && CT(is_of)(flow, tuple)))
-			return flow;
-	}
-	return CT(find_by_tags)(&place, tuple, life);
-}
-
-/* The same, where the tags have to be right: a flow's own way may be another's by now. */
-static __noinline FLOW *CT(search)(const struct place2 *place, const TUPLE *tuple, __u32 *life)
-{
-	return CT(find_by_tags)(place, tuple, life);
+	if (unlikely(!bucket))
+		return NULL;
+	flow = CT(named)(*CT(own_word)(bucket, &place), &place, records, tuple, life);
+	if (likely(flow))
+		return flow;
+	return CT(search)(&place, records, tuple, life);
 }
 
 static __always_inline FLOW *CT(find)(const struct node *node, const TUPLE *tuple)
@@ -109,14 +148,34 @@ static __always_inline FLOW *CT(find)(const struct node *node, const TUPLE *tupl
 	return CT(find_living)(node, tuple, &life);
 }
 
-/*
- * The flow that a backend's packet is the reply of. One whose time is over is none: its tuple may be
- * a later flow's, whose word is behind its own.
- */
-static __always_inline FLOW *CT(find_living_reply)(const struct node *node, const TUPLE *tuple,
-						   __u32 *life)
+/* What a reply tuple has of its own but the port that we choose: what CT(direct) begins at. */
+static __always_inline __u64 CT(reply_base)(const struct node *node, const TUPLE *tuple)
 {
-	__u64 hash = TUPLE_HASH(tuple, ~node->ct_seed);
+	return TUPLE_HASH(tuple, (__u64)tuple->sport << 16, ~node->ct_seed);
+}
+
+/*
+ * The record of the flow whose reply tuple has this base and, in host order, this port: the port's two
+ * high bits choose one of the base's stretches of the table, the others say how far in it is.
+ */
+static __always_inline __u32 CT(direct)(__u64 base, __u32 port, __u32 records)
+{
+	__u32 stretch = (__u32)(base >> 32) * (2 * (port >> STRETCH_BITS) + 1);
+
+	return (stretch & records & ~STRETCH) | (((__u32)base + port) & records & STRETCH);
+}
+
+static __always_inline bool CT(is_reply)(const struct node *node, const FLOW *flow, __u32 life,
+					 const TUPLE *tuple)
+{
+	return (life & 1) && CT(is_reply_of)(flow, tuple) && !(flow->flags & FLOW_DSR) &&
+	       !is_over(flow->seen, flow->state, node, tick_of(node));
+}
+
+/* The same by words: of flows whose port is the client's own, or that found no room elsewhere. */
+static __noinline FLOW *CT(find_worded)(const struct node *node, const TUPLE *tuple, __u32 *life)
+{
+	__u64 hash = TUPLE_HASH(tuple, PORTS_OF(tuple), ~node->ct_seed);
 	__u32 index = hash & node->CT(reply_mask), tag = tag_of(hash), i;
 	struct reply_bucket *bucket = bpf_map_lookup_elem(&CT(replies), &index);
 
@@ -132,14 +191,32 @@ static __always_inline FLOW *CT(find_living_reply)(const struct node *node, cons
 			if (flow) {
 				*life = *(volatile __u32 *)&flow->life;
 				barrier();
-				if ((*life & 1) && CT(is_reply_of)(flow, tuple) &&
-				    !(flow->flags & FLOW_DSR) &&
-				    !is_over(flow->seen, flow->state, node, tick_of(node)))
+				if (CT(is_reply)(node, flow, *life, tuple))
 					return flow;
 			}
 		}
 	}
 	return NULL;
+}
+
+/*
+ * The flow that a backend's packet is the reply of. One whose time is over is none: its tuple may be
+ * a later flow's.
+ */
+static __always_inline FLOW *CT(find_living_reply)(const struct node *node, const TUPLE *tuple,
+						   __u32 *life)
+{
+	FLOW *flow;
+
+	if (unlikely(!is_direct_port(tuple->dport) || !IS_OURS(node, tuple->daddr)))
+		return CT(find_worded)(node, tuple, life);
+	flow = CT(at)(CT(direct)(CT(reply_base)(node, tuple), bpf_ntohs(tuple->dport),
+				 CT(records)(node)));
+	if (!flow)
+		return NULL;
+	*life = *(volatile __u32 *)&flow->life;
+	barrier();
+	return CT(is_reply)(node, flow, *life, tuple) ? flow : NULL;
 }
 
 static __always_inline FLOW *CT(find_reply)(const struct node *node, const TUPLE *tuple)
@@ -153,6 +230,15 @@ static __always_inline FLOW *CT(find_reply)(const struct node *node, const TUPLE
 static __always_inline void CT(end)(FLOW *flow, __u32 life)
 {
 	__sync_val_compare_and_swap(&flow->life, life, life + 1);
+}
+
+static __always_inline void CT(own_tuple)(const FLOW *flow, TUPLE *tuple)
+{
+	ADDR_COPY(tuple->saddr, flow->client);
+	ADDR_COPY(tuple->daddr, flow->vip);
+	tuple->sport = flow->client_port;
+	tuple->dport = flow->vip_port;
+	tuple->proto = flow->proto;
 }
 
 static __always_inline void CT(reply_tuple)(const FLOW *flow, TUPLE *tuple)
@@ -222,7 +308,7 @@ static __always_inline __u32 CT(word_for)(const struct reply_bucket *bucket, con
 			return i;
 		/* Born again with another reply tuple? Then this word is a leftover. */
 		CT(reply_tuple)(other, now);
-		hash = TUPLE_HASH(now, ~self->ct_seed);
+		hash = TUPLE_HASH(now, PORTS_OF(now), ~self->ct_seed);
 		if ((hash & self->CT(reply_mask)) != index || tag_of(hash) != word >> 32)
 			return i;
 		if (is_weak(other->state) && tick - other->seen >= silent) {
@@ -238,32 +324,173 @@ static __always_inline __u32 CT(word_for)(const struct reply_bucket *bucket, con
 	return NO_WORD + DROP_CT_FULL;
 }
 
-/* How many ways of a bucket have no flow, as their tags alone say: those never used, or cleared. */
-static __always_inline __u32 CT(untagged)(const struct tag_bucket *bucket)
+/* Clear what word still names a record, which the caller has claimed, by its former flow. */
+__noinline int CT(unname)(__u32 id)
 {
-	__u32 way, found = 0;
+	__u32 zero = 0, way, word, *own;
+	struct node *self = bpf_map_lookup_elem(&node, &zero);
+	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
+	struct index_bucket *bucket;
+	FLOW *flow = CT(at)(id);
+	struct place2 place;
+	TUPLE *tuple;
 
-#pragma unroll
-	for (way = 0; way < CT_WAYS; way++) {
-		__u64 borrowed = (__u64)bucket->tags[way] - 1;
-
-		/* No branch: which ways are free is nothing that could be predicted. */
-		barrier_var(borrowed);
-		found += borrowed >> 63;
+	if (!self || !work || !flow)
+		return 0;
+	tuple = &work->CT(former);
+	CT(own_tuple)(flow, tuple);
+	place = CT(place)(self, tuple);
+	word = place.tag | id;
+	bucket = bpf_map_lookup_elem(&CT(tags), &place.first);
+	if (!bucket)
+		return 0;
+	/* Without a lock: only who has claimed the record makes or clears a word that names it. */
+	own = CT(own_word)(bucket, &place);
+	if (likely(*own == word)) {
+		__sync_val_compare_and_swap(own, word, 0);
+		return 0;
 	}
-	return found;
+#pragma unroll
+	for (way = 0; way < INDEX_WAYS; way++)
+		if (bucket->words[way] == word)
+			__sync_val_compare_and_swap(&bucket->words[way], word, 0);
+	if (likely(!bucket->spilled))
+		return 0;
+	bucket = bpf_map_lookup_elem(&CT(tags), &place.second);
+	if (!bucket)
+		return 0;
+#pragma unroll
+	for (way = 0; way < INDEX_WAYS; way++)
+		if (bucket->words[way] == word)
+			__sync_val_compare_and_swap(&bucket->words[way], word, 0);
+	return 0;
 }
 
-/* Whether a bucket may have a flow of this tag, or have spilled one. */
-static __always_inline bool CT(may_have)(const struct tag_bucket *bucket, __u32 tag)
+/*
+ * The port, with these high bits (1 to 3), that names the record so far in a stretch. Of a table with
+ * fewer records than a stretch has, some bits of the port do not count: those are `other`'s.
+ */
+static __always_inline __u32 CT(port_at)(__u64 base, __u32 high, __u32 in, __u32 other,
+					 __u32 records)
+{
+	__u32 low = records & STRETCH;
+
+	return high << STRETCH_BITS | ((in - (__u32)base) & low) | (other & STRETCH & ~low);
+}
+
+/*
+ * How good it is to take a record: FREE_RANK if it is no flow or its time is over, 0 if it may not be
+ * taken, and else the more the longer its flow, which may be evicted, has been silent.
+ */
+static __always_inline __u32 CT(rank)(const FLOW *flow, __u32 life, const struct node *self,
+				      __u32 tick)
+{
+	__u32 silent = tick - flow->seen;
+
+	if ((life & 3) == CLAIMED)
+		return 0;
+	if (!(life & 1) || is_over(flow->seen, flow->state, self, tick))
+		return FREE_RANK;
+	/* Seen by another CPU with a later clock: as if right now. */
+	return is_weak(flow->state) * ((silent & ~((__s32)silent >> 31)) / 2 + 1);
+}
+
+/*
+ * Claim a record for `made`, whose number is work->id then: 0, or why not. One that is no flow, or
+ * whose time is over, is taken as it is met; else, of the flows that were met and may be evicted, the
+ * one that has been silent for the longest. Records are taken in a row, so each CPU makes flows in
+ * lines that it has just had, or has next. Where none may be taken the next flow looks elsewhere.
+ */
+__noinline __u32 CT(claim)(FLOW *made, __u32 tick)
+{
+	__u32 zero = 0, records, turn, best = 0, id = 0, life = 0, port = 0, next = 0, high, in = 0;
+	struct node *self = bpf_map_lookup_elem(&node, &zero);
+	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
+	__u32 met = 0, index = 0;
+	__u64 base;
+	FLOW *flow;
+
+	if (!made || !self || !work)
+		return DROP_CT_FULL;
+	records = CT(records)(self);
+	base = work->base;
+	high = work->CT(high) ?: 1;
+#pragma nounroll
+	for (turn = 0; turn < CLAIM_TRIES; turn++, in++) {
+		__u32 may, its, rank, its_port;
+
+		if (!(turn % CLAIM_ROW)) {
+			if (turn && !met)
+				work->CT(cursors)[index & (CT_CURSORS - 1)] = in * 0x6255 + 0x3619;
+			if (turn)
+				high = high % 3 + 1;
+			index = CT(direct)(base, high << STRETCH_BITS, records) >> STRETCH_BITS;
+			in = work->CT(cursors)[index & (CT_CURSORS - 1)];
+			met = 0;
+		}
+		its_port = CT(port_at)(base, high, in, bpf_ntohs(made->client_port), records);
+		may = CT(direct)(base, its_port, records);
+		flow = CT(at)(may);
+		if (!flow)
+			break;
+		its = *(volatile __u32 *)&flow->life;
+		rank = CT(rank)(flow, its, self, tick);
+		met |= rank;
+		/* What the verifier knew of these it would follow, each of them by itself. */
+		barrier_var(rank);
+		barrier_var(met);
+		barrier_var(in);
+		barrier_var(high);
+		if (rank > best) {
+			best = rank;
+			id = may;
+			life = its;
+			port = its_port;
+			next = in + 1;
+		}
+		if (best == FREE_RANK)
+			break;
+	}
+	if (!best)
+		return DROP_CT_FULL;
+	high = port >> STRETCH_BITS;
+	work->CT(high) = high;
+	index = CT(direct)(base, port, records) >> STRETCH_BITS;
+	work->CT(cursors)[index & (CT_CURSORS - 1)] = next;
+	flow = CT(at)(id);
+	/* Another CPU was here: the caller tries again. */
+	if (!flow || __sync_val_compare_and_swap(&flow->life, life, (life | 3) + 3) != life)
+		return DROP_CT_BUSY;
+	if (best != FREE_RANK)
+		count_event(EVENT_EVICTED);
+	work->id = id;
+	work->used = life;
+	if (work->direct)
+		made->source_port = bpf_htons(port);
+	return 0;
+}
+
+/* Give back what was claimed. */
+static __always_inline void CT(release)(__u32 id)
+{
+	FLOW *flow = CT(at)(id);
+
+	if (flow)
+		*(volatile __u32 *)&flow->life = flow->life + 2;
+}
+
+/* Whether a bucket may have a word of this tag, or have spilled one. */
+static __always_inline bool CT(may_have)(const struct index_bucket *bucket, __u32 tag,
+					 __u32 records)
 {
 	__u64 found = 0;
 	__u32 way;
 
 #pragma unroll
-	for (way = 0; way < CT_WAYS; way++) {
-		__u64 borrowed = (__u64)(bucket->tags[way] ^ tag) - 1;
+	for (way = 0; way < INDEX_WAYS; way++) {
+		__u64 borrowed = (__u64)((bucket->words[way] ^ tag) & ~records) - 1;
 
+		/* No branch: which tags there are is nothing that could be predicted. */
 		barrier_var(borrowed);
 		found |= borrowed;
 	}
@@ -271,115 +498,62 @@ static __always_inline bool CT(may_have)(const struct tag_bucket *bucket, __u32 
 }
 
 /*
- * A free way of the first bucket for a new flow, its own if that is free: the record's number, or
- * NO_WAY if fewer than NEAR_SPARE of its ways are free. `roomy`: tags said, a moment ago, that so
- * many are; where records have to be looked at, the tags of those that are over are cleared, so that the next flow need not look.
+ * A way of a bucket, whose lock the caller holds, that has no word, or a former one of this tag, as
+ * a tuple leaves that comes again; NO_WAY: there is none.
  */
-static __always_inline __u32 CT(near_way)(struct tag_bucket *bucket, const struct place2 *place,
-					  bool roomy, const struct node *self, __u32 tick)
+static __noinline __u32 CT(free_way)(const struct index_bucket *bucket,
+				     const struct place2 *place, __u32 records)
 {
-	__u32 i, found = NO_WAY, spare = 0, way = place->way;
-	__u32 own = place->first * CT_WAYS + way;
+	__u32 way, found = NO_WAY;
 
-	if (likely(roomy)) {
-		FLOW *flow = CT(at)(own);
-
-		if (!bucket->tags[way % CT_WAYS] || (flow && !CT(alive)(flow, self, tick)))
-			return own;
-	}
 #pragma nounroll
-	for (i = 0; i < CT_WAYS; i++, way++) {
-		__u32 id;
+	for (way = 0; way < INDEX_WAYS; way++) {
+		__u32 word = bucket->words[way];
+		FLOW *flow;
 
-		way %= CT_WAYS;
-		id = place->first * CT_WAYS + way;
-		if (bucket->tags[way]) {
-			FLOW *flow = CT(at)(id);
-			__u32 life;
-
-			if (!flow || CT(alive)(flow, self, tick))
-				continue;
-			life = flow->life;
-			if (life & 1)
-				CT(end)(flow, life);
-			bucket->tags[way] = 0;
+		if (!word) {
+			found = way;
+		} else if ((word & ~records) == place->tag) {
+			flow = CT(at)(word & records);
+			if (!flow || !(flow->life & 1))
+				return way;
 		}
-		if (found == NO_WAY)
-			found = id;
-		if (++spare == NEAR_SPARE)
-			return found;
 	}
-	return NO_WAY;
+	return found;
 }
 
-/*
- * The best way of a bucket for a new flow: rank << 32 | record << 4 | living flows of the bucket.
- * A way that is free has FREE_RANK, a weak flow the more the longer it has been silent, and others
- * have 0, which is no way at all.
- */
-__noinline __u64 CT(best_way)(__u32 index, __u32 tick)
+/* The same where all ways have words: one whose flow is over, else the weak one that was silent for
+ * the longest, which ends. */
+static __noinline __u32 CT(way_of_another)(const struct index_bucket *bucket,
+					   const struct node *self, __u32 tick)
 {
-	__u32 way, zero = 0, used = 0;
-	struct node *self = bpf_map_lookup_elem(&node, &zero);
-	__u64 best = 0;
+	__u32 way, found = NO_WAY, silent = 0, victim = 0, records = CT(records)(self);
 
-	if (!self)
-		return 0;
-	for (way = 0; way < CT_WAYS; way++) {
-		__u32 id = index * CT_WAYS + way, silent, rank;
+#pragma nounroll
+	for (way = 0; way < INDEX_WAYS; way++) {
+		__u32 id = bucket->words[way] & records;
 		FLOW *flow = CT(at)(id);
-		__u64 mine;
 
-		if (!flow)	/* never; no return of its own, whose value would need more stack */
-			break;
-		silent = tick - flow->seen;
-		/* Seen by another CPU with a later clock: as if right now. */
-		rank = is_weak(flow->state) * ((silent & ~((__s32)silent >> 31)) / 2 + 1);
-		if (CT(alive)(flow, self, tick))
-			used++;
-		else
-			rank = FREE_RANK;
-		mine = (__u64)rank << 32 | id << 4;
-		if (rank && mine > best)
-			best = mine;
+		if (!flow || !CT(alive)(flow, self, tick))
+			return way;
+		if (is_weak(flow->state) && tick - flow->seen >= silent) {
+			silent = tick - flow->seen;
+			victim = id;
+			found = way;
+		}
 	}
-	return best | used;
+	if (found == NO_WAY || !CT(end_weak)(victim))
+		return NO_WAY;
+	count_event(EVENT_EVICTED);
+	return found;
 }
 
-/* The best way of both buckets: free before anybody's, then the emptier bucket, then silence. */
-static __always_inline __u64 CT(best_of_both)(const struct place2 *place, __u32 tick)
+/* Lock the second bucket, too: 0, or DROP_CT_BUSY and none is locked. The lower one comes first. */
+static __always_inline __u32 CT(lock_both)(const struct place2 *place, struct index_bucket *first,
+					   struct index_bucket *second)
 {
-	__u64 best = CT(best_way)(place->first, tick), there;
-
-	if ((best & 15) <= CT_WAYS / 2)
-		return best;
-	there = CT(best_way)(place->second, tick);
-	if (there >> 32 > best >> 32 ||
-	    (there >> 32 == FREE_RANK && best >> 32 == FREE_RANK && (there & 15) < (best & 15)))
-		return there;
-	return best;
-}
-
-/* Lock the first bucket of a place and look for a way there; else lock both. 0, or why not. */
-static __always_inline __u32 CT(take_buckets)(struct ct_work *work, struct tag_bucket *first,
-					      bool roomy, const struct node *self, __u32 tick)
-{
-	struct place2 *place = &work->place;
 	bool in_order = place->first < place->second;
-	struct tag_bucket *second;
 
-	if (!lock(&first->lock))
-		return DROP_CT_BUSY;
-	work->both = 0;
-	work->id = CT(near_way)(first, place, roomy, self, tick);
-	if (likely(work->id != NO_WAY) || place->first == place->second)
-		return 0;
-	second = bpf_map_lookup_elem(&CT(tags), &place->second);
-	if (!second) {
-		unlock(&first->lock);
-		return DROP_CT_FULL;
-	}
-	/* The lower one is locked first. */
 	if (!in_order)
 		unlock(&first->lock);
 	if (!lock(&second->lock)) {
@@ -391,13 +565,46 @@ static __always_inline __u32 CT(take_buckets)(struct ct_work *work, struct tag_b
 		unlock(&second->lock);
 		return DROP_CT_BUSY;
 	}
-	work->both = 1;
+	return 0;
+}
+
+/*
+ * Lock the first bucket of a place, and the second if the first has no way left, and choose one:
+ * work->way, of the second if work->both says so. 0, or why not.
+ */
+static __always_inline __u32 CT(take_way)(struct ct_work *work, struct index_bucket *first,
+					  const struct node *self, __u32 tick)
+{
+	const struct place2 *place = &work->place;
+	__u32 records = CT(records)(self);
+	struct index_bucket *second;
+
+	work->both = 0;
+	work->way = place->way;
+	if (!lock(&first->lock))
+		return DROP_CT_BUSY;
+	if (likely(!*CT(own_word)(first, place)))
+		return 0;
+	work->way = CT(free_way)(first, place, records);
+	if (likely(work->way != NO_WAY))
+		return 0;
+	second = bpf_map_lookup_elem(&CT(tags), &place->second);
+	if (second && place->first != place->second) {
+		if (CT(lock_both)(place, first, second))
+			return DROP_CT_BUSY;
+		work->both = 1;
+		work->way = CT(free_way)(second, place, records);
+		if (work->way == NO_WAY)
+			work->way = CT(way_of_another)(second, self, tick);
+	} else {
+		work->way = CT(way_of_another)(first, self, tick);
+	}
 	return 0;
 }
 
 static __always_inline void CT(leave_buckets)(struct ct_work *work)
 {
-	struct tag_bucket *bucket = bpf_map_lookup_elem(&CT(tags), &work->place.first);
+	struct index_bucket *bucket = bpf_map_lookup_elem(&CT(tags), &work->place.first);
 
 	if (bucket)
 		unlock(&bucket->lock);
@@ -408,193 +615,209 @@ static __always_inline void CT(leave_buckets)(struct ct_work *work)
 		unlock(&bucket->lock);
 }
 
-/* Write `made` and its tag, its word among the replies being there. The flow lives from here on. */
-static __always_inline void CT(give_birth)(FLOW *flow, FLOW *made, const struct ct_work *work,
-					   __u32 tick)
+/* Write `made` and the word that names it. The flow lives from here on. */
+static __always_inline void CT(give_birth)(FLOW *flow, FLOW *made, struct ct_work *work,
+					   struct index_bucket *first, __u32 tick)
 {
-	__u32 index = work->id / CT_WAYS;
-	struct tag_bucket *bucket = bpf_map_lookup_elem(&CT(tags), &index);
+	struct index_bucket *bucket = first;
 
 	/*
 	 * All but life, which says that the rest is there, and is stored behind it (as unlock() does).
-	 * Nobody else writes it: it is even, and only who holds this record's bucket makes it odd.
+	 * Nobody else writes it: it is claimed.
 	 */
 	flow->seen = tick;
 	__builtin_memcpy(__builtin_assume_aligned((void *)flow + 8, 8),
 			 __builtin_assume_aligned((void *)made + 8, 8), sizeof(*flow) - 8);
-	if (bucket)
-		bucket->tags[work->id % CT_WAYS] = work->place.tag;
-	if (index != work->place.first) {
-		bucket = bpf_map_lookup_elem(&CT(tags), &work->place.first);
-		if (bucket)
-			bucket->spilled = 1;
+	if (unlikely(work->both)) {
+		bucket = bpf_map_lookup_elem(&CT(tags), &work->place.second);
+		first->spilled = 1;
 	}
+	if (bucket && work->way < INDEX_WAYS)
+		bucket->words[work->way] = work->place.tag | work->id;
 	barrier();
 	*(volatile __u32 *)&flow->life = flow->life + 1;
 }
 
 /*
  * Ask for all cache lines that a flow of these tuples will need, at once: one after the other each
- * would be waited for by itself. What is read is not looked at. The other ways are needed where tags
- * are of flows that are over, as in any table that was in use for a while.
+ * would be waited for by itself. What is read is not looked at.
  */
 static __always_inline void CT(ask_for)(const struct node *self, const TUPLE *tuple,
-					const TUPLE *reply)
+					const TUPLE *reply, bool direct)
 {
-	struct place2 place = place_of(TUPLE_HASH(tuple, self->ct_seed), self->CT(mask));
-	__u32 index = TUPLE_HASH(reply, ~self->ct_seed) & self->CT(reply_mask), i;
-	struct tag_bucket *bucket = bpf_map_lookup_elem(&CT(tags), &place.first);
-	FLOW *flow = CT(at)(place.first * CT_WAYS + place.way);
-	struct reply_bucket *replies = bpf_map_lookup_elem(&CT(replies), &index);
+	struct place2 place = CT(place)(self, tuple);
+	struct index_bucket *bucket = bpf_map_lookup_elem(&CT(tags), &place.first);
+	__u32 zero = 0, records = CT(records)(self), in, high, id;
+	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
+	FLOW *flow;
 
-	if (!flow || !bucket || !replies)
+	__u64 base;
+
+	if (!bucket || !work)
 		return;
-	*(volatile __u32 *)&flow->life;
-	*(volatile __u32 *)&flow->service_id;
-	*(volatile __u32 *)&replies->pad;
 	*(volatile __u32 *)&bucket->spilled;
-#pragma unroll
-	for (i = 1; i < NEAR_SPARE; i++) {
-		flow = CT(at)(place.first * CT_WAYS + (place.way + i) % CT_WAYS);
-		if (flow)
-			*(volatile __u32 *)&flow->life;
+	if (likely(direct)) {
+		base = CT(reply_base)(self, reply);
+	} else {
+		struct reply_bucket *replies;
+		__u32 index;
+
+		base = TUPLE_HASH(reply, PORTS_OF(reply), ~self->ct_seed);
+		index = base & self->CT(reply_mask);
+		replies = bpf_map_lookup_elem(&CT(replies), &index);
+		if (replies)
+			*(volatile __u32 *)&replies->pad;
+	}
+	high = work->CT(high) ?: 1;
+	id = CT(direct)(base, high << STRETCH_BITS, records);
+	in = work->CT(cursors)[(id >> STRETCH_BITS) & (CT_CURSORS - 1)];
+	/* The record that the next flow of this stretch will have: nothing waits for it now. */
+	flow = CT(at)(CT(direct)(base, CT(port_at)(base, high, in + 1, 0, records), records));
+	if (flow) {
+		*(volatile __u32 *)&flow->life;
+		*(volatile __u32 *)&flow->service_id;
+	}
+	flow = CT(at)(CT(direct)(base, CT(port_at)(base, high, in, 0, records), records));
+	if (!flow)
+		return;
+	/* Whose word goes with it. */
+	if (likely(flow->life)) {
+		CT(own_tuple)(flow, &work->CT(former));
+		place = CT(place)(self, &work->CT(former));
+		bucket = bpf_map_lookup_elem(&CT(tags), &place.first);
+		if (bucket)
+			*(volatile __u32 *)&bucket->spilled;
 	}
 }
 
-/*
- * The same for a flow that nothing was asked for yet, and for what only its bucket says that it needs:
- * behind a lock each line would be waited for by itself. Whether tags say that there is room.
- */
-static __always_inline bool CT(fetch)(const struct ct_work *work, const struct tag_bucket *bucket,
-				      const struct node *self)
+/* Find the place of `made`: 0, or why not. */
+__noinline __u32 CT(begin)(FLOW *made)
 {
-	__u32 index = work->reply_hash & self->CT(reply_mask), i;
-	struct reply_bucket *replies = bpf_map_lookup_elem(&CT(replies), &index);
-
-	if (replies)
-		*(volatile __u32 *)&replies->pad;
-	if (likely(CT(untagged)(bucket) >= NEAR_SPARE))
-		return true;
-#pragma unroll
-	for (i = 1; i < NEAR_SPARE; i++) {
-		FLOW *flow = CT(at)(work->place.first * CT_WAYS + (work->place.way + i) % CT_WAYS);
-
-		if (flow)
-			*(volatile __u32 *)&flow->life;
-	}
-	return false;
-}
-
-/* Lock what `made` needs, and choose its way: 0, and its buckets are locked, or why not. */
-__noinline __u32 CT(begin)(FLOW *made, __u32 tick)
-{
-	__u32 zero = 0, reason;
+	__u32 zero = 0, index;
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
 	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
-	struct tag_bucket *bucket;
+	struct index_bucket *bucket;
 	TUPLE *tuple;
-	FLOW *flow;
 
 	if (!made || !self || !work)
 		return DROP_CT_FULL;
 	tuple = &work->CT(mine);
-	ADDR_COPY(tuple->saddr, made->client);
-	ADDR_COPY(tuple->daddr, made->vip);
-	tuple->sport = made->client_port;
-	tuple->dport = made->vip_port;
-	tuple->proto = made->proto;
-	work->place = place_of(TUPLE_HASH(tuple, self->ct_seed), self->CT(mask));
-	work->is_free = 1;
-	CT(reply_tuple)(made, &work->CT(other));
-	work->reply_hash = TUPLE_HASH(&work->CT(other), ~self->ct_seed);
-	bucket = bpf_map_lookup_elem(&CT(tags), &work->place.first);
-	if (!bucket)
-		return DROP_CT_FULL;
-	reason = CT(take_buckets)(work, bucket, CT(fetch)(work, bucket, self), self, tick);
-	if (reason)
-		return reason;
-	flow = NULL;
-	if (unlikely(CT(may_have)(bucket, work->place.tag)))
-		flow = CT(search)(&work->place, tuple, &work->life);
-	if (flow) {
-		reason = FLOW_THERE;
-		if (CT(alive)(flow, self, tick))
-			goto out;
-		CT(end)(flow, work->life);
-	}
-	if (work->id == NO_WAY) {
-		__u64 best = CT(best_of_both)(&work->place, tick);
+	CT(own_tuple)(made, tuple);
+	work->place = CT(place)(self, tuple);
+	work->direct = !made->source_port && !(made->flags & (FLOW_DSR | FLOW_NO_SNAT));
+	tuple = &work->CT(other);
+	CT(reply_tuple)(made, tuple);
+	if (likely(work->direct)) {
+		work->base = CT(reply_base)(self, tuple);
+	} else {
+		struct reply_bucket *replies;
 
-		reason = DROP_CT_FULL;
-		if (!(best >> 32))
-			goto out;
-		work->id = (__u32)best >> 4;
-		work->is_free = best >> 32 == FREE_RANK;
+		work->base = TUPLE_HASH(tuple, PORTS_OF(tuple), ~self->ct_seed);
+		index = work->base & self->CT(reply_mask);
+		replies = bpf_map_lookup_elem(&CT(replies), &index);
+		if (replies)
+			*(volatile __u32 *)&replies->pad;
 	}
+	bucket = bpf_map_lookup_elem(&CT(tags), &work->place.first);
+	if (bucket)
+		*(volatile __u32 *)&bucket->spilled;
 	return 0;
-out:
-	CT(leave_buckets)(work);
-	work->id = NO_WAY;
+}
+
+/* The word of `made` among the replies, if it needs one: 0, or why not. */
+static __noinline __u32 CT(settle_reply)(const struct node *self, struct ct_work *work,
+					 __u32 tick)
+{
+	__u64 hash = work->base, word;	/* as wide as its place on the stack, or 6.1 forgets its bounds */
+	__u32 index = hash & self->CT(reply_mask), reason;
+	struct reply_bucket *replies;
+
+	replies = bpf_map_lookup_elem(&CT(replies), &index);
+	if (!replies)
+		return DROP_CT_FULL;
+	if (!lock(&replies->lock))
+		return DROP_CT_BUSY;
+	word = CT(word_for)(replies, &work->CT(other), &work->CT(former), hash, work->id, self, tick);
+	barrier_var(word);
+	reason = word - NO_WORD;
+	if (word < REPLY_WAYS) {
+		replies->words[word] = (__u64)tag_of(hash) << 32 | work->id;
+		reason = 0;
+	}
+	unlock(&replies->lock);
 	return reason;
 }
 
-/* Give the chosen way to `made`, and unlock everything. 0, or a reason. */
+/* Make the claimed record the flow `made`: 0, or a reason, and it is claimed no more. */
 __noinline __u32 CT(settle)(FLOW *made, __u32 tick)
 {
-	__u32 zero = 0, index, life, reason = DROP_CT_FULL;
+	__u32 zero = 0, life, reason, records;
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
 	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
-	struct reply_bucket *replies;
+	struct index_bucket *bucket;
 	FLOW *flow;
-	__u64 word;	/* as wide as its place on the stack, or the verifier forgets its bounds */
-	__u64 hash;
 
 	if (!made || !self || !work)
 		return DROP_CT_FULL;
-	hash = work->reply_hash;
-	index = hash & self->CT(reply_mask);
-	replies = bpf_map_lookup_elem(&CT(replies), &index);
-	flow = CT(at)(work->id);
-	if (!replies || !flow)
+	records = CT(records)(self);
+	bucket = bpf_map_lookup_elem(&CT(tags), &work->place.first);
+	reason = bucket ? CT(take_way)(work, bucket, self, tick) : DROP_CT_FULL;
+	if (reason)
 		goto out;
-	reason = DROP_CT_BUSY;
-	if (!lock(&replies->lock))
-		goto out;
-	word = CT(word_for)(replies, &work->CT(other), &work->CT(mine), hash, work->id, self, tick);
-	barrier_var(word);
-	reason = word - NO_WORD;
-	if (word >= REPLY_WAYS)
-		goto out_replies;
+	if (unlikely(CT(may_have)(bucket, work->place.tag, records))) {
+		flow = CT(search)(&work->place, records, &work->CT(mine), &life);
+		if (flow) {
+			reason = FLOW_THERE;
+			if (CT(alive)(flow, self, tick))
+				goto out_buckets;
+			CT(end)(flow, life);
+		}
+	}
 	reason = DROP_CT_FULL;
-	/* From here on it is nobody's flow: a packet or a sweep that still looks at it sees so. */
-	life = flow->life;
-	if (work->is_free ? (life & 1) && CT(alive)(flow, self, tick) : !is_weak(flow->state))
-		goto out_replies;
-	if ((life & 1) && __sync_val_compare_and_swap(&flow->life, life, life + 1) != life)
-		goto out_replies;
-	if (!work->is_free)
-		count_event(EVENT_EVICTED);
-	replies->words[word] = (__u64)tag_of(hash) << 32 | work->id;
-	CT(give_birth)(flow, made, work, tick);
-	reason = 0;
-out_replies:
-	unlock(&replies->lock);
-out:
+	if (work->way == NO_WAY)
+		goto out_buckets;
+	if (unlikely(!work->direct && !(made->flags & FLOW_DSR))) {
+		reason = CT(settle_reply)(self, work, tick);
+		if (reason)
+			goto out_buckets;
+	}
+	DELTAS(made);
+	flow = CT(at)(work->id);
+	if (flow)
+		CT(give_birth)(flow, made, work, bucket, tick);
 	CT(leave_buckets)(work);
+	return 0;
+out_buckets:
+	CT(leave_buckets)(work);
+out:
+	CT(release)(work->id);
 	return reason;
 }
 
 /*
- * Make `made` a flow (its life and seen are set here), and ct_work.id its number. 0, or the reason
- * why not: DROP_CONFLICT if the reply tuple is another's (the caller may try another port),
- * DROP_CT_FULL, DROP_CT_BUSY. FLOW_THERE: another CPU made this very flow meanwhile. Two functions,
- * because the stack of one would be too large.
+ * Make `made` a flow (its life and seen are set here, and its source port if that is 0 and ours), and
+ * ct_work.id its number. 0, or the reason why not: DROP_CONFLICT if the reply tuple is another's (the
+ * caller may try another port), DROP_CT_FULL, DROP_CT_BUSY. FLOW_THERE: another CPU made this very
+ * flow meanwhile. Four functions, because the stack of one would be too large.
  */
 static __always_inline __u32 CT(add)(FLOW *made, __u32 tick)
 {
-	__u32 reason = CT(begin)(made, tick);
+	__u32 reason = CT(begin)(made), zero = 0, turn;
+	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
 
-	return reason ? reason : CT(settle)(made, tick);
+	if (reason || !work)
+		return reason;
+#pragma nounroll
+	for (turn = 0; turn < CLAIM_ROUNDS; turn++) {
+		reason = CT(claim)(made, tick);
+		if (likely(!reason))
+			break;
+	}
+	if (reason)
+		return reason;
+	if (likely(work->used))
+		CT(unname)(work->id);
+	return CT(settle)(made, tick);
 }
 
 /* The flow that CT(add) made or found there, a moment ago. */
@@ -605,8 +828,8 @@ static __always_inline FLOW *CT(find_added)(const struct node *node, const TUPLE
 	FLOW *flow = work ? CT(at)(work->id) : NULL;
 	struct place2 place;
 
-	if (likely(flow && CT(is_of)(flow, tuple)))
+	if (likely(flow && CT(is_of)(flow, tuple) && (flow->life & 1)))
 		return flow;
-	place = place_of(TUPLE_HASH(tuple, node->ct_seed), node->CT(mask));
-	return CT(search)(&place, tuple, &life);
+	place = CT(place)(node, tuple);
+	return CT(search)(&place, CT(records)(node), tuple, &life);
 }

@@ -16,7 +16,7 @@
 
 #define SNAT_TRIES 16
 #define SNAT_PORT_MIN 1024
-#define SNAT_PORTS (65536 - SNAT_PORT_MIN)
+#define SNAT_PORTS (DIRECT_PORT_MIN - SNAT_PORT_MIN)	/* that name no record */
 
 /* A first packet. */
 struct opening {
@@ -258,15 +258,19 @@ static __always_inline __u8 first_state(const struct opening *o)
 	return (o->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN ? CT_SYN : CT_MIDDLE;
 }
 
-/* Whether the backend has to see an address of ours in place of the client's. */
-static __always_inline bool wants_snat(const struct opening *o)
+/*
+ * Whether the backend has to see an address of ours in place of the client's. Who speaks from such an
+ * address already is given a port of ours: by others that address is not looked for (is_direct_port).
+ */
+static __always_inline bool wants_snat(const struct node *self, const struct opening *o)
 {
 	if (o->handed_over)
 		return false;
 	/* The kernel knows its way to clients outside, and none to those behind OVN. */
 	if (o->backend.place == PLACE_HOST)
 		return o->inner;
-	if (same16(o->client, o->backend.addr))
+	if (same16(o->client, o->backend.addr) ||
+	    (o->family == 4 ? is_ours4(self, *(__be32 *)(o->client + 12)) : is_ours6(self, o->client)))
 		return true;
 	if ((o->flags & VIP_DSR) && !o->inner && o->backend.place == PLACE_LOCAL)
 		return false;
@@ -280,20 +284,24 @@ static __always_inline bool wants_dsr(const struct opening *o)
 	       (*(const __u32 *)o->backend.mac | *(const __u16 *)(o->backend.mac + 4));
 }
 
-/* By what address of ours this node's own kernel knows a client behind OVN. */
-#define HOST_SOURCE4 bpf_htonl((__u32)HOST_SOURCE4_HIGH << 16 | HOST_SOURCE4_LOW)
-
-static __always_inline void host_source6(__u8 *to)
+static __always_inline bool is_low(__be16 port)
 {
-	*(__be32 *)to = bpf_htonl((__u32)HOST_SOURCE6_FIRST << 16 | HOST_SOURCE6_SECOND);
-	*(__be32 *)(to + 4) = 0;
-	*(__be32 *)(to + 8) = 0;
-	*(__be32 *)(to + 12) = bpf_htonl(HOST_SOURCE6_LAST);
+	return port && bpf_ntohs(port) < SNAT_PORT_MIN;
 }
 
-/* The next source port to try; in network order. */
-static __always_inline __be16 port_to_try(__u32 hash, __u32 turn)
+/*
+ * The source port of a flow in this turn; in network order. A client's port below 1,024 is kept if it
+ * can be, because some servers ask for one (RFC 2623, NFS); then the record is chosen, and names it
+ * (0); where no record is to be had so, others are tried.
+ */
+static __always_inline __be16 port_to_try(const struct opening *o, __u32 turn)
 {
+	__u32 hash = o->slot ^ o->client_port << 16;
+
+	if (!turn)
+		return o->client_port;
+	if (turn == 1)
+		return 0;
 	hash = (hash + turn * 0x9e3779b1U) * 0x85ebca6bU;
 	return bpf_htons(SNAT_PORT_MIN + ((hash >> 16) * SNAT_PORTS >> 16));
 }
@@ -319,14 +327,14 @@ static __always_inline __be16 port_to_try(__u32 hash, __u32 turn)
 		copy_mac((flow).vip_mac, wants_dsr(o) ? (o)->backend.mac : (o)->dest_mac); \
 	} while (0)
 
-static __always_inline __u32 opened(struct scratch *held, __u32 failed)
+static __always_inline __u32 opened(const struct node *self, struct scratch *held, __u32 failed)
 {
 	const struct opening *o = &held->opening;
 	struct service_stats *stats;
 
 	if (failed == FLOW_THERE)
 		return 0;
-	if (failed == DROP_CONFLICT && wants_snat(o))
+	if (failed == DROP_CONFLICT && wants_snat(self, o))
 		failed = DROP_NO_PORT;
 	if (failed)
 		return refused(o, failed);
@@ -364,24 +372,21 @@ __noinline __u32 open4(struct xdp_md *ctx)
 		/* Its reply never comes here; its own tuple is as unique as it is. */
 		flow->backend = flow->vip;
 		flow->backend_port = flow->vip_port;
-		return opened(held, ct4_add(flow, o->tick));
+		return opened(self, held, ct4_add(flow, o->tick));
 	}
-	if (!wants_snat(o)) {
+	if (!wants_snat(self, o)) {
 		flow->flags |= FLOW_NO_SNAT;
-		deltas4(flow);
-		return opened(held, ct4_add(flow, o->tick));
+		return opened(self, held, ct4_add(flow, o->tick));
 	}
 	flow->source = o->backend.place == PLACE_HOST ? HOST_SOURCE4 : self->service_addr4;
 	failed = DROP_NO_PORT;
-	for (turn = 0; turn <= SNAT_TRIES; turn++) {
-		if (turn)
-			flow->source_port = port_to_try(o->slot ^ flow->client_port << 16, turn);
-		deltas4(flow);
+	for (turn = !is_low(o->client_port); turn <= SNAT_TRIES + 1; turn++) {
+		flow->source_port = port_to_try(o, turn);
 		failed = ct4_add(flow, o->tick);
-		if (failed != DROP_CONFLICT)
+		if (failed != DROP_CONFLICT && (turn != 1 || failed != DROP_CT_FULL))
 			break;
 	}
-	return opened(held, failed);
+	return opened(self, held, failed);
 }
 
 /* The same for IPv6. */
@@ -411,27 +416,24 @@ __noinline __u32 open6(struct xdp_md *ctx)
 	if (flow->flags & FLOW_DSR) {
 		copy16(flow->backend, flow->vip);
 		flow->backend_port = flow->vip_port;
-		return opened(held, ct6_add(flow, o->tick));
+		return opened(self, held, ct6_add(flow, o->tick));
 	}
-	if (!wants_snat(o)) {
+	if (!wants_snat(self, o)) {
 		flow->flags |= FLOW_NO_SNAT;
-		deltas6(flow);
-		return opened(held, ct6_add(flow, o->tick));
+		return opened(self, held, ct6_add(flow, o->tick));
 	}
 	if (o->backend.place == PLACE_HOST)
 		host_source6(flow->source);
 	else
 		copy16(flow->source, self->service_addr6);
 	failed = DROP_NO_PORT;
-	for (turn = 0; turn <= SNAT_TRIES; turn++) {
-		if (turn)
-			flow->source_port = port_to_try(o->slot ^ flow->client_port << 16, turn);
-		deltas6(flow);
+	for (turn = !is_low(o->client_port); turn <= SNAT_TRIES + 1; turn++) {
+		flow->source_port = port_to_try(o, turn);
 		failed = ct6_add(flow, o->tick);
-		if (failed != DROP_CONFLICT)
+		if (failed != DROP_CONFLICT && (turn != 1 || failed != DROP_CT_FULL))
 			break;
 	}
-	return opened(held, failed);
+	return opened(self, held, failed);
 }
 
 #endif

@@ -12,7 +12,6 @@
 #define FILTER_FACTOR 0x9e3779b97f4a7c15ULL
 #define FOLD_FACTOR 0xc2b2ae3d27d4eb4fULL
 #define FILTER_SHIFT 43	/* 64 less the bits of FILTER_BITS */
-_Static_assert(CT_WAYS == 8, "place2.way has three bits");
 _Static_assert(1ULL << (64 - FILTER_SHIFT) == FILTER_BITS, "FILTER_SHIFT");
 
 static __always_inline __u64 filter_bit(__u64 addr, __be16 port, __u8 proto)
@@ -53,7 +52,10 @@ static __always_inline __u64 mix64(__u64 x)
 	return x;
 }
 
-/* Where a tuple may be: the way that it has if it can, of the first bucket. Its tag is never 0. */
+/*
+ * Where the word of a tuple may be: the way that it has if it can, of the first bucket. The tag has
+ * the bits of a word that no record's number needs, and is never 0.
+ */
 struct place2 {
 	__u32 first;
 	__u32 second;
@@ -66,13 +68,13 @@ static __always_inline __u32 tag_of(__u64 hash)
 	return (__u32)(hash >> 32) | 1;
 }
 
-static __always_inline struct place2 place_of(__u64 hash, __u32 mask)
+static __always_inline struct place2 place_of(__u64 hash, __u32 mask, __u32 records)
 {
 	return (struct place2){
 		.first = hash & mask,
 		.second = (hash >> 20) & mask,
-		.tag = tag_of(hash),
-		.way = hash >> 61,
+		.tag = ((__u32)(hash >> 32) & ~records) | (records + 1),
+		.way = (hash >> 32 & 0xfff) * INDEX_WAYS >> 12,
 	};
 }
 

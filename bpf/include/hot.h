@@ -101,7 +101,7 @@ static __always_inline void begin_opening(struct opening *o, __be16 vip_port, __
 /*
  * The opening of a flow by what is likely to be its first packet. With AHEAD the flow was not looked
  * for yet (foretell): the backend is chosen before that, and all that is needed is asked for at once.
- * The reply's tuple is guessed: to svc0's address and the client's port most are.
+ * What replies will have is guessed: svc0's address or the client's own.
  */
 static __noinline void first4(struct xdp_md *ctx, const struct tuple4 *tuple, __u32 tcp_flags,
 			      __u32 tick, bool inner, const struct ethhdr *eth)
@@ -121,10 +121,12 @@ static __noinline void first4(struct xdp_md *ctx, const struct tuple4 *tuple, __
 	map4(o->key.addr, tuple->daddr);
 	map4(o->client, tuple->saddr);
 	if ((tcp_flags & AHEAD) && foresee(self, o)) {
-		struct tuple4 reply = { *(__be32 *)(o->backend.addr + 12), self->service_addr4,
-					o->backend.port, o->client_port, o->key.proto };
+		bool direct = o->flags & (inner ? VIP_INNER_SNAT : VIP_SNAT);
+		struct tuple4 reply = { *(__be32 *)(o->backend.addr + 12),
+					direct ? self->service_addr4 : tuple->saddr,
+					o->backend.port, tuple->sport, o->key.proto };
 
-		ct4_ask_for(self, tuple, &reply);
+		ct4_ask_for(self, tuple, &reply, direct);
 	}
 }
 
@@ -147,12 +149,16 @@ static __noinline void first6(struct xdp_md *ctx, const struct tuple6 *tuple, __
 	copy16(o->key.addr, tuple->daddr);
 	copy16(o->client, tuple->saddr);
 	if ((tcp_flags & AHEAD) && foresee(self, o)) {
-		struct tuple6 reply = { .sport = o->backend.port, .dport = o->client_port,
+		bool direct = o->flags & (inner ? VIP_INNER_SNAT : VIP_SNAT);
+		struct tuple6 reply = { .sport = o->backend.port, .dport = tuple->sport,
 					.proto = o->key.proto };
 
 		copy16(reply.saddr, o->backend.addr);
-		copy16(reply.daddr, self->service_addr6);
-		ct6_ask_for(self, tuple, &reply);
+		if (direct)
+			copy16(reply.daddr, self->service_addr6);
+		else
+			copy16(reply.daddr, tuple->saddr);
+		ct6_ask_for(self, tuple, &reply, direct);
 	}
 }
 

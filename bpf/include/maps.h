@@ -73,10 +73,10 @@ struct {
 
 /* Conntrack: see abi.h and ct.h. */
 PINNED_ARRAY(ct4, MAX_FLOW_SLOTS, struct flow4);
-PINNED_ARRAY(ct4_tags, MAX_FLOW_SLOTS / CT_WAYS, struct tag_bucket);
+PINNED_ARRAY(ct4_tags, MAX_FLOW_SLOTS / CT_WAYS, struct index_bucket);
 PINNED_ARRAY(ct4_replies, MAX_FLOW_SLOTS / 2, struct reply_bucket);
 PINNED_ARRAY(ct6, MAX_FLOW_SLOTS, struct flow6);
-PINNED_ARRAY(ct6_tags, MAX_FLOW_SLOTS / CT_WAYS, struct tag_bucket);
+PINNED_ARRAY(ct6_tags, MAX_FLOW_SLOTS / CT_WAYS, struct index_bucket);
 PINNED_ARRAY(ct6_replies, MAX_FLOW_SLOTS / 2, struct reply_bucket);
 
 /* Programs write and read. A miss: the fragment's first one was not seen. */

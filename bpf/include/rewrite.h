@@ -7,7 +7,6 @@
 #define MILLRACE_REWRITE_H
 
 #include "abi.h"
-#include "csum.h"
 #include "ct.h"
 #include "octets.h"
 #include "parsing.h"
@@ -39,33 +38,6 @@ static __always_inline void mend_ip(struct iphdr *ip, __u16 delta)
 static __always_inline __u16 undone(__u16 delta)
 {
 	return ~delta;
-}
-
-/* The checksum's changes of a translation, for a record that has its addresses. */
-static __always_inline void deltas4(struct flow4 *flow)
-{
-	__u32 addrs = csum_delta32(flow->vip, flow->backend) +
-		      csum_delta32(flow->client, flow->source);
-
-	flow->ip_delta = csum_fold(addrs);
-	flow->l4_delta = csum_fold(addrs + csum_delta16(flow->vip_port, flow->backend_port) +
-				   csum_delta16(flow->client_port, flow->source_port));
-}
-
-static __always_inline __u32 csum_delta128(const __u8 *from, const __u8 *to)
-{
-	const __u32 *f = (const __u32 *)from, *t = (const __u32 *)to;
-
-	return csum_delta32(f[0], t[0]) + csum_delta32(f[1], t[1]) + csum_delta32(f[2], t[2]) +
-	       csum_delta32(f[3], t[3]);
-}
-
-static __always_inline void deltas6(struct flow6 *flow)
-{
-	flow->l4_delta = csum_fold(csum_delta128(flow->vip, flow->backend) +
-				   csum_delta128(flow->client, flow->source) +
-				   csum_delta16(flow->vip_port, flow->backend_port) +
-				   csum_delta16(flow->client_port, flow->source_port));
 }
 
 /* The state after a TCP packet with something to say, of the client or (`reply`) the backend. */
