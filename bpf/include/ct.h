@@ -77,10 +77,10 @@ struct ct_work {
 	struct place2 place;
 	__u64 base;		/* of the tuple that replies will have (ct?_reply_base), or its hash */
 	struct tuple4 ct4_mine;
-	struct tuple4 ct4_other;
+	struct tuple4 ct4_reply;
 	struct tuple4 ct4_former;
 	struct tuple6 ct6_mine;
-	struct tuple6 ct6_other;
+	struct tuple6 ct6_reply;
 	struct tuple6 ct6_former;
 	struct taken taken;
 	__u32 pad;

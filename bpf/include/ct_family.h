@@ -692,12 +692,6 @@ static __always_inline bool CT(ask_for)(const struct node *self, const TUPLE *tu
 	high = work->CT(high) ?: 1;
 	id = CT(direct)(base, high << STRETCH_BITS, records);
 	in = work->CT(cursors)[(id >> STRETCH_BITS) & (CT_CURSORS - 1)];
-	/* The record that the next flow of this stretch will have: nothing waits for it now. */
-	flow = CT(at)(CT(direct)(base, CT(port_at)(base, high, in + 1, 0, records), records));
-	if (flow) {
-		*(volatile __u32 *)&flow->life;
-		*(volatile __u32 *)&flow->service_id;
-	}
 	id = CT(direct)(base, CT(port_at)(base, high, in, 0, records), records);
 	flow = CT(at)(id);
 	/* Whose word goes with it. */
@@ -748,7 +742,7 @@ __noinline int CT(begin)(FLOW *made, __u32 asked)
 	bucket = bpf_map_lookup_elem(&CT(tags), &work->place.first);
 	if (bucket)
 		*(volatile __u32 *)&bucket->spilled;
-	tuple = &work->CT(other);
+	tuple = &work->CT(reply);
 	CT(reply_tuple)(made, tuple);
 	if (work->direct) {
 		work->base = CT(reply_base)(self, tuple);
@@ -820,7 +814,7 @@ __noinline __u32 CT(enter_reply)(__u32 tick)
 	reason = DROP_CT_BUSY;
 	if (!lock(&replies->lock))
 		goto out;
-	word = CT(word_for)(replies, &work->CT(other), &work->CT(former), hash, work->id, self, tick);
+	word = CT(word_for)(replies, &work->CT(reply), &work->CT(former), hash, work->id, self, tick);
 	barrier_var(word);
 	reason = word - NO_WORD;
 	if (word < REPLY_WAYS) {
