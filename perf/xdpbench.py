@@ -258,6 +258,11 @@ class Bench(Closing):
             ends = [End(side, packed(client)) for client in clients]
             self._sweeps.sweep(version, flags, ends)
 
+    def never_used(self, version: int) -> int:
+        """How many records no flow ever had."""
+        chunks = array_chunks(self.maps[f"ct{version}"], dtype_of(_LAYOUTS[version]))
+        return sum(int((values["life"] == 0).sum()) for _, values in chunks)
+
     def first_lives(self, version: int) -> int:
         """How many of the benchmark's own flows have a record that no flow had before."""
         return int((self._records(version)[1]["life"] <= FIRST_LIFE).sum())

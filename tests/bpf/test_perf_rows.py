@@ -18,11 +18,14 @@ from perf import xdpcases, xdptables
 from perf.ctstate import grown
 from perf.strides import stride
 from perf.xdpbench import Bench, BenchError
+from perf.xdpcases import Case
 from perf.xdpframes import CLIENT_PORTS, CLIENTS, SYN, frame
 
 pytestmark = pytest.mark.bpf
 
 SERVICES, FLOWS = 50, 300
+ENOUGH = 6_000
+"""Services that give every record a flow within USE_ROUNDS."""
 FRAME = {version: frame(xdptables.vip_of(version, 0), tcp_flags=SYN) for version in (4, 6)}
 BEFORE = 2
 """Packets of a run that are not measured."""
@@ -83,31 +86,29 @@ def clients(bench: Bench, version: int) -> set[bytes]:
     return {client.tobytes() for client in flows["client"][flows["life"] & 1 != 0]}
 
 
+def new(name: str, version: int, services: int) -> Case:
+    packet, flows = FRAME[version], xdpcases.NEW_FLOWS
+    return Case(name, version, ProgramKind.UPLINK, packet, Reason.VIP_NEW, "tcp", flows, services)
+
+
 @pytest.mark.parametrize("version", [4, 6])
-def test_new_flows_are_of_a_used_table(bench: Bench, version: int) -> None:
+def test_new_flows_are_of_a_used_table(version: int) -> None:
     """Each round has clients of its own, in records that others had; or the same ones again."""
-    found = [case for case in xdpcases.base_cases(bench) if case.version == version]
-    names = [case.name for case in found]
-    for name, shared in ((xdpcases.NEW_EACH, False), (xdpcases.NEW_SAME, True)):
-        case = found[names.index(name)]
-        # The generator is through, and with it the last case's preparations.
-        xdpcases.use_up(bench, case)
-        rounds = []
-        for _ in range(2):
+    with Bench(None, ENOUGH) as bench:
+        case = new(xdpcases.NEW_EACH, version, ENOUGH)
+        with pytest.raises(BenchError, match="records that none had before"):
             xdpcases.run(bench, case, case.flows)
-            assert not bench.first_lives(version)
-            rounds.append(clients(bench, version))
-        assert all(len(each) == case.flows // CLIENT_PORTS for each in rounds)
-        assert (rounds[0] == rounds[1]) is shared
-        assert rounds[0].isdisjoint(rounds[1]) is not shared
-
-
-def test_an_unused_table_is_told(bench: Bench) -> None:
-    case = xdpcases.Case(
-        xdpcases.NEW_SAME, 4, ProgramKind.UPLINK, FRAME[4], Reason.VIP_NEW, "tcp", 4_096, SERVICES
-    )
-    with pytest.raises(BenchError, match="records that none had before"):
-        xdpcases.run(bench, case, case.flows)
+        xdpcases.use_up(bench, case)
+        assert bench.never_used(version) < abi.Limit.MAX_FLOW_SLOTS / 10
+        for name, shared in ((xdpcases.NEW_EACH, False), (xdpcases.NEW_SAME, True)):
+            case = new(name, version, ENOUGH)
+            rounds = []
+            for _ in range(2):
+                xdpcases.run(bench, case, case.flows)
+                rounds.append(clients(bench, version))
+            assert all(len(each) == case.flows // CLIENT_PORTS for each in rounds)
+            assert (rounds[0] == rounds[1]) is shared
+            assert rounds[0].isdisjoint(rounds[1]) is not shared
 
 
 def test_clients_come_again_when_all_were_there(bench: Bench) -> None:
