@@ -31,7 +31,8 @@
 #define CLAIM_NEAR 12		/* in all three stretches, */
 #define CLAIM_TRIES 24		/* and elsewhere in them, */
 #define CLAIM_ROUNDS 3		/* and how often */
-#define CLAIM_FULL 15		/* new flows that look near only after one that found nothing free */
+#define CLAIM_FULL 64		/* of so many new flows in a row that find nothing free */
+#define CLAIM_FAR 8		/* the first ones look elsewhere, the others near only */
 #define LOCK_TRIES 128
 
 struct tuple4 {
@@ -90,7 +91,7 @@ struct ct_work {
 	struct former ct6_next;
 	__u32 ct4_high;		/* which stretches are gone on in: a port's high bits */
 	__u32 ct6_high;
-	__u32 ct4_full;		/* new flows still that look near only */
+	__u32 ct4_full;		/* new flows since one that found a free record */
 	__u32 ct6_full;
 	__u32 ct4_cursors[CT_CURSORS];	/* how far in, by stretch */
 	__u32 ct6_cursors[CT_CURSORS];

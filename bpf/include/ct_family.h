@@ -422,7 +422,7 @@ __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 		__u32 life, rank, port;
 
 		if (!(turn % CLAIM_ROW)) {
-			if (turn == CLAIM_NEAR && work->CT(full))
+			if (turn == CLAIM_NEAR && work->CT(full) % CLAIM_FULL > CLAIM_FAR)
 				break;
 			if (turn)
 				high = high % 3 + 1;
@@ -456,9 +456,9 @@ __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 			*cursor = turn < CLAIM_NEAR ? in * 0x6255 + 0x3619 : in;
 		}
 	}
-	if (unlikely(best->rank != FREE_RANK))
-		work->CT(full) = work->CT(full) ? work->CT(full) - 1 : CLAIM_FULL;
-	if (!best->rank)
+	work->CT(full) = best->rank == FREE_RANK ? 0 : work->CT(full) + 1;
+	/* Other stretches may have room: nobody ends for a flow while it may have another port. */
+	if (!best->rank || (work->direct && work->CT(full) && work->CT(full) < CLAIM_FAR))
 		return DROP_CT_FULL;
 	work->CT(high) = best->port >> STRETCH_BITS;
 	work->CT(cursors)[(best->id >> STRETCH_BITS) & (CT_CURSORS - 1)] = best->next;
@@ -872,7 +872,7 @@ static __always_inline __u32 CT(add)(FLOW *made, __u32 tick, bool asked)
 #pragma nounroll
 	for (turn = 0; turn < CLAIM_ROUNDS; turn++) {
 		reason = CT(claim)(made, tick);
-		if (likely(!reason))
+		if (likely(!reason) || (work->direct && reason == DROP_CT_FULL))
 			break;
 	}
 	if (reason)
