@@ -76,6 +76,8 @@ struct ct_work {
 	__u8 asked_direct;	/* what it was taken for when its lines were asked for */
 	__u8 is_new;		/* no look at its bucket's words is needed */
 	__u32 used;		/* not 0: the life of the flow that the record was, which may have a word */
+	__u32 replies;		/* not 0: the lock of this bucket of replies is held */
+	__u32 reply_bucket;
 	__u32 version;		/* of the first bucket's lock when it had no word of this tag; odd: none */
 	struct place2 place;
 	__u64 base;		/* of the tuple that replies will have (ct?_reply_base), or its hash */
