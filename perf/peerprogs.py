@@ -38,6 +38,8 @@ _LIVE_FRAMES = 1 << 1
 FRAME_SIZE = 80
 _CLIENT_PORT = 1024
 _LONG_TICKS = 1_000_000
+_TURNOVER = 2
+"""Flows for each record, before anything is measured: records are not given out evenly."""
 
 
 class PeersError(DataplaneError):
@@ -177,19 +179,32 @@ class Ours(Closing):
         """Let go of everything."""
         self._open.close()
 
-    def use_up(self, source: Source, head: bytes, firsts: Sequence[int], flows: int) -> None:
+    def use_up(
+        self, source: Source, heads: Sequence[bytes], firsts: Sequence[int], flows: int
+    ) -> None:
         """Bring the table to the state of a node in use: a record that a flow gets had others.
+
+        First flows of many services, twice as many as there are records; then rounds of such as are
+        to be measured. One service alone uses but its two backends' stretches of the table.
 
         Args:
             source: from where flows come.
-            head: a frame of the service's.
+            heads: a frame to each of these services; the last one is to be measured.
             firsts: for each round the number of its first 5-tuple.
             flows: of a round.
         """
+        slots = self.maps["ct4"].info.max_entries
+        each = min(flows, -(-_TURNOVER * slots // len(heads)))
+        for number, head in enumerate(heads):
+            source.aim(head, each, self.program)
+            source.feed(head, each)
+            if number * each // flows != (number + 1) * each // flows:
+                self.forget_flows()
         for first in firsts:
-            source.aim(head, first + flows, self.program, first=first)
-            source.feed(head, flows)
             self.forget_flows()
+            source.aim(heads[-1], first + flows, self.program, first=first)
+            source.feed(heads[-1], flows)
+        self.forget_flows()
 
     def forget_flows(self) -> None:
         """Every flow is over; the words that name them stay, as on a node in use."""

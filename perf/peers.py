@@ -41,7 +41,7 @@ from perf.peerrules import Rules
 from perf.peerxsk import RING
 from perf.strides import stride
 
-SCHEMA = "millrace.perf.peers/2"
+SCHEMA = "millrace.perf.peers/3"
 SERVICES = (1, 1_000, 10_000)
 SINKS = ("xsk", "xdp", "skb", "socket")
 FLOWS = 256
@@ -52,8 +52,9 @@ NEW = 60 * ROUND
 """So many 5-tuples, of 240 clients, that none comes twice in a run. Each run begins a round further
 on than the one before, so that no table has seen its flows lately."""
 
-USED_ROUNDS = 6
-"""Of flows through ours before it is measured: its table is a used one's then."""
+USED_ROUNDS, USED_SERVICES = 6, 32
+"""Of flows through ours before it is measured: its table is a used one's then. More services would
+take longer (the kernel needs 20 ms to begin a test), and these reach all of the table."""
 
 PACKETS = RING - 1024
 SLOW_PACKETS = 1024
@@ -212,8 +213,9 @@ class Peers:
             )
             stack.enter_context(ours)
             self.tag = ours.tag
-            head = request(peerlab.vip(number - 1), plain.mac("r"))
-            ours.use_up(source, head, [next(self._rounds) for _ in range(USED_ROUNDS)], PACKETS)
+            used = range(max(0, number - USED_SERVICES), number)
+            heads = [request(peerlab.vip(service), to_us) for service in used]
+            ours.use_up(source, heads, [next(self._rounds) for _ in range(USED_ROUNDS)], PACKETS)
             ways: list[tuple[str, str, Trio, Program, End, Callable[[], None]]] = [
                 (OURS, "", plain, ours.program, ours_end, ours.forget_flows)
             ]

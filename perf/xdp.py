@@ -30,7 +30,7 @@ from perf.verdicts import table as verdict_table
 from perf.xdpbench import FLOOR, Bench
 from perf.xdpcases import Case
 
-SCHEMA = "millrace.perf.xdp/2"
+SCHEMA = "millrace.perf.xdp/3"
 _FLOOR_REPEAT = 200_000
 _MANY_BACKENDS = 1024
 """Of the service that has a million flows, so that none finds its backend's records taken.
