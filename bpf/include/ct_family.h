@@ -337,6 +337,8 @@ __noinline int CT(unname)(__u32 id)
 	if (!self || !work || !flow)
 		return 0;
 	if (unlikely(work->CT(next).id != id || work->CT(next).life != work->used)) {
+		work->CT(next).id = id;
+		work->CT(next).life = work->used;
 		CT(own_tuple)(flow, &work->CT(former));
 		work->CT(next).place = CT(place)(self, &work->CT(former));
 	}
