@@ -110,6 +110,7 @@ class Bench:
             UPLINK_TWO: state.program(ProgramKind.UPLINK).fd,
             SVC: state.program(ProgramKind.SERVICE).fd,
         }
+        self.maps = state.maps
         self._buffers()
         self._own = list(self._own_maps())
         self._laden = False
