@@ -337,6 +337,8 @@ __noinline int CT(unname)(__u32 id)
 	if (!self || !work || !flow)
 		return 0;
 	if (unlikely(work->CT(next).id != id || work->CT(next).life != work->used)) {
+		work->CT(next).id = id;
+		work->CT(next).life = work->used;
 		CT(own_tuple)(flow, &work->CT(former));
 		work->CT(next).place = CT(place)(self, &work->CT(former));
 	}
@@ -741,6 +743,8 @@ __noinline int CT(begin)(FLOW *made, __u32 asked)
 	if (likely(asked && work->direct && work->asked_direct &&
 		   ADDR_SAME(made->source, self->SERVICE_ADDR)))
 		return 0;
+	/* What was asked for is written over: another port, of another base, may be tried after this one. */
+	work->asked_direct = 0;
 	work->version = 1;
 	tuple = &work->CT(mine);
 	CT(own_tuple)(made, tuple);
