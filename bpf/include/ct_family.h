@@ -160,7 +160,9 @@ static __always_inline __u64 CT(reply_base)(const struct node *node, const TUPLE
  */
 static __always_inline __u32 CT(direct)(__u64 base, __u32 port, __u32 records)
 {
-	__u32 stretch = (__u32)(base >> 32) * (2 * (port >> STRETCH_BITS) + 1);
+	__u32 hash = base >> 32, step = (hash | 1) << STRETCH_BITS;
+	/* An odd number of stretches apart: of a table that has four or more the three are never one. */
+	__u32 stretch = hash + (port >> STRETCH_BITS) * step;
 
 	return (stretch & records & ~STRETCH) | (((__u32)base + port) & records & STRETCH);
 }
