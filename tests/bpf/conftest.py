@@ -85,10 +85,12 @@ def shared_state(bpffs: Path) -> Iterator[BpfState]:
 
 
 @pytest.fixture
-def empty(shared_state: BpfState) -> World:
-    """A node that knows nothing."""
+def empty(shared_state: BpfState) -> Iterator[World]:
+    """A node that knows nothing. Whatever a test did, conntrack's laws hold afterwards."""
     devices = socket.if_nametoindex("up0"), socket.if_nametoindex("svc0")
-    return World(shared_state, *devices).clear()
+    made = World(shared_state, *devices).clear()
+    yield made
+    assert made.laws() == []
 
 
 @pytest.fixture
