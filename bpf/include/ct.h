@@ -30,6 +30,7 @@
 #define CLAIM_ROW 4		/* records that are looked at in a row, */
 #define CLAIM_TRIES 12		/* and in all three stretches, */
 #define CLAIM_ROUNDS 3		/* and how often */
+#define CLAIM_STAY 0x3c		/* one row in sixteen without a free record leads elsewhere */
 #define LOCK_TRIES 128
 
 struct tuple4 {
@@ -77,10 +78,10 @@ struct ct_work {
 	struct place2 place;
 	__u64 base;		/* of the tuple that replies will have (ct?_reply_base), or its hash */
 	struct tuple4 ct4_mine;
-	struct tuple4 ct4_other;
+	struct tuple4 ct4_reply;
 	struct tuple4 ct4_former;
 	struct tuple6 ct6_mine;
-	struct tuple6 ct6_other;
+	struct tuple6 ct6_reply;
 	struct tuple6 ct6_former;
 	struct taken taken;
 	__u32 pad;
@@ -233,6 +234,15 @@ static __always_inline void deltas6(struct flow6 *flow)
 				   csum_delta128(flow->client, flow->source) +
 				   csum_delta16(flow->vip_port, flow->backend_port) +
 				   csum_delta16(flow->client_port, flow->source_port));
+}
+
+/*
+ * Where a CPU begins in a stretch: each, and each program, elsewhere, so that they do not meet each
+ * other's flows before the table is full.
+ */
+static __always_inline __u32 first_cursor(__u8 flags)
+{
+	return (bpf_get_smp_processor_id() * 2 + !!(flags & FLOW_INNER) + 1) * 0x9e3779b1U >> 16 | 1;
 }
 
 #define PORTS(first) (*(const __u32 *)&(first))

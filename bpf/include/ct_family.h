@@ -400,11 +400,12 @@ static __always_inline __u32 CT(rank)(const FLOW *flow, __u32 life, const struct
  * Claim a record for `made`, whose number is work->id then: 0, or why not. One that is no flow, or
  * whose time is over, is taken as it is met; else, of the flows that were met and may be evicted, the
  * one that has been silent for the longest. Records are taken in a row, so each CPU makes flows in
- * lines that it has just had, or has next. Where none may be taken the next flow looks elsewhere.
+ * lines that it has just had, or has next. Where none was free the next flow goes on behind them, at
+ * times elsewhere; and always elsewhere where none may be taken at all.
  */
 __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 {
-	__u32 zero = 0, records, turn, high, index = 0, in = 0, met = 0;
+	__u32 zero = 0, records, turn, high, index = 0, in = 0, met = 0, *cursor;
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
 	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
 	struct taken *best;
@@ -417,16 +418,16 @@ __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 	best = &work->taken;
 	best->rank = 0;
 #pragma nounroll
-	for (turn = 0; turn < CLAIM_TRIES; turn++, in++) {
+	for (turn = 0; turn < CLAIM_TRIES; turn++) {
 		__u32 life, rank, port;
 
 		if (!(turn % CLAIM_ROW)) {
-			if (turn && !met)
-				work->CT(cursors)[index & (CT_CURSORS - 1)] = in * 0x6255 + 0x3619;
 			if (turn)
 				high = high % 3 + 1;
 			index = CT(direct)(work->base, high << STRETCH_BITS, records) >> STRETCH_BITS;
 			in = work->CT(cursors)[index & (CT_CURSORS - 1)];
+			if (unlikely(!in))
+				in = first_cursor(made->flags);
 			met = 0;
 		}
 		port = CT(port_at)(work->base, high, in, bpf_ntohs(made->client_port), records);
@@ -437,6 +438,7 @@ __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 		life = *(volatile __u32 *)&flow->life;
 		rank = CT(rank)(flow, life, self, tick);
 		met |= rank;
+		in++;
 		/* What the verifier knew of these it would follow, each of them by itself. */
 		barrier_var(met);
 		barrier_var(in);
@@ -446,11 +448,15 @@ __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 			best->id = index;
 			best->life = life;
 			best->port = port;
-			best->next = in + 1;
+			best->next = in;
 		}
-		index >>= STRETCH_BITS;
 		if (best->rank == FREE_RANK)
 			break;
+		index >>= STRETCH_BITS;
+		if (turn % CLAIM_ROW == CLAIM_ROW - 1) {
+			cursor = &work->CT(cursors)[index & (CT_CURSORS - 1)];
+			*cursor = met && in & CLAIM_STAY ? in : in * 0x6255 + 0x3619;
+		}
 	}
 	if (!best->rank)
 		return DROP_CT_FULL;
@@ -692,12 +698,6 @@ static __always_inline bool CT(ask_for)(const struct node *self, const TUPLE *tu
 	high = work->CT(high) ?: 1;
 	id = CT(direct)(base, high << STRETCH_BITS, records);
 	in = work->CT(cursors)[(id >> STRETCH_BITS) & (CT_CURSORS - 1)];
-	/* The record that the next flow of this stretch will have: nothing waits for it now. */
-	flow = CT(at)(CT(direct)(base, CT(port_at)(base, high, in + 1, 0, records), records));
-	if (flow) {
-		*(volatile __u32 *)&flow->life;
-		*(volatile __u32 *)&flow->service_id;
-	}
 	id = CT(direct)(base, CT(port_at)(base, high, in, 0, records), records);
 	flow = CT(at)(id);
 	/* Whose word goes with it. */
@@ -748,7 +748,7 @@ __noinline int CT(begin)(FLOW *made, __u32 asked)
 	bucket = bpf_map_lookup_elem(&CT(tags), &work->place.first);
 	if (bucket)
 		*(volatile __u32 *)&bucket->spilled;
-	tuple = &work->CT(other);
+	tuple = &work->CT(reply);
 	CT(reply_tuple)(made, tuple);
 	if (work->direct) {
 		work->base = CT(reply_base)(self, tuple);
@@ -820,7 +820,7 @@ __noinline __u32 CT(enter_reply)(__u32 tick)
 	reason = DROP_CT_BUSY;
 	if (!lock(&replies->lock))
 		goto out;
-	word = CT(word_for)(replies, &work->CT(other), &work->CT(former), hash, work->id, self, tick);
+	word = CT(word_for)(replies, &work->CT(reply), &work->CT(former), hash, work->id, self, tick);
 	barrier_var(word);
 	reason = word - NO_WORD;
 	if (word < REPLY_WAYS) {
