@@ -67,6 +67,18 @@ def namespace(_namespace: Namespace) -> Iterator[Namespace]:
 
 
 @pytest.fixture
+def one_cpu() -> Iterator[int]:
+    """The test runs on this CPU alone: each makes its flows where it was last."""
+    home = os.sched_getaffinity(0)
+    cpu = min(home)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield cpu
+    finally:
+        os.sched_setaffinity(0, home)
+
+
+@pytest.fixture
 def bpf_root(bpffs: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     """A directory for one node's pins."""
     root = bpffs / f"node-{abs(hash(request.node.nodeid)):x}"

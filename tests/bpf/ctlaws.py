@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bpf import abi
 from bpf.abi import CtState, FlowFlag, Limit
 from dataplane.drivers.libbpf import Map
-from dataplane.drivers.mapbulk import read_array
+from dataplane.drivers.mapbulk import read_array, write_array
 
 FILTER_FACTOR, FOLD_FACTOR = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 DIRECT_PORT_MIN, SNAT_PORT_MIN = 16384, 1024
@@ -292,3 +292,8 @@ class Tables:
 def broken(maps: Mapping[str, Map]) -> list[str]:
     """The laws that do not hold of a node's conntrack, of either family."""
     return [claim for version in (4, 6) for claim in Tables.read(maps, version).broken()]
+
+
+def write_records(maps: Mapping[str, Map], tables: Tables) -> None:
+    """Put a family's records there as they are in `tables`, while no program runs."""
+    write_array(maps[f"ct{tables.version}"], tables.records)

@@ -75,7 +75,7 @@ VIP6_TCP, VIP6_UDP = tcp("2001:db8:1::10", 80), udp("2001:db8:1::10", 53)
 VIP6_LOCAL = tcp("2001:db8:1::20", 443)
 WEB6, WEB6_TWO, DNS6 = tcp("fd10::2", 8080), tcp("fd10::3", 8080), udp("fd10::4", 5353)
 
-PAYLOAD = b"what the client says, of odd length"
+PAYLOAD = b"what the client says, of some odd length"
 HZ = 100
 """Ticks of a second, as these tests have it: the clock is theirs."""
 
@@ -187,9 +187,11 @@ class World:
                      "tx_ports"):  # fmt: skip
             for key in list(self.maps[name].keys()):
                 self.maps[name].delete(key)
-        for name in ("ct4", "ct4_tags", "ct4_replies", "ct6", "ct6_tags", "ct6_replies",
-                     "vip_filter", "address_filter", "sets"):  # fmt: skip
+        for name in ("ct4_tags", "ct4_replies", "ct6_tags", "ct6_replies", "vip_filter",
+                     "address_filter", "sets"):  # fmt: skip
             self._zero(name)
+        for name in ("ct4", "ct6"):
+            self._end_all(name)
         self.maps["node"].update(_u32(0), bytes(abi.NODE.size))
         return self
 
@@ -197,6 +199,14 @@ class World:
         used, values = self._used(name)
         if len(used):
             update_keys(self.maps[name], used, np.zeros_like(values))
+
+    def _end_all(self, name: str) -> None:
+        """No record is a flow or tells of one; lives go on, as programs remember some."""
+        used, values = self._used(name)
+        if len(used):
+            ended = np.zeros_like(values)
+            ended[:, :4].view(np.uint32)[:] = (values[:, :4].copy().view(np.uint32) | 3) + 1
+            update_keys(self.maps[name], used, ended)
 
     def _used(self, name: str) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
         """The entries of an array that are not all zeros: their numbers and octets."""
