@@ -140,12 +140,39 @@ def test_two_processors_make_the_same_flows(
         assert sum(found.values()) == 2 * clients
         assert set(found) <= {Reason.VIP_NEW, Reason.VIP_FORWARD, Reason.DROP_CT_BUSY}
         flows = world.flows(vip.address.version)
-        print(found, len(flows), clients)
         assert len(flows) <= clients
         assert len(flows) > clients * 9 // 10
         assert world.laws() == []
         meet_again(world, vip, 10)
         world.pass_time(TIMEOUTS_S["CT_ESTABLISHED"] + 1)
+
+
+@pytest.mark.parametrize("clients", [2, 16, 256])
+@pytest.mark.parametrize(
+    "vip", [VIP_TCP, VIP6_TCP, VIP_LOCAL, VIP6_LOCAL], ids=["SNAT", "SNAT6", "kept", "kept6"]
+)
+def test_two_processors_fight_over_few_tuples(
+    world: World, first: Hurler, second: Hurler, vip: L4Addr, clients: int
+) -> None:
+    """One sends resets, so that the other's SYNs begin anew what is there; both begin what is not."""
+    syn, reset = from_client(vip, tcp="S"), from_client(vip, tcp="R")
+    before = world.counted()
+    first.aim(syn, clients)
+    second.aim(reset, clients)
+    for turn in range(10 * ROUNDS):
+        at_once(lambda: first.hurl(syn, 4 * TURNS), lambda: second.hurl(reset, 4 * TURNS))
+        assert world.laws() == []
+        assert 1 <= len(list(world.records(vip.address.version))) <= clients
+        found = gained(world, before)
+        assert sum(found.values()) == 8 * (turn + 1) * TURNS
+        # A round that had no second processor shows nothing: flows begin anew where both were.
+        if turn >= ROUNDS and found[Reason.VIP_NEW] > 50 * clients:
+            break
+    print(found)
+    assert found[Reason.VIP_NEW] > 50 * clients
+    first.aim(syn, clients)
+    first.hurl(syn, clients)
+    meet_again(world, vip)
 
 
 @KINDS
