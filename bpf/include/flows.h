@@ -15,6 +15,7 @@
 #include "rewrite.h"
 
 #define SNAT_TRIES 16
+#define FULL_TRIES 3	/* where there may be room elsewhere in the table */
 #define SNAT_PORT_MIN 1024
 #define SNAT_PORTS (DIRECT_PORT_MIN - SNAT_PORT_MIN)	/* that name no record */
 
@@ -387,7 +388,7 @@ __noinline __u32 open4(struct xdp_md *ctx)
 	for (turn = !is_low(o->client_port); turn <= SNAT_TRIES + 1; turn++) {
 		flow->source_port = port_to_try(o, turn);
 		failed = ct4_add(flow, o->tick, asked && turn == 1);
-		if (failed != DROP_CONFLICT && (turn != 1 || failed != DROP_CT_FULL))
+		if (failed != DROP_CONFLICT && (turn > FULL_TRIES || failed != DROP_CT_FULL))
 			break;
 	}
 	return opened(self, held, failed);
@@ -437,7 +438,7 @@ __noinline __u32 open6(struct xdp_md *ctx)
 	for (turn = !is_low(o->client_port); turn <= SNAT_TRIES + 1; turn++) {
 		flow->source_port = port_to_try(o, turn);
 		failed = ct6_add(flow, o->tick, asked && turn == 1);
-		if (failed != DROP_CONFLICT && (turn != 1 || failed != DROP_CT_FULL))
+		if (failed != DROP_CONFLICT && (turn > FULL_TRIES || failed != DROP_CT_FULL))
 			break;
 	}
 	return opened(self, held, failed);
