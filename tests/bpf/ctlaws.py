@@ -20,6 +20,7 @@ from bpf import abi
 from bpf.abi import CtState, FlowFlag, Limit
 from dataplane.drivers.libbpf import Map
 from dataplane.drivers.mapbulk import read_array, write_array
+from dataplane.model.addr import L4Addr
 
 FILTER_FACTOR, FOLD_FACTOR = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 DIRECT_PORT_MIN, SNAT_PORT_MIN = 16384, 1024
@@ -88,6 +89,23 @@ def direct(base: Words, port: Words, records: int) -> Words:
     return (stretch & mask & ~low) | ((base + port) & mask & low)
 
 
+def stretches(node: abi.Fields, target: L4Addr) -> list[int]:
+    """The numbers of the stretches that a backend's ports lead to, where clients are hidden."""
+    version = target.address.version
+    dtype, shape = (np.uint32, (1,)) if version == 4 else (np.uint64, (1, 2))
+    source, ours = (
+        np.frombuffer(octets, dtype).reshape(shape)
+        for octets in (target.address.packed, node[f"service_addr{version}"])
+    )
+    ports = _u64([int.from_bytes(target.port.to_bytes(2, "big"), sys.byteorder) << 16])
+    seed = ~int(node["ct_seed"]) & 0xFFFFFFFF
+    base = tuple_hash(version, source, ours, ports, _u64([target.protocol]), seed)
+    last = int(node[f"ct{version}_mask"]) * Limit.CT_WAYS + Limit.CT_WAYS - 1
+    ports = _u64([high << STRETCH_BITS for high in (1, 2, 3)])
+    found: list[int] = (direct(base, ports, last) >> np.uint64(STRETCH_BITS)).tolist()
+    return found
+
+
 @dataclass(frozen=True)
 class Tables:
     """One family's tables, read while no program runs.
@@ -153,6 +171,24 @@ class Tables:
         return int(self.node[f"ct{self.version}_mask"]) * Limit.CT_WAYS + Limit.CT_WAYS - 1
 
     @cached_property
+    def own_hash(self) -> Words:
+        """Of the clients' tuples."""
+        flows = self.flows
+        ports = _u64(flows["client_port"]) << np.uint64(16) | _u64(flows["vip_port"])
+        return self._hash("client", "vip", ports, self._seed)
+
+    @property
+    def first(self) -> Words:
+        """The bucket that a flow's word is in if there is room."""
+        return self.own_hash & np.uint64(self.node[f"ct{self.version}_mask"])
+
+    @property
+    def second(self) -> Words:
+        """The bucket that it is in if not."""
+        mask = np.uint64(self.node[f"ct{self.version}_mask"])
+        return self.own_hash >> np.uint64(20) & mask
+
+    @cached_property
     def ours(self) -> NDArray[np.bool_]:
         """Whose source address is one of ours: svc0's, or the one for this node's own kernel."""
         octets = [
@@ -210,13 +246,7 @@ class Tables:
         law("no record has two words", np.bincount(numbers, minlength=len(every)) > 1, every)
         law("no word names what never was a flow", self.records["life"][numbers] == 0, numbers)
 
-        hashed = self._hash(
-            "client", "vip",
-            _u64(self.flows["client_port"]) << np.uint64(16) | _u64(self.flows["vip_port"]),
-            self._seed,
-        )  # fmt: skip
-        mask = np.uint64(self.node[f"ct{self.version}_mask"])
-        first, second = hashed & mask, hashed >> np.uint64(20) & mask
+        hashed, first, second = self.own_hash, self.first, self.second
         tag = (_high(hashed) & np.uint64(~self.last & 0xFFFFFFFF)) | np.uint64(self.last + 1)
         bucket_of, word_of = np.full(len(every), -1), np.zeros(len(every), np.uint64)
         bucket_of[numbers], word_of[numbers] = rows, words

@@ -154,7 +154,7 @@ def test_two_processors_make_the_same_flows(
 def test_two_processors_fight_over_few_tuples(
     world: World, first: Hurler, second: Hurler, vip: L4Addr, clients: int
 ) -> None:
-    """One sends resets, so that the other's SYNs begin anew what is there; both begin what is not."""
+    """One sends resets, so that the other's SYNs begin anew; both begin what is not there."""
     syn, reset = from_client(vip, tcp="S"), from_client(vip, tcp="R")
     before = world.counted()
     first.aim(syn, clients)
