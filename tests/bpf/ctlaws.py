@@ -8,7 +8,7 @@ place, or follows other rules than another part expects, breaks a law.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -30,6 +30,11 @@ CLAIMED = 2
 _LAYOUTS = {4: abi.FLOW4, 6: abi.FLOW6}
 _IN_MEMORY = {"be32": "=u4", "be16": "=u2", "16s": ("=u8", (2,))}
 """Addresses and ports as the programs load them: no octet is turned."""
+
+SIDES = {
+    "client": ("client", "vip", "client_port", "vip_port", "proto"),
+    "reply": ("backend", "source", "backend_port", "source_port", "proto"),
+}
 
 Words = NDArray[np.uint64]
 
@@ -89,7 +94,21 @@ def direct(base: Words, port: Words, records: int) -> Words:
     return (stretch & mask & ~low) | ((base + port) & mask & low)
 
 
-def stretches(node: abi.Fields, target: L4Addr) -> list[int]:
+def again(records: NDArray[Any], names: Sequence[str]) -> NDArray[np.bool_]:
+    """Whether records share these fields with another one."""
+    octets = [
+        np.ascontiguousarray(records[name]).view(np.uint8).reshape(len(records), size)
+        for name in names
+        for size in [records.dtype[name].itemsize]
+    ]
+    whole = np.ascontiguousarray(np.concatenate(octets, axis=1))
+    tuples = whole.view(np.dtype((np.void, whole.shape[1]))).ravel()
+    _, inverse, counts = np.unique(tuples, return_inverse=True, return_counts=True)
+    found: NDArray[np.bool_] = counts[inverse.ravel()] > 1
+    return found
+
+
+def stretches(node: Mapping[str, Any], target: L4Addr) -> list[int]:
     """The numbers of the stretches that a backend's ports lead to, where clients are hidden."""
     version = target.address.version
     dtype, shape = (np.uint32, (1,)) if version == 4 else (np.uint64, (1, 2))
@@ -199,7 +218,8 @@ class Tables:
         if self.version == 4:
             return np.isin(source, [int.from_bytes(o, sys.byteorder) for o in octets])
         each = [(source == np.frombuffer(o, np.uint64)).all(axis=1) for o in octets]
-        return np.logical_or(*each)
+        found: NDArray[np.bool_] = np.logical_or(*each)
+        return found
 
     def port(self, name: str) -> NDArray[np.int64]:
         """Ports of the flows as numbers."""
@@ -207,7 +227,8 @@ class Tables:
 
     def flagged(self, flag: FlowFlag) -> NDArray[np.bool_]:
         """Whether flows have a flag."""
-        return (self.flows["flags"] & flag) != 0
+        found: NDArray[np.bool_] = (self.flows["flags"] & flag) != 0
+        return found
 
     @cached_property
     def by_port(self) -> NDArray[np.bool_]:
@@ -278,24 +299,11 @@ class Tables:
             worded & (count != 1), self.living)  # fmt: skip
 
     def _tuples(self, law: Any) -> None:
-        sides = {
-            "client": ("client", "vip", "client_port", "vip_port"),
-            "reply": ("backend", "source", "backend_port", "source_port"),
-        }
-        for side, names in sides.items():
+        for side, names in SIDES.items():
             rows = self.living
             if side == "reply":
                 rows = rows[~self.flagged(FlowFlag.FLOW_DSR)]
-            columns = self.records[rows]
-            octets = [
-                np.ascontiguousarray(columns[name]).view(np.uint8).reshape(len(rows), size)
-                for name in (*names, "proto")
-                for size in [columns.dtype[name].itemsize]
-            ]
-            whole = np.ascontiguousarray(np.concatenate(octets, axis=1))
-            tuples = whole.view(np.dtype((np.void, whole.shape[1]))).ravel()
-            _, inverse, counts = np.unique(tuples, return_inverse=True, return_counts=True)
-            law(f"no two flows have one {side}'s tuple", counts[inverse.ravel()] > 1, rows)
+            law(f"no two flows have one {side}'s tuple", again(self.records[rows], names), rows)
 
     def _ports(self, law: Any) -> None:
         flows, port = self.flows, self.port("source_port")
@@ -327,3 +335,13 @@ def broken(maps: Mapping[str, Map]) -> list[str]:
 def write_records(maps: Mapping[str, Map], tables: Tables) -> None:
     """Put a family's records there as they are in `tables`, while no program runs."""
     write_array(maps[f"ct{tables.version}"], tables.records)
+
+
+def twins(maps: Mapping[str, Map], version: int, side: str) -> int:
+    """How many flows shared a side's tuple while programs may have run: alive at the same time.
+
+    What had the same odd life in two pictures was that flow in between.
+    """
+    one, two = (Tables.read(maps, version).records for _ in range(2))
+    same = (one["life"] == two["life"]) & ((one["life"] & 1) == 1)
+    return int(again(two[same], SIDES[side]).sum())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from dataplane.drivers.mapbulk import write_array
 from tests.bpf.ctlaws import CLAIMED, Tables, write_records
@@ -23,10 +24,9 @@ def _words(tables: Tables) -> tuple[int, int]:
     return int(rows[0]), int(ways[0]) + 2
 
 
-def _of(tables: Tables, chosen: object) -> np.intp:
+def _of(tables: Tables, chosen: NDArray[np.bool_]) -> int:
     """The first living record for which that holds."""
-    number: np.intp = tables.living[np.flatnonzero(chosen)[0]]
-    return number
+    return int(tables.living[np.flatnonzero(chosen)[0]])
 
 
 def _reply_word(tables: Tables) -> tuple[int, int]:

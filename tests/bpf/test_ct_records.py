@@ -13,7 +13,7 @@ import pytest
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from bpf.abi import CtState, Reason
+from bpf.abi import CtState, Reason, VipFlag
 from dataplane.drivers.conntrack import Conntrack
 from dataplane.model.addr import L4Addr
 from dataplane.model.conntrack import FlowFilter
@@ -29,8 +29,11 @@ from tests.bpf.world import (
     VIP_LOCAL,
     VIP_TCP,
     VIP_UDP,
+    WEB,
+    WEB6,
     XDP_DROP,
     Flow,
+    To,
     World,
     from_backend,
     from_client,
@@ -135,7 +138,7 @@ def test_two_processors_make_the_same_flows(
             each.aim(packet, clients, turn * clients)
             # The loop of a plan ends at its number of clients.
             each.aim(packet, (turn + 1) * clients, turn * clients)
-        at_once(*(lambda e=e: e.hurl(packet, clients) for e in (first, second)))  # type: ignore[misc]
+        at_once(*(lambda e=e: e.hurl(packet, clients) for e in (first, second)))
         found = gained(world, before)
         assert sum(found.values()) == 2 * clients
         assert set(found) <= {Reason.VIP_NEW, Reason.VIP_FORWARD, Reason.DROP_CT_BUSY}
@@ -187,7 +190,7 @@ def test_two_processors_in_a_full_table(
         # One plan for both, which may give them one client at a time; then one each.
         pair = (first, first) if turn % 2 else (first, second)
         second.aim(packet, 3 * slots(world, vip), slots(world, vip) * turn // 2)
-        at_once(*(lambda e=e: e.hurl(packet, TURNS) for e in pair))  # type: ignore[misc]
+        at_once(*(lambda e=e: e.hurl(packet, TURNS) for e in pair))
         assert world.laws() == []
     found = gained(world, before)
     assert sum(found.values()) == 2 * ROUNDS * TURNS
@@ -233,9 +236,46 @@ def test_two_processors_and_sweeps(
     meet_again(world, vip)
 
 
+@pytest.mark.parametrize("vip", [VIP_LOCAL, VIP6_LOCAL], ids=["IPv4", "IPv6"])
+def test_two_processors_want_the_same_reply_tuples(
+    world: World, first: Hurler, second: Hurler, vip: L4Addr
+) -> None:
+    """The same clients, kept, at two VIPs of one backend: each may have one flow there."""
+    other = tcp(str(vip.address + 1), vip.port)
+    world.serve(other, [To(WEB if vip.address.version == 4 else WEB6)], VipFlag.VIP_LOCAL)
+    packets, stop = (from_client(vip), from_client(other)), threading.Event()
+    before, ended, twins = world.counted(), 0, 0
+    for each, packet in zip((first, second), packets, strict=True):
+        each.aim(packet, 64)
+    with Conntrack(world.maps) as conntrack:
+
+        def sweep() -> None:
+            nonlocal ended, twins
+            while not stop.is_set():
+                twins += ctlaws.twins(world.maps, vip.address.version, "reply")
+                ended += conntrack.flush(FlowFilter()).ended
+
+        def hurl_all(each: Hurler, packet: Packet) -> None:
+            try:
+                for _ in range(10 * ROUNDS):
+                    each.hurl(packet, TURNS)
+            finally:
+                stop.set()
+
+        at_once(lambda: hurl_all(first, packets[0]), lambda: hurl_all(second, packets[1]), sweep)
+    assert world.laws() == []
+    found = gained(world, before)
+    print(found, ended, twins)
+    assert twins == 0
+    assert found[Reason.DROP_CONFLICT] > 1000
+    assert found[Reason.VIP_NEW] > 1000
+    assert ended > 1000
+
+
 @FAMILIES
 def test_low_ports_are_kept_until_they_collide(world: World, vip: L4Addr) -> None:
-    version, ports = vip.address.version, {}
+    version = vip.address.version
+    ports: dict[int, list[Flow]] = {}
     prefix = "198.51.100." if version == 4 else "2001:db8:c::"
     for number in range(1, 200):
         port = 600 + number % 7

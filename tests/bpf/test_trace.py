@@ -118,7 +118,7 @@ def test_a_flow_that_is_there_has_the_port_that_it_was_given(pins: tuple[Path, i
         Conntrack(node.maps) as conntrack,
     ):
         answers = tracer(node.maps, conntrack)
-        ports = set()
+        ports: set[int] = set()
         while len(ports) < 20:
             asked = question(node)
             if answers.trace(asked).reason is not Reason.VIP_NEW:
