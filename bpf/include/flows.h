@@ -266,13 +266,14 @@ static __always_inline __u8 first_state(const struct opening *o)
  */
 static __always_inline bool wants_snat(const struct node *self, const struct opening *o)
 {
+	if (o->family == 4 ? is_ours4(self, *(__be32 *)(o->client + 12)) : is_ours6(self, o->client))
+		return true;
 	if (o->handed_over)
 		return false;
 	/* The kernel knows its way to clients outside, and none to those behind OVN. */
 	if (o->backend.place == PLACE_HOST)
 		return o->inner;
-	if (same16(o->client, o->backend.addr) ||
-	    (o->family == 4 ? is_ours4(self, *(__be32 *)(o->client + 12)) : is_ours6(self, o->client)))
+	if (same16(o->client, o->backend.addr))
 		return true;
 	if ((o->flags & VIP_DSR) && !o->inner && o->backend.place == PLACE_LOCAL)
 		return false;

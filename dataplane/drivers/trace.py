@@ -358,9 +358,11 @@ def _wants_snat(
     asked: Question, flags: VipFlag, target: Endpoint, place: Place, node: abi.Fields
 ) -> bool:
     """Whether the backend has to see an address of ours (wants_snat of flows.h)."""
+    if asked.client.address in _stand_ins(asked, node):
+        return True
     if place is Place.PLACE_HOST:
         return asked.inside
-    if asked.client.address in (target.address, *_stand_ins(asked, node)):
+    if target.address == asked.client.address:
         return True
     if flags & VipFlag.VIP_DSR and not asked.inside and place is Place.PLACE_LOCAL:
         return False

@@ -417,6 +417,27 @@ def test_a_client_behind_ovn_is_served_at_svc0(world: World, ip: Family, snat: b
 
 
 @both
+@pytest.mark.parametrize("way", ["to the kernel", "handed over", "kept"])
+def test_who_speaks_from_an_address_of_ours_gets_nobody_elses_tuple(
+    world: World, ip: Family, way: str
+) -> None:
+    """It is forged, and must not reach the backend as another client's packet."""
+    place = Place.PLACE_HOST if way == "to the kernel" else Place.PLACE_LOCAL
+    flags = {"to the kernel": VipFlag.VIP_SNAT, "handed over": VipFlag.VIP_SNAT | VipFlag.VIP_DSR}
+    world.serve(ip.vip, [To(ip.web, place)], flags.get(way, VipFlag(0)) | VipFlag.VIP_INNER_SNAT)
+    asked = from_client(ip.vip)
+    asked[Ether].src, asked[Ether].dst = GATEWAY_MAC, SERVICE_MAC
+    assert world.deliver(asked).reason is Reason.SVC_NEW
+    (flow,) = world.flows(ip.version).values()
+    _, _, ours, port = flow.reply_tuple
+    forged = from_client(ip.vip, client=ours, port=port)
+    if way == "handed over":
+        forged[Ether].dst = GATEWAY_MAC
+    assert world.arrive(forged).reason is Reason.VIP_NEW
+    assert len({one.reply_tuple for one in world.flows(ip.version).values()}) == 2
+
+
+@both
 def test_udp_without_a_checksum_stays_without_on_ipv4_only(world: World, ip: Family) -> None:
     packet = from_client(ip.udp)
     packet[UDP].chksum = 0
