@@ -903,16 +903,21 @@ static __always_inline __u32 CT(add)(FLOW *made, __u32 tick, bool asked)
 	return reason;
 }
 
-/* The flow that CT(add) made or found there, a moment ago. */
-static __always_inline FLOW *CT(find_added)(const struct node *node, const TUPLE *tuple)
+/* The flow that CT(add) made or found there, a moment ago; it may be another's record by now. */
+static __always_inline FLOW *CT(find_added)(const struct node *node, const TUPLE *tuple,
+					    __u32 *life)
 {
-	__u32 zero = 0, life;
+	__u32 zero = 0;
 	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
 	FLOW *flow = work ? CT(at)(work->id) : NULL;
 	struct place2 place;
 
-	if (likely(flow && CT(is_of)(flow, tuple) && (flow->life & 1)))
-		return flow;
+	if (likely(flow)) {
+		*life = *(volatile __u32 *)&flow->life;
+		barrier();
+		if (likely((*life & 1) && CT(is_of)(flow, tuple)))
+			return flow;
+	}
 	place = CT(place)(node, tuple);
-	return CT(search)(&place, CT(records)(node), tuple, &life);
+	return CT(search)(&place, CT(records)(node), tuple, life);
 }
