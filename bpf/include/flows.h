@@ -357,7 +357,6 @@ __noinline __u32 open4(struct xdp_md *ctx)
 	struct scratch *held = bpf_map_lookup_elem(&scratch, &zero);
 	struct flow4 *flow;
 	struct opening *o;
-	bool asked;
 
 	if (!ctx || !held || !self)
 		return DROP_NO_GATEWAY;
@@ -384,11 +383,9 @@ __noinline __u32 open4(struct xdp_md *ctx)
 	}
 	flow->source = o->backend.place == PLACE_HOST ? HOST_SOURCE4 : self->service_addr4;
 	failed = DROP_NO_PORT;
-	/* What was asked for is not what was tried before: a port of the client's own. */
-	asked = o->asked && !is_low(o->client_port);
 	for (turn = !is_low(o->client_port); turn <= SNAT_TRIES + 1; turn++) {
 		flow->source_port = port_to_try(o, turn);
-		failed = ct4_add(flow, o->tick, asked && turn == 1);
+		failed = ct4_add(flow, o->tick, o->asked && turn == 1);
 		if (failed != DROP_CONFLICT && (turn > FULL_TRIES || failed != DROP_CT_FULL))
 			break;
 	}
@@ -403,7 +400,6 @@ __noinline __u32 open6(struct xdp_md *ctx)
 	struct scratch *held = bpf_map_lookup_elem(&scratch, &zero);
 	struct flow6 *flow;
 	struct opening *o;
-	bool asked;
 
 	if (!ctx || !held || !self)
 		return DROP_NO_GATEWAY;
@@ -434,11 +430,9 @@ __noinline __u32 open6(struct xdp_md *ctx)
 	else
 		copy16(flow->source, self->service_addr6);
 	failed = DROP_NO_PORT;
-	/* What was asked for is not what was tried before: a port of the client's own. */
-	asked = o->asked && !is_low(o->client_port);
 	for (turn = !is_low(o->client_port); turn <= SNAT_TRIES + 1; turn++) {
 		flow->source_port = port_to_try(o, turn);
-		failed = ct6_add(flow, o->tick, asked && turn == 1);
+		failed = ct6_add(flow, o->tick, o->asked && turn == 1);
 		if (failed != DROP_CONFLICT && (turn > FULL_TRIES || failed != DROP_CT_FULL))
 			break;
 	}
