@@ -216,7 +216,9 @@ static __always_inline FLOW *CT(find_living_reply)(const struct node *node, cons
 		return NULL;
 	*life = *(volatile __u32 *)&flow->life;
 	barrier();
-	return CT(is_reply)(node, flow, *life, tuple) ? flow : NULL;
+	if (likely(CT(is_reply)(node, flow, *life, tuple)))
+		return flow;
+	return unlikely(node->flags & NODE_CARRIED) ? CT(find_worded)(node, tuple, life) : NULL;
 }
 
 static __always_inline FLOW *CT(find_reply)(const struct node *node, const TUPLE *tuple)
@@ -748,6 +750,19 @@ static __noinline __u32 CT(settle_reply)(const struct node *self, struct ct_work
 	return reason;
 }
 
+/*
+ * Whether the reply tuple that `made` was given is that of a flow with a word: one that was carried over
+ * from an older version's maps, where ports named no records, and whose own record was another's.
+ */
+static __noinline bool CT(is_carried)(const struct node *self, struct ct_work *work,
+				      const FLOW *made)
+{
+	__u32 life;
+
+	CT(reply_tuple)(made, &work->CT(other));
+	return CT(find_worded)(self, &work->CT(other), &life) != NULL;
+}
+
 /* Make the claimed record the flow `made`: 0, or a reason, and it is claimed no more. */
 __noinline __u32 CT(settle)(FLOW *made, __u32 tick)
 {
@@ -781,6 +796,9 @@ __noinline __u32 CT(settle)(FLOW *made, __u32 tick)
 		if (reason)
 			goto out_buckets;
 	}
+	reason = DROP_CONFLICT;
+	if (unlikely(self->flags & NODE_CARRIED) && work->direct && CT(is_carried)(self, work, made))
+		goto out_buckets;
 	DELTAS(made);
 	flow = CT(at)(work->id);
 	if (flow)
