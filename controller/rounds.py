@@ -220,6 +220,7 @@ class Rounds:
         if self.converged():
             self._daemon.vswitchd = recovered(self._daemon.vswitchd, time.monotonic())
             # Today's programs are everywhere, so nothing works on other versions' maps.
+            self._daemon.carrying.finish()
             if gone := migration.remove_older(config.bpf_root):
                 log.info("old_pins_removed versions=%s", gone)
 

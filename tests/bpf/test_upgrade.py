@@ -15,6 +15,7 @@ import pytest
 from bpf import abi
 from dataplane.drivers import migration
 from dataplane.drivers.bpfstate import BpfState, remove_pins
+from dataplane.drivers.carrying import Carried, Carrying, keep_maps
 from dataplane.drivers.conntrack import Conntrack
 from dataplane.drivers.libbpf import XDP_FLAGS_DRV_MODE
 from dataplane.drivers.programs import ProgramTable, program_info
@@ -112,40 +113,45 @@ def test_a_hundred_swaps_lose_no_packet_and_break_no_connection(
         assert roundtrip.carried(ends, world.counted()).taken > 10_000
 
 
-def test_from_one_layout_to_the_next_the_devices_are_never_without_a_program(
-    ends: Ends, root: str, newer: Path, tmp_path: Path
+def test_from_one_layout_to_the_next_flows_go_along_and_no_device_is_without_a_program(
+    ends: Ends, root: str, tmp_path: Path
 ) -> None:
-    """The maps of another version stay beside, and its programs are replaced in their places.
-
-    No flow is carried over (there is no converter), so each begins anew in the middle: it picks the
-    same backend, since there is one, and goes on.
-    """
+    """As the daemon does it at its start; the very programs, which only their maps tell apart."""
     ovs = standin.compiled(tmp_path)
     rows = [("up0", UPLINK), ("svc0", SERVICE)]
     with ExitStack() as stack:
         stack.enter_context(
             standin.attached(ovs, socket.if_nametoindex("up0"), XDP_FLAGS_DRV_MODE, "standin")
         )
-        with BpfState(root, newer) as old:
+        with BpfState(root) as old:
             serve(old)
             assert ProgramTable(old).upsert(rows) == {}
-        (Path(root) / "v2").rename(Path(root) / "v1")
         stack.enter_context(EchoServer(ends.backend))
         client = stack.enter_context(Client(ends.client))
-        with BpfState(root) as state:
-            serve(state)
-            assert migration.take_links_over(root) == ["svc0"]
-            table = ProgramTable(state)
-            assert table.upsert(rows) == {}
-            assert table.observe() == dict(rows)
-            assert migration.remove_older(root) == [1]
-            client.wait_for(50)
-            with Conntrack(state.maps) as conntrack:
-                assert conntrack.fill()[4].flows >= roundtrip.STREAMS
-        print(f"datagrams lost between the two swaps: {client.account.lost}")
-    assert client.failure is None
-    assert client.account.broken == []
-    assert sorted(path.name for path in Path(root).iterdir()) == ["v2"]
+        client.wait_for(20)
+        (Path(root) / "v3").rename(Path(root) / "v2")
+        assert "vips" in keep_maps(root)
+        state = stack.enter_context(BpfState(root))
+        carrying = stack.enter_context(Carrying(root, state.maps))
+        assert migration.take_links_over(root) == ["svc0"]
+        table = ProgramTable(state)
+        assert {row.kind for row in table.observe().values()} == {ProgramKind.OUTDATED}
+        assert Carried(table, carrying).upsert(rows) == {}
+        assert table.observe() == dict(rows)
+        client.wait_for(20)
+        done = carrying.finish()
+        assert migration.remove_older(root) == [2]
+        client.wait_for(50)
+        with Conntrack(state.maps) as conntrack:
+            fill = conntrack.fill()[4]
+    assert done is not None
+    assert done.copied >= roundtrip.STREAMS
+    assert done.refused == 0
+    # No stream began anew in the middle.
+    assert fill.live.get(FlowState.MIDDLE, 0) == 0
+    assert fill.live[FlowState.ESTABLISHED] >= roundtrip.STREAMS
+    assert (client.failure, client.account.broken) == (None, [])
+    print(f"{done}; datagrams lost between the two swaps: {client.account.lost}")
 
 
 def test_flushing_ends_flows_that_come_back_and_nobody_elses(ends: Ends, root: str) -> None:
