@@ -290,14 +290,14 @@ _Static_assert(sizeof(struct affinity) == 8, "affinity");
  * likewise.
  */
 struct index_bucket {
-	__u32 lock;		/* 0: free. Whoever adds a flow whose first bucket this is holds it */
+	__u32 lock;		/* odd: held, by who adds a flow whose first bucket this is. It counts up */
 	__u32 spilled;		/* not 0: a flow whose first bucket this is may be in its second */
 	__u32 words[INDEX_WAYS];
 };
 _Static_assert(sizeof(struct index_bucket) == 64, "index_bucket");
 
 struct reply_bucket {
-	__u32 lock;
+	__u32 lock;		/* likewise */
 	__u32 pad;
 	__u64 words[REPLY_WAYS];	/* tag << 32 | number of the record */
 };

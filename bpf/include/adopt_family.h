@@ -6,7 +6,7 @@
  * Invariants:
  * - What a packet made of a flow here is newer than what the other version's maps say: it stays.
  * - No two flows have one reply tuple, also where one has a word and the port of the other names its
- *   record: who makes the latter claims first and looks at the words then (CT(settle)); who makes the
+ *   record: who makes the latter claims first and looks at the words then (CT(enter)); who makes the
  *   former writes the word first and looks at the record then.
  */
 
@@ -17,7 +17,7 @@ static __always_inline __u32 CT(claim_named)(const FLOW *made, const struct node
 	__u32 id, life;
 	FLOW *flow;
 
-	work->base = CT(reply_base)(self, &work->CT(other));
+	work->base = CT(reply_base)(self, &work->CT(reply));
 	id = CT(direct)(work->base, bpf_ntohs(made->source_port), CT(records)(self));
 	flow = CT(at)(id);
 	if (!flow)
@@ -38,7 +38,7 @@ static __always_inline __u32 CT(claim_named)(const FLOW *made, const struct node
 static __always_inline bool CT(has_twin)(const FLOW *made, const struct node *self,
 					 struct ct_work *work)
 {
-	TUPLE *tuple = &work->CT(other);
+	TUPLE *tuple = &work->CT(reply);
 	__u32 id, life;
 	FLOW *flow;
 
@@ -73,17 +73,17 @@ __noinline __u32 CT(adopt)(FLOW *made, __u32 orders)
 	if (!made || !self || !work)
 		return DROP_CT_FULL;
 	tick = tick_of(self);
-	CT(begin)(made);
+	CT(begin)(made, 0);
 	flow = CT(search)(&work->place, CT(records)(self), &work->CT(mine), &life);
 	if (orders & ADOPT_END) {
-		if (flow && CT(is_reply_of)(flow, &work->CT(other)) && !CT(is_newer)(flow, made))
+		if (flow && CT(is_reply_of)(flow, &work->CT(reply)) && !CT(is_newer)(flow, made))
 			CT(end)(flow, life);
 		return 0;
 	}
 	if (is_over(made->seen, made->state, self, tick))
 		return 0;
 	if (flow && CT(alive)(flow, self, tick)) {
-		if (CT(is_reply_of)(flow, &work->CT(other))) {
+		if (CT(is_reply_of)(flow, &work->CT(reply))) {
 			if (!CT(is_newer)(flow, made)) {
 				flow->seen = made->seen;
 				flow->state = made->state;
@@ -105,9 +105,11 @@ __noinline __u32 CT(adopt)(FLOW *made, __u32 orders)
 	reason = named ? CT(claim_named)(made, self, work, tick) : DROP_CONFLICT;
 	if (!reason) {
 		CT(unname)(work->id);
-		reason = CT(settle)(made, tick);
+		reason = CT(enter)(made, tick);
+		if (!reason)
+			CT(begin_life)(made, tick);
 	} else if (orders & ADOPT_ANYWHERE) {
-		reason = CT(add)(made, tick);
+		reason = CT(add)(made, tick, false);
 		if (!reason && named && CT(has_twin)(made, self, work)) {
 			flow = CT(at)(work->id);
 			if (flow)

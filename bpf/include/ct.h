@@ -30,6 +30,7 @@
 #define CLAIM_ROW 4		/* records that are looked at in a row, */
 #define CLAIM_TRIES 12		/* and in all three stretches, */
 #define CLAIM_ROUNDS 3		/* and how often */
+#define CLAIM_STAY 0x3c		/* one row in sixteen without a free record leads elsewhere */
 #define LOCK_TRIES 128
 
 struct tuple4 {
@@ -48,22 +49,44 @@ struct tuple6 {
 	__u32 proto;
 };
 
+/* Where the word of a record's former flow is, if that has this life still. */
+struct former {
+	__u32 id;
+	__u32 life;
+	struct place2 place;
+};
+
+/* The best record that was met (ct?_claim). */
+struct taken {
+	__u32 rank;
+	__u32 id;
+	__u32 life;
+	__u32 port;
+	__u32 next;
+};
+
 /* What a flow is added by: the stack has no room for it. */
 struct ct_work {
 	__u32 id;		/* of the record that was claimed */
 	__u32 way;		/* that its word will have */
 	__u8 both;		/* the second bucket is locked, too, and has the word */
 	__u8 direct;		/* its source port names its record */
-	__u8 pad[2];
-	__u32 used;		/* not 0: the record was a flow before, and may have a word */
+	__u8 asked_direct;	/* what it was taken for when its lines were asked for */
+	__u8 is_new;		/* no look at its bucket's words is needed */
+	__u32 used;		/* not 0: the life of the flow that the record was, which may have a word */
+	__u32 version;		/* of the first bucket's lock when it had no word of this tag; odd: none */
 	struct place2 place;
 	__u64 base;		/* of the tuple that replies will have (ct?_reply_base), or its hash */
 	struct tuple4 ct4_mine;
-	struct tuple4 ct4_other;
+	struct tuple4 ct4_reply;
 	struct tuple4 ct4_former;
 	struct tuple6 ct6_mine;
-	struct tuple6 ct6_other;
+	struct tuple6 ct6_reply;
 	struct tuple6 ct6_former;
+	struct taken taken;
+	__u32 pad;
+	struct former ct4_next;
+	struct former ct6_next;
 	__u32 ct4_high;		/* which stretches are gone on in: a port's high bits */
 	__u32 ct6_high;
 	__u32 ct4_cursors[CT_CURSORS];	/* how far in, by stretch */
@@ -100,22 +123,28 @@ static __always_inline bool is_weak(__u8 state)
 	return WEAK_STATES >> (state & (CT_STATES - 1)) & 1;
 }
 
-/* A lock of a bucket; false if its holder did not let go in time. */
-static __always_inline bool lock(__u32 *word)
+/*
+ * A lock of a bucket: its word, odd while the lock is held, and another one after each time; 0 if its
+ * holder did not let go in time.
+ */
+static __always_inline __u32 lock(__u32 *word)
 {
 	__u32 tries;
 
-	for (tries = 0; tries < LOCK_TRIES; tries++)
-		if (!__sync_val_compare_and_swap(word, 0, 1))
-			return true;
-	return false;
+	for (tries = 0; tries < LOCK_TRIES; tries++) {
+		__u32 free = *(volatile __u32 *)word & ~1U;
+
+		if (__sync_val_compare_and_swap(word, free, free + 1) == free)
+			return free + 1;
+	}
+	return 0;
 }
 
 /* A plain store: what was written before is seen before (x86; docs/decisions/0011 claims no other). */
 static __always_inline void unlock(__u32 *word)
 {
 	barrier();
-	*(volatile __u32 *)word = 0;
+	*(volatile __u32 *)word = *word + 1;
 }
 
 /* Not a call of its own, which has 32 octets of stack on kernel 6.1. */
@@ -207,6 +236,15 @@ static __always_inline void deltas6(struct flow6 *flow)
 				   csum_delta16(flow->client_port, flow->source_port));
 }
 
+/*
+ * Where a CPU begins in a stretch: each, and each program, elsewhere, so that they do not meet each
+ * other's flows before the table is full.
+ */
+static __always_inline __u32 first_cursor(__u8 flags)
+{
+	return (bpf_get_smp_processor_id() * 2 + !!(flags & FLOW_INNER) + 1) * 0x9e3779b1U >> 16 | 1;
+}
+
 #define PORTS(first) (*(const __u32 *)&(first))
 
 /* IPv4 */
@@ -217,6 +255,7 @@ static __always_inline void deltas6(struct flow6 *flow)
 #define ADDR_COPY(to, from) ((to) = (from))
 #define CT_RECORDS ct4
 #define IS_OURS is_ours4
+#define SERVICE_ADDR service_addr4
 #define DELTAS deltas4
 #define CT(name) ct4_##name
 #include "ct_family.h"
@@ -227,6 +266,7 @@ static __always_inline void deltas6(struct flow6 *flow)
 #undef ADDR_COPY
 #undef CT_RECORDS
 #undef IS_OURS
+#undef SERVICE_ADDR
 #undef DELTAS
 #undef CT
 
@@ -238,6 +278,7 @@ static __always_inline void deltas6(struct flow6 *flow)
 #define ADDR_COPY(to, from) copy16(to, from)
 #define CT_RECORDS ct6
 #define IS_OURS is_ours6
+#define SERVICE_ADDR service_addr6
 #define DELTAS deltas6
 #define CT(name) ct6_##name
 #include "ct_family.h"
@@ -248,6 +289,7 @@ static __always_inline void deltas6(struct flow6 *flow)
 #undef ADDR_COPY
 #undef CT_RECORDS
 #undef IS_OURS
+#undef SERVICE_ADDR
 #undef DELTAS
 #undef CT
 

@@ -335,13 +335,14 @@ __noinline int CT(unname)(__u32 id)
 	struct index_bucket *bucket;
 	FLOW *flow = CT(at)(id);
 	struct place2 place;
-	TUPLE *tuple;
 
 	if (!self || !work || !flow)
 		return 0;
-	tuple = &work->CT(former);
-	CT(own_tuple)(flow, tuple);
-	place = CT(place)(self, tuple);
+	if (unlikely(work->CT(next).id != id || work->CT(next).life != work->used)) {
+		CT(own_tuple)(flow, &work->CT(former));
+		work->CT(next).place = CT(place)(self, &work->CT(former));
+	}
+	place = work->CT(next).place;
 	word = place.tag | id;
 	bucket = bpf_map_lookup_elem(&CT(tags), &place.first);
 	if (!bucket)
@@ -401,74 +402,79 @@ static __always_inline __u32 CT(rank)(const FLOW *flow, __u32 life, const struct
  * Claim a record for `made`, whose number is work->id then: 0, or why not. One that is no flow, or
  * whose time is over, is taken as it is met; else, of the flows that were met and may be evicted, the
  * one that has been silent for the longest. Records are taken in a row, so each CPU makes flows in
- * lines that it has just had, or has next. Where none may be taken the next flow looks elsewhere.
+ * lines that it has just had, or has next. Where none was free the next flow goes on behind them, at
+ * times elsewhere; and always elsewhere where none may be taken at all.
  */
 __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 {
-	__u32 zero = 0, records, turn, best = 0, id = 0, life = 0, port = 0, next = 0, high, in = 0;
+	__u32 zero = 0, records, turn, high, index = 0, in = 0, met = 0, *cursor;
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
 	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
-	__u32 met = 0, index = 0;
-	__u64 base;
+	struct taken *best;
 	FLOW *flow;
 
 	if (!made || !self || !work)
 		return DROP_CT_FULL;
 	records = CT(records)(self);
-	base = work->base;
 	high = work->CT(high) ?: 1;
+	best = &work->taken;
+	best->rank = 0;
 #pragma nounroll
-	for (turn = 0; turn < CLAIM_TRIES; turn++, in++) {
-		__u32 may, its, rank, its_port;
+	for (turn = 0; turn < CLAIM_TRIES; turn++) {
+		__u32 life, rank, port;
 
 		if (!(turn % CLAIM_ROW)) {
-			if (turn && !met)
-				work->CT(cursors)[index & (CT_CURSORS - 1)] = in * 0x6255 + 0x3619;
 			if (turn)
 				high = high % 3 + 1;
-			index = CT(direct)(base, high << STRETCH_BITS, records) >> STRETCH_BITS;
+			index = CT(direct)(work->base, high << STRETCH_BITS, records) >> STRETCH_BITS;
 			in = work->CT(cursors)[index & (CT_CURSORS - 1)];
+			if (unlikely(!in))
+				in = first_cursor(made->flags);
 			met = 0;
 		}
-		its_port = CT(port_at)(base, high, in, bpf_ntohs(made->client_port), records);
-		may = CT(direct)(base, its_port, records);
-		flow = CT(at)(may);
+		port = CT(port_at)(work->base, high, in, bpf_ntohs(made->client_port), records);
+		index = CT(direct)(work->base, port, records);
+		flow = CT(at)(index);
 		if (!flow)
 			break;
-		its = *(volatile __u32 *)&flow->life;
-		rank = CT(rank)(flow, its, self, tick);
+		life = *(volatile __u32 *)&flow->life;
+		rank = CT(rank)(flow, life, self, tick);
 		met |= rank;
+		in++;
 		/* What the verifier knew of these it would follow, each of them by itself. */
-		barrier_var(rank);
 		barrier_var(met);
 		barrier_var(in);
 		barrier_var(high);
-		if (rank > best) {
-			best = rank;
-			id = may;
-			life = its;
-			port = its_port;
-			next = in + 1;
+		if (rank > best->rank) {
+			best->rank = rank;
+			best->id = index;
+			best->life = life;
+			best->port = port;
+			best->next = in;
 		}
-		if (best == FREE_RANK)
+		if (best->rank == FREE_RANK)
 			break;
+		index >>= STRETCH_BITS;
+		if (turn % CLAIM_ROW == CLAIM_ROW - 1) {
+			cursor = &work->CT(cursors)[index & (CT_CURSORS - 1)];
+			*cursor = met && in & CLAIM_STAY ? in : in * 0x6255 + 0x3619;
+		}
 	}
-	if (!best)
+	if (!best->rank)
 		return DROP_CT_FULL;
-	high = port >> STRETCH_BITS;
-	work->CT(high) = high;
-	index = CT(direct)(base, port, records) >> STRETCH_BITS;
-	work->CT(cursors)[index & (CT_CURSORS - 1)] = next;
-	flow = CT(at)(id);
+	work->CT(high) = best->port >> STRETCH_BITS;
+	work->CT(cursors)[(best->id >> STRETCH_BITS) & (CT_CURSORS - 1)] = best->next;
+	work->id = best->id;
+	work->used = best->life;
+	flow = CT(at)(work->id);
 	/* Another CPU was here: the caller tries again. */
-	if (!flow || __sync_val_compare_and_swap(&flow->life, life, (life | 3) + 3) != life)
+	if (!flow || __sync_val_compare_and_swap(&flow->life, work->used, (work->used | 3) + 3) !=
+			     work->used)
 		return DROP_CT_BUSY;
-	if (best != FREE_RANK)
+	if (best->rank != FREE_RANK)
 		count_event(EVENT_EVICTED);
-	work->id = id;
-	work->used = life;
 	if (work->direct)
-		made->source_port = bpf_htons(port);
+		made->source_port = bpf_htons(best->port);
 	return 0;
 }
 
@@ -499,32 +505,42 @@ static __always_inline bool CT(may_have)(const struct index_bucket *bucket, __u3
 	return found >> 63 || bucket->spilled;
 }
 
-/*
- * A way of a bucket, whose lock the caller holds, that has no word, or a former one of this tag, as
- * a tuple leaves that comes again; NO_WAY: there is none.
- */
-static __noinline __u32 CT(free_way)(const struct index_bucket *bucket,
-				     const struct place2 *place, __u32 records)
+/* A way of a bucket that has no word; NO_WAY: there is none. Without a branch, as may_have. */
+static __always_inline __u32 CT(free_way)(const struct index_bucket *bucket)
 {
-	__u32 way, found = NO_WAY;
+	__u64 way, found = NO_WAY;
+
+#pragma unroll
+	for (way = 0; way < INDEX_WAYS; way++) {
+		__u64 borrowed = (__s64)((__u64)bucket->words[way] - 1) >> 63;
+
+		barrier_var(borrowed);
+		found ^= (found ^ way) & borrowed;
+	}
+	return found;
+}
+
+/* The way of a former word of this tag, as a tuple leaves that comes again; NO_WAY: there is none. */
+static __noinline __u32 CT(former_way)(const struct index_bucket *bucket,
+				       const struct place2 *place, __u32 records)
+{
+	__u32 way;
 
 #pragma nounroll
 	for (way = 0; way < INDEX_WAYS; way++) {
 		__u32 word = bucket->words[way];
 		FLOW *flow;
 
-		if (!word) {
-			found = way;
-		} else if ((word & ~records) == place->tag) {
+		if (word && (word & ~records) == place->tag) {
 			flow = CT(at)(word & records);
 			if (!flow || !(flow->life & 1))
 				return way;
 		}
 	}
-	return found;
+	return NO_WAY;
 }
 
-/* The same where all ways have words: one whose flow is over, else the weak one that was silent for
+/* Where all ways have words: one whose flow is over, else the weak one that was silent for
  * the longest, which ends. */
 static __noinline __u32 CT(way_of_another)(const struct index_bucket *bucket,
 					   const struct node *self, __u32 tick)
@@ -578,24 +594,34 @@ static __always_inline __u32 CT(take_way)(struct ct_work *work, struct index_buc
 					  const struct node *self, __u32 tick)
 {
 	const struct place2 *place = &work->place;
-	__u32 records = CT(records)(self);
+	__u32 records = CT(records)(self), version;
 	struct index_bucket *second;
 
 	work->both = 0;
 	work->way = place->way;
-	if (!lock(&first->lock))
+	version = lock(&first->lock);
+	if (!version)
 		return DROP_CT_BUSY;
+	/* Nobody was here since its words were looked at (CT(ask_for)): there is no flow of this tuple. */
+	work->is_new = version == work->version + 1;
+	if (!work->is_new && CT(may_have)(first, place->tag, records)) {
+		work->way = CT(former_way)(first, place, records);
+		if (work->way != NO_WAY)
+			return 0;
+		work->way = place->way;
+	}
 	if (likely(!*CT(own_word)(first, place)))
 		return 0;
-	work->way = CT(free_way)(first, place, records);
+	work->way = CT(free_way)(first);
 	if (likely(work->way != NO_WAY))
 		return 0;
 	second = bpf_map_lookup_elem(&CT(tags), &place->second);
+	work->is_new = 0;	/* who comes first may be let in between */
 	if (second && place->first != place->second) {
 		if (CT(lock_both)(place, first, second))
 			return DROP_CT_BUSY;
 		work->both = 1;
-		work->way = CT(free_way)(second, place, records);
+		work->way = CT(free_way)(second);
 		if (work->way == NO_WAY)
 			work->way = CT(way_of_another)(second, self, tick);
 	} else {
@@ -641,22 +667,23 @@ static __always_inline void CT(give_birth)(FLOW *flow, FLOW *made, struct ct_wor
 }
 
 /*
- * Ask for all cache lines that a flow of these tuples will need, at once: one after the other each
- * would be waited for by itself. What is read is not looked at.
+ * Ask for all cache lines that a flow of this tuple will need, at once: one after the other each would
+ * be waited for by itself. `reply` is what its replies are taken to have, `direct` that its source port
+ * names its record. Whether it certainly has no flow: then CT(begin) need not find its place again.
  */
-static __always_inline void CT(ask_for)(const struct node *self, const TUPLE *tuple,
+static __always_inline bool CT(ask_for)(const struct node *self, const TUPLE *tuple,
 					const TUPLE *reply, bool direct)
 {
-	struct place2 place = CT(place)(self, tuple);
-	struct index_bucket *bucket = bpf_map_lookup_elem(&CT(tags), &place.first);
-	__u32 zero = 0, records = CT(records)(self), in, high, id;
+	__u32 zero = 0, records = CT(records)(self), in, high, id, version;
 	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
+	struct index_bucket *bucket, *next_bucket;
+	struct place2 place = CT(place)(self, tuple);
 	FLOW *flow;
-
 	__u64 base;
 
+	bucket = bpf_map_lookup_elem(&CT(tags), &place.first);
 	if (!bucket || !work)
-		return;
+		return false;
 	*(volatile __u32 *)&bucket->spilled;
 	if (likely(direct)) {
 		base = CT(reply_base)(self, reply);
@@ -673,98 +700,88 @@ static __always_inline void CT(ask_for)(const struct node *self, const TUPLE *tu
 	high = work->CT(high) ?: 1;
 	id = CT(direct)(base, high << STRETCH_BITS, records);
 	in = work->CT(cursors)[(id >> STRETCH_BITS) & (CT_CURSORS - 1)];
-	/* The record that the next flow of this stretch will have: nothing waits for it now. */
-	flow = CT(at)(CT(direct)(base, CT(port_at)(base, high, in + 1, 0, records), records));
-	if (flow) {
-		*(volatile __u32 *)&flow->life;
-		*(volatile __u32 *)&flow->service_id;
-	}
-	flow = CT(at)(CT(direct)(base, CT(port_at)(base, high, in, 0, records), records));
-	if (!flow)
-		return;
+	id = CT(direct)(base, CT(port_at)(base, high, in, 0, records), records);
+	flow = CT(at)(id);
 	/* Whose word goes with it. */
-	if (likely(flow->life)) {
+	if (likely(flow && flow->life)) {
+		work->CT(next).id = id;
+		work->CT(next).life = flow->life;
+		barrier();
 		CT(own_tuple)(flow, &work->CT(former));
-		place = CT(place)(self, &work->CT(former));
-		bucket = bpf_map_lookup_elem(&CT(tags), &place.first);
-		if (bucket)
-			*(volatile __u32 *)&bucket->spilled;
+		work->CT(next).place = CT(place)(self, &work->CT(former));
+		next_bucket = bpf_map_lookup_elem(&CT(tags), &work->CT(next).place.first);
+		if (next_bucket)
+			*(volatile __u32 *)&next_bucket->spilled;
 	}
+	version = *(volatile __u32 *)&bucket->lock;
+	barrier();
+	if ((version & 1) || CT(may_have)(bucket, place.tag, records))
+		return false;
+	work->version = version;
+	work->place = place;
+	work->base = base;
+	work->asked_direct = direct;
+	return true;
 }
 
-/* Find the place of `made`: 0, or why not. */
-__noinline __u32 CT(begin)(FLOW *made)
+/*
+ * Find the place of `made`. `asked`: CT(ask_for) has, with svc0's address as the source, unless the
+ * client's is kept.
+ */
+__noinline int CT(begin)(FLOW *made, __u32 asked)
 {
 	__u32 zero = 0, index;
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
 	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
+	struct reply_bucket *replies;
 	struct index_bucket *bucket;
 	TUPLE *tuple;
 
 	if (!made || !self || !work)
-		return DROP_CT_FULL;
+		return 0;
+	work->direct = !made->source_port && !(made->flags & (FLOW_DSR | FLOW_NO_SNAT));
+	if (likely(asked && work->direct && work->asked_direct &&
+		   ADDR_SAME(made->source, self->SERVICE_ADDR)))
+		return 0;
+	work->version = 1;
 	tuple = &work->CT(mine);
 	CT(own_tuple)(made, tuple);
 	work->place = CT(place)(self, tuple);
-	work->direct = !made->source_port && !(made->flags & (FLOW_DSR | FLOW_NO_SNAT));
-	tuple = &work->CT(other);
-	CT(reply_tuple)(made, tuple);
-	if (likely(work->direct)) {
-		work->base = CT(reply_base)(self, tuple);
-	} else {
-		struct reply_bucket *replies;
-
-		work->base = TUPLE_HASH(tuple, PORTS_OF(tuple), ~self->ct_seed);
-		index = work->base & self->CT(reply_mask);
-		replies = bpf_map_lookup_elem(&CT(replies), &index);
-		if (replies)
-			*(volatile __u32 *)&replies->pad;
-	}
 	bucket = bpf_map_lookup_elem(&CT(tags), &work->place.first);
 	if (bucket)
 		*(volatile __u32 *)&bucket->spilled;
-	return 0;
-}
-
-/* The word of `made` among the replies, if it needs one: 0, or why not. */
-static __noinline __u32 CT(settle_reply)(const struct node *self, struct ct_work *work,
-					 __u32 tick)
-{
-	__u64 hash = work->base, word;	/* as wide as its place on the stack, or 6.1 forgets its bounds */
-	__u32 index = hash & self->CT(reply_mask), reason;
-	struct reply_bucket *replies;
-
-	replies = bpf_map_lookup_elem(&CT(replies), &index);
-	if (!replies)
-		return DROP_CT_FULL;
-	if (!lock(&replies->lock))
-		return DROP_CT_BUSY;
-	word = CT(word_for)(replies, &work->CT(other), &work->CT(former), hash, work->id, self, tick);
-	barrier_var(word);
-	reason = word - NO_WORD;
-	if (word < REPLY_WAYS) {
-		replies->words[word] = (__u64)tag_of(hash) << 32 | work->id;
-		reason = 0;
+	tuple = &work->CT(reply);
+	CT(reply_tuple)(made, tuple);
+	if (work->direct) {
+		work->base = CT(reply_base)(self, tuple);
+		return 0;
 	}
-	unlock(&replies->lock);
-	return reason;
+	work->base = TUPLE_HASH(tuple, PORTS_OF(tuple), ~self->ct_seed);
+	index = work->base & self->CT(reply_mask);
+	replies = bpf_map_lookup_elem(&CT(replies), &index);
+	if (replies)
+		*(volatile __u32 *)&replies->pad;
+	return 0;
 }
 
 /*
  * Whether the reply tuple that `made` was given is that of a flow with a word: one that was carried over
  * from an older version's maps, where ports named no records, and whose own record was another's.
  */
-static __noinline bool CT(is_carried)(const struct node *self, struct ct_work *work,
-				      const FLOW *made)
+static __always_inline bool CT(is_carried)(const struct node *self, struct ct_work *work,
+					   const FLOW *made)
 {
 	__u32 life;
 
-	CT(reply_tuple)(made, &work->CT(other));
-	return CT(find_worded)(self, &work->CT(other), &life) != NULL;
+	CT(reply_tuple)(made, &work->CT(reply));
+	return CT(find_worded)(self, &work->CT(reply), &life);
 }
 
-/* Make the claimed record the flow `made`: 0, or a reason, and it is claimed no more. */
-__noinline __u32 CT(settle)(FLOW *made, __u32 tick)
+/*
+ * Take the locks and the way that the claimed record's word needs: 0, and its first bucket is locked (or
+ * both, work->both), or a reason, and it is claimed no more.
+ */
+__noinline __u32 CT(enter)(FLOW *made, __u32 tick)
 {
 	__u32 zero = 0, life, reason, records;
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
@@ -779,7 +796,8 @@ __noinline __u32 CT(settle)(FLOW *made, __u32 tick)
 	reason = bucket ? CT(take_way)(work, bucket, self, tick) : DROP_CT_FULL;
 	if (reason)
 		goto out;
-	if (unlikely(CT(may_have)(bucket, work->place.tag, records))) {
+	if (!work->is_new && CT(may_have)(bucket, work->place.tag, records)) {
+		CT(own_tuple)(made, &work->CT(mine));
 		flow = CT(search)(&work->place, records, &work->CT(mine), &life);
 		if (flow) {
 			reason = FLOW_THERE;
@@ -788,23 +806,12 @@ __noinline __u32 CT(settle)(FLOW *made, __u32 tick)
 			CT(end)(flow, life);
 		}
 	}
-	reason = DROP_CT_FULL;
-	if (work->way == NO_WAY)
-		goto out_buckets;
-	if (unlikely(!work->direct && !(made->flags & FLOW_DSR))) {
-		reason = CT(settle_reply)(self, work, tick);
-		if (reason)
-			goto out_buckets;
-	}
 	reason = DROP_CONFLICT;
 	if (unlikely(self->flags & NODE_CARRIED) && work->direct && CT(is_carried)(self, work, made))
 		goto out_buckets;
-	DELTAS(made);
-	flow = CT(at)(work->id);
-	if (flow)
-		CT(give_birth)(flow, made, work, bucket, tick);
-	CT(leave_buckets)(work);
-	return 0;
+	if (likely(work->way != NO_WAY))
+		return 0;
+	reason = DROP_CT_FULL;
 out_buckets:
 	CT(leave_buckets)(work);
 out:
@@ -812,19 +819,74 @@ out:
 	return reason;
 }
 
+/* Write the word among the replies that the claimed record needs: 0, or as CT(enter). */
+__noinline __u32 CT(enter_reply)(__u32 tick)
+{
+	__u64 hash, word;	/* as wide as its place on the stack, or 6.1 forgets its bounds */
+	__u32 zero = 0, index, reason = DROP_CT_FULL;
+	struct node *self = bpf_map_lookup_elem(&node, &zero);
+	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
+	struct reply_bucket *replies;
+
+	if (!self || !work)
+		return reason;
+	hash = work->base;
+	index = hash & self->CT(reply_mask);
+	replies = bpf_map_lookup_elem(&CT(replies), &index);
+	if (!replies)
+		goto out;
+	reason = DROP_CT_BUSY;
+	if (!lock(&replies->lock))
+		goto out;
+	word = CT(word_for)(replies, &work->CT(reply), &work->CT(former), hash, work->id, self, tick);
+	barrier_var(word);
+	reason = word - NO_WORD;
+	if (word < REPLY_WAYS) {
+		replies->words[word] = (__u64)tag_of(hash) << 32 | work->id;
+		reason = 0;
+	}
+	unlock(&replies->lock);
+	if (!reason)
+		return 0;
+out:
+	CT(leave_buckets)(work);
+	CT(release)(work->id);
+	return reason;
+}
+
+/* Make the record, for which all is ready, the flow `made`, and let its buckets go. */
+__noinline int CT(begin_life)(FLOW *made, __u32 tick)
+{
+	__u32 zero = 0;
+	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
+	struct index_bucket *bucket;
+	FLOW *flow;
+
+	if (!made || !work)
+		return 0;
+	DELTAS(made);
+	flow = CT(at)(work->id);
+	bucket = bpf_map_lookup_elem(&CT(tags), &work->place.first);
+	if (flow && bucket)
+		CT(give_birth)(flow, made, work, bucket, tick);
+	CT(leave_buckets)(work);
+	return 0;
+}
+
 /*
  * Make `made` a flow (its life and seen are set here, and its source port if that is 0 and ours), and
  * ct_work.id its number. 0, or the reason why not: DROP_CONFLICT if the reply tuple is another's (the
  * caller may try another port), DROP_CT_FULL, DROP_CT_BUSY. FLOW_THERE: another CPU made this very
- * flow meanwhile. Four functions, because the stack of one would be too large.
+ * flow meanwhile. `asked` as of CT(begin). Several functions in turn, because the stack of one would be too large.
  */
-static __always_inline __u32 CT(add)(FLOW *made, __u32 tick)
+static __always_inline __u32 CT(add)(FLOW *made, __u32 tick, bool asked)
 {
-	__u32 reason = CT(begin)(made), zero = 0, turn;
+	__u32 reason = DROP_CT_FULL, zero = 0, turn;
 	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
 
-	if (reason || !work)
+	if (!work)
 		return reason;
+	CT(begin)(made, asked);
 #pragma nounroll
 	for (turn = 0; turn < CLAIM_ROUNDS; turn++) {
 		reason = CT(claim)(made, tick);
@@ -835,7 +897,12 @@ static __always_inline __u32 CT(add)(FLOW *made, __u32 tick)
 		return reason;
 	if (likely(work->used))
 		CT(unname)(work->id);
-	return CT(settle)(made, tick);
+	reason = CT(enter)(made, tick);
+	if (!reason && unlikely(!work->direct && !(made->flags & FLOW_DSR)))
+		reason = CT(enter_reply)(tick);
+	if (!reason)
+		CT(begin_life)(made, tick);
+	return reason;
 }
 
 /* The flow that CT(add) made or found there, a moment ago. */

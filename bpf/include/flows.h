@@ -36,7 +36,8 @@ struct opening {
 	__u32 flags;		/* enum vip_flag */
 	__u32 slot;
 	__u16 handed_over;	/* by another node, which picked us (DSR) */
-	__u16 foreseen;		/* all this is found already */
+	__u8 foreseen;		/* all this is found already, */
+	__u8 asked;		/* and that there is no such flow (ct?_ask_for) */
 	struct backend backend __attribute__((aligned(8)));
 } __attribute__((aligned(8)));
 _Static_assert(offsetof(struct opening, source_mac) == offsetof(struct opening, dest_mac) + 6, "");
@@ -372,17 +373,17 @@ __noinline __u32 open4(struct xdp_md *ctx)
 		/* Its reply never comes here; its own tuple is as unique as it is. */
 		flow->backend = flow->vip;
 		flow->backend_port = flow->vip_port;
-		return opened(self, held, ct4_add(flow, o->tick));
+		return opened(self, held, ct4_add(flow, o->tick, false));
 	}
 	if (!wants_snat(self, o)) {
 		flow->flags |= FLOW_NO_SNAT;
-		return opened(self, held, ct4_add(flow, o->tick));
+		return opened(self, held, ct4_add(flow, o->tick, false));
 	}
 	flow->source = o->backend.place == PLACE_HOST ? HOST_SOURCE4 : self->service_addr4;
 	failed = DROP_NO_PORT;
 	for (turn = !is_low(o->client_port); turn <= SNAT_TRIES + 1; turn++) {
 		flow->source_port = port_to_try(o, turn);
-		failed = ct4_add(flow, o->tick);
+		failed = ct4_add(flow, o->tick, o->asked && turn == 1);
 		if (failed != DROP_CONFLICT && (turn != 1 || failed != DROP_CT_FULL))
 			break;
 	}
@@ -416,11 +417,11 @@ __noinline __u32 open6(struct xdp_md *ctx)
 	if (flow->flags & FLOW_DSR) {
 		copy16(flow->backend, flow->vip);
 		flow->backend_port = flow->vip_port;
-		return opened(self, held, ct6_add(flow, o->tick));
+		return opened(self, held, ct6_add(flow, o->tick, false));
 	}
 	if (!wants_snat(self, o)) {
 		flow->flags |= FLOW_NO_SNAT;
-		return opened(self, held, ct6_add(flow, o->tick));
+		return opened(self, held, ct6_add(flow, o->tick, false));
 	}
 	if (o->backend.place == PLACE_HOST)
 		host_source6(flow->source);
@@ -429,7 +430,7 @@ __noinline __u32 open6(struct xdp_md *ctx)
 	failed = DROP_NO_PORT;
 	for (turn = !is_low(o->client_port); turn <= SNAT_TRIES + 1; turn++) {
 		flow->source_port = port_to_try(o, turn);
-		failed = ct6_add(flow, o->tick);
+		failed = ct6_add(flow, o->tick, o->asked && turn == 1);
 		if (failed != DROP_CONFLICT && (turn != 1 || failed != DROP_CT_FULL))
 			break;
 	}

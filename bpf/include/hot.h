@@ -95,15 +95,16 @@ static __always_inline void begin_opening(struct opening *o, __be16 vip_port, __
 	*(__u64 *)o->dest_mac = macs.first;
 	*(__u32 *)(o->dest_mac + 8) = macs.last;
 	*(__u32 *)o->vlan = 0;
-	o->foreseen = 0;
+	*(__u16 *)&o->foreseen = 0;	/* nor asked */
 }
 
 /*
  * The opening of a flow by what is likely to be its first packet. With AHEAD the flow was not looked
  * for yet (foretell): the backend is chosen before that, and all that is needed is asked for at once.
- * What replies will have is guessed: svc0's address or the client's own.
+ * What replies will have is guessed: svc0's address or the client's own. Whether there is certainly no
+ * such flow: then it need not be looked for.
  */
-static __noinline void first4(struct xdp_md *ctx, const struct tuple4 *tuple, __u32 tcp_flags,
+static __noinline bool first4(struct xdp_md *ctx, const struct tuple4 *tuple, __u32 tcp_flags,
 			      __u32 tick, bool inner, const struct ethhdr *eth)
 {
 	__u32 zero = 0;
@@ -112,7 +113,7 @@ static __noinline void first4(struct xdp_md *ctx, const struct tuple4 *tuple, __
 	struct opening *o;
 
 	if (!held || !self)
-		return;
+		return false;
 	o = &held->opening;
 	begin_opening(o, tuple->dport, tuple->sport, tuple->proto, tcp_flags, tick, eth);
 	o->family = 4;
@@ -126,12 +127,13 @@ static __noinline void first4(struct xdp_md *ctx, const struct tuple4 *tuple, __
 					direct ? self->service_addr4 : tuple->saddr,
 					o->backend.port, tuple->sport, o->key.proto };
 
-		ct4_ask_for(self, tuple, &reply, direct);
+		o->asked = ct4_ask_for(self, tuple, &reply, direct);
 	}
+	return o->asked;
 }
 
 /* The same for IPv6. */
-static __noinline void first6(struct xdp_md *ctx, const struct tuple6 *tuple, __u32 tcp_flags,
+static __noinline bool first6(struct xdp_md *ctx, const struct tuple6 *tuple, __u32 tcp_flags,
 			      __u32 tick, bool inner, const struct ethhdr *eth)
 {
 	__u32 zero = 0;
@@ -140,7 +142,7 @@ static __noinline void first6(struct xdp_md *ctx, const struct tuple6 *tuple, __
 	struct opening *o;
 
 	if (!held || !self)
-		return;
+		return false;
 	o = &held->opening;
 	begin_opening(o, tuple->dport, tuple->sport, tuple->proto, tcp_flags, tick, eth);
 	o->family = 6;
@@ -158,8 +160,9 @@ static __noinline void first6(struct xdp_md *ctx, const struct tuple6 *tuple, __
 			copy16(reply.daddr, self->service_addr6);
 		else
 			copy16(reply.daddr, tuple->saddr);
-		ct6_ask_for(self, tuple, &reply, direct);
+		o->asked = ct6_ask_for(self, tuple, &reply, direct);
 	}
+	return o->asked;
 }
 
 /* What becomes of a first packet that opens no flow. */
@@ -180,9 +183,10 @@ static __always_inline int forward4(struct xdp_md *ctx, struct ethhdr *eth, stru
 	__u8 state, flags;
 
 	likely_first = foretell(l4->tcp_flags);
-	if (unlikely(likely_first))
-		first4(ctx, tuple, l4->tcp_flags | AHEAD, tick, inner, eth);
-	flow = ct4_find_living(self, tuple, &life);
+	flow = NULL;
+	if (likely(!likely_first) ||
+	    !first4(ctx, tuple, l4->tcp_flags | AHEAD, tick, inner, eth))
+		flow = ct4_find_living(self, tuple, &life);
 	reason = inner ? SVC_FORWARD : VIP_FORWARD;
 	if (unlikely(!flow || !ct4_alive(flow, self, tick) ||
 		     begins_anew(flow->state, l4->tcp_flags))) {
@@ -304,9 +308,10 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *eth, stru
 	__u8 state, flags;
 
 	likely_first = foretell(l4->tcp_flags);
-	if (unlikely(likely_first))
-		first6(ctx, tuple, l4->tcp_flags | AHEAD, tick, inner, eth);
-	flow = ct6_find_living(self, tuple, &life);
+	flow = NULL;
+	if (likely(!likely_first) ||
+	    !first6(ctx, tuple, l4->tcp_flags | AHEAD, tick, inner, eth))
+		flow = ct6_find_living(self, tuple, &life);
 	reason = inner ? SVC_FORWARD : VIP_FORWARD;
 	if (unlikely(!flow || !ct6_alive(flow, self, tick) ||
 		     begins_anew(flow->state, l4->tcp_flags))) {

@@ -239,16 +239,18 @@ __noinline int find_turn6(struct rare *rare, __u32 of_inside)
 {
 	__u32 zero = 0, tick, life = 0;
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
-	struct tuple6 tuple;
+	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
+	struct tuple6 *tuple;
 	struct flow6 *flow;
 
-	if (!rare || !self)
+	if (!rare || !self || !work)
 		return 0;
-	frame_tuple6(&rare->frame, &tuple);
+	tuple = &work->ct6_mine;	/* the stack has no room for it */
+	frame_tuple6(&rare->frame, tuple);
 	if (of_inside)
-		inside_tuple6(&rare->inside, &tuple);
-	flow = rare->turn.reply ? ct6_find_living_reply(self, &tuple, &life) :
-				  ct6_find_living(self, &tuple, &life);
+		inside_tuple6(&rare->inside, tuple);
+	flow = rare->turn.reply ? ct6_find_living_reply(self, tuple, &life) :
+				  ct6_find_living(self, tuple, &life);
 	tick = tick_of(self);
 	if (!flow || !ct6_alive(flow, self, tick))
 		return 0;

@@ -135,6 +135,6 @@ def test_calls_are_seen_at_all() -> None:
     found = functions_of(OBJECT_DIRECTORY / "uplink.bpf.o")
     names = {function.name: function for function in found.values()}
     called = {found[place].name for place in names["open6"].calls}
-    assert {"ct6_begin", "ct6_settle"} <= called
+    assert {"ct6_begin", "ct6_enter"} <= called
     walked = {found[place].name for place in names["pick"].calls}
     assert walked == {"pick_step"}, "what a helper calls back is a call as well"
