@@ -452,7 +452,7 @@ class World:
     def locks(self) -> int:
         """How many locks of buckets are held: none, outside of a packet."""
         return sum(
-            int(self._used(name)[1][:, :4].any(axis=1).sum())
+            int((self._used(name)[1][:, 0] & 1).sum())
             for name in ("ct4_tags", "ct4_replies", "ct6_tags", "ct6_replies")
         )
 
