@@ -97,19 +97,24 @@ class Carrying(Closing):
         self._move = None
         self._open.close()
 
+    @property
+    def active(self) -> bool:
+        """Whether programs of an older version may be attached."""
+        return self._move is not None
+
     @contextmanager
-    def around_a_swap(self) -> Iterator[None]:
-        """Programs are swapped inside; what was attached before is out of use afterwards."""
-        self._again()
+    def around_a_swap(self, *, last: bool = True) -> Iterator[None]:
+        """Programs are swapped inside; `last`: what was there before is out of use afterwards."""
+        self.again()
         yield
-        if self._move is not None:
-            self._again()
+        if self.active and last:
+            self.again()
             time.sleep(OLD_PROGRAMS_END_S)
-            self._again()
+            self.again()
 
     def finish(self) -> Moved | None:
         """Today's programs are everywhere: carry over what is left; None: there was nothing."""
-        self._again()
+        self.again()
         move = self._move
         self.close()
         if move is None:
@@ -120,7 +125,8 @@ class Carrying(Closing):
         )  # fmt: skip
         return move.done
 
-    def _again(self) -> None:
+    def again(self) -> None:
+        """Carry over what there is, or what changed since the last time."""
         if self._move is not None:
             with self._trying():
                 self._move.again()
@@ -135,10 +141,11 @@ class Carrying(Closing):
 
 
 class Carried(Generic[K, V]):
-    """A table that swaps programs, with flows carried over around it."""
+    """A table that swaps programs, with flows carried over; `last`: no other comes after it."""
 
-    def __init__(self, table: Table[K, V], carrying: Carrying) -> None:
+    def __init__(self, table: Table[K, V], carrying: Carrying, *, last: bool = True) -> None:
         self.name = table.name
+        self._last = last
         self._table = table
         self._carrying = carrying
 
@@ -148,7 +155,7 @@ class Carried(Generic[K, V]):
 
     def upsert(self, batch: Sequence[tuple[K, V]]) -> Mapping[K, Failure]:
         """As the table."""
-        with self._carrying.around_a_swap():
+        with self._carrying.around_a_swap(last=self._last):
             return self._table.upsert(batch)
 
     def delete(self, keys: Sequence[K]) -> Mapping[K, Failure]:

@@ -59,6 +59,7 @@ class FromVersion2(Converter):
 
     def begin(self, old: Mapping[str, Map], new: Mapping[str, Map]) -> None:
         """Take struct node along, but for what follows from the maps' sizes."""
+        self._program(new)  # loaded before anything waits for it
         if any(new["node"].lookup(_ZERO) or b""):
             return
         fields = abi.NODE.unpack(old["node"].lookup(_ZERO) or bytes(abi.NODE.size))
