@@ -28,9 +28,10 @@
 #define STRETCH ((1U << STRETCH_BITS) - 1)
 #define CT_CURSORS 256
 #define CLAIM_ROW 4		/* records that are looked at in a row, */
-#define CLAIM_TRIES 12		/* and in all three stretches, */
+#define CLAIM_NEAR 12		/* in all three stretches, */
+#define CLAIM_TRIES 24		/* and elsewhere in them, */
 #define CLAIM_ROUNDS 3		/* and how often */
-#define CLAIM_STAY 0x3c		/* one row in sixteen without a free record leads elsewhere */
+#define CLAIM_FULL 15		/* new flows that look near only after one that found nothing free */
 #define LOCK_TRIES 128
 
 struct tuple4 {
@@ -89,6 +90,8 @@ struct ct_work {
 	struct former ct6_next;
 	__u32 ct4_high;		/* which stretches are gone on in: a port's high bits */
 	__u32 ct6_high;
+	__u32 ct4_full;		/* new flows still that look near only */
+	__u32 ct6_full;
 	__u32 ct4_cursors[CT_CURSORS];	/* how far in, by stretch */
 	__u32 ct6_cursors[CT_CURSORS];
 };

@@ -402,12 +402,12 @@ static __always_inline __u32 CT(rank)(const FLOW *flow, __u32 life, const struct
  * Claim a record for `made`, whose number is work->id then: 0, or why not. One that is no flow, or
  * whose time is over, is taken as it is met; else, of the flows that were met and may be evicted, the
  * one that has been silent for the longest. Records are taken in a row, so each CPU makes flows in
- * lines that it has just had, or has next. Where none was free the next flow goes on behind them, at
- * times elsewhere; and always elsewhere where none may be taken at all.
+ * lines that it has just had, or has next. Where none of a row is free it looks elsewhere in the
+ * stretches, too, but only now and then while the table seems full.
  */
 __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 {
-	__u32 zero = 0, records, turn, high, index = 0, in = 0, met = 0, *cursor;
+	__u32 zero = 0, records, turn, high, index = 0, in = 0, *cursor;
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
 	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
 	struct taken *best;
@@ -424,13 +424,14 @@ __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 		__u32 life, rank, port;
 
 		if (!(turn % CLAIM_ROW)) {
+			if (turn == CLAIM_NEAR && work->CT(full))
+				break;
 			if (turn)
 				high = high % 3 + 1;
 			index = CT(direct)(work->base, high << STRETCH_BITS, records) >> STRETCH_BITS;
 			in = work->CT(cursors)[index & (CT_CURSORS - 1)];
 			if (unlikely(!in))
 				in = first_cursor(made->flags);
-			met = 0;
 		}
 		port = CT(port_at)(work->base, high, in, bpf_ntohs(made->client_port), records);
 		index = CT(direct)(work->base, port, records);
@@ -439,10 +440,8 @@ __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 			break;
 		life = *(volatile __u32 *)&flow->life;
 		rank = CT(rank)(flow, life, self, tick);
-		met |= rank;
 		in++;
 		/* What the verifier knew of these it would follow, each of them by itself. */
-		barrier_var(met);
 		barrier_var(in);
 		barrier_var(high);
 		if (rank > best->rank) {
@@ -454,12 +453,13 @@ __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 		}
 		if (best->rank == FREE_RANK)
 			break;
-		index >>= STRETCH_BITS;
 		if (turn % CLAIM_ROW == CLAIM_ROW - 1) {
-			cursor = &work->CT(cursors)[index & (CT_CURSORS - 1)];
-			*cursor = met && in & CLAIM_STAY ? in : in * 0x6255 + 0x3619;
+			cursor = &work->CT(cursors)[(index >> STRETCH_BITS) & (CT_CURSORS - 1)];
+			*cursor = turn < CLAIM_NEAR ? in * 0x6255 + 0x3619 : in;
 		}
 	}
+	if (unlikely(best->rank != FREE_RANK))
+		work->CT(full) = work->CT(full) ? work->CT(full) - 1 : CLAIM_FULL;
 	if (!best->rank)
 		return DROP_CT_FULL;
 	work->CT(high) = best->port >> STRETCH_BITS;
