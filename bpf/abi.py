@@ -177,6 +177,7 @@ class NodeFlag(IntFlag):
     NODE_MORE_LOCAL4_UNUSED = 4
     NODE_FIXED_CLOCK = 8
     NODE_CARRIED = 16
+    NODE_CARRYING = 32
 
 
 class Reason(IntEnum):

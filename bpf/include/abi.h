@@ -119,6 +119,7 @@ enum node_flag {
 	NODE_MORE_LOCAL4_UNUSED = 4,
 	NODE_FIXED_CLOCK = 8,	/* `tick` is the time, and not the kernel's (tests) */
 	NODE_CARRIED = 16,	/* there may be flows whose port names another's record (adopt.bpf.c) */
+	NODE_CARRYING = 32,	/* flows are on their way here from another version's maps */
 };
 
 /* Why a packet went where it went; the index of `counters`. Exactly one per packet. */

@@ -7,6 +7,7 @@ versions' programs then work on them. Flows go over around every swap of program
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -93,8 +94,11 @@ class Carrying(Closing):
             self._move = Move(converter, old, new)
 
     def close(self) -> None:
-        """Let go of the older version's maps."""
-        self._move = None
+        """Let go of the older version's maps; flows begin as ever."""
+        move, self._move = self._move, None
+        if move is not None:
+            with contextlib.suppress(DataplaneError):
+                move.hold(on=False)
         self._open.close()
 
     @property
@@ -106,11 +110,15 @@ class Carrying(Closing):
     def around_a_swap(self, *, last: bool = True) -> Iterator[None]:
         """Programs are swapped inside; `last`: what was there before is out of use afterwards."""
         self.again()
-        yield
-        if self.active and last:
-            self.again()
-            time.sleep(OLD_PROGRAMS_END_S)
-            self.again()
+        self._hold(on=True)
+        try:
+            yield
+        finally:
+            if self.active and last:
+                self.again()
+                time.sleep(OLD_PROGRAMS_END_S)
+                self.again()
+                self._hold(on=False)
 
     def finish(self) -> Moved | None:
         """Today's programs are everywhere: carry over what is left; None: there was nothing."""
@@ -124,6 +132,11 @@ class Carrying(Closing):
             move.done.copied, move.done.again, move.done.ended, move.done.refused,
         )  # fmt: skip
         return move.done
+
+    def _hold(self, *, on: bool) -> None:
+        if self._move is not None:
+            with self._trying():
+                self._move.hold(on=on)
 
     def again(self) -> None:
         """Carry over what there is, or what changed since the last time."""

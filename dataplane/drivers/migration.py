@@ -69,6 +69,9 @@ class Converter(ABC):
     def begin(self, old: Mapping[str, Map], new: Mapping[str, Map]) -> None:  # noqa: B027
         """Fill what has to be there before flows are, and is the programs' own besides."""
 
+    def hold(self, new: Mapping[str, Map], *, on: bool) -> None:  # noqa: B027
+        """From `on` until off again: the new programs make no flow of what may be one already."""
+
     def close(self) -> None:  # noqa: B027
         """Let go of what the others hold."""
 
@@ -140,6 +143,10 @@ class Move:
             self.done.refused + refused,
         )
 
+    def hold(self, *, on: bool) -> None:
+        """From `on` until off again flows may not be there yet: see `Converter.hold`."""
+        self._converter.hold(self._new, on=on)
+
     def take_back(self) -> None:
         """End the copies: the old programs stay."""
         if self._copied is not None:
@@ -160,15 +167,18 @@ def migrate(
     """
     move = Move(converter, old, new)
     move.again()
+    move.hold(on=True)
     try:
         swap()
     except BaseException:
+        move.hold(on=False)
         move.take_back()
         raise
     # At once, for what began meanwhile has packets coming already; and when the old have ended.
     move.again()
     time.sleep(OLD_PROGRAMS_END_S)
     move.again()
+    move.hold(on=False)
     return move.done
 
 

@@ -60,6 +60,7 @@ class FromVersion2(Converter):
     def begin(self, old: Mapping[str, Map], new: Mapping[str, Map]) -> None:
         """Take struct node along, but for what follows from the maps' sizes."""
         self._program(new)  # loaded before anything waits for it
+        self.hold(new, on=False)  # of a daemon that died over it
         if any(new["node"].lookup(_ZERO) or b""):
             return
         fields = abi.NODE.unpack(old["node"].lookup(_ZERO) or bytes(abi.NODE.size))
@@ -67,6 +68,10 @@ class FromVersion2(Converter):
             fields[f"{family}_mask"] = new[f"{family}_tags"].info.max_entries - 1
             fields[f"{family}_reply_mask"] = new[f"{family}_replies"].info.max_entries - 1
         new["node"].update(_ZERO, abi.NODE.pack(**fields))
+
+    def hold(self, new: Mapping[str, Map], *, on: bool) -> None:
+        """Have TCP flows that are not here yet not begin in the middle (NODE_CARRYING)."""
+        _flag(new["node"], NodeFlag.NODE_CARRYING, on=on)
 
     def live(self, old: Mapping[str, Map]) -> NDArray[Any]:
         """The flows of both families whose time is not over, IPv4's addresses mapped."""
@@ -95,7 +100,7 @@ class FromVersion2(Converter):
         left = rows[program.run(rows, AdoptFlag(0)) != 0]
         own_port = (left["flags"] & (FlowFlag.FLOW_DSR | FlowFlag.FLOW_NO_SNAT)) == 0
         if (own_port & (left["source_port"] >= DIRECT_PORT_MIN)).any():
-            _say_carried(new["node"])
+            _flag(new["node"], NodeFlag.NODE_CARRIED, on=True)
         for _ in range(_TRIES):
             reasons = program.run(left, AdoptFlag.ADOPT_ANYWHERE)
             left = left[reasons != 0]
@@ -121,8 +126,7 @@ def _mapped(addresses: NDArray[Any]) -> NDArray[np.uint8]:
     return found
 
 
-def _say_carried(node: Map) -> None:
+def _flag(node: Map, flag: NodeFlag, *, on: bool) -> None:
     fields = abi.NODE.unpack(node.lookup(_ZERO) or bytes(abi.NODE.size))
-    if not fields["flags"] & NodeFlag.NODE_CARRIED:
-        fields["flags"] |= NodeFlag.NODE_CARRIED
-        node.update(_ZERO, abi.NODE.pack(**fields))
+    if bool(fields["flags"] & flag) is not on:
+        node.update(_ZERO, abi.NODE.pack(**fields | {"flags": fields["flags"] ^ flag}))
