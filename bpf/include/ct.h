@@ -31,7 +31,8 @@
 #define CLAIM_NEAR 12		/* in all three stretches, */
 #define CLAIM_TRIES 24		/* and elsewhere in them, */
 #define CLAIM_ROUNDS 3		/* and how often */
-#define CLAIM_FULL 15		/* new flows that look near only after one that found nothing free */
+#define CLAIM_FULL 64		/* of so many new flows in a row that find nothing free */
+#define CLAIM_FAR 8		/* the first ones look elsewhere, the others near only */
 #define LOCK_TRIES 128
 
 struct tuple4 {
@@ -75,6 +76,8 @@ struct ct_work {
 	__u8 asked_direct;	/* what it was taken for when its lines were asked for */
 	__u8 is_new;		/* no look at its bucket's words is needed */
 	__u32 used;		/* not 0: the life of the flow that the record was, which may have a word */
+	__u32 replies;		/* not 0: the lock of this bucket of replies is held */
+	__u32 reply_bucket;
 	__u32 version;		/* of the first bucket's lock when it had no word of this tag; odd: none */
 	struct place2 place;
 	__u64 base;		/* of the tuple that replies will have (ct?_reply_base), or its hash */
@@ -90,7 +93,7 @@ struct ct_work {
 	struct former ct6_next;
 	__u32 ct4_high;		/* which stretches are gone on in: a port's high bits */
 	__u32 ct6_high;
-	__u32 ct4_full;		/* new flows still that look near only */
+	__u32 ct4_full;		/* new flows since one that found a free record */
 	__u32 ct6_full;
 	__u32 ct4_cursors[CT_CURSORS];	/* how far in, by stretch */
 	__u32 ct6_cursors[CT_CURSORS];

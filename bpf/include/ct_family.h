@@ -424,7 +424,7 @@ __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 		__u32 life, rank, port;
 
 		if (!(turn % CLAIM_ROW)) {
-			if (turn == CLAIM_NEAR && work->CT(full))
+			if (turn == CLAIM_NEAR && work->CT(full) % CLAIM_FULL > CLAIM_FAR)
 				break;
 			if (turn)
 				high = high % 3 + 1;
@@ -458,9 +458,9 @@ __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 			*cursor = turn < CLAIM_NEAR ? in * 0x6255 + 0x3619 : in;
 		}
 	}
-	if (unlikely(best->rank != FREE_RANK))
-		work->CT(full) = work->CT(full) ? work->CT(full) - 1 : CLAIM_FULL;
-	if (!best->rank)
+	work->CT(full) = best->rank == FREE_RANK ? 0 : work->CT(full) + 1;
+	/* Other stretches may have room: nobody ends for a flow while it may have another port. */
+	if (!best->rank || (work->direct && work->CT(full) && work->CT(full) < CLAIM_FAR))
 		return DROP_CT_FULL;
 	work->CT(high) = best->port >> STRETCH_BITS;
 	work->CT(cursors)[(best->id >> STRETCH_BITS) & (CT_CURSORS - 1)] = best->next;
@@ -819,7 +819,10 @@ out:
 	return reason;
 }
 
-/* Write the word among the replies that the claimed record needs: 0, or as CT(enter). */
+/*
+ * Write the word among the replies that the claimed record needs: 0, and its bucket is locked, too, until
+ * the flow lives, or two would have one reply tuple; else as CT(enter).
+ */
 __noinline __u32 CT(enter_reply)(__u32 tick)
 {
 	__u64 hash, word;	/* as wide as its place on the stack, or 6.1 forgets its bounds */
@@ -843,18 +846,18 @@ __noinline __u32 CT(enter_reply)(__u32 tick)
 	reason = word - NO_WORD;
 	if (word < REPLY_WAYS) {
 		replies->words[word] = (__u64)tag_of(hash) << 32 | work->id;
-		reason = 0;
+		work->reply_bucket = index;
+		work->replies = 1;
+		return 0;
 	}
 	unlock(&replies->lock);
-	if (!reason)
-		return 0;
 out:
 	CT(leave_buckets)(work);
 	CT(release)(work->id);
 	return reason;
 }
 
-/* Make the record, for which all is ready, the flow `made`, and let its buckets go. */
+/* Make the record, for which all is ready, the flow `made`, and let all locks go. */
 __noinline int CT(begin_life)(FLOW *made, __u32 tick)
 {
 	__u32 zero = 0;
@@ -869,6 +872,13 @@ __noinline int CT(begin_life)(FLOW *made, __u32 tick)
 	bucket = bpf_map_lookup_elem(&CT(tags), &work->place.first);
 	if (flow && bucket)
 		CT(give_birth)(flow, made, work, bucket, tick);
+	if (unlikely(work->replies)) {
+		struct reply_bucket *replies = bpf_map_lookup_elem(&CT(replies), &work->reply_bucket);
+
+		work->replies = 0;
+		if (replies)
+			unlock(&replies->lock);
+	}
 	CT(leave_buckets)(work);
 	return 0;
 }
@@ -890,7 +900,7 @@ static __always_inline __u32 CT(add)(FLOW *made, __u32 tick, bool asked)
 #pragma nounroll
 	for (turn = 0; turn < CLAIM_ROUNDS; turn++) {
 		reason = CT(claim)(made, tick);
-		if (likely(!reason))
+		if (likely(!reason) || (work->direct && reason == DROP_CT_FULL))
 			break;
 	}
 	if (reason)
