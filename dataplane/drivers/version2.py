@@ -12,6 +12,7 @@ another flow is there already, anywhere, with a word among the replies, and stru
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,10 @@ class FromVersion2(Converter):
             self._adoption = None
 
     def begin(self, old: Mapping[str, Map], new: Mapping[str, Map]) -> None:
-        """Take struct node along, but for what follows from the maps' sizes."""
+        """Take struct node along, but for what follows from the maps' sizes, and the hash's seed.
+
+        By the old seed new flows might be given the very ports that those under way here have.
+        """
         self._program(new)  # loaded before anything waits for it
         self.hold(new, on=False)  # of a daemon that died over it
         if any(new["node"].lookup(_ZERO) or b""):
@@ -67,6 +71,7 @@ class FromVersion2(Converter):
         for family in ("ct4", "ct6"):
             fields[f"{family}_mask"] = new[f"{family}_tags"].info.max_entries - 1
             fields[f"{family}_reply_mask"] = new[f"{family}_replies"].info.max_entries - 1
+        fields["ct_seed"] = secrets.randbits(32) | 1
         new["node"].update(_ZERO, abi.NODE.pack(**fields))
 
     def hold(self, new: Mapping[str, Map], *, on: bool) -> None:

@@ -298,6 +298,7 @@ def test_what_is_not_conntrack_is_the_same_map_and_ids_counts_and_clients_stay(
     assert upgrade.new["affinities"].lookup(affinity[0]) == affinity[1]
     # The node's own word is there before anything else is known: programs are swapped early.
     before, now = node_of(upgrade.old["node"]), node_of(upgrade.new["node"])
+    assert now.pop("ct_seed") not in (0, before.pop("ct_seed"))
     assert now == before
     assert now["flags"] & NodeFlag.NODE_VALID4
     assert upgrade.world.arrive(w.from_client(w.VIP_TCP)).reason is Reason.VIP_NEW
