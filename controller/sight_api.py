@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from bpf.abi import FlowFlag
 from cni.wire import CODE_BAD_REQUEST, RemoteError
 from controller import sight_views as views
 from controller.completion import in_thread
@@ -136,7 +137,7 @@ def tracer(maps: Mapping[str, Map], conntrack: Conntrack) -> Tracer:
 
     def in_use(protocol: Protocol, backend: Endpoint, ours: Endpoint) -> bool:
         flows, _ = conntrack.flows(FlowFilter(backend=backend, protocol=protocol))
-        return any(flow.source == ours for flow in flows)
+        return any(flow.source == ours and not flow.flags & FlowFlag.FLOW_DSR for flow in flows)
 
     return Tracer(maps, known, in_use, conntrack.tick)
 

@@ -127,12 +127,13 @@ def _protocol(number: int) -> str:
 
 
 def trace_view(trace: Trace) -> Json:
-    """The answer to `trace`."""
+    """The answer to `trace`; a source without a port gets one when the flow begins."""
     return {
         "steps": [{"step": step.name, "found": step.found} for step in trace.steps],
         "verdict": trace.reason.name.lower(),
         "new_flow": trace.new,
         "backend": str(trace.backend) if trace.backend else None,
         "source": str(trace.source) if trace.source else None,
+        "source_port": trace.source.port if trace.source else None,
         "next_hop": trace.next_hop or None,
     }

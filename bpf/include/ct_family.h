@@ -160,7 +160,9 @@ static __always_inline __u64 CT(reply_base)(const struct node *node, const TUPLE
  */
 static __always_inline __u32 CT(direct)(__u64 base, __u32 port, __u32 records)
 {
-	__u32 stretch = (__u32)(base >> 32) * (2 * (port >> STRETCH_BITS) + 1);
+	__u32 hash = base >> 32, step = (hash | 1) << STRETCH_BITS;
+	/* An odd number of stretches apart: of a table that has four or more the three are never one. */
+	__u32 stretch = hash + (port >> STRETCH_BITS) * step;
 
 	return (stretch & records & ~STRETCH) | (((__u32)base + port) & records & STRETCH);
 }
@@ -339,6 +341,8 @@ __noinline int CT(unname)(__u32 id)
 	if (!self || !work || !flow)
 		return 0;
 	if (unlikely(work->CT(next).id != id || work->CT(next).life != work->used)) {
+		work->CT(next).id = id;
+		work->CT(next).life = work->used;
 		CT(own_tuple)(flow, &work->CT(former));
 		work->CT(next).place = CT(place)(self, &work->CT(former));
 	}
@@ -743,6 +747,8 @@ __noinline int CT(begin)(FLOW *made, __u32 asked)
 	if (likely(asked && work->direct && work->asked_direct &&
 		   ADDR_SAME(made->source, self->SERVICE_ADDR)))
 		return 0;
+	/* What was asked for is written over: another port, of another base, may be tried after this one. */
+	work->asked_direct = 0;
 	work->version = 1;
 	tuple = &work->CT(mine);
 	CT(own_tuple)(made, tuple);
@@ -915,16 +921,21 @@ static __always_inline __u32 CT(add)(FLOW *made, __u32 tick, bool asked)
 	return reason;
 }
 
-/* The flow that CT(add) made or found there, a moment ago. */
-static __always_inline FLOW *CT(find_added)(const struct node *node, const TUPLE *tuple)
+/* The flow that CT(add) made or found there, a moment ago; it may be another's record by now. */
+static __always_inline FLOW *CT(find_added)(const struct node *node, const TUPLE *tuple,
+					    __u32 *life)
 {
-	__u32 zero = 0, life;
+	__u32 zero = 0;
 	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
 	FLOW *flow = work ? CT(at)(work->id) : NULL;
 	struct place2 place;
 
-	if (likely(flow && CT(is_of)(flow, tuple) && (flow->life & 1)))
-		return flow;
+	if (likely(flow)) {
+		*life = *(volatile __u32 *)&flow->life;
+		barrier();
+		if (likely((*life & 1) && CT(is_of)(flow, tuple)))
+			return flow;
+	}
 	place = CT(place)(node, tuple);
-	return CT(search)(&place, CT(records)(node), tuple, &life);
+	return CT(search)(&place, CT(records)(node), tuple, life);
 }

@@ -15,6 +15,7 @@
 #include "rewrite.h"
 
 #define SNAT_TRIES 16
+#define FULL_TRIES 3	/* where there may be room elsewhere in the table */
 #define SNAT_PORT_MIN 1024
 #define SNAT_PORTS (DIRECT_PORT_MIN - SNAT_PORT_MIN)	/* that name no record */
 
@@ -269,13 +270,14 @@ static __always_inline __u8 first_state(const struct opening *o)
  */
 static __always_inline bool wants_snat(const struct node *self, const struct opening *o)
 {
+	if (o->family == 4 ? is_ours4(self, *(__be32 *)(o->client + 12)) : is_ours6(self, o->client))
+		return true;
 	if (o->handed_over)
 		return false;
 	/* The kernel knows its way to clients outside, and none to those behind OVN. */
 	if (o->backend.place == PLACE_HOST)
 		return o->inner;
-	if (same16(o->client, o->backend.addr) ||
-	    (o->family == 4 ? is_ours4(self, *(__be32 *)(o->client + 12)) : is_ours6(self, o->client)))
+	if (same16(o->client, o->backend.addr))
 		return true;
 	if ((o->flags & VIP_DSR) && !o->inner && o->backend.place == PLACE_LOCAL)
 		return false;
@@ -359,6 +361,7 @@ __noinline __u32 open4(struct xdp_md *ctx)
 	struct scratch *held = bpf_map_lookup_elem(&scratch, &zero);
 	struct flow4 *flow;
 	struct opening *o;
+	bool asked;
 
 	if (!ctx || !held || !self)
 		return DROP_NO_GATEWAY;
@@ -385,10 +388,12 @@ __noinline __u32 open4(struct xdp_md *ctx)
 	}
 	flow->source = o->backend.place == PLACE_HOST ? HOST_SOURCE4 : self->service_addr4;
 	failed = DROP_NO_PORT;
+	/* What was asked for is not what was tried before: a port of the client's own. */
+	asked = o->asked && !is_low(o->client_port);
 	for (turn = !is_low(o->client_port); turn <= SNAT_TRIES + 1; turn++) {
 		flow->source_port = port_to_try(o, turn);
-		failed = ct4_add(flow, o->tick, o->asked && turn == 1);
-		if (failed != DROP_CONFLICT && (turn != 1 || failed != DROP_CT_FULL))
+		failed = ct4_add(flow, o->tick, asked && turn == 1);
+		if (failed != DROP_CONFLICT && (turn > FULL_TRIES || failed != DROP_CT_FULL))
 			break;
 	}
 	return opened(self, held, failed);
@@ -402,6 +407,7 @@ __noinline __u32 open6(struct xdp_md *ctx)
 	struct scratch *held = bpf_map_lookup_elem(&scratch, &zero);
 	struct flow6 *flow;
 	struct opening *o;
+	bool asked;
 
 	if (!ctx || !held || !self)
 		return DROP_NO_GATEWAY;
@@ -432,10 +438,12 @@ __noinline __u32 open6(struct xdp_md *ctx)
 	else
 		copy16(flow->source, self->service_addr6);
 	failed = DROP_NO_PORT;
+	/* What was asked for is not what was tried before: a port of the client's own. */
+	asked = o->asked && !is_low(o->client_port);
 	for (turn = !is_low(o->client_port); turn <= SNAT_TRIES + 1; turn++) {
 		flow->source_port = port_to_try(o, turn);
-		failed = ct6_add(flow, o->tick, o->asked && turn == 1);
-		if (failed != DROP_CONFLICT && (turn != 1 || failed != DROP_CT_FULL))
+		failed = ct6_add(flow, o->tick, asked && turn == 1);
+		if (failed != DROP_CONFLICT && (turn > FULL_TRIES || failed != DROP_CT_FULL))
 			break;
 	}
 	return opened(self, held, failed);

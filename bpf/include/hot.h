@@ -199,11 +199,9 @@ static __always_inline int forward4(struct xdp_md *ctx, struct ethhdr *eth, stru
 			return NOT_MINE;
 		if (failed)
 			return unopened(ctx, failed);
-		flow = ct4_find_added(self, tuple);
+		flow = ct4_find_added(self, tuple, &life);
 		if (!flow)
 			return verdict(ctx, XDP_DROP, DROP_CT_FULL);
-		life = *(volatile __u32 *)&flow->life;
-		barrier();
 		reason = inner ? SVC_NEW : VIP_NEW;
 	}
 	state = flow->state;
@@ -324,11 +322,9 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *eth, stru
 			return NOT_MINE;
 		if (failed)
 			return unopened(ctx, failed);
-		flow = ct6_find_added(self, tuple);
+		flow = ct6_find_added(self, tuple, &life);
 		if (!flow)
 			return verdict(ctx, XDP_DROP, DROP_CT_FULL);
-		life = *(volatile __u32 *)&flow->life;
-		barrier();
 		reason = inner ? SVC_NEW : VIP_NEW;
 	}
 	state = flow->state;

@@ -153,6 +153,9 @@ def trace_text(answer: Json) -> str:
     steps = [(str(step.get("step")), str(step.get("found"))) for step in children(answer, "steps")]
     ends = [(name.replace("_", " "), str(answer[name]))
             for name in ("backend", "source", "next_hop") if answer.get(name)]  # fmt: skip
+    if answer.get("source_port", 0) is None:
+        later = ", the port is chosen when the flow begins"
+        ends = [(name, value + later * (name == "source")) for name, value in ends]
     width = max((len(name) for name, _ in (*steps, *ends)), default=0)
     lines = [f"{name:<{width}}  {found}" for name, found in steps]
     return "\n".join([*lines, *([""] if ends else []), *(f"{n:<{width}}  {v}" for n, v in ends)])

@@ -2,8 +2,9 @@
 
 The decisions are those of bpf/progs/uplink.bpf.c and svc.bpf.c for the first packet of a flow (TCP:
 a SYN), or for the next one of a flow that is there. What a packet can have beside its tuple (TTL,
-options, fragments, tags, the gateway's own MAC) is not asked. A test lets the programs decide the
-same questions.
+options, fragments, tags, the gateway's own MAC) is not asked, and whether conntrack has room
+neither. The source port of a flow that is yet to begin is chosen by where there is room for its
+record then, so none is told. A test lets the programs decide the same questions.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ _PLACES = {
     Place.PLACE_OTHER_HOST: "in another node's own network",
     Place.PLACE_UNKNOWN: "at a place that OVN does not know",
 }
+SNAT_PORT_MIN = 1024
+"""As in flows.h: a client's port below it is kept if it can be."""
+
 _REOPENED = frozenset({FlowState.FIN, FlowState.TIME_WAIT, FlowState.RESET})
 """TCP states in which a SYN begins a new flow."""
 
@@ -71,7 +75,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The way of a packet; `reason` is what the program would count."""
+    """The way of a packet; `reason` is what the program would count.
+
+    `source` is what the backend sees; without a port where that is chosen when the flow begins.
+    """
 
     steps: tuple[Step, ...]
     reason: Reason
@@ -287,9 +294,9 @@ class Tracer:
                 new=True, backend=target, backend_id=backend_id, source=asked.client,
                 next_hop=f"{_mac(backend['mac'])}, on the uplink",
             )  # fmt: skip
-        hidden = _wants_snat(asked, flags, target, place)
+        hidden = _wants_snat(asked, flags, target, place, node)
         ours = _ours(asked, node, place)
-        source = self._source(asked, flags, target, way, ours) if hidden else asked.client
+        source = self._source(asked, target, way, ours) if hidden else asked.client
         if not hidden:
             taken = self._port_in_use(asked.protocol, target, asked.client)
             way.step(
@@ -300,31 +307,26 @@ class Tracer:
             )
             if taken:
                 return way.end(Reason.DROP_CONFLICT, "two flows cannot share a reply's tuple")
-        if source is None:
-            return way.end(Reason.DROP_NO_PORT, "no source port is free towards this backend")
         return way.end(
             Reason.SVC_NEW if asked.inside else Reason.VIP_NEW, "translated, and a new flow",
             new=True, backend=target, backend_id=backend_id, source=source,
             next_hop=_next_hop(node, host=place is Place.PLACE_HOST),
         )  # fmt: skip
 
-    def _source(
-        self, asked: Question, flags: VipFlag, target: Endpoint, way: _Way, ours: IPAddress
-    ) -> Endpoint | None:
-        """The address that stands in for the client, and a port of its own; None: none is free."""
-        affine = bool(flags & VipFlag.VIP_AFFINITY)
+    def _source(self, asked: Question, target: Endpoint, way: _Way, ours: IPAddress) -> Endpoint:
+        """The address that stands in for the client; with its port, if that can be told."""
         hairpin = target.address == asked.client.address
         why = "the client is the backend itself" if hairpin else "so that replies come back here"
-        for port in self._maps.ports_to_try(asked, affine=affine):
-            mine = Endpoint(ours, port)
-            if not self._port_in_use(asked.protocol, target, mine):
-                own = (
-                    "the client's own" if port == asked.client.port else "by hash: its own is taken"
-                )
-                way.step("source", f"{mine}, {why}; the port is {own}")
-                return mine
-        way.step("source", f"{ours}, {why}; but every port that is tried is taken")
-        return None
+        kept = Endpoint(ours, asked.client.port)
+        later = "the port is chosen when the flow begins"
+        if not 0 < (asked.client.port or 0) < SNAT_PORT_MIN:
+            way.step("source", f"{ours}, {why}; {later}")
+        elif self._port_in_use(asked.protocol, target, kept):
+            way.step("source", f"{ours}, {why}; {later}, because another flow has the client's")
+        else:
+            way.step("source", f"{kept}, {why}; the port is the client's own")
+            return kept
+        return Endpoint(ours)
 
 
 def _mac(octets: bytes) -> str:
@@ -337,18 +339,27 @@ def _next_hop(node: abi.Fields, *, host: bool) -> str:
 
 def _ours(asked: Question, node: abi.Fields, place: Place) -> IPAddress:
     """What a backend there sees in place of the client's address."""
-    four = asked.vip.address.version == 4
-    if place is Place.PLACE_HOST:
-        return HOST_SOURCE4 if four else HOST_SOURCE6
-    return IPv4Address(node["service_addr4"]) if four else IPv6Address(node["service_addr6"])
+    host, service = _stand_ins(asked, node)
+    return host if place is Place.PLACE_HOST else service
+
+
+def _stand_ins(asked: Question, node: abi.Fields) -> tuple[IPAddress, IPAddress]:
+    """Addresses of ours that stand for clients, towards this node's kernel and others."""
+    if asked.vip.address.version == 4:
+        return HOST_SOURCE4, IPv4Address(node["service_addr4"])
+    return HOST_SOURCE6, IPv6Address(node["service_addr6"])
 
 
 def _valid(asked: Question) -> NodeFlag:
     return NodeFlag.NODE_VALID6 if asked.vip.address.version == 6 else NodeFlag.NODE_VALID4
 
 
-def _wants_snat(asked: Question, flags: VipFlag, target: Endpoint, place: Place) -> bool:
+def _wants_snat(
+    asked: Question, flags: VipFlag, target: Endpoint, place: Place, node: abi.Fields
+) -> bool:
     """Whether the backend has to see an address of ours (wants_snat of flows.h)."""
+    if asked.client.address in _stand_ins(asked, node):
+        return True
     if place is Place.PLACE_HOST:
         return asked.inside
     if target.address == asked.client.address:

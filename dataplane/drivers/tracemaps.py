@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
@@ -17,9 +17,6 @@ from dataplane.drivers.libbpf import Map
 from dataplane.drivers.sweeps import packed
 from dataplane.model.addr import IPAddress, Protocol
 from dataplane.model.conntrack import Endpoint
-
-SNAT_TRIES, SNAT_PORT_MIN = 16, 1024
-"""As in flows.h."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,16 +155,6 @@ class NodeMaps:
         octets = self._at("backends", number) if number else b""
         backend = abi.BACKEND.unpack(octets) if octets else None
         return backend if backend is not None and backend["proto"] else None
-
-    def ports_to_try(self, asked: Question, *, affine: bool) -> Iterator[int]:
-        """Source ports in the order of `port_to_try` (flows.h): the client's, then by hash."""
-        port = asked.client.port or 0
-        yield port
-        raw = int.from_bytes(port.to_bytes(2, "big"), sys.byteorder)
-        seed = self.slot_of(asked, affine=affine) ^ raw << 16
-        for turn in range(1, SNAT_TRIES + 1):
-            mixed = (seed + turn * 0x9E3779B1) * 0x85EBCA6B & 0xFFFFFFFF
-            yield SNAT_PORT_MIN + ((mixed >> 16) * (65536 - SNAT_PORT_MIN) >> 16)
 
 
 def unpacked(octets: bytes) -> IPAddress:

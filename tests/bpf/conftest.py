@@ -67,6 +67,18 @@ def namespace(_namespace: Namespace) -> Iterator[Namespace]:
 
 
 @pytest.fixture
+def one_cpu() -> Iterator[int]:
+    """The test runs on this CPU alone: each makes its flows where it was last."""
+    home = os.sched_getaffinity(0)
+    cpu = min(home)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield cpu
+    finally:
+        os.sched_setaffinity(0, home)
+
+
+@pytest.fixture
 def bpf_root(bpffs: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     """A directory for one node's pins."""
     root = bpffs / f"node-{abs(hash(request.node.nodeid)):x}"
@@ -85,10 +97,12 @@ def shared_state(bpffs: Path) -> Iterator[BpfState]:
 
 
 @pytest.fixture
-def empty(shared_state: BpfState) -> World:
-    """A node that knows nothing."""
+def empty(shared_state: BpfState) -> Iterator[World]:
+    """A node that knows nothing. Whatever a test did, conntrack's laws hold afterwards."""
     devices = socket.if_nametoindex("up0"), socket.if_nametoindex("svc0")
-    return World(shared_state, *devices).clear()
+    made = World(shared_state, *devices).clear()
+    yield made
+    assert made.laws() == []
 
 
 @pytest.fixture

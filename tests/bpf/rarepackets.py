@@ -20,6 +20,7 @@ from tests.bpf.world import (
     CLIENT,
     CLIENT6,
     CLIENT_MAC,
+    CLIENT_PORT,
     GATEWAY_MAC,
     SERVICE_ADDRESS,
     SERVICE_ADDRESS6,
@@ -102,19 +103,20 @@ def turned(
     return bytes(without_sums(wanted))
 
 
-def to_backend(packet: Packet | bytes, target: Any, source: str = "") -> bytes:
-    """What the uplink has to make of a client's packet without tags."""
+def to_backend(packet: Packet | bytes, target: Any, port: int, source: str = "") -> bytes:
+    """What the uplink has to make of a client's packet without tags; `port`: see World.port_of."""
     six = target.address.version == 6
     return turned(
         packet,
         src=source or service_address(six),
         dst=str(target.address),
+        sport=port,
         dport=target.port,
         macs=(None, GATEWAY_MAC),
     )
 
 
-def to_client(packet: Packet | bytes, vip: Any, client: str = "", port: int | None = None) -> bytes:
+def to_client(packet: Packet | bytes, vip: Any, client: str = "", port: int = CLIENT_PORT) -> bytes:
     """What svc0 has to make of a backend's packet, before tags."""
     six = vip.address.version == 6
     return turned(

@@ -186,21 +186,23 @@ class Account:
     turns: int = 0
     opened: int = 0
     lost: int = 0
+    reset: int = 0
     broken: list[str] = field(default_factory=list)
 
 
 class Client(_Thread):
     """Streams and datagrams that go on without pause, and new connections all the time."""
 
-    def __init__(self, space: Namespace, *, patience_s: float = 5) -> None:
+    def __init__(self, space: Namespace, *, patience_s: float = 5, streams: int = STREAMS) -> None:
         super().__init__(space)
+        self._streams = streams
         self.account = Account()
         self._patience_s = patience_s
 
     def work(self) -> None:
         account = self.account
         with contextlib.ExitStack() as stack:
-            streams = [stack.enter_context(_stream()) for _ in range(STREAMS)]
+            streams = [stack.enter_context(_stream()) for _ in range(self._streams)]
             datagrams = []
             for _ in range(DATAGRAMS):
                 sock = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
@@ -218,10 +220,13 @@ class Client(_Thread):
                         self._answer(sock, stamp)
                     except TimeoutError:
                         account.lost += 1
-                with _stream() as fresh:
-                    fresh.sendall(stamp)
-                    self._answer(fresh, stamp)
-                    account.opened += 1
+                try:
+                    with _stream() as fresh:
+                        fresh.sendall(stamp)
+                        self._answer(fresh, stamp)
+                        account.opened += 1
+                except ConnectionResetError:
+                    account.reset += 1
                 account.turns += 1
                 time.sleep(0.002)  # or a long test would run out of the client's ports
                 if account.turns == 10:

@@ -129,7 +129,7 @@ def is_translated(upgrade: Upgrade, flow: Old) -> None:
         assert there[14:] == bytes(packet)[14:]
         assert there[:6] == w.mac(w.OTHER_NODE_MAC)
         return
-    assert there == w.translated(packet, flow.target, flow.source, flow.source_port), flow
+    assert there == w.translated(packet, flow.target, flow.source_port, flow.source), flow
     answer = w.from_backend(there, tcp="A")
     back = upgrade.through(ProgramKind.SERVICE, answer)
     assert back == w.reversed_to_client(answer, packet), flow

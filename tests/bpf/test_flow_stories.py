@@ -48,7 +48,6 @@ from tests.bpf.world import (
     ip_of,
     reversed_to_client,
     tcp,
-    translated,
     udp,
 )
 
@@ -88,7 +87,7 @@ def test_a_reply_comes_back_as_the_vips(world: World, ip: Family, kind: str) -> 
     source = ip.client if kind == "local" else ip.service
     target = ip.dns if kind == "udp" else ip.web
     assert (forward.action, forward.reason) == (XDP_PASS, Reason.VIP_NEW)
-    assert forward.packet == translated(asked, target, source)
+    assert forward.packet == world.translated(asked, target, source)
     answer = from_backend(forward.packet)
     reply = world.deliver(answer)
     assert (reply.action, reply.reason) == (XDP_REDIRECT, Reason.SVC_REPLY)
@@ -111,7 +110,7 @@ def test_the_first_packet_is_new_and_the_next_is_known(world: World, ip: Family)
         packet = from_client(ip.vip, tcp=flags)
         seen = world.arrive(packet)
         assert seen.reason is Reason.VIP_FORWARD
-        assert seen.packet == translated(packet, ip.web)
+        assert seen.packet == world.translated(packet, ip.web)
 
 
 @both
@@ -169,61 +168,7 @@ def test_replies_of_several_flows_go_to_their_own_clients(world: World, ip: Fami
         assert world.deliver(answer).packet == reversed_to_client(answer, packet)
 
 
-# --- source ports -----------------------------------------------------------------------------
-
-
-@both
-def test_two_clients_with_one_port_get_two_ports(world: World, ip: Family) -> None:
-    asked = [from_client(ip.vip, client=client) for client in (ip.client, ip.second)]
-    packets = [world.arrive(packet).packet for packet in asked]
-    ports = [Ether(packet)[TCP].sport for packet in packets]
-    assert ports[0] == CLIENT_PORT != ports[1]
-    for first, packet in zip(asked, packets, strict=True):
-        assert packet == translated(first, ip.web, ip.service, Ether(packet)[TCP].sport)
-        answer = from_backend(packet)
-        assert world.deliver(answer).packet == reversed_to_client(answer, first)
-
-
-@both
-def test_one_client_port_to_two_backends_keeps_its_number(world: World, ip: Family) -> None:
-    world.arrive(from_client(ip.vip))
-    world.serve(ip.vip, [To(ip.web_two)])
-    packet = from_client(ip.vip, client=ip.second)
-    assert world.arrive(packet).packet == translated(packet, ip.web_two)
-
-
-@both
-def test_when_every_port_tried_is_taken_the_flow_is_dropped(world: World, ip: Family) -> None:
-    late = from_client(ip.vip, client=ip.second)
-    tried = []
-    for _ in range(17):
-        # What the last one was given is somebody else's from now on.
-        port = Ether(world.arrive(late).packet)[TCP].sport
-        tried.append(port)
-        world.end_flow(ip.version, (ip.second, CLIENT_PORT, str(ip.vip.address), ip.vip.port))
-        taken = from_client(ip.vip, port=port)
-        assert Ether(world.arrive(taken).packet)[TCP].sport == port
-    before = world.stats(world.service_id(ip.vip))["drops_no_port"]
-    seen = world.arrive(late)
-    assert (seen.action, seen.reason) == (XDP_DROP, Reason.DROP_NO_PORT)
-    assert seen.packet == bytes(late)
-    assert world.stats(world.service_id(ip.vip))["drops_no_port"] == before + 1
-    assert len(set(tried)) == len(tried)
-    assert min(tried) >= 1024
-    assert not [key for key in world.flows(ip.version) if key[0] == ip.second]
-    assert not world.locks()
-
-
-@both
-def test_a_port_whose_owner_is_long_silent_is_taken_over(world: World, ip: Family) -> None:
-    world.arrive(from_client(ip.vip, tcp="A"))
-    world.pass_time(121)
-    late = from_client(ip.vip, client=ip.second)
-    assert world.arrive(late).packet == translated(late, ip.web)
-    # The first client wakes up: it is a new flow, which must not reach the backend as the second's.
-    awake = world.arrive(from_client(ip.vip, tcp="A"))
-    assert awake.reason is Reason.VIP_NEW
-    assert Ether(awake.packet)[TCP].sport != CLIENT_PORT
+# --- source addresses ---------------------------------------------------------------------------
 
 
 @both
@@ -245,7 +190,7 @@ def test_an_established_connection_stays_when_its_backend_goes(world: World, ip:
     world.remove_backend(ip.web)
     for flags in ("S", "A", "PA", "FA"):
         packet = from_client(ip.vip, tcp=flags)
-        assert world.arrive(packet).packet == translated(packet, ip.web)
+        assert world.arrive(packet).packet == world.translated(packet, ip.web)
 
 
 @both
@@ -264,12 +209,12 @@ def test_amid_new_flows_of_datagrams_a_known_one_stays_where_it_is(
         seen = world.arrive(known)
         assert (seen.reason, seen.packet) == (
             Reason.VIP_FORWARD,
-            translated(known, ip.dns, port=port),
+            world.translated(known, ip.dns),
         )
     for port in range(CLIENT_PORT + 10, CLIENT_PORT + 14):
         late = from_client(ip.udp, port=port)
         seen = world.arrive(late)
-        assert (seen.reason, seen.packet) == (Reason.VIP_NEW, translated(late, other, port=port))
+        assert (seen.reason, seen.packet) == (Reason.VIP_NEW, world.translated(late, other))
     assert world.stats(world.service_id(ip.udp))["new_flows"] == began + 4
     assert len(world.flows(ip.version)) == 8
     assert not world.locks()
@@ -291,7 +236,7 @@ def test_a_connection_outlives_the_last_backend_and_the_gateway(world: World, ip
     world.remove_backend(ip.web)
     world.set_node(flags=abi.NodeFlag.NODE_FIXED_CLOCK)
     packet = from_client(ip.vip, tcp="A")
-    assert world.arrive(packet).packet == translated(packet, ip.web)
+    assert world.arrive(packet).packet == world.translated(packet, ip.web)
     late = world.arrive(from_client(ip.vip, client=ip.second))
     assert late.reason is Reason.DROP_NO_GATEWAY
 
@@ -310,8 +255,8 @@ def test_a_changed_policy_is_for_new_flows(world: World, ip: Family) -> None:
     world.establish(from_client(ip.vip))
     world.serve(ip.vip, [To(ip.web)], VipFlag(0))
     known, new = from_client(ip.vip, tcp="A"), from_client(ip.vip, client=ip.second)
-    assert world.arrive(known).packet == translated(known, ip.web)
-    assert world.arrive(new).packet == translated(new, ip.web, ip.second)
+    assert world.arrive(known).packet == world.translated(known, ip.web)
+    assert world.arrive(new).packet == world.translated(new, ip.web, ip.second)
 
 
 # --- ways ---------------------------------------------------------------------------------------
@@ -323,8 +268,7 @@ def test_policy_local_goes_to_this_nodes_backends_alone(world: World, ip: Family
     world.serve(ip.local, backends, VipFlag.VIP_LOCAL)
     for port in range(41000, 41032):
         packet = from_client(ip.local, port=port)
-        wanted = translated(packet, ip.web, ip.client, port)
-        assert world.arrive(packet).packet == wanted
+        assert world.arrive(packet).packet == world.translated(packet, ip.web, ip.client)
 
 
 @both
@@ -357,7 +301,7 @@ def test_what_was_handed_over_stays_with_this_nodes_backends(world: World, ip: F
     for port in range(42000, 42016):
         packet = from_client(ip.vip, port=port)
         packet[Ether].dst = GATEWAY_MAC
-        assert world.arrive(packet).packet == translated(packet, ip.web, ip.client, port)
+        assert world.arrive(packet).packet == world.translated(packet, ip.web, ip.client)
 
 
 @both
@@ -365,7 +309,7 @@ def test_a_backend_reaches_itself_through_its_vip(world: World, ip: Family) -> N
     # Its own address as source would never leave it again.
     asked = from_client(ip.local, client=str(ip.web.address))
     forward = world.arrive(asked)
-    assert forward.packet == translated(asked, ip.web, ip.service)
+    assert forward.packet == world.translated(asked, ip.web, ip.service)
     answer = from_backend(forward.packet)
     assert world.deliver(answer).packet == reversed_to_client(answer, asked)
 
@@ -379,7 +323,7 @@ def test_a_client_behind_ovn_is_served_at_svc0(world: World, ip: Family, snat: b
     asked[Ether].src, asked[Ether].dst = GATEWAY_MAC, SERVICE_MAC
     forward = world.deliver(asked)
     assert (forward.action, forward.reason) == (XDP_TX, Reason.SVC_NEW)
-    wanted = Ether(translated(asked, ip.web, ip.service if snat else ip.client))
+    wanted = Ether(world.translated(asked, ip.web, ip.service if snat else ip.client))
     wanted[Ether].src, wanted[Ether].dst = SERVICE_MAC, GATEWAY_MAC
     assert forward.packet == bytes(wanted)
     answer = from_backend(forward.packet)

@@ -84,12 +84,13 @@ def asked(six: bool, body: bytes = BODY, **fields: Any) -> Packet:
     )
 
 
-def answer(six: bool, body: bytes = BODY) -> Packet:
+def answer(world: World, six: bool, body: bytes = BODY) -> Packet:
+    """The backend's answer to `asked`, which has been there."""
     target = DNS6 if six else DNS
     ip = (IPv6 if six else IP)(src=str(target.address), dst=service_address(six))
     if not six:
         ip.id = 99
-    udp = UDP(sport=target.port, dport=CLIENT_PORT) / Raw(body)
+    udp = UDP(sport=target.port, dport=world.port_of(asked(six))) / Raw(body)
     return built(Ether(src=GATEWAY_MAC, dst=SERVICE_MAC) / ip / udp)
 
 
@@ -100,19 +101,19 @@ def test_a_datagram_in_fragments_and_its_answer(world: World, six: bool) -> None
     seen = [world.arrive(octets) for octets in sent]
     assert [s.reason for s in seen] == [Reason.VIP_NEW] + [Reason.VIP_FRAGMENT] * (len(sent) - 1)
     assert all(s.action == XDP_PASS for s in seen)
-    wanted = bytes(Ether(to_backend(asked(six), target))[UDP])
+    wanted = bytes(Ether(to_backend(asked(six), target, world.port_of(asked(six))))[UDP])
     assert whole_of([s.packet for s in seen]) == wanted
     for before, after in zip(sent[1:], seen[1:], strict=True):
         assert after.packet == turned(
             before, src=service_address(six), dst=str(target.address), macs=(None, GATEWAY_MAC)
         )
-    back = parts(answer(six))
+    back = parts(answer(world, six))
     returned = [world.deliver(octets) for octets in back]
     assert [s.reason for s in returned] == [Reason.SVC_REPLY] + [Reason.SVC_FRAGMENT] * (
         len(back) - 1
     )
     assert all(s.action == XDP_REDIRECT for s in returned)
-    wanted = bytes(Ether(to_client(answer(six), vip))[UDP])
+    wanted = bytes(Ether(to_client(answer(world, six), vip))[UDP])
     assert whole_of([s.packet for s in returned]) == wanted
     for octets in [s.packet for s in returned[1:]]:
         assert Ether(octets).src == UPLINK_MAC
@@ -126,7 +127,8 @@ def test_a_later_fragment_alone_is_counted(world: World, six: bool) -> None:
     seen = world.arrive(later)
     assert (seen.action, seen.reason) == (XDP_DROP, Reason.DROP_FRAGMENT_MISS)
     assert seen.packet == later
-    seen = world.deliver(parts(answer(six))[1])
+    world.arrive(asked(six))
+    seen = world.deliver(parts(answer(world, six))[1])
     assert (seen.action, seen.reason) == (XDP_DROP, Reason.DROP_FRAGMENT_MISS)
 
 
@@ -164,10 +166,12 @@ def test_tagged_fragments(world: World) -> None:
     sent = parts(asked(False))
     seen = [world.arrive(tagged(octets, 7)) for octets in sent]
     assert [s.reason for s in seen] == [Reason.VIP_NEW] + [Reason.VIP_FRAGMENT] * (len(sent) - 1)
-    assert whole_of([s.packet for s in seen]) == bytes(Ether(to_backend(asked(False), DNS))[UDP])
-    back = [world.deliver(octets) for octets in parts(answer(False))]
+    assert whole_of([s.packet for s in seen]) == bytes(
+        Ether(to_backend(asked(False), DNS, world.port_of(asked(False))))[UDP]
+    )
+    back = [world.deliver(octets) for octets in parts(answer(world, False))]
     assert all(s.packet[12:16] == b"\x81\x00\x00\x07" for s in back)
-    wanted = bytes(Ether(to_client(answer(False), VIP_UDP))[UDP])
+    wanted = bytes(Ether(to_client(answer(world, False), VIP_UDP))[UDP])
     assert whole_of([untagged(s.packet) for s in back]) == wanted
 
 

@@ -80,11 +80,13 @@ def test_options_stay(world: World, options: list[Packet]) -> None:
     asked = client_frame(ip, TCP(sport=CLIENT_PORT, dport=80, flags="S") / Raw(PAYLOAD))
     seen = world.arrive(asked)
     assert (seen.action, seen.reason) == (XDP_PASS, Reason.VIP_NEW)
-    assert seen.packet == to_backend(asked, WEB), shown(seen.packet, to_backend(asked, WEB))
+    port = world.port_of(asked)
+    wanted = to_backend(asked, WEB, port)
+    assert seen.packet == wanted, shown(seen.packet, wanted)
     answer = built(
         Ether(src=GATEWAY_MAC, dst=SERVICE_MAC)
         / IP(src=str(WEB.address), dst=SERVICE_ADDRESS, options=options)
-        / TCP(sport=WEB.port, dport=CLIENT_PORT, flags="SA")
+        / TCP(sport=WEB.port, dport=port, flags="SA")
     )
     back = world.deliver(answer)
     assert (back.action, back.reason) == (XDP_REDIRECT, Reason.SVC_REPLY)
@@ -97,11 +99,13 @@ def test_extension_headers_stay(world: World, chain: list[Packet]) -> None:
     asked = client_frame(ip, UDP(sport=CLIENT_PORT, dport=53) / Raw(PAYLOAD))
     seen = world.arrive(asked)
     assert (seen.action, seen.reason) == (XDP_PASS, Reason.VIP_NEW)
-    assert seen.packet == to_backend(asked, DNS6), shown(seen.packet, to_backend(asked, DNS6))
+    port = world.port_of(asked)
+    wanted = to_backend(asked, DNS6, port)
+    assert seen.packet == wanted, shown(seen.packet, wanted)
     answer = built(
         Ether(src=GATEWAY_MAC, dst=SERVICE_MAC)
         / chained(IPv6(src=str(DNS6.address), dst=SERVICE_ADDRESS6), chain)
-        / UDP(sport=DNS6.port, dport=CLIENT_PORT)
+        / UDP(sport=DNS6.port, dport=port)
         / Raw(PAYLOAD)
     )
     back = world.deliver(answer)
@@ -116,7 +120,7 @@ def test_the_flow_is_the_one_of_plain_packets(world: World) -> None:
     rare = client_frame(ip, TCP(sport=CLIENT_PORT, dport=80, flags="A"))
     seen = world.arrive(rare)
     assert seen.reason is Reason.VIP_FORWARD
-    assert seen.packet == to_backend(rare, WEB6)
+    assert seen.packet == to_backend(rare, WEB6, world.port_of(plain))
     assert len(world.flows(6)) == 1
 
 

@@ -75,8 +75,9 @@ def ask(chunk: Packet, six: bool = False, port: int = CLIENT_PORT) -> Packet:
     )
 
 
-def say(chunk: Packet, six: bool = False, port: int = CLIENT_PORT) -> Packet:
-    peer = PEER6 if six else PEER
+def say(world: World, chunk: Packet, six: bool = False) -> Packet:
+    """The backend's answer to `ask`, which has been there."""
+    peer, port = PEER6 if six else PEER, world.port_of(ask(chunk, six))
     ip = (IPv6 if six else IP)(src=str(peer.address), dst=service_address(six))
     return built(
         Ether(src=GATEWAY_MAC, dst=SERVICE_MAC)
@@ -93,8 +94,9 @@ def test_the_checksum_is_right_whatever_the_length(served: World, six: bool, siz
     asked = ask(SCTPChunkData(data=b"\xa5" * size), six)
     seen = served.arrive(asked)
     assert (seen.action, seen.reason) == (XDP_PASS, Reason.VIP_NEW)
-    assert seen.packet == to_backend(asked, peer), shown(seen.packet, to_backend(asked, peer))
-    answer = say(SCTPChunkData(data=b"\x5a" * size), six)
+    wanted = to_backend(asked, peer, served.port_of(asked))
+    assert seen.packet == wanted, shown(seen.packet, wanted)
+    answer = say(served, SCTPChunkData(data=b"\x5a" * size), six)
     back = served.deliver(answer)
     assert (back.action, back.reason) == (XDP_REDIRECT, Reason.SVC_REPLY)
     assert back.packet == to_client(answer, vip)
@@ -105,7 +107,11 @@ def test_any_ports_and_octets(served: World) -> None:
     @given(st.integers(1, 65535), st.binary(max_size=600))
     def check(port: int, data: bytes) -> None:
         asked = ask(SCTPChunkData(data=data), port=port)
-        assert served.arrive(asked).packet == to_backend(asked, PEER)
+        packet = served.arrive(asked).packet
+        if port < 1024:
+            assert packet == to_backend(asked, PEER, port)
+        else:
+            assert packet == to_backend(asked, PEER, served.port_of(asked))
 
     check()
 
@@ -114,14 +120,16 @@ def test_a_wrong_checksum_stays_wrong(served: World) -> None:
     asked = bytearray(bytes(ask(INIT)))
     asked[14 + 20 + 8] ^= 0x40
     got = served.arrive(bytes(asked)).packet
-    wanted = bytearray(to_backend(ask(INIT), PEER))
+    wanted = bytearray(to_backend(ask(INIT), PEER, served.port_of(ask(INIT))))
     wanted[14 + 20 + 8] ^= 0x40
     assert got == bytes(wanted)
 
 
 def test_in_a_vlan(served: World) -> None:
-    assert served.arrive(tagged(ask(INIT), 7)).packet == to_backend(ask(INIT), PEER)
-    assert served.deliver(say(ACK)).packet == tagged(to_client(say(ACK), VIP), 7)
+    assert served.arrive(tagged(ask(INIT), 7)).packet == to_backend(
+        ask(INIT), PEER, served.port_of(ask(INIT))
+    )
+    assert served.deliver(say(served, ACK)).packet == tagged(to_client(say(served, ACK), VIP), 7)
 
 
 def test_a_life(served: World) -> None:
@@ -131,15 +139,15 @@ def test_a_life(served: World) -> None:
 
     served.arrive(ask(INIT))
     assert state() is CtState.CT_SCTP_NEW
-    served.deliver(say(ACK))
+    served.deliver(say(served, ACK))
     served.arrive(ask(SCTPChunkCookieEcho(cookie=b"1234")))
     assert state() is CtState.CT_SCTP_NEW
-    served.deliver(say(SCTPChunkCookieAck()))
+    served.deliver(say(served, SCTPChunkCookieAck()))
     assert state() is CtState.CT_SCTP
     served.arrive(ask(DATA))
     assert state() is CtState.CT_SCTP
     served.arrive(ask(SCTPChunkShutdown()))
-    served.deliver(say(SCTPChunkShutdownAck()))
+    served.deliver(say(served, SCTPChunkShutdownAck()))
     served.arrive(ask(SCTPChunkShutdownComplete()))
     assert state() is CtState.CT_SCTP_SHUTDOWN
     assert served.arrive(ask(INIT)).reason is Reason.VIP_NEW
@@ -148,10 +156,10 @@ def test_a_life(served: World) -> None:
 
 def test_a_forged_abort_does_not_end_a_flow(served: World) -> None:
     served.arrive(ask(INIT))
-    served.deliver(say(SCTPChunkCookieAck()))
+    served.deliver(say(served, SCTPChunkCookieAck()))
     served.arrive(ask(SCTPChunkAbort()))
     assert served.arrive(ask(DATA)).reason is Reason.VIP_FORWARD
-    served.deliver(say(DATA))
+    served.deliver(say(served, DATA))
     (flow,) = served.flows().values()
     assert flow.fields["state"] == CtState.CT_SCTP
 

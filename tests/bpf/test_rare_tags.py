@@ -28,7 +28,6 @@ from tests.bpf.world import (
     from_backend,
     from_client,
     reversed_to_client,
-    translated,
 )
 
 pytestmark = pytest.mark.bpf
@@ -49,20 +48,22 @@ def test_tags_are_popped_and_put_back(
     asked = from_client(vip)
     seen = world.arrive(tagged(asked, *tags))
     assert (seen.action, seen.reason) == (XDP_PASS, Reason.VIP_NEW)
-    assert seen.packet == translated(asked, target), shown(seen.packet, translated(asked, target))
+    assert seen.packet == world.translated(asked, target), shown(
+        seen.packet, world.translated(asked, target)
+    )
     answer = from_backend(seen.packet)
     back = world.deliver(answer)
     assert (back.action, back.reason) == (XDP_REDIRECT, Reason.SVC_REPLY)
     assert back.packet == tagged(reversed_to_client(answer, asked), *tags)
     again = world.arrive(tagged(from_client(vip, tcp="A"), *tags))
     assert (again.action, again.reason) == (XDP_PASS, Reason.VIP_FORWARD)
-    assert again.packet == translated(from_client(vip, tcp="A"), target)
+    assert again.packet == world.translated(from_client(vip, tcp="A"), target)
 
 
 def test_a_tag_that_says_nothing_is_not_put_back(world: World) -> None:
     asked = from_client()
     seen = world.arrive(tagged(asked, 0))
-    assert seen.packet == translated(asked, WEB)
+    assert seen.packet == world.translated(asked, WEB)
     answer = from_backend(seen.packet)
     assert world.deliver(answer).packet == reversed_to_client(answer, asked)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from dataplane.drivers.trace import Trace, Tracer
 from dataplane.drivers.tracemaps import Question
 from dataplane.model.addr import IPAddress, Protocol
 from dataplane.model.conntrack import Endpoint
-from tests.bpf import tracenode
+from tests.bpf import ctlaws, tracenode
+from tests.bpf.ctlaws import DIRECT_PORT_MIN
 from tests.bpf.tracenode import OWN, SERVICE4, SERVICE6, Node
 
 pytestmark = pytest.mark.bpf
@@ -50,7 +52,7 @@ def question(node: Node) -> Question:
     # Few ports, so that flows are met again and source ports are in use.
     return Question(
         protocol,
-        Endpoint(client, rng.choice([1024, 40000, 40001, 40002])),
+        Endpoint(client, rng.choice([700, 1024, 40000, 40001])),
         Endpoint(address, port),
         inside=rng.random() < 0.3,
     )
@@ -69,7 +71,16 @@ def check(node: Node, answers: Tracer, asked: Question) -> Reason:
         assert trace.backend is not None
         assert trace.source is not None
         assert ends.target == (trace.backend.address, trace.backend.port), told(trace)
-        assert ends.source == (trace.source.address, trace.source.port), told(trace)
+        address, port = ends.source
+        assert address == trace.source.address, told(trace)
+        if trace.source.port is None:
+            assert trace.new, told(trace)
+            assert "chosen when the flow begins" in told(trace)
+            assert port >= DIRECT_PORT_MIN
+        else:
+            assert port == trace.source.port, told(trace)
+            # Nobody can say beforehand what the program would choose.
+            assert not trace.new or port == asked.client.port, told(trace)
         assert tracenode.is_sound(ran.packet)
     return reason
 
@@ -81,6 +92,7 @@ def test_the_programs_do_what_trace_says(pins: tuple[Path, int]) -> None:
     ):
         answers = tracer(node.maps, conntrack)
         seen = Counter(check(node, answers, question(node)) for _ in range(QUESTIONS))
+        assert not ctlaws.broken(node.maps)
     met = {reason for reason, count in seen.items() if count > 1}
     assert met >= {
         Reason.VIP_NEW,
@@ -98,6 +110,45 @@ def test_the_programs_do_what_trace_says(pins: tuple[Path, int]) -> None:
         Reason.XSK_IPV4,
         Reason.SVC_UPLINK,
     }, seen
+
+
+def test_a_flow_that_is_there_has_the_port_that_it_was_given(pins: tuple[Path, int]) -> None:
+    with (
+        tracenode.node(*pins) as node,
+        Conntrack(node.maps) as conntrack,
+    ):
+        answers = tracer(node.maps, conntrack)
+        ports: set[int] = set()
+        while len(ports) < 20:
+            asked = question(node)
+            if answers.trace(asked).reason is not Reason.VIP_NEW:
+                continue
+            given = tracenode.ends_of(node.decide(asked)[1].packet).source
+            trace = answers.trace(asked)
+            assert trace.reason is Reason.VIP_FORWARD
+            assert trace.source == Endpoint(*given)
+            if given[1] != asked.client.port:
+                ports.add(given[1])
+        assert min(ports) >= DIRECT_PORT_MIN
+
+
+def test_a_low_port_is_the_clients_own_until_another_has_it(pins: tuple[Path, int]) -> None:
+    with (
+        tracenode.node(*pins) as node,
+        Conntrack(node.maps) as conntrack,
+    ):
+        answers = tracer(node.maps, conntrack)
+        kept = refused = 0
+        for _ in range(QUESTIONS):
+            asked = question(node)
+            asked = replace(asked, client=replace(asked.client, port=700))
+            trace = answers.trace(asked)
+            if trace.new and trace.source and trace.source.address != asked.client.address:
+                kept += trace.source.port == 700
+                refused += trace.source.port is None
+            check(node, answers, asked)
+        assert kept > 10
+        assert refused > 10
 
 
 def test_trace_changes_nothing(pins: tuple[Path, int]) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from bpf import abi
 from dataplane.drivers import migration
-from dataplane.drivers.bpfstate import BpfState, remove_pins
+from dataplane.drivers.bpfstate import BpfState, remove_pins, version_directory
 from dataplane.drivers.carrying import Carried, Carrying, keep_maps
 from dataplane.drivers.conntrack import Conntrack
 from dataplane.drivers.libbpf import XDP_FLAGS_DRV_MODE
@@ -107,10 +107,50 @@ def test_a_hundred_swaps_lose_no_packet_and_break_no_connection(
               f" {client.account.turns} turns, {client.account.opened} connections")  # fmt: skip
         assert (client.failure, server.failure) == (None, None)
         assert len(ids) == SWAPS  # an uplink's program is loaded anew over OVS's sockets each time
-        assert (client.account.lost, client.account.broken) == (0, [])
+        account = client.account
+        assert (account.lost, account.reset, account.broken) == (0, 0, [])
         # Every packet met a program, each answer arrived: also those of streams, which send again.
         roundtrip.wait_until(lambda: not any(roundtrip.carried(ends, world.counted()).missing), 10)
         assert roundtrip.carried(ends, world.counted()).taken > 10_000
+
+
+def test_from_one_layout_to_the_next_the_devices_are_never_without_a_program(
+    ends: Ends, root: str, newer: Path, tmp_path: Path
+) -> None:
+    """The maps of another version stay beside, and its programs are replaced in their places.
+
+    No flow is carried over (there is no converter), so each begins anew in the middle: it picks the
+    same backend, since there is one. Datagrams go on; a connection comes from another port then, which
+    the backend knows nothing of, and is reset.
+    """
+    ovs = standin.compiled(tmp_path)
+    rows = [("up0", UPLINK), ("svc0", SERVICE)]
+    with ExitStack() as stack:
+        stack.enter_context(
+            standin.attached(ovs, socket.if_nametoindex("up0"), XDP_FLAGS_DRV_MODE, "standin")
+        )
+        with BpfState(root, newer) as old:
+            serve(old)
+            assert ProgramTable(old).upsert(rows) == {}
+        version_directory(root).rename(Path(root) / "v1")
+        stack.enter_context(EchoServer(ends.backend))
+        client = stack.enter_context(Client(ends.client, streams=0))
+        with BpfState(root) as state:
+            serve(state)
+            assert migration.take_links_over(root) == ["svc0"]
+            table = ProgramTable(state)
+            assert table.upsert(rows) == {}
+            assert table.observe() == dict(rows)
+            assert migration.remove_older(root) == [1]
+            client.wait_for(50)
+            with Conntrack(state.maps) as conntrack:
+                assert conntrack.fill()[4].flows >= roundtrip.DATAGRAMS
+        account = client.account
+        print(f"lost between the two swaps: {account.lost} datagrams, {account.reset} connections")
+    assert client.failure is None
+    assert client.account.broken == []
+    assert client.account.reset <= 1  # the one that was open then
+    assert list(Path(root).iterdir()) == [version_directory(root)]
 
 
 def test_from_one_layout_to_the_next_flows_go_along_and_no_device_is_without_a_program(
@@ -172,6 +212,7 @@ def test_flushing_ends_flows_that_come_back_and_nobody_elses(ends: Ends, root: s
             client.wait_for(3)
         live = conntrack.fill()[4].live
     assert client.failure is None
+    assert client.account.reset == 0
     assert ended >= 10
     # An answer that was under way when its flow ended has no flow: that one is lost.
     assert client.account.lost <= 10 * roundtrip.DATAGRAMS

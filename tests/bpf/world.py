@@ -19,6 +19,7 @@ import numpy as np
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
+from scapy.layers.sctp import SCTP
 from scapy.packet import Packet, Raw
 
 from bpf import abi
@@ -29,11 +30,13 @@ from dataplane.drivers.libbpf import Map
 from dataplane.drivers.mapbulk import read_array, update_keys
 from dataplane.model.addr import IPAddress, L4Addr, Protocol
 from dataplane.model.rows import ProgramKind
+from tests.bpf import ctlaws
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _REASONS = frozenset(Reason)
+PORTED = (TCP, UDP, SCTP)
 XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = range(5)
 
 CLIENT_MAC, ROUTER_MAC = "02:00:00:00:00:c1", "02:00:00:00:00:01"
@@ -72,7 +75,7 @@ VIP6_TCP, VIP6_UDP = tcp("2001:db8:1::10", 80), udp("2001:db8:1::10", 53)
 VIP6_LOCAL = tcp("2001:db8:1::20", 443)
 WEB6, WEB6_TWO, DNS6 = tcp("fd10::2", 8080), tcp("fd10::3", 8080), udp("fd10::4", 5353)
 
-PAYLOAD = b"what the client says, of odd length"
+PAYLOAD = b"what the client says, of some odd length"
 HZ = 100
 """Ticks of a second, as these tests have it: the clock is theirs."""
 
@@ -184,9 +187,11 @@ class World:
                      "tx_ports"):  # fmt: skip
             for key in list(self.maps[name].keys()):
                 self.maps[name].delete(key)
-        for name in ("ct4", "ct4_tags", "ct4_replies", "ct6", "ct6_tags", "ct6_replies",
-                     "vip_filter", "address_filter", "sets"):  # fmt: skip
+        for name in ("ct4_tags", "ct4_replies", "ct6_tags", "ct6_replies", "vip_filter",
+                     "address_filter", "sets"):  # fmt: skip
             self._zero(name)
+        for name in ("ct4", "ct6"):
+            self._end_all(name)
         self.maps["node"].update(_u32(0), bytes(abi.NODE.size))
         return self
 
@@ -194,6 +199,14 @@ class World:
         used, values = self._used(name)
         if len(used):
             update_keys(self.maps[name], used, np.zeros_like(values))
+
+    def _end_all(self, name: str) -> None:
+        """No record is a flow or tells of one; lives go on, as programs remember some."""
+        used, values = self._used(name)
+        if len(used):
+            ended = np.zeros_like(values)
+            ended[:, :4].view(np.uint32)[:] = (values[:, :4].copy().view(np.uint32) | 3) + 1
+            update_keys(self.maps[name], used, ended)
 
     def _used(self, name: str) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
         """The entries of an array that are not all zeros: their numbers and octets."""
@@ -450,11 +463,33 @@ class World:
         }
 
     def locks(self) -> int:
-        """How many locks of buckets are held: none, outside of a packet."""
+        """How many locks of buckets are held (odd words): none, outside of a packet."""
         return sum(
             int((self._used(name)[1][:, 0] & 1).sum())
             for name in ("ct4_tags", "ct4_replies", "ct6_tags", "ct6_replies")
         )
+
+    def port_of(self, packet: Packet) -> int:
+        """The source port that a client's packet has on its way to the backend, by its flow.
+
+        Where the port is ours to choose it is one that names the flow's record; `ctlaws` compares.
+        """
+        ip, ports = ip_of(packet), packet[next(layer for layer in PORTED if layer in packet)]
+        flow = self.flows(4 if IP in packet else 6)[ip.src, ports.sport, ip.dst, ports.dport]
+        port = int(flow.fields["source_port"])
+        if flow.fields["flags"] & abi.FlowFlag.FLOW_NO_SNAT:
+            assert port == ports.sport, "a client that is kept is kept with its port"
+        else:
+            assert port >= ctlaws.DIRECT_PORT_MIN
+        return port
+
+    def laws(self) -> list[str]:
+        """The laws of conntrack that do not hold: none, outside of a packet."""
+        return ctlaws.broken(self.maps)
+
+    def translated(self, packet: Packet, target: L4Addr, source: str = "") -> bytes:
+        """What the uplink has to make of a client's packet of a flow, checksums computed anew."""
+        return translated(packet, target, self.port_of(packet), source)
 
 
 def ip_of(packet: Packet) -> Any:
@@ -483,8 +518,8 @@ def from_client(
     return built(Ether(src=CLIENT_MAC, dst=UPLINK_MAC) / outer / header / Raw(payload))
 
 
-def translated(packet: Packet, target: L4Addr, source: str = "", port: int = CLIENT_PORT) -> bytes:
-    """What the uplink has to make of a client's packet, checksums computed anew."""
+def translated(packet: Packet, target: L4Addr, port: int, source: str = "") -> bytes:
+    """What the uplink has to make of a client's packet with this source port."""
     wanted = packet.copy()
     wanted[Ether].dst = GATEWAY_MAC
     ip = ip_of(wanted)

@@ -13,6 +13,7 @@ from bpf.abi import FlowFlag, Reason
 from cni.wire import CODE_BAD_REQUEST, RemoteError
 from controller import sight_views as views
 from controller.cli.main import main
+from controller.cli.sight import trace_text
 from controller.sight_api import filter_of, question_of
 from controller.translate.ovn import Problem
 from controller.translate.served import mode_of
@@ -239,8 +240,16 @@ def test_trace_tells_the_steps_and_the_end(
         "source    100.64.255.1:40000\n"
         "next hop  OVS\n"
     )
+    later = replace(trace, source=Endpoint.parse("100.64.255.1"))
+    daemon.answers["trace"] = views.trace_view(later)
     main(["trace", "udp", "fd00::7", "[fd00::10]:53", "--inside", "--json", *config])
-    assert json.loads(capsys.readouterr().out)["verdict"] == "vip_new"
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["verdict"] == "vip_new"
+    assert (answer["source"], answer["source_port"]) == ("100.64.255.1", None)
+    assert trace_text(answer).splitlines()[-2:] == [
+        "source    100.64.255.1, the port is chosen when the flow begins",
+        "next hop  OVS",
+    ]
     assert daemon.asked == [
         (
             "trace",
