@@ -44,6 +44,7 @@ class Limit(IntEnum):
     MAX_XSK_QUEUES = 64
     MAX_REASONS = 128
     MAX_SWEEP_ENDS = 65536
+    MAX_ADOPTIONS = 2048
     MAX_SOCK_REVERSE = 65536
     MAX_CONNECTED = 262144
     PICK_SEED = 0x6D72F10E
@@ -147,6 +148,13 @@ class SweepFlag(IntFlag):
     SWEEP_EVERY_SIDE = 2
 
 
+class AdoptFlag(IntFlag):
+    """`enum adopt_flag`."""
+
+    ADOPT_END = 1
+    ADOPT_ANYWHERE = 2
+
+
 class SockFlag(IntFlag):
     """`enum sock_flag`."""
 
@@ -168,6 +176,8 @@ class NodeFlag(IntFlag):
     NODE_VALID6 = 2
     NODE_MORE_LOCAL4_UNUSED = 4
     NODE_FIXED_CLOCK = 8
+    NODE_CARRIED = 16
+    NODE_CARRYING = 32
 
 
 class Reason(IntEnum):
@@ -574,6 +584,23 @@ SWEEP = Layout(
         ("live", f"{4 * CtState.CT_STATES}s"),
     ),
 )
+ADOPTION = Layout(
+    "adoption",
+    (
+        ("flow", f"{FLOW6.size}s"),
+        ("family", "I"),
+        ("orders", "I"),
+        ("reason", "I"),
+        ("number", "I"),
+    ),
+)
+ADOPT = Layout(
+    "adopt",
+    (
+        ("count", "I"),
+        ("refused", "I"),
+    ),
+)
 PERF_PLAN = Layout(
     "perf_plan",
     (
@@ -625,6 +652,8 @@ LAYOUTS = (
     SERVICE_STATS,
     SWEEP_KEY,
     SWEEP,
+    ADOPTION,
+    ADOPT,
     PERF_PLAN,
     PERF_FLOOR_KEY,
     PERF_FLOOR,

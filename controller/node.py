@@ -65,6 +65,7 @@ from dataplane.drivers import migration, ovsjson
 from dataplane.drivers.affinity import AffinityTable
 from dataplane.drivers.announce import AnnouncementsTable
 from dataplane.drivers.bpfstate import BpfState
+from dataplane.drivers.carrying import Carrying, keep_maps
 from dataplane.drivers.machinefacts import machine_facts
 from dataplane.drivers.nics import LinkMonitor
 from dataplane.drivers.ovsdb import Ovs, OvsState
@@ -122,7 +123,10 @@ class NodeDaemon:
         self.loop = ApplyLoop(
             lambda scope: self.rounds.apply(scope), urgent=frozenset({PLAN, ATTACHED})
         )
+        if kept := keep_maps(config.bpf_root):
+            log.info("maps_kept names=%s", ",".join(kept))
         self.bpf = BpfState(config.bpf_root, sizes=map_sizes(config.services))
+        self.carrying = Carrying(config.bpf_root, self.bpf.maps)
         if taken := migration.take_links_over(config.bpf_root):
             log.info("links_taken_over names=%s", ",".join(taken))
         self.ovs = Ovs(
@@ -236,6 +240,7 @@ class NodeDaemon:
         self.sockets.close()
         self.trunk.close()
         self.follow_up.close()
+        self.carrying.close()
         self.bpf.close()
 
     # -- events only invalidate ---------------------------------------------------------------

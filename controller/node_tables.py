@@ -12,6 +12,7 @@ from dataplane.drivers.bpfmaps import (
     SourceRangeTable,
     VipTable,
 )
+from dataplane.drivers.carrying import Carried
 from dataplane.drivers.hostreplies import HostRepliesTable
 from dataplane.drivers.hugepages import HugepagesTable
 from dataplane.drivers.links import LinksTable
@@ -64,9 +65,9 @@ def tables_of(daemon: NodeDaemon) -> tuple[Table[Any, Any], ...]:
         SetTable(bpf),
         SourceRangeTable(bpf),
         VipTable(bpf),
-        HostRepliesTable(bpf),
+        Carried(HostRepliesTable(bpf), daemon.carrying, last=False),
         OffloadsTable(Path(config.rundir) / "offloads.json"),
-        ProgramTable(bpf),
+        Carried(ProgramTable(bpf, daemon.carrying.again), daemon.carrying),
         NapiThreadsTable(),
         daemon.sockets,
         daemon.announcements,

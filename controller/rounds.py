@@ -127,7 +127,7 @@ class Rounds:
     ) -> float | None:
         daemon, started = self._daemon, time.monotonic()
         if not self._whole:
-            scope = None if in_sync else EARLY_TABLES
+            scope = None if in_sync else self._early()
         if scope is None or "links" in scope:
             daemon.sources.saw_nics(nics_of(config))
         quick = self._serve(config, started)
@@ -163,6 +163,14 @@ class Rounds:
         if report.next_retry_at is None:
             return None
         return max(report.next_retry_at - time.monotonic(), 0.0)
+
+    def _early(self) -> Scope:
+        """What is applied before every source has spoken.
+
+        Not programs that are another version's: svc0's is not known yet, and the two ways of flows
+        would be in the hands of two versions until then.
+        """
+        return EARLY_TABLES - {"programs"} if self._daemon.carrying.active else EARLY_TABLES
 
     def _pressed(self, in_sync: bool) -> Callable[[], bool]:
         """Who may end a round of everything early, which the next one ends: whoever waits."""
@@ -220,6 +228,7 @@ class Rounds:
         if self.converged():
             self._daemon.vswitchd = recovered(self._daemon.vswitchd, time.monotonic())
             # Today's programs are everywhere, so nothing works on other versions' maps.
+            self._daemon.carrying.finish()
             if gone := migration.remove_older(config.bpf_root):
                 log.info("old_pins_removed versions=%s", gone)
 

@@ -36,6 +36,7 @@ enum limit {
 	MAX_XSK_QUEUES = 64,	/* of a private xsks_map; OVS's has its own size */
 	MAX_REASONS = 128,	/* capacity of counters: new reasons change no map */
 	MAX_SWEEP_ENDS = 65536,
+	MAX_ADOPTIONS = 2048,
 	MAX_SOCK_REVERSE = 65536,
 	MAX_CONNECTED = 262144,	/* UDP sockets that one walk can find */
 	PICK_SEED = 0x6d72f10e,	/* one for all nodes */
@@ -117,6 +118,8 @@ enum node_flag {
 	NODE_VALID6 = 2,
 	NODE_MORE_LOCAL4_UNUSED = 4,
 	NODE_FIXED_CLOCK = 8,	/* `tick` is the time, and not the kernel's (tests) */
+	NODE_CARRIED = 16,	/* there may be flows whose port names another's record (adopt.bpf.c) */
+	NODE_CARRYING = 32,	/* flows are on their way here from another version's maps */
 };
 
 /* Why a packet went where it went; the index of `counters`. Exactly one per packet. */
@@ -511,6 +514,28 @@ struct sweep {
 	__u32 live[CT_STATES];	/* out: flows that match, those that were ended included */
 };
 _Static_assert(sizeof(struct sweep) == 96, "sweep");
+
+enum adopt_flag {
+	ADOPT_END = 1,		/* end it */
+	ADOPT_ANYWHERE = 2,	/* in any record, and not only in the one that its port names */
+};
+
+/* adoptions: value; a flow that another version of the layouts had. */
+struct adoption {
+	struct flow6 flow;	/* of either family; IPv4's addresses mapped */
+	__u32 family;		/* 4 or 6 */
+	__u32 orders;		/* enum adopt_flag */
+	__u32 reason;		/* out: 0, or why it has no record */
+	__u32 number;		/* of its record there; not read here */
+};
+_Static_assert(sizeof(struct adoption) == 144, "adoption");
+
+/* What adopts them is told. */
+struct adopt {
+	__u32 count;
+	__u32 refused;		/* out: those that have a reason */
+};
+_Static_assert(sizeof(struct adopt) == 8, "adopt");
 
 /* perf_plan, of the programs that measure: the only value. */
 struct perf_plan {

@@ -218,7 +218,9 @@ static __always_inline FLOW *CT(find_living_reply)(const struct node *node, cons
 		return NULL;
 	*life = *(volatile __u32 *)&flow->life;
 	barrier();
-	return CT(is_reply)(node, flow, *life, tuple) ? flow : NULL;
+	if (likely(CT(is_reply)(node, flow, *life, tuple)))
+		return flow;
+	return unlikely(node->flags & NODE_CARRIED) ? CT(find_worded)(node, tuple, life) : NULL;
 }
 
 static __always_inline FLOW *CT(find_reply)(const struct node *node, const TUPLE *tuple)
@@ -769,6 +771,19 @@ __noinline int CT(begin)(FLOW *made, __u32 asked)
 }
 
 /*
+ * Whether the reply tuple that `made` was given is that of a flow with a word: one that was carried over
+ * from an older version's maps, where ports named no records, and whose own record was another's.
+ */
+static __always_inline bool CT(is_carried)(const struct node *self, struct ct_work *work,
+					   const FLOW *made)
+{
+	__u32 life;
+
+	CT(reply_tuple)(made, &work->CT(reply));
+	return CT(find_worded)(self, &work->CT(reply), &life);
+}
+
+/*
  * Take the locks and the way that the claimed record's word needs: 0, and its first bucket is locked (or
  * both, work->both), or a reason, and it is claimed no more.
  */
@@ -797,6 +812,9 @@ __noinline __u32 CT(enter)(FLOW *made, __u32 tick)
 			CT(end)(flow, life);
 		}
 	}
+	reason = DROP_CONFLICT;
+	if (unlikely(self->flags & NODE_CARRIED) && work->direct && CT(is_carried)(self, work, made))
+		goto out_buckets;
 	if (likely(work->way != NO_WAY))
 		return 0;
 	reason = DROP_CT_FULL;

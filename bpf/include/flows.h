@@ -195,11 +195,11 @@ static __always_inline bool only_local(const struct node *self, struct opening *
 static __always_inline bool foresee(const struct node *self, struct opening *o)
 {
 	struct vip *vip = bpf_map_lookup_elem(&vips, &o->key);
+	__u32 id, valid = o->family == 4 ? NODE_VALID4 : NODE_VALID6;
 	struct backend *backend;
-	__u32 id;
 
 	if (!vip || vip->flags & (VIP_SOURCE_RANGES | VIP_AFFINITY) ||
-	    !(self->flags & (o->family == 4 ? NODE_VALID4 : NODE_VALID6)))
+	    (self->flags & (valid | NODE_CARRYING)) != valid)
 		return false;
 	is_of_service(o, vip);
 	o->slot = slot_of(o, self->pick_seed, false);
@@ -228,6 +228,10 @@ static __always_inline __u32 choose(const struct node *self, struct opening *o)
 	is_of_service(o, vip);
 	if (!(self->flags & (o->family == 4 ? NODE_VALID4 : NODE_VALID6)))
 		return refused(o, DROP_NO_GATEWAY);
+	/* Begun in the middle it would get another port. It is sent again, and by then it is here. */
+	if (unlikely(self->flags & NODE_CARRYING) && o->key.proto == IPPROTO_TCP &&
+	    (o->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
+		return refused(o, DROP_CT_BUSY);
 	if ((vip->flags & VIP_SOURCE_RANGES) && !o->inner && !in_source_ranges(o))
 		return refused(o, DROP_SOURCE_RANGE);
 	local = only_local(self, o, vip->flags);

@@ -211,7 +211,10 @@ class BpfState(Closing):
             return None
         for kind, function in FUNCTIONS.items():
             if info.name == function:
-                return kind if info.tag == self._infos[kind].tag else ProgramKind.OUTDATED
+                # A tag says nothing of maps, and counters may be those of an older version, too.
+                todays = self.maps["ct4"].info.id in info.map_ids
+                todays = todays and info.tag == self._infos[kind].tag
+                return kind if todays else ProgramKind.OUTDATED
         return None
 
     def owns(self, info: ProgramInfo) -> bool:

@@ -77,10 +77,10 @@ def array_chunks(
         at += number.value
 
 
-def read_array(array: Map, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """All values of an array map, in order; see `array_chunks`."""
+def read_array(array: Map, dtype: np.dtype[Any], end: int | None = None) -> NDArray[Any]:
+    """The values of an array map, in order: all, or up to `end`; see `array_chunks`."""
     # Told its type, or the result would have integers in host order: other octets than the map's.
-    parts = [values.copy() for _, values in array_chunks(array, dtype)]
+    parts = [values.copy() for _, values in array_chunks(array, dtype, end)]
     return np.concatenate(parts, dtype=dtype.base)
 
 

@@ -3,7 +3,8 @@
 Maps are pinned by version (<bpf_root>/v<ABI_VERSION>), so the maps of two versions are there side
 by side while programs go from one to the other:
 
-1. the new version's maps are made and filled: with tables by the reconciler, with flows by a
+1. maps whose layout is the same in both are pinned as the new version's, too (`Converter.kept`):
+   tables, affinities, sockets' peers, counters; the others are made, and flows are copied by a
    `Converter` from the old version to the new;
 2. the programs are swapped, each at one stroke (a pinned link goes along: `take_links_over`);
 3. what changed in the old maps until the last old program ended is carried over again;
@@ -14,6 +15,8 @@ is in both. Without a converter steps 1 and 3 copy nothing: no packet is lost by
 flows begin anew. That is so from version 1: its conntrack was two hashes of the kernel's, without
 the states and reply tuples that a record of version 2 consists of, and its flows were picked by
 another function, so that even a guess would send half of them elsewhere.
+
+`dataplane.drivers.carrying` is how a node daemon does it, and knows the converters.
 """
 
 from __future__ import annotations
@@ -54,12 +57,23 @@ class Converter(ABC):
             place (its tuple, and the `life` of its record or the like).
         content: the fields whose change has to be carried over (not the time of the last packet:
             the flow's next packet brings it).
+        kept: names of the maps that are the same in both.
     """
 
     source: int
     target: int
     identity: tuple[str, ...]
     content: tuple[str, ...]
+    kept: frozenset[str] = frozenset()
+
+    def begin(self, old: Mapping[str, Map], new: Mapping[str, Map]) -> None:  # noqa: B027
+        """Fill what has to be there before flows are, and is the programs' own besides."""
+
+    def hold(self, new: Mapping[str, Map], *, on: bool) -> None:  # noqa: B027
+        """From `on` until off again: the new programs make no flow of what may be one already."""
+
+    def close(self) -> None:  # noqa: B027
+        """Let go of what the others hold."""
 
     @abstractmethod
     def live(self, old: Mapping[str, Map]) -> NDArray[Any]:
@@ -81,18 +95,63 @@ class Converter(ABC):
         """Take flows out of the new maps that ended in the old ones after they were copied."""
 
 
-CONVERTERS: dict[tuple[int, int], Converter] = {}
-"""By source and target. Empty: version 2 is the first whose flows can be carried over."""
-
-
 @dataclass(frozen=True, slots=True)
-class Migrated:
-    """What a migration did, in flows."""
+class Moved:
+    """What a move did, in flows: copied at first, copied later on, ended since, without a place."""
 
-    copied: int
-    again: int
-    ended: int
-    refused: int
+    copied: int = 0
+    again: int = 0
+    ended: int = 0
+    refused: int = 0
+
+
+class Move:
+    """Live flows on their way from old maps to new ones.
+
+    Attributes:
+        done: what was done so far.
+    """
+
+    def __init__(
+        self, converter: Converter, old: Mapping[str, Map], new: Mapping[str, Map]
+    ) -> None:
+        self._converter, self._old, self._new = converter, old, new
+        self._copied: NDArray[Any] | None = None
+        self.done = Moved()
+
+    def again(self) -> None:
+        """Carry over the old maps' flows; later on those that began, changed or ended since.
+
+        Raises:
+            LibbpfError: the kernel refused.
+        """
+        converter, before = self._converter, self._copied
+        now = converter.live(self._old)
+        if before is None:
+            self._copied = now
+            self.done = Moved(len(now), refused=converter.adopt(self._new, now))
+            return
+        ended = before[~_among(before, now, converter.identity)]
+        changed = now[~_among(now, before, [*converter.identity, *converter.content])]
+        converter.end(self._new, ended)
+        refused = converter.adopt(self._new, changed)
+        self._copied = now
+        self.done = Moved(
+            self.done.copied,
+            self.done.again + len(changed),
+            self.done.ended + len(ended),
+            self.done.refused + refused,
+        )
+
+    def hold(self, *, on: bool) -> None:
+        """From `on` until off again flows may not be there yet: see `Converter.hold`."""
+        self._converter.hold(self._new, on=on)
+
+    def take_back(self) -> None:
+        """End the copies: the old programs stay."""
+        if self._copied is not None:
+            self._converter.end(self._new, self._copied)
+            self._copied = None
 
 
 def migrate(
@@ -100,27 +159,27 @@ def migrate(
     old: Mapping[str, Map],
     new: Mapping[str, Map],
     swap: Callable[[], None],
-) -> Migrated:
+) -> Moved:
     """Carry the live flows over while `swap` puts the new programs in the old ones' places.
 
     If `swap` fails, its error is the caller's, the old programs run over the old maps, and the
     flows that were copied are ended in the new ones.
     """
-    first = converter.live(old)
-    refused = converter.adopt(new, first)
+    move = Move(converter, old, new)
+    move.again()
+    move.hold(on=True)
     try:
         swap()
     except BaseException:
-        converter.end(new, first)
+        move.hold(on=False)
+        move.take_back()
         raise
+    # At once, for what began meanwhile has packets coming already; and when the old have ended.
+    move.again()
     time.sleep(OLD_PROGRAMS_END_S)
-    last = converter.live(old)
-    fields = [*converter.identity, *converter.content]
-    changed = last[~_among(last, first, fields)]
-    ended = first[~_among(first, last, converter.identity)]
-    converter.end(new, ended)
-    refused += converter.adopt(new, changed)
-    return Migrated(len(first), len(changed), len(ended), refused)
+    move.again()
+    move.hold(on=False)
+    return move.done
 
 
 def _octets(rows: NDArray[Any], fields: Sequence[str]) -> NDArray[Any]:

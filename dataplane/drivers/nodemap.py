@@ -7,6 +7,7 @@ import socket
 import struct
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
+from typing import Any
 
 from bpf import abi
 from bpf.abi import CtState, Limit, NodeFlag
@@ -42,7 +43,8 @@ class NodeTable:
     """Table `node`: key 0; an entry that is valid for no family is no row.
 
     Beside the row's own fields the entry has what follows from the maps and the kernel: masks,
-    timeouts in ticks, and the seed of conntrack's hash, which lives as long as the maps.
+    timeouts in ticks, and the seed of conntrack's hash, which lives as long as the maps, as does
+    the word that an older version's flows are among theirs (NODE_CARRIED).
 
     Of svc0 the entry has the number, the row the name: whoever makes it anew gives it another one.
     Names and numbers are those of the calling thread's network namespace; `links` comes before
@@ -112,10 +114,13 @@ class NodeTable:
             return Failure(f"table node has no row {key}, only row 0")
         service_ifindex = _number_of(entry.service_link) if entry is not None else 0
         try:
-            seed = self._fields()["ct_seed"] or secrets.randbits(32) | 1
-            fields: dict[str, int | bytes] = {**self._derived(), "ct_seed": seed}
+            before = self._fields()
+            seed = before["ct_seed"] or secrets.randbits(32) | 1
+            flags = before["flags"] & NodeFlag.NODE_CARRIED
+            fields: dict[str, Any] = {**self._derived(), "ct_seed": seed, "flags": flags}
             if entry is not None:
                 fields.update(_encoded(entry, service_ifindex))
+                fields["flags"] |= flags
             self._map.update(_ZERO, abi.NODE.pack(**fields))
         except LibbpfError as error:
             return failure(error, self._map)

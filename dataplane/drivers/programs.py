@@ -97,12 +97,19 @@ def _may_go(info: ProgramInfo, counters: Collection[int]) -> bool:
 
 
 class ProgramTable:
-    """Table `programs`; acts in the network namespace of the calling thread."""
+    """Table `programs`; acts in the network namespace of the calling thread.
+
+    Args:
+        state: the maps and programs.
+        about_to_swap: called when an uplink's program has been loaded, which takes long, and is put
+            in place next.
+    """
 
     name = "programs"
 
-    def __init__(self, state: BpfState) -> None:
+    def __init__(self, state: BpfState, about_to_swap: Callable[[], None] = lambda: None) -> None:
         self._state = state
+        self._about_to_swap = about_to_swap
         self._tx_ports = state.maps["tx_ports"]
 
     def _link(self, device: str) -> Path:
@@ -143,8 +150,13 @@ class ProgramTable:
         return kind
 
     def upsert(self, batch: Sequence[tuple[str, Row]]) -> Mapping[str, Failure]:
-        """Attach, or swap what is there for today's program."""
-        return {device: failed for device, row in batch if (failed := self._attach(device, row))}
+        """Attach, or swap what is there for today's program.
+
+        First where it takes long, for an uplink's is loaded over OVS's sockets: between the first
+        and the last of them a flow's two ways may be in the hands of two versions.
+        """
+        ordered = sorted(batch, key=lambda item: not item[1].swap)
+        return {device: failed for device, row in ordered if (failed := self._attach(device, row))}
 
     def _attach(self, device: str, row: Row) -> Failure | None:
         ifindex = _ifindex(device)
@@ -175,6 +187,7 @@ class ProgramTable:
                     "OVS's; take it off, and start ovs-vswitchd with LIBXDP_SKIP_DISPATCHER=1"
                 )
             with sockets, self._state.uplink_over(sockets) as ours:
+                self._about_to_swap()
                 xdphook.replace(ifindex, ours, theirs, held.mode)
         return None
 

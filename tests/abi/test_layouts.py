@@ -20,7 +20,7 @@ pytestmark = pytest.mark.abi
 PROGRAMS = {"uplink": ["millrace_uplink"], "svc": ["millrace_svc"], "host": ["millrace_host"]}
 SECTIONS = {"host": "tc"}
 """Where a program's function is, if not in xdp."""
-OBJECTS = (*PROGRAMS, "sock", "sockpeers", "sweep", "perf_wrapper", "perf_peers")
+OBJECTS = (*PROGRAMS, "sock", "sockpeers", "sweep", "adopt", "perf_wrapper", "perf_peers")
 KERNEL_NAME_LENGTH = 15
 
 
@@ -57,6 +57,7 @@ ENUMS: dict[str, type[IntEnum | IntFlag]] = {
     "sock_side": abi.SockSide,
     "sweep_side": abi.SweepSide,
     "sweep_flag": abi.SweepFlag,
+    "adopt_flag": abi.AdoptFlag,
 }
 
 

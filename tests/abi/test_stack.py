@@ -115,7 +115,7 @@ def deepest(found: dict[Place, Function], place: Place) -> tuple[int, list[str]]
 
 
 OBJECTS = [
-    *("host", "perf_peers", "perf_wrapper", "qos", "sock", "sockpeers"),
+    *("adopt", "host", "perf_peers", "perf_wrapper", "qos", "sock", "sockpeers"),
     *("svc", "sweep", "trunk", "uplink"),
 ]
 

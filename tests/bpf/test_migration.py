@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from bpf import abi
 from dataplane.drivers import migration, xdphook
+from dataplane.drivers.carrying import CONVERTERS
 from dataplane.drivers.libbpf import BPF_NOEXIST, XDP_FLAGS_DRV_MODE, LibbpfError, Map
 from dataplane.drivers.libbpf_programs import Program, loaded
 from dataplane.drivers.mapbulk import read_hash
@@ -225,16 +226,16 @@ def test_flows_keep_their_backends_through_a_change_of_layout_under_traffic(
 
 
 class Scripted(MadeUp):
-    """What `live` finds the first and the second time."""
+    """What `live` finds each time; the last picture stays."""
 
     def __init__(self, *pictures: list[tuple[int, int]]) -> None:
         super().__init__()
-        self._pictures = iter(pictures)
+        self._pictures = list(pictures)
         self.adopted: list[list[tuple[int, int]]] = []
 
     def live(self, old: Mapping[str, Map]) -> NDArray[Any]:
         del old
-        picture = next(self._pictures)
+        picture = self._pictures.pop(0) if len(self._pictures) > 1 else self._pictures[0]
         rows = np.zeros(len(picture), _ROW)
         rows["port"] = [port for port, _ in picture]
         rows["backend"] = [backend for _, backend in picture]
@@ -251,11 +252,19 @@ class Scripted(MadeUp):
 
 
 def test_what_began_changed_and_ended_meanwhile_is_carried_over() -> None:
-    converter = Scripted([(1, 10), (2, 20), (3, 30)], [(1, 10), (2, 21), (4, 40)])
+    converter = Scripted(
+        [(1, 10), (2, 20), (3, 30)],
+        [(1, 10), (2, 21), (4, 40)],
+        [(2, 21), (4, 41), (5, 50)],
+    )
     done = migrate(converter, {}, {}, lambda: None)
-    assert converter.adopted == [[(1, 10), (2, 20), (3, 30)], [(2, 21), (4, 40)]]
-    assert converter.ended == [3]
-    assert (done.copied, done.again, done.ended, done.refused) == (3, 2, 1, 0)
+    assert converter.adopted == [
+        [(1, 10), (2, 20), (3, 30)],
+        [(2, 21), (4, 40)],
+        [(4, 41), (5, 50)],
+    ]
+    assert converter.ended == [3, 1]
+    assert (done.copied, done.again, done.ended, done.refused) == (3, 4, 2, 0)
 
 
 def test_a_swap_that_fails_takes_the_copies_back() -> None:
@@ -270,8 +279,8 @@ def test_a_swap_that_fails_takes_the_copies_back() -> None:
 
 
 def test_nothing_of_version_1_can_be_carried_over() -> None:
-    assert not migration.CONVERTERS
-    assert int(abi.Limit.ABI_VERSION) == 2
+    assert set(CONVERTERS) == {(2, 3)}
+    assert int(abi.Limit.ABI_VERSION) == 3
 
 
 @pytest.fixture
@@ -298,12 +307,12 @@ def test_a_link_of_an_older_version_becomes_this_ones_while_it_stays_attached(
         xdphook.pin_link(ifindex, program, root / "v1" / "links" / "n0")
         assert migration.older(str(root)) == {1: root / "v1"}
         assert migration.take_links_over(str(root)) == ["n0"]
-        assert (root / "v2" / "links" / "n0").exists()
+        assert (root / "v3" / "links" / "n0").exists()
         held = xdphook.attached(ifindex)
         assert held is not None
         assert held.prog_id == program.info().id
         with loaded(objects[2]) as newer, newer.program("versions") as other:
-            xdphook.update_link(root / "v2" / "links" / "n0", other, program)
+            xdphook.update_link(root / "v3" / "links" / "n0", other, program)
             held = xdphook.attached(ifindex)
             assert held is not None
             with Program.by_id(held.prog_id) as attached:
