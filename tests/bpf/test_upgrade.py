@@ -119,8 +119,8 @@ def test_from_one_layout_to_the_next_the_devices_are_never_without_a_program(
     """The maps of another version stay beside, and its programs are replaced in their places.
 
     No flow is carried over (there is no converter), so each begins anew in the middle: it picks the
-    same backend, since there is one. Datagrams go on; a connection comes from another port then, which
-    the backend knows nothing of, and is reset.
+    same backend, since there is one. Datagrams go on; a connection comes from another port then,
+    which the backend knows nothing of, and is reset.
     """
     ovs = standin.compiled(tmp_path)
     rows = [("up0", UPLINK), ("svc0", SERVICE)]
