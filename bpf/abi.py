@@ -581,7 +581,7 @@ PERF_PLAN = Layout(
         ("flows", "I"),
         ("next", "I"),
         ("services", "I"),
-        ("pad", "I"),
+        ("stride", "I"),
     ),
 )
 PERF_FLOOR_KEY = Layout(

@@ -69,7 +69,11 @@ def xdp(result: Json) -> list[Verdict]:
         hot = found(version, "established", services=all_of)
         claim = f"XDP, one service of {all_of:,}, IPv{version}"
         verdicts.append(Verdict(claim, ratios(hot["ratios"], one["ratios"]), 1.1, "one of one"))
-        turn = next(r for r in rows if r["uniform"] and r["version"] == version)
+        turn = next(
+            r
+            for r in rows
+            if r["uniform"] and (r["version"], r["name"]) == (version, "established")
+        )
         claim = f"XDP, {turn['services']:,} services in turn, IPv{version}"
         verdicts.append(Verdict(claim, ratios(turn["ratios"], one["ratios"]), 2.0, "one of one"))
     return verdicts

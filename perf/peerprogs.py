@@ -11,7 +11,7 @@ import ctypes
 import struct
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from ipaddress import IPv4Address
 
@@ -28,6 +28,8 @@ from dataplane.model.addr import L4Addr, Mac, Protocol, mac_of_address
 from dataplane.model.rows import ProgramKind
 from dataplane.ports import DataplaneError
 from perf import peerlab
+from perf.ctstate import COUNTED, FIRST_LIFE, Counted
+from perf.strides import IN_ORDER
 
 _DEVMAP, _XSKMAP = 14, 17
 _LIVE_FRAMES = 1 << 1
@@ -36,6 +38,8 @@ _LIVE_FRAMES = 1 << 1
 FRAME_SIZE = 80
 _CLIENT_PORT = 1024
 _LONG_TICKS = 1_000_000
+_TURNOVER = 2
+"""Flows for each record, before anything is measured: records are not given out evenly."""
 
 
 class PeersError(DataplaneError):
@@ -88,10 +92,27 @@ class Source(Closing):
         """Let go of everything."""
         self._open.close()
 
-    def aim(self, head: bytes, flows: int, contestant: Program | None = None) -> None:
-        """What is sent from now on: `flows` 5-tuples in turn, through `contestant`."""
+    def aim(
+        self,
+        head: bytes,
+        flows: int,
+        contestant: Program | None = None,
+        *,
+        first: int = 0,
+        stride: int = IN_ORDER,
+    ) -> None:
+        """What is sent from now on: `flows` 5-tuples in turn, through `contestant`.
+
+        Args:
+            head: a frame of the first of them.
+            flows: how many there are.
+            contestant: whose program gets them.
+            first: the number of the one to begin with.
+            stride: from one to the next.
+        """
         padded = head.ljust(abi.Limit.PERF_HEAD, b"\0")
-        self._plan.update(bytes(4), abi.PERF_PLAN.pack(head=padded, flows=flows, next=0))
+        plan = abi.PERF_PLAN.pack(head=padded, flows=flows, next=first, stride=stride)
+        self._plan.update(bytes(4), plan)
         if contestant is not None:
             self._target.update(bytes(4), struct.pack("=I", contestant.fd))
 
@@ -116,6 +137,10 @@ class Source(Closing):
         began = time.thread_time()
         call("send frames", "bpf_prog_test_run_opts", self._send.fd, ctypes.byref(options))
         return time.thread_time() - began
+
+    def feed(self, head: bytes, count: int) -> None:
+        """Send so many that end behind the contestant: none is forwarded, nothing is measured."""
+        self._send.run(head, repeat=count)
 
     def counted(self) -> int:
         """What `sink` and `to_xsk` have seen so far."""
@@ -154,20 +179,51 @@ class Ours(Closing):
         """Let go of everything."""
         self._open.close()
 
+    def use_up(
+        self, source: Source, heads: Sequence[bytes], firsts: Sequence[int], flows: int
+    ) -> None:
+        """Bring the table to the state of a node in use: a record that a flow gets had others.
+
+        First flows of many services, twice as many as there are records; then rounds of such as are
+        to be measured. One service alone uses but its two backends' stretches of the table.
+
+        Args:
+            source: from where flows come.
+            heads: a frame to each of these services; the last one is to be measured.
+            firsts: for each round the number of its first 5-tuple.
+            flows: of a round.
+        """
+        slots = self.maps["ct4"].info.max_entries
+        each = min(flows, -(-_TURNOVER * slots // len(heads)))
+        for number, head in enumerate(heads):
+            source.aim(head, each, self.program)
+            source.feed(head, each)
+            if number * each // flows != (number + 1) * each // flows:
+                self.forget_flows()
+        for first in firsts:
+            self.forget_flows()
+            source.aim(heads[-1], first + flows, self.program, first=first)
+            source.feed(heads[-1], flows)
+        self.forget_flows()
+
     def forget_flows(self) -> None:
         """Every flow is over; the words that name them stay, as on a node in use."""
         flows = read_array(self.maps["ct4"], dtype_of(abi.FLOW4))
         flows["life"] += flows["life"] & 1
         write_array(self.maps["ct4"], flows)
 
-    def reasons(self) -> Mapping[abi.Reason, int]:
-        """Packets by what became of them."""
+    def first_lives(self) -> int:
+        """How many flows have a record that no flow had before."""
+        return int((read_array(self.maps["ct4"], dtype_of(abi.FLOW4))["life"] == FIRST_LIFE).sum())
+
+    def reasons(self) -> Mapping[Counted, int]:
+        """Packets by what became of them, and what else happened."""
         found = {}
         for key, value in self.maps["counters"].items():
             number = struct.unpack("=I", key)[0]
             packets = int(np.frombuffer(value, np.uint64)[0::2].sum())
-            if packets and number < len(abi.Reason):
-                found[abi.Reason(number)] = packets
+            if packets and number in COUNTED:
+                found[COUNTED[number]] = packets
         return found
 
     def _fill(self, services: int, gateway_mac: Mac) -> None:

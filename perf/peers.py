@@ -28,24 +28,33 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bpf.abi import Reason
 from dataplane.drivers.libbpf_programs import Program
 from dataplane.drivers.netns import inside_named
 from perf import judge, peerlab, peerrules, verdicts
+from perf.ctstate import grown, named
 from perf.labrun import Progress, in_lab
 from perf.peerends import Counted, Datagrams, Dropped, End, OnDevice, Socketed
 from perf.peerlab import Trio
 from perf.peerprogs import FRAME_SIZE, Ours, PeersError, Source, request
 from perf.peerrules import Rules
 from perf.peerxsk import RING
+from perf.strides import stride
 
-SCHEMA = "millrace.perf.peers/2"
+SCHEMA = "millrace.perf.peers/3"
 SERVICES = (1, 1_000, 10_000)
 SINKS = ("xsk", "xdp", "skb", "socket")
 FLOWS = 256
 """Of established traffic."""
 
-NEW = 1 << 22
-"""So many 5-tuples that none comes twice in a run."""
+ROUND = 1 << 16
+NEW = 60 * ROUND
+"""So many 5-tuples, of 240 clients, that none comes twice in a run. Each run begins a round further
+on than the one before, so that no table has seen its flows lately."""
+
+USED_ROUNDS, USED_SERVICES = 6, 32
+"""Of flows through ours before it is measured: its table is a used one's then. More services would
+take longer (the kernel needs 20 ms to begin a test), and these reach all of the table."""
 
 PACKETS = RING - 1024
 SLOW_PACKETS = 1024
@@ -92,6 +101,7 @@ class Contestant:
     Attributes:
         forget: empties its table of flows, as it is before each run.
         answer: makes of the flows in it such that have had an answer.
+        ours: our program's maps, if it is that.
     """
 
     row: Row
@@ -101,6 +111,7 @@ class Contestant:
     end: End
     forget: Callable[[], None]
     answer: Callable[[], None]
+    ours: Ours | None = None
 
     @property
     def packets(self) -> int:
@@ -122,6 +133,7 @@ class Peers:
         self.services, self.rules, self.progress = tuple(services), tuple(rules), progress
         (cpu,) = os.sched_getaffinity(0)
         self._ksoftirqd = _kernel_thread(f"ksoftirqd/{cpu}")
+        self._rounds = itertools.cycle(range(0, NEW, ROUND))
         self.load_s: dict[str, float] = {}
         self.tag = ""
         self._stack = ExitStack()
@@ -201,6 +213,9 @@ class Peers:
             )
             stack.enter_context(ours)
             self.tag = ours.tag
+            used = range(max(0, number - USED_SERVICES), number)
+            heads = [request(peerlab.vip(service), to_us) for service in used]
+            ours.use_up(source, heads, [next(self._rounds) for _ in range(USED_ROUNDS)], PACKETS)
             ways: list[tuple[str, str, Trio, Program, End, Callable[[], None]]] = [
                 (OURS, "", plain, ours.program, ours_end, ours.forget_flows)
             ]
@@ -213,14 +228,15 @@ class Peers:
                     head = request(peerlab.vip(number - 1), trio.mac("r"))
                     row = Row(sink, name, number, flows, told)
                     # Of a packet of the client's, ours asks no such thing.
-                    answer = _nothing if name == OURS else trio.answer_flows
-                    yield Contestant(row, trio, head, program, where, forget, answer)
+                    mine = ours if name == OURS else None
+                    answer = _nothing if mine else trio.answer_flows
+                    yield Contestant(row, trio, head, program, where, forget, answer, mine)
 
     def sample(self, one: Contestant) -> None:
         """One run of one contestant; its row has the figure.
 
         Raises:
-            PeersError: packets did not arrive.
+            PeersError: packets did not arrive, or ours treated them otherwise than its row says.
         """
         row, source = one.row, self.source
 
@@ -228,16 +244,20 @@ class Peers:
             ifindex = socket.if_nametoindex("r0")
             return source.send(ifindex, one.head, count)
 
-        flows = FLOWS if row.flows == ESTABLISHED else NEW
+        known = row.flows == ESTABLISHED
         one.end.choose()
-        source.aim(one.head, flows, one.program)
-        if flows == FLOWS:
+        if known:
+            source.aim(one.head, FLOWS, one.program)
             inside_named(one.trio.router, partial(send, 4 * FLOWS))
+            source.aim(one.head, FLOWS, one.program, stride=stride(FLOWS, len(row.samples_ns)))
             # Without an answer the kernel takes every packet for a flow's first: "ct state new".
             one.answer()
+        else:
+            source.aim(one.head, NEW, one.program, first=next(self._rounds))
         # The least of the kernel's own work for a test, which is no packet's.
         fixed = min(inside_named(one.trio.router, partial(send, FEW)) for _ in range(3))
         before, count = _settled(one.end), one.packets
+        fates = one.ours.reasons() if one.ours else {}
         softirqs = self._softirqs()
         took = inside_named(one.trio.router, partial(send, count + FEW)) - fixed
         got = _settled(one.end) - before - FEW
@@ -247,6 +267,13 @@ class Peers:
             what = f"{row.name} {row.rules}, {row.services} services, {row.flows}, into {row.sink}"
             msg = f"{what}: {got} of {count} packets arrived"
             raise PeersError(msg)
+        if one.ours:
+            wanted = Reason.VIP_FORWARD if known else Reason.VIP_NEW
+            told = grown(fates, one.ours.reasons())
+            if told != {wanted: count + FEW} or (not known and one.ours.first_lives()):
+                msg = f"{row.flows} into {row.sink}: not all {count + FEW} {wanted.name}"
+                msg += f", or in records never used before: {named(told)}"
+                raise PeersError(msg)
         row.samples_ns.append(took / got * 1e9)
         # Now and not before the next: all namespaces' flows are in one table of the kernel's, and
         # what one contestant leaves there, the next would pay for.

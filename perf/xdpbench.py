@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from bpf import abi
-from bpf.abi import CtState, Reason, SweepFlag, SweepSide, VipFlag
+from bpf.abi import CtState, SweepFlag, SweepSide, VipFlag
 from bpf.objects import OBJECT_DIRECTORY
 from dataplane.drivers.bpfstate import FUNCTIONS, XSKS_MAP, version_directory
 from dataplane.drivers.libbpf import Closing, LibbpfError, Map
@@ -28,11 +28,13 @@ from dataplane.model.addr import IPAddress, L4Addr, Protocol
 from dataplane.model.rows import ProgramKind
 from dataplane.ports import DataplaneError
 from perf import xdptables
-from perf.xdpframes import CLIENTS, frame
+from perf.ctstate import COUNTED, FIRST_LIFE, Counted
+from perf.strides import IN_ORDER
+from perf.xdpframes import CLIENT_PORTS, CLIENTS, frame
 
 _PRIVATE = ("counters", "service_stats")
 _DEVMAP = 14
-_FLOOR_SERVICES = 10_000
+FLOOR_SERVICES = 10_000
 _LAYOUTS = {4: abi.FLOW4, 6: abi.FLOW6}
 _BY_PACKETS = 8192
 """Up to so many flows are established by answers; more, in maps of our own, by their records."""
@@ -77,6 +79,7 @@ class Bench(Closing):
         self.services = 0 if self.live else services
         self.floor_packet = frame(xdptables.vip_of(4, 0))
         self._programs: dict[Target, Program] = {}
+        self._next_client = dict.fromkeys(CLIENTS, 0)
         self._open = ExitStack()
         try:
             if bpf_root is not None:
@@ -181,15 +184,40 @@ class Bench(Closing):
                 return address
         return None
 
+    def fresh_client(self, version: int, flows: int) -> IPAddress:
+        """The first of as many clients as so many tuples have, longer unused than all others."""
+        clients, needed = CLIENTS[version], -(-flows // CLIENT_PORTS)
+        first = self._next_client[version]
+        if first + needed > clients.num_addresses:
+            first = 0
+        self._next_client[version] = first + needed
+        return clients[first]
+
     # -- running ------------------------------------------------------------------------------
 
     def run(
-        self, target: Target, packet: bytes, *, repeat: int, flows: int = 1, services: int = 1
+        self,
+        target: Target,
+        packet: bytes,
+        *,
+        repeat: int,
+        flows: int = 1,
+        services: int = 1,
+        stride: int = IN_ORDER,
     ) -> float:
-        """Run the wrapper `repeat` times; ns of this thread's processor time per run."""
+        """Run the wrapper `repeat` times; ns of this thread's processor time per run.
+
+        Args:
+            target: what the wrapper calls.
+            packet: of the first flow to the first service.
+            repeat: so many are measured; two go before them.
+            flows: how many are taken in turn.
+            services: likewise; not both.
+            stride: from one to the next of them, in the order in which they are numbered.
+        """
         self._target.update(bytes(4), struct.pack("=I", self._programs[target].fd))
         head = packet[: abi.Limit.PERF_HEAD]
-        plan = abi.PERF_PLAN.pack(head=head, flows=flows, services=services)
+        plan = abi.PERF_PLAN.pack(head=head, flows=flows, services=services, stride=stride)
         self._plan.update(bytes(4), plan)
         empty = self._cpu_ns(packet, 1)
         return (self._cpu_ns(packet, 1 + repeat) - empty) / repeat
@@ -230,14 +258,23 @@ class Bench(Closing):
             ends = [End(side, packed(client)) for client in clients]
             self._sweeps.sweep(version, flags, ends)
 
-    def counted(self) -> dict[Reason, int]:
-        """Packets by reason, of the benchmark only."""
-        found = {}
+    def never_used(self, version: int) -> int:
+        """How many records no flow ever had."""
+        chunks = array_chunks(self.maps[f"ct{version}"], dtype_of(_LAYOUTS[version]))
+        return sum(int((values["life"] == 0).sum()) for _, values in chunks)
+
+    def first_lives(self, version: int) -> int:
+        """How many of the benchmark's own flows have a record that no flow had before."""
+        return int((self._records(version)[1]["life"] <= FIRST_LIFE).sum())
+
+    def counted(self) -> dict[Counted, int]:
+        """Packets by reason and what else happened, of the benchmark only."""
+        found: dict[Counted, int] = {}
         for key, value in self.maps["counters"].items():
             packets = int(np.frombuffer(value, np.uint64)[0::2].sum())
             number = int.from_bytes(key, "little")
-            if packets and number < len(Reason):
-                found[Reason(number)] = packets
+            if packets and number in COUNTED:
+                found[COUNTED[number]] = packets
         return found
 
     def _records(self, version: int) -> tuple[Any, Any]:
@@ -285,10 +322,10 @@ def _unmapped(octets: bytes) -> IPAddress:
 
 def _fill_floor(floor: Map) -> None:
     """The floor's services: the addresses of ours, each with one backend."""
-    keys = np.zeros(_FLOOR_SERVICES, dtype_of(abi.PERF_FLOOR_KEY))
-    values = np.zeros(_FLOOR_SERVICES, dtype_of(abi.PERF_FLOOR))
+    keys = np.zeros(FLOOR_SERVICES, dtype_of(abi.PERF_FLOOR_KEY))
+    values = np.zeros(FLOOR_SERVICES, dtype_of(abi.PERF_FLOOR))
     first = int(xdptables.vip_of(4, 0).address)
-    keys["vip"] = first + np.arange(_FLOOR_SERVICES)
+    keys["vip"] = first + np.arange(FLOOR_SERVICES)
     keys["port"], keys["proto"] = xdptables.PORT, Protocol.TCP
     values["backend"], values["port"] = int(IPv4Address("10.128.0.1")), xdptables.BACKEND_PORT
     update_keys(floor, keys, values)

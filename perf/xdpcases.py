@@ -5,15 +5,17 @@ A case proves by the counters that its packets took the path that it names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from bpf.abi import Reason
+from bpf.abi import Limit, Reason
 from dataplane.model.addr import IPAddress, L4Addr, Protocol
 from dataplane.model.rows import ProgramKind
-from perf import xdptables
-from perf.xdpbench import BARE, FLOOR, Bench, BenchError, Target
-from perf.xdpframes import STRANGER, SYN, frame
+from perf import strides, xdptables
+from perf.ctstate import NEVER, Counted, grown, named
+from perf.strides import IN_ORDER
+from perf.xdpbench import BARE, FLOOR, FLOOR_SERVICES, Bench, BenchError, Target
+from perf.xdpframes import STRANGER, SYN, frame, from_client
 
 FLOWS = (256, 65_536)
 LIVE_FLOWS = (256, 4_096)
@@ -21,6 +23,13 @@ LIVE_FLOWS = (256, 4_096)
 
 NEW_FLOWS = 65_536
 """Of a run in which each packet is another flow; then they are forgotten."""
+
+USE_ROUNDS = 64
+"""Of all services in turn, before that, at most: until every record had a flow. 4,096 services and
+more can do that in so many rounds; with fewer, only the service that is measured is warmed up."""
+_MOST_ROUNDS, _LOOK_ROUNDS = 16, 8
+_USED_SHARE = 0.99
+"""Of the flows that are new, so many have a record that had another one before."""
 
 UNIFORM = 10_000
 """Services that are taken in turn, one flow each."""
@@ -31,15 +40,23 @@ MOST_SERVICES = 100_000
 NONE, OWN = "of no service", "the node's own"
 ESTABLISHED, REPLY = "established", "reply"
 NEW, NEW_EACH = "new, one tuple again and again", "new, each another tuple"
+NEW_SAME = "new, tuples of the round before"
+"""NEW_EACH is what a node in use sees: no tuple was there before, so each flow takes a record whose
+former flow's word is cleared first. In NEW_SAME the same tuples come in every round, and each finds
+the word that it had itself in the last one."""
+WRAPPER, FLOOR_ROW = "the wrapper alone", "the floor"
 _FULL_SHARE = 0.9999
-"""Of a million flows some may find no place; then the others are still established."""
+"""Two packets of a run are another's flow again (the wrapper's first one, and the last)."""
+_NEW_ROUNDS = (NEW_EACH, NEW_SAME)
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
     """Packets through one program. `reason` None: a program of the wrapper's own.
 
-    `services` is how many there are, `uniform` whether they are taken in turn.
+    `services` is how many there are, `uniform` whether they are taken in turn. Flows and services
+    are visited by strides (perf/strides.py), so not in the order in which they were made; new ones
+    are made in the order of their tuples.
     """
 
     name: str
@@ -59,30 +76,44 @@ class Case:
         return " ".join(words)
 
 
-def run(bench: Bench, case: Case, repeat: int) -> float:
-    """One measurement [ns].
+def run(bench: Bench, case: Case, repeat: int, sample: int = 0) -> float:
+    """One measurement [ns], the `sample`th: each visits flows in another order.
 
     Raises:
-        BenchError: packets took another path than the case's.
+        BenchError: packets took another path than the case's, or a flow was evicted.
     """
-    if case.name == NEW_EACH:
-        bench.forget_flows()
-    before = bench.counted()
+    packet, stride = case.packet, IN_ORDER
     taken = case.services if case.uniform else 1
-    spent = bench.run(case.target, case.packet, repeat=repeat, flows=case.flows, services=taken)
+    if case.name in _NEW_ROUNDS:
+        bench.forget_flows()
+    else:
+        stride = strides.stride(max(case.flows, taken), sample)
+    if case.name == NEW_EACH:
+        packet = from_client(packet, bench.fresh_client(case.version, case.flows))
+    before = bench.counted()
+    spent = bench.run(
+        case.target, packet, repeat=repeat, flows=case.flows, services=taken, stride=stride
+    )
     if case.reason is not None:
-        after = bench.counted()
-        grown = {r: n - before.get(r, 0) for r, n in after.items() if n != before.get(r, 0)}
-        if grown.get(case.reason, 0) < repeat * _FULL_SHARE:
-            others = {reason.name: count for reason, count in grown.items()}
-            msg = f"{case.label}: not all of {repeat} packets were {case.reason.name}: {others}"
+        _check(case.label, case.reason, repeat, grown(before, bench.counted()))
+    if case.name in _NEW_ROUNDS and can_use_up(bench):
+        fresh = bench.first_lives(case.version)
+        if fresh > case.flows * (1 - _USED_SHARE):
+            msg = f"{case.label}: {fresh} of {case.flows} flows had records that none had before"
             raise BenchError(msg)
     return spent
 
 
+def _check(what: str, reason: Reason, packets: int, counts: Mapping[Counted, int]) -> None:
+    if counts.get(reason, 0) < packets * _FULL_SHARE or not NEVER.isdisjoint(counts):
+        others = named(counts)
+        msg = f"{what}: not all of {packets} packets were {reason.name}, or a flow ended: {others}"
+        raise BenchError(msg)
+
+
 def repeats(bench: Bench, case: Case, wanted: int) -> int:
     """How many packets a measurement of this case has."""
-    if case.name == NEW_EACH:
+    if case.name in _NEW_ROUNDS:
         return case.flows
     return max(wanted, case.flows if not bench.live else 1)
 
@@ -93,10 +124,11 @@ def base_cases(bench: Bench) -> Iterator[Case]:
     The maps are made ready for a case when it is taken from here.
     """
     some = frame(L4Addr(Protocol.TCP, STRANGER[4], xdptables.PORT))
-    yield Case("the wrapper alone", 4, BARE, some, None)
-    yield Case("the floor", 4, FLOOR, bench.floor_packet, None)
+    yield Case(WRAPPER, 4, BARE, some, None)
+    yield Case(FLOOR_ROW, 4, FLOOR, bench.floor_packet, None)
     for version in (4, 6):
         yield from _family(bench, version)
+    yield Case(WRAPPER, 4, BARE, some, None, flows=FLOWS[-1])
 
 
 def _family(bench: Bench, version: int) -> Iterator[Case]:
@@ -145,7 +177,46 @@ def _new(bench: Bench, vip: L4Addr) -> Iterator[Case]:
         yield Case(NEW, version, uplink, packet, Reason.VIP_NEW, "tcp", services=services)
         xdptables.let_syns_die(bench.maps, dead=False)
     flows = LIVE_FLOWS[-1] if bench.live else NEW_FLOWS
-    yield Case(NEW_EACH, version, uplink, packet, Reason.VIP_NEW, "tcp", flows, services)
+    for name in _NEW_ROUNDS:
+        made = Case(name, version, uplink, packet, Reason.VIP_NEW, "tcp", flows, services)
+        use_up(bench, made)
+        yield made
+
+
+def can_use_up(bench: Bench) -> bool:
+    """Whether there are services enough to give every record a flow, in maps of our own."""
+    return bench.services * USE_ROUNDS >= Limit.MAX_FLOW_SLOTS
+
+
+def use_up(bench: Bench, new: Case) -> None:
+    """Bring the table to the state of a node in use: records have had flows, and words name them.
+
+    First by all services in turn, until every record had a flow, then by such flows as are to be
+    measured, until each of them has a record that had another one before, or some times.
+
+    Raises:
+        BenchError: a flow was evicted.
+    """
+    before = bench.counted()
+    for number in range(USE_ROUNDS if can_use_up(bench) else 0):
+        if number % _LOOK_ROUNDS == 0 and not bench.never_used(new.version):
+            break
+        bench.forget_flows()
+        packet = from_client(new.packet, bench.fresh_client(new.version, 1))
+        bench.run(new.target, packet, repeat=bench.services, services=bench.services)
+    for _ in range(_MOST_ROUNDS):
+        bench.forget_flows()
+        packet = new.packet
+        if new.name == NEW_EACH:
+            packet = from_client(packet, bench.fresh_client(new.version, new.flows))
+        bench.run(new.target, packet, repeat=new.flows, flows=new.flows)
+        if not bench.first_lives(new.version):
+            break
+    bench.forget_flows()
+    evicted = NEVER.intersection(grown(before, bench.counted()))
+    if evicted:
+        msg = f"{new.label}, before it is measured: {sorted(one.name for one in evicted)}"
+        raise BenchError(msg)
 
 
 def established(bench: Bench, vip: L4Addr, flows: int = 1, *, uniform: bool = False) -> Case:
@@ -154,7 +225,11 @@ def established(bench: Bench, vip: L4Addr, flows: int = 1, *, uniform: bool = Fa
     packet = frame(vip)
     taken = bench.services if uniform else 1
     many = max(flows, taken)
+    before = bench.counted()
     bench.run(ProgramKind.UPLINK, packet, repeat=many, flows=flows, services=taken)
+    _check(
+        f"{many:,} flows to be {ESTABLISHED}", Reason.VIP_NEW, many, grown(before, bench.counted())
+    )
     bench.establish()
     return Case(
         ESTABLISHED,
@@ -170,7 +245,10 @@ def established(bench: Bench, vip: L4Addr, flows: int = 1, *, uniform: bool = Fa
 
 
 def established_only(bench: Bench, flows: int = 1, *, uniform: bool = False) -> Iterator[Case]:
-    """The established path of both families, in maps of our own."""
+    """The established path of both families, in maps of our own; `uniform`: the floor's, too."""
     for version in (4, 6):
         vip = xdptables.vip_of(version, 0)
         yield established(bench, vip, flows, uniform=uniform)
+    if uniform:
+        services = min(bench.services, FLOOR_SERVICES)
+        yield Case(FLOOR_ROW, 4, FLOOR, bench.floor_packet, None, services=services, uniform=True)

@@ -16,12 +16,15 @@ CLIENTS: dict[int, IPv4Network | IPv6Network] = {
     4: IPv4Network("198.51.100.0/24"),
     6: IPv6Network("2001:db8:c:1::/120"),
 }
-"""256 of each family, by IP version."""
+"""256 of each family, by IP version: the wrapper takes them in turn, and `fresh_client` goes on."""
 
 STRANGER: dict[int, IPAddress] = {4: IPv4Address("203.0.113.254"), 6: IPv6Address("2001:db8::fe")}
 """Of no service, and not this node's."""
 
 CLIENT_PORT = 1024
+CLIENT_PORTS = 32_768
+"""The wrapper takes so many ports of a client, from CLIENT_PORT on, and then the next client."""
+
 CLIENT_MAC = Mac("02:00:00:00:00:c1")
 FRAME_SIZE = int(abi.Limit.PERF_HEAD)
 
@@ -44,6 +47,12 @@ def _ip(source: IPAddress, target: IPAddress, protocol: int) -> bytes:
         return struct.pack("!IHBB", 6 << 28, size, protocol, _HOPS) + ends
     head = struct.pack("!BBHHHBBH", 0x45, 0, FRAME_SIZE - 14, 1, 0, _HOPS, protocol, 0) + ends
     return head[:10] + struct.pack("!H", _checksum(head)) + head[12:]
+
+
+def from_client(packet: bytes, client: IPAddress) -> bytes:
+    """The same packet of another client. Checksums are not mended: the programs verify none."""
+    at = 26 if client.version == 4 else 22
+    return packet[:at] + client.packed + packet[at + len(client.packed) :]
 
 
 def frame(target: L4Addr, source: L4Addr | None = None, *, tcp_flags: int = ACK) -> bytes:

@@ -104,7 +104,7 @@ def _octets(addresses: list[bytes]) -> NDArray[Any]:
 def fill(maps: Mapping[str, Map], services: int, measured: int) -> None:
     """A node that serves that many TCP services in each family, and one UDP service.
 
-    The first of each has `measured` backends.
+    The first of each has `measured` backends; so many that a list would be too long are in a table.
     """
     served = [vip_of(version, number) for version in (4, 6) for number in range(services)]
     served += [vip_of(version, 0, Protocol.UDP) for version in (4, 6)]
@@ -112,6 +112,7 @@ def fill(maps: Mapping[str, Map], services: int, measured: int) -> None:
     sets = _rows(abi.SET, 2 * len(vips) + 2)
     backends: list[tuple[bytes, Protocol]] = []
     members: list[tuple[int, int]] = []
+    tables = 0
     for vip, service_id in vips:
         version, number = vip.address.version, int(vip.address) - _FIRST_VIP[vip.address.version]
         count = BACKENDS if number else measured
@@ -121,15 +122,27 @@ def fill(maps: Mapping[str, Map], services: int, measured: int) -> None:
             backends.append((target.packed, vip.protocol))
             key = member_key(str(L4Addr(vip.protocol, target, BACKEND_PORT)))
             some.append((key, len(backends)))
-        members += sorted(some)
-        sets[2 * service_id] = sets[2 * service_id + 1] = (first, count, SetMode.SET_LIST, 0)
+        if count > Limit.LIST_MAX:
+            row = (tables, count, SetMode.SET_TABLE, 0)
+            _write_table(maps["tables"], tables, [backend_id for _, backend_id in some])
+            tables += 1
+        else:
+            row = (first, count, SetMode.SET_LIST, 0)
+            members += sorted(some)
+        sets[2 * service_id] = sets[2 * service_id + 1] = row
     write_array(maps["sets"], sets)
     _write_backends(maps, backends)
     rows = _rows(abi.MEMBER, len(members))
-    rows["key"], rows["backend_id"] = np.array(members).T
+    rows["key"], rows["backend_id"] = np.array(members, np.uint32).reshape(-1, 2).T
     write_array(maps["members"], rows)
     _write_vips(maps, vips)
     _write_node(maps)
+
+
+def _write_table(held: Map, number: int, backend_ids: list[int]) -> None:
+    """One table of a set: its slots go to the backends in turn."""
+    slots = np.resize(np.array(backend_ids, np.uint32), Limit.PICK_SLOTS)
+    write_array(held, slots, first=number * Limit.PICK_SLOTS)
 
 
 def _write_backends(maps: Mapping[str, Map], backends: list[tuple[bytes, Protocol]]) -> None:

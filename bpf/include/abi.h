@@ -518,7 +518,7 @@ struct perf_plan {
 	__u32 flows;		/* how many 5-tuples to take in turn; 1: the head as it is */
 	__u32 next;
 	__u32 services;		/* how many addresses of VIPs to take in turn, likewise */
-	__u32 pad;
+	__u32 stride;		/* from one to the next of them, less than there are (perf/strides.py) */
 };
 _Static_assert(sizeof(struct perf_plan) == 96, "perf_plan");
 

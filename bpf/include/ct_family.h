@@ -160,7 +160,9 @@ static __always_inline __u64 CT(reply_base)(const struct node *node, const TUPLE
  */
 static __always_inline __u32 CT(direct)(__u64 base, __u32 port, __u32 records)
 {
-	__u32 stretch = (__u32)(base >> 32) * (2 * (port >> STRETCH_BITS) + 1);
+	__u32 hash = base >> 32, step = (hash | 1) << STRETCH_BITS;
+	/* An odd number of stretches apart: of a table that has four or more the three are never one. */
+	__u32 stretch = hash + (port >> STRETCH_BITS) * step;
 
 	return (stretch & records & ~STRETCH) | (((__u32)base + port) & records & STRETCH);
 }
@@ -337,6 +339,8 @@ __noinline int CT(unname)(__u32 id)
 	if (!self || !work || !flow)
 		return 0;
 	if (unlikely(work->CT(next).id != id || work->CT(next).life != work->used)) {
+		work->CT(next).id = id;
+		work->CT(next).life = work->used;
 		CT(own_tuple)(flow, &work->CT(former));
 		work->CT(next).place = CT(place)(self, &work->CT(former));
 	}
@@ -741,6 +745,8 @@ __noinline int CT(begin)(FLOW *made, __u32 asked)
 	if (likely(asked && work->direct && work->asked_direct &&
 		   ADDR_SAME(made->source, self->SERVICE_ADDR)))
 		return 0;
+	/* What was asked for is written over: another port, of another base, may be tried after this one. */
+	work->asked_direct = 0;
 	work->version = 1;
 	tuple = &work->CT(mine);
 	CT(own_tuple)(made, tuple);

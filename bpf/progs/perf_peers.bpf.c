@@ -77,15 +77,15 @@ static __always_inline bool put_next(struct xdp_md *ctx, const __u32 size)
 	struct iphdr *ip = data + ETH_HLEN;
 	struct udphdr *udp = (void *)(ip + 1);
 	struct perf_plan *plan;
-	__u32 zero = 0, turn, port, host;
+	__u32 zero = 0, turn, next, port, host;
 
 	plan = bpf_map_lookup_elem(&peers_plan, &zero);
 	if (!plan || data + size > end)
 		return false;
 	__builtin_memcpy(data, plan->head, size);
-	turn = plan->next++;
-	if (plan->next >= plan->flows)
-		plan->next = 0;
+	turn = plan->next;
+	next = turn + plan->stride;
+	plan->next = next < plan->flows ? next : next - plan->flows;
 	port = turn & ((1 << PEERS_PORT_BITS) - 1);
 	host = turn >> PEERS_PORT_BITS & 0xff;
 	udp->source = bpf_htons(bpf_ntohs(udp->source) + port);

@@ -59,16 +59,25 @@ static __always_inline void add_to_port(__be16 *port, __u32 turn)
 	*port = bpf_htons(PERF_PORT_MIN + (turn & ((1 << PERF_PORT_BITS) - 1)));
 }
 
-/* The next of `flows` clients, or of `services` VIPs. Addresses of a row differ in their last word. */
+/*
+ * The next of `flows` clients, or of `services` VIPs, which is a stride further: what flows that began
+ * one after the other have lies side by side, and the processor would have it before it is asked for.
+ * When all had their turn the order is reversed: how many others came since a flow's last packet is
+ * then anything from none to all, each as often, as with packets that choose their flows by lot. In
+ * one order for ever it is always all: a cache that is a little too small for them has none of them.
+ * Addresses of a row differ in their last word.
+ */
 static __always_inline void take_turn(void *data, struct perf_plan *plan)
 {
 	bool six = ((struct ethhdr *)data)->h_proto == bpf_htons(ETH_P_IPV6);
-	__u32 many = plan->services > 1 ? plan->services : plan->flows, turn = plan->next++;
+	__u32 many = plan->services > 1 ? plan->services : plan->flows;
+	__u32 turn = plan->next, next = turn + plan->stride;
 	__be32 *client, *vip;
 	struct ports *ports;
 
-	if (plan->next >= many)
-		plan->next = 0;
+	plan->next = next < many ? next : next - many;
+	if (unlikely(!plan->next))
+		plan->stride = many - plan->stride;
 	if (six) {
 		struct ipv6hdr *ip = data + ETH_HLEN;
 

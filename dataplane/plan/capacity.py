@@ -15,10 +15,10 @@ MEMBERS_PER_BACKEND = 4
 def map_sizes(services: ServicesConfig) -> dict[str, int]:
     """Entries of each map that depends on the configuration.
 
-    Conntrack has twice as many records as flows: then a new flow finds a free one among the 24 that
-    it looks at, and its tuple a bucket with room for a word; and the words of replies that keep the
-    client's address a bucket but for one in ten thousand: there the weak flow that was silent longest
-    ends, and if none is weak the new one is refused.
+    Conntrack has twice as many records as flows: then a new flow finds a free one among the 24
+    that it looks at, and its tuple a bucket with room for a word. The words of replies that keep
+    the client's address find a full bucket once in ten thousand: there the weak flow that was
+    silent longest ends, and if none is weak the new one is refused.
     """
     slots = 2 * services.flows
     sizes = {

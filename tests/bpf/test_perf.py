@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from bpf import abi
 from dataplane.drivers.bpfstate import BpfState
 from dataplane.drivers.counters import counters
 from dataplane.drivers.programs import ProgramTable
 from dataplane.drivers.servicestats import read_counts
 from dataplane.model.rows import Program, ProgramKind
+from perf import judge
+from perf.verdicts import ratios
 from perf.xdp import main_command
 from tests.bpf.world import World, from_client
 
@@ -28,6 +31,14 @@ def test_every_row_takes_the_path_that_it_names(capsys: pytest.CaptureFixture[st
     assert {"XSK_IPV4", "PASS_IPV4", "VIP_FORWARD", "VIP_NEW", "SVC_REPLY"} <= reasons
     assert all(min(row["samples_ns"]) > 0 for row in result["rows"])
     assert result["maps"] == "private"
+    turns = {(row["name"], row["version"]): row for row in result["rows"] if row["uniform"]}
+    assert turns.keys() == {("established", 4), ("established", 6), ("the floor", 4)}
+    judged = {verdict.claim: verdict for verdict in judge.xdp(result)}
+    one = next(
+        row for row in result["rows"] if (row["name"], row["services"]) == ("established", 1)
+    )
+    expected = ratios(turns["established", 4]["ratios"], one["ratios"])
+    assert judged["XDP, 10,000 services in turn, IPv4"].samples == expected
 
 
 def noticed(world: World) -> tuple[object, ...]:
@@ -69,4 +80,4 @@ def _not_noticed(world: World, root: str, capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_node_that_is_not_up_is_named(bpffs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main_command([*QUICK, "--bpf-root", str(bpffs / "nobody")]) == 1
-    assert "nobody/v2/vips cannot be opened" in capsys.readouterr().err
+    assert f"nobody/v{abi.Limit.ABI_VERSION}/vips cannot be opened" in capsys.readouterr().err

@@ -6,16 +6,19 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
+from bpf import abi
 from dataplane.drivers import processes
+from dataplane.drivers.mapbulk import dtype_of, read_array
 from dataplane.drivers.netns import inside_named
 from perf import peerflows, peerlab
 from perf.peerends import Datagrams, Socketed, counted
 from perf.peerlab import Trio
-from perf.peerprogs import FRAME_SIZE, request
+from perf.peerprogs import FRAME_SIZE, PeersError, request
 from perf.peerrules import Rules
 from perf.peers import ALONE, FRESH, OURS, PLAIN, Peers
 from perf.peerxsk import FRAMES
@@ -59,6 +62,46 @@ def test_every_contestant_delivers_into_every_sink(peers: Peers, sink: str) -> N
     assert all(len(row.samples_ns) == 1 and row.delivered > 0.98 for row in rows)
     fresh = {(row.name, row.rules) for row in rows if row.flows == FRESH}
     assert fresh == SENDERS.keys() - {(PLAIN, "")}
+
+
+def test_flows_of_ours_that_are_evicted_are_told(peers: Peers) -> None:
+    """Their row would not be what new flows cost a node that has room for them."""
+    with ExitStack() as stack:
+        (one,) = (
+            one
+            for one in peers.contestants(stack, "xdp")
+            if (one.row.name, one.row.flows) == (OURS, FRESH)
+        )
+        assert one.ours is not None
+        held = one.ours.maps["node"]
+        node = abi.NODE.unpack(held.lookup(bytes(4)) or b"")
+        buckets = one.packets // 2 // abi.Limit.CT_WAYS
+        node["ct4_mask"] = (1 << buckets.bit_length() - 1) - 1
+        held.update(bytes(4), abi.NODE.pack(**node))
+        with pytest.raises(PeersError, match="EVENT_EVICTED"):
+            peers.sample(one)
+        one.forget()
+
+
+def test_each_run_has_flows_that_the_last_one_had_not(peers: Peers) -> None:
+    with ExitStack() as stack:
+        found = [one for one in peers.contestants(stack, "xdp") if one.row.flows == FRESH]
+        (one,) = (one for one in found if one.row.name == OURS)
+        assert one.ours is not None
+        kept, rounds = one.ours, []
+        for _ in range(2):
+            flows: set[bytes] = set()
+
+            def forget(into: set[bytes] = flows) -> None:
+                rows = read_array(kept.maps["ct4"], dtype_of(abi.FLOW4))
+                alive = rows[rows["life"] & 1 != 0]
+                into.update(client.tobytes() for client in alive["client"])
+                kept.forget_flows()
+
+            peers.sample(replace(one, forget=forget))
+            rounds.append(flows)
+        assert rounds[0]
+        assert rounds[0].isdisjoint(rounds[1])
 
 
 def test_what_arrives_is_the_clients_packet_translated_as_the_rules_say(peers: Peers) -> None:

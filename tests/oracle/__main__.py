@@ -13,8 +13,7 @@ from bpf.objects import OBJECT_DIRECTORY
 from tests.oracle.campaign import Tally, run
 from tests.oracle.place import standing
 from tests.oracle.shrink import shrunk, told
-
-CROWDED_SLOTS = 64
+from tests.oracle.tables import Table
 
 
 def main() -> int:
@@ -23,7 +22,14 @@ def main() -> int:
     parser.add_argument("--packets", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=None, help="of the first world")
     parser.add_argument("--cpu", type=int, default=0)
-    parser.add_argument("--crowded", action="store_true", help="a table of a few flows")
+    parser.add_argument(
+        "--crowded", dest="table", action="store_const", const=Table.CROWDED, default=Table.ROOMY,
+        help="a table of a few flows",
+    )  # fmt: skip
+    parser.add_argument(
+        "--laden", dest="table", action="store_const", const=Table.LADEN,
+        help="a wide table that others' flows fill",
+    )  # fmt: skip
     parser.add_argument("--objects", type=Path, default=OBJECT_DIRECTORY)
     parser.add_argument("--keep", action="store_true", help="do not make a failure small")
     parser.add_argument("--tally", type=Path, help="write what was counted there, as JSON")
@@ -41,9 +47,8 @@ def main() -> int:
 
     # Ended from outside, too, it takes its namespace and its BPF filesystem away.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    slots = CROWDED_SLOTS if chosen.crowded else 1 << 15
-    with standing(slots, chosen.objects, chosen.cpu) as bench:
-        tally, failure = run(bench, chosen.packets, seed, crowded=chosen.crowded, progress=progress)
+    with standing(chosen.table, chosen.objects, chosen.cpu) as bench:
+        tally, failure = run(bench, chosen.packets, seed, chosen.table, progress=progress)
         if chosen.tally:
             counted = dict(tally.reasons + tally.classes)
             chosen.tally.write_text(json.dumps({"packets": tally.packets, "counted": counted}))
@@ -54,7 +59,7 @@ def main() -> int:
         if failure is None:
             return 0
         print(f"seed {failure.seed}: {failure.wrong[:300]}", flush=True)
-        small = None if chosen.keep else shrunk(bench, failure, crowded=chosen.crowded)
+        small = None if chosen.keep else shrunk(bench, failure)
         if small is None:
             print(f"seed {failure.seed}, after {len(failure.events)} events: {failure.wrong}")
             print(failure.events[-1])

@@ -18,19 +18,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpf import abi
-from bpf.abi import AddressFlag, Limit, NodeFlag, Reason, SweepFlag, SweepSide, VipFlag
+from bpf.abi import AddressFlag, CtState, Limit, NodeFlag, Reason, SweepFlag, SweepSide, VipFlag
 from bpf.objects import OBJECT_DIRECTORY
 from bpf.pick import filter_bit
 from dataplane.drivers import libbpf_types as t
 from dataplane.drivers.bpfstate import BpfState
-from dataplane.drivers.libbpf import LibbpfError, library
+from dataplane.drivers.libbpf import LibbpfError, Map, library
+from dataplane.drivers.mapbulk import dtype_of, update_keys
 from dataplane.drivers.sweeps import End, Sweeps, mask_of
 from dataplane.model.addr import IPAddress, L4Addr, Protocol
 from dataplane.model.conntrack import ENDS_WITH_BACKEND
 from dataplane.model.rows import ProgramKind
 from tests.bpf.world import To, World, mapped
 from tests.oracle.declared import Backend, Known, Member, Place, Service
+from tests.oracle.tables import Table
 from tests.oracle.verdicts import Seen
+from tests.oracle.wire import TCP
 from tests.oracle.worlds import (
     GATEWAY_MAC,
     SERVICE4,
@@ -52,6 +55,12 @@ PLACES = {
 }
 LONGER_THAN_ANY_FLOW = 1_100_000
 """Ticks between two worlds: nothing of the one lives in the other."""
+
+OWN_MAPS = ("ct_work", "scratch")
+"""What a program keeps to itself from packet to packet: each world begins without, as the first."""
+
+AHEAD = 1 << 30
+"""Ticks that others' flows are ahead of any world's time."""
 
 WIDE = 1 << 30
 """Ticks after which the tables are emptied: clocks of 32 bits go round."""
@@ -101,12 +110,27 @@ class Bench:
             UPLINK_TWO: state.program(ProgramKind.UPLINK).fd,
             SVC: state.program(ProgramKind.SERVICE).fd,
         }
+        self.maps = state.maps
         self._buffers()
+        self._own = list(self._own_maps())
+        self._laden = False
         self._world.clear()
 
     def close(self) -> None:
         """Let go of the programs that sweep."""
+        for held in self._own:
+            held.close()
         self._sweeps.close()
+
+    def _own_maps(self) -> Iterator[Map]:
+        """Where each program keeps how far it is: none of these is pinned."""
+        for kind in (ProgramKind.UPLINK, ProgramKind.SERVICE):
+            for number in self._state.program_info(kind).map_ids:
+                held = Map.by_id(number)
+                if held.info.name in OWN_MAPS:
+                    yield held
+                else:
+                    held.close()
 
     def _buffers(self) -> None:
         self._in, self._out = c.create_string_buffer(ROOM), c.create_string_buffer(ROOM)
@@ -153,9 +177,11 @@ class Bench:
         """An empty node with this setting; nothing of the last world lives."""
         world, maps = self._world, self._state.maps
         tick = world.tick + LONGER_THAN_ANY_FLOW
-        if tick - self._emptied > WIDE:
+        if tick - self._emptied > WIDE or self._laden:
             world.clear()
             self._emptied = tick
+        for held in self._own:
+            held.update(bytes(4), bytes(held.value_size))
         for service in list(self._declared.values()):
             self._forget(service)
         self._declared.clear()
@@ -189,6 +215,21 @@ class Bench:
         for door in setting.leaving:
             key = self._devices[door].to_bytes(4, "little")
             maps["tx_ports"].update(key, key)
+        self._laden = bool(setting.others)
+        if setting.others:
+            self._load(setting, tick)
+
+    def _load(self, setting: Setting, tick: int) -> None:
+        """Flows of others, established, whose last packets are always yet to come."""
+        rng = np.random.default_rng(setting.hash_seed)
+        for name, layout in (("ct4", abi.FLOW4), ("ct6", abi.FLOW6)):
+            size = self._state.maps[name].info.max_entries
+            keys = np.sort(rng.choice(size, setting.others, replace=False)).astype(np.uint32)
+            flows = np.zeros(setting.others, dtype_of(layout))
+            flows["life"], flows["seen"] = 1, (tick + AHEAD) % (1 << 32)
+            flows["state"], flows["proto"] = CtState.CT_ESTABLISHED, TCP
+            flows["source_port"], flows["client_port"] = keys % 65536, keys % 65521
+            update_keys(self._state.maps[name], keys, flows)
 
     def know(self, addr: bytes, known: Known) -> None:
         """An address is this to the node."""
@@ -346,7 +387,7 @@ class Bench:
 def bench(
     root: Path,
     devices: dict[int, int],
-    slots: int = 1 << 15,
+    table: Table = Table.ROOMY,
     objects: Path = OBJECT_DIRECTORY,
     cpu: int = 0,
 ) -> Iterator[Bench]:
@@ -357,7 +398,7 @@ def bench(
     home = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {cpu if cpu in home else min(home)})
     try:
-        with BpfState(str(root), objects, sizes(slots)) as state:
+        with BpfState(str(root), objects, sizes(table.records)) as state:
             made = Bench(state, devices, objects)
             try:
                 yield made

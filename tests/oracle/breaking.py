@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bpf.objects import OBJECT_DIRECTORY
+from tests.oracle.tables import Table
 
 SOURCES = OBJECT_DIRECTORY.parent
 
@@ -20,7 +21,7 @@ SOURCES = OBJECT_DIRECTORY.parent
 class Broken:
     """One fault: `old` in `file` becomes `new`; `programs` are those it is compiled into.
 
-    It has to be found within so many packets; `crowded`: of worlds with full tables.
+    It has to be found within so many packets of worlds with such a table.
     """
 
     name: str
@@ -29,7 +30,7 @@ class Broken:
     new: str
     programs: tuple[str, ...] = ("uplink",)
     packets: int = 20_000
-    crowded: bool = False
+    table: Table = Table.ROOMY
 
 
 class DoesNotApplyError(AssertionError):

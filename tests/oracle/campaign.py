@@ -10,6 +10,7 @@ from random import Random
 
 from tests.oracle.classes import classes
 from tests.oracle.pair import Pair, Subject
+from tests.oracle.tables import Table
 from tests.oracle.traffic import Traffic
 from tests.oracle.worlds import Comes, Event, Setting, Worlds
 
@@ -44,18 +45,18 @@ class Tally:
 
 
 def one_world(
-    subject: Subject, seed: int, packets: int, tally: Tally, *, crowded: bool = False
+    subject: Subject, seed: int, packets: int, tally: Tally, table: Table = Table.ROOMY
 ) -> Failure | None:
     """So many packets through the world of this seed."""
     rng = Random(seed)
-    worlds = Worlds(rng, crowded=crowded)
+    worlds = Worlds(rng, table)
     setting = worlds.setting()
-    pair = Pair(subject, setting, crowded=crowded)
+    pair = Pair(subject, setting)
     events: list[Event] = []
     for event in worlds.events():
         events.append(event)
         pair.apply(event)
-    traffic = Traffic(rng, worlds, pair.model, flood=crowded)
+    traffic = Traffic(rng, worlds, pair.model, flood=table.crowded)
     tally.worlds += 1
     left = packets
     while left:
@@ -71,6 +72,7 @@ def one_world(
                 tally.classes[traffic.damage] += 1
         if wrong is not None:
             return Failure(seed, setting, events, wrong)
+    tally.classes += pair.model.memory.given
     return None
 
 
@@ -78,8 +80,8 @@ def run(
     subject: Subject,
     packets: int,
     seed: int,
+    table: Table = Table.ROOMY,
     *,
-    crowded: bool = False,
     per_world: int = PER_WORLD,
     progress: Callable[[Tally], None] = lambda _tally: None,
 ) -> tuple[Tally, Failure | None]:
@@ -87,7 +89,7 @@ def run(
     tally = Tally()
     while tally.packets < packets:
         some = min(per_world, packets - tally.packets)
-        failure = one_world(subject, seed + tally.worlds, some, tally, crowded=crowded)
+        failure = one_world(subject, seed + tally.worlds, some, tally, table)
         if failure is not None:
             return tally, failure
         progress(tally)

@@ -42,9 +42,11 @@ EXPECTED = frozenset((
     *(f"{family} {name} in {tags}" for family in _FAMILIES for name in ("TCP", "UDP", "SCTP")
       for tags in ("VLAN", "QinQ")),
     "IPv4 options", "IPv6 extension headers", "octets behind the packet", "group MAC",
+    "port of the first choice", "port of the second choice", "privileged port kept",
+    "privileged port changed",
     "as drawn", "truncated", "bits flipped", "field overwritten", "octets inserted", "lengthened",
 ))  # fmt: skip
-"""Every kind that a campaign has to show."""
+"""Every kind that a campaign has to show, of frames and of source ports that flows were given."""
 
 EXPECTED_REASONS = frozenset((
     "PASS_ARP", "PASS_LLDP", "PASS_IPV4", "PASS_IPV6", "PASS_ND", "XSK_ARP", "XSK_IPV4",

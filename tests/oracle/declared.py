@@ -147,6 +147,11 @@ class Node:
         """The address by which backends know us."""
         return self.service4 if version == 4 else self.service6
 
+    def our_addresses(self, version: int) -> tuple[bytes, bytes]:
+        """Every address by which a backend may know us."""
+        hidden = self.hidden4 if version == 4 else self.hidden6
+        return self.service_address(version), hidden
+
     def stand_in(self, version: int, backend: Backend) -> bytes:
         """The address by which this backend knows the clients that it must not see."""
         if backend.place is Place.HOST:

@@ -6,6 +6,7 @@ packet that shows it; until then the flow has candidates. From then on it is bou
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -20,6 +21,11 @@ StandIn = Callable[[Backend], bytes]
 """By which address a backend knows the clients that it must not see."""
 
 FragmentKey = tuple[bytes, bytes, int, int]
+
+PRIVILEGED = 1024
+"""Clients' ports below are kept where that can be; no others are given (RFC 6056 section 3.2)."""
+FIRST_CHOICE = 16384
+"""Ports from here on are given first; those below, where a table is full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,10 @@ class Flow:
     closed: int = 0
     source_port: int | None = None
     """The port by which the backend knows it; None: not seen yet."""
+    choice: int = 0
+    """Which of the choices for its client it goes by, where there is affinity."""
+    ours: bool = False
+    """Its client speaks from an address by which backends know us."""
     ended: bool = False
     mark: int = 0
     """How many flows had been added when its last packet came."""
@@ -79,9 +89,14 @@ class Flow:
     def wants_nat(self, backend: Backend) -> bool:
         """Whether the backend has to see our address in place of the client's.
 
-        A backend that reaches itself through the service needs it, or the reply stays inside.
+        A backend that reaches itself through the service needs it, or the reply stays inside; who
+        speaks from an address of ours, or its port might be one that we gave.
         """
-        if self.handed or self.is_direct(backend):
+        if self.is_direct(backend):
+            return False
+        if self.ours:
+            return True
+        if self.handed:
             return False
         if backend.place is Place.HOST:
             # This node's kernel knows its way to whoever is outside.
@@ -93,6 +108,23 @@ class Flow:
             return False
         return self.service.inner_snat if self.inner else self.service.snat
 
+    @property
+    def is_privileged(self) -> bool:
+        """Whether its client's own port is one to keep."""
+        return 0 < self.ends[1] < PRIVILEGED
+
+    def may_be_given(self, port: int, *, crowded: bool) -> bool:
+        """Whether it may be known by this port, if that is free and the client must not be seen."""
+        if port == self.ends[1] and self.is_privileged:
+            return True
+        return port >= (PRIVILEGED if crowded else FIRST_CHOICE)
+
+    def kind_of_port(self, port: int) -> str:
+        """What a campaign counts it as."""
+        if port >= FIRST_CHOICE:
+            return "privileged port changed" if self.is_privileged else "port of the first choice"
+        return "port of the second choice" if port >= PRIVILEGED else "privileged port kept"
+
 
 @dataclass(slots=True)
 class _Remembered:
@@ -103,10 +135,11 @@ class _Remembered:
 
 @dataclass(slots=True)
 class _Bound:
-    """A client's backend: `candidates` until it is seen."""
+    """A client's backend: `candidates` until it is seen; another `choice` may be of another one."""
 
     candidates: tuple[Backend, ...]
     seen: int
+    choice: int
 
 
 @dataclass(slots=True)
@@ -119,12 +152,15 @@ class _Choice:
 class Memory:
     """Everything between packets.
 
-    `crowded`: the table is so small that new flows push weak ones out.
+    `crowded`: new flows may push weak ones out (`Table`); `others`: established flows that are none
+    of the model's, of each family.
     """
 
     crowded: bool = False
+    others: int = 0
     tick: int = 0
     added: int = 0
+    made_choices: int = 0
     flows: dict[Tuple, Flow] = field(default_factory=dict)
     replies: dict[Tuple, Flow] = field(default_factory=dict)
     hidden: list[Flow] = field(default_factory=list)
@@ -132,6 +168,8 @@ class Memory:
     fragments: dict[FragmentKey, _Remembered] = field(default_factory=dict)
     affinities: dict[tuple[str, bytes], _Bound] = field(default_factory=dict)
     choices: dict[tuple[object, ...], _Choice] = field(default_factory=dict)
+    given: Counter[str] = field(default_factory=Counter)
+    """What kinds of source ports flows turned out to have that have not their clients'."""
 
     # -- flows --------------------------------------------------------------------------------
 
@@ -170,7 +208,11 @@ class Memory:
             and any(
                 (b.addr, b.port) == (src, sport)
                 and not flow.is_direct(b)
-                and (dst == stand_in(b) if flow.wants_nat(b) else (dst, dport) == flow.ends[:2])
+                and (
+                    dst == stand_in(b) and flow.may_be_given(dport, crowded=self.crowded)
+                    if flow.wants_nat(b)
+                    else (dst, dport) == flow.ends[:2]
+                )
                 for b in flow.candidates
             )
         ]
@@ -205,12 +247,24 @@ class Memory:
                 return f"the flows of {other.ends} and {flow.ends} share {key}"
             other.ended = True
         self.replies[key] = flow
+        if flow.wants_nat(backend):
+            self.given[flow.kind_of_port(port)] += 1
         return None
 
-    def is_taken(self, key: Tuple, flow: Flow) -> bool:
-        """Whether a living flow has this reply tuple for certain."""
-        other = self.find_reply(key)
-        return other is not None and other is not flow and not self.may_be_gone(other)
+    def established(self, version: int) -> int:
+        """How many flows of a family no other may push out."""
+        mine = (f for f in self.flows.values() if f.version == version and not f.state.weak)
+        return self.others + sum(1 for flow in mine if self.lives(flow))
+
+    def second_choices(self, backend: Backend, source: bytes) -> int:
+        """How many flows a backend knows, or may, by ports that are not given first."""
+        end = (backend.addr, backend.port, source)
+        known = sum(
+            1 for key, flow in self.replies.items()
+            if key[:3] == end and key[4] == backend.proto
+            and PRIVILEGED <= key[3] < FIRST_CHOICE and self.lives(flow)
+        )  # fmt: skip
+        return known + sum(1 for f in self.hidden if backend in f.candidates and self.lives(f))
 
     def end(self, key: Tuple) -> None:
         """The flow of this tuple, if there is one, is over."""
@@ -260,15 +314,16 @@ class Memory:
             return None
         return found if any(b in members for b in found.candidates) else None
 
-    def keep(self, service: Service, client: bytes, candidates: tuple[Backend, ...]) -> None:
-        """From now on the client goes there."""
-        if service.affinity is not None:
-            self.affinities[service.name, client] = _Bound(candidates, self.tick)
+    def keep(self, flow: Flow) -> None:
+        """From now on the client goes where this flow goes."""
+        if flow.service.affinity is not None:
+            bound = _Bound(flow.candidates, self.tick, flow.choice)
+            self.affinities[flow.service.name, flow.ends[0]] = bound
 
-    def narrow(self, service: Service, client: bytes, backend: Backend) -> None:
-        """It turned out where the client goes."""
-        found = self.affinities.get((service.name, client))
-        if found is not None and backend in found.candidates:
+    def narrow(self, flow: Flow, backend: Backend) -> None:
+        """It turned out where the flow goes; so does its client, if nothing was chosen since."""
+        found = self.affinities.get((flow.service.name, flow.ends[0]))
+        if found is not None and found.choice == flow.choice:
             found.candidates = (backend,)
 
     def chosen(

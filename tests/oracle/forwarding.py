@@ -14,12 +14,10 @@ from tests.oracle import states
 from tests.oracle.declared import Backend, Node, Place, Service
 from tests.oracle.expected import carried, error_turned, link
 from tests.oracle.flows import Flow, Memory, StandIn, Tuple, Way, way_of
+from tests.oracle.ports import may_be_refused, wrong_port
 from tests.oracle.saying import Saying
 from tests.oracle.verdicts import DROP, PASS, REDIRECT, TX, Seen, exactly, plain
 from tests.oracle.wire import SCTP, Frame, Inside
-
-SOURCE_PORTS_TRIED = 17
-"""A flow's own port and 16 more; then it is refused."""
 
 ELSEWHERE = "not towards this backend"
 """Said of each candidate that it is not; put into words once, if no other one is meant."""
@@ -117,6 +115,9 @@ class Forwarding:
         head, action = self._towards(frame, flow, backend, inner)
         forms = carried(frame, head, (source, port), (backend.addr, backend.port))
         wrong = exactly(seen, forms, action, reason)
+        if wrong is None and flow.source_port is None:
+            address = self._stand_in(frame.version)
+            wrong = wrong_port(self.memory, flow, backend, port, address, fresh=fresh)
         return wrong or self._went(frame, flow, door, backend, port)
 
     def _towards(
@@ -133,27 +134,21 @@ class Forwarding:
     def _stand_in(self, version: int) -> StandIn:
         return partial(self.node.stand_in, version)
 
-    def _port_of(self, frame: Frame, seen: Seen, flow: Flow, backend: Backend) -> int:
-        """The source port that a new flow was given; its own where that is free."""
-        own = flow.ends[1]
-        if not flow.wants_nat(backend) or frame.frag_offset:
-            return own
-        address = self._stand_in(frame.version)
-        key = self.memory.reply_tuple(flow, backend, own, address)
-        if self.memory.find_reply(key) is None and not self.memory.find_hidden(key, address):
-            return own
+    @staticmethod
+    def _port_of(frame: Frame, seen: Seen, flow: Flow, backend: Backend) -> int:
+        """The source port that a flow was given: the client's, or what the backend will see."""
+        if not flow.wants_nat(backend):
+            return flow.ends[1]
         at = 14 + frame.l4 - frame.l3
         return int.from_bytes(seen.octets[at : at + 2], "big")
 
     def _went(self, frame: Frame, flow: Flow, door: int, backend: Backend, port: int) -> str | None:
         """A packet of the flow went to `backend`: the flow is bound, and further."""
         if not flow.bound:
-            if port == 0 and flow.ends[1]:
-                return "the source port is 0"
             address = self._stand_in(frame.version)
             if wrong := self.memory.bind(flow, backend, port, address):
                 return wrong
-            self.memory.narrow(flow.service, flow.ends[0], backend)
+            self.memory.narrow(flow, backend)
         way = None if door == self.node.service_link else way_of(frame, door)
         self._learn(frame, flow, way, reply=False)
         return None
@@ -189,19 +184,24 @@ class Forwarding:
             return self._closed(wrong, key)
         usable = [member.backend for member in members]
         kept = memory.kept(service, frame.src, usable)
-        candidates = tuple(usable)
         if kept is not None and set(kept.candidates) <= set(usable):
-            candidates = kept.candidates
+            candidates, choice = kept.candidates, kept.choice
+        else:
+            memory.made_choices += 1
+            candidates, choice = tuple(usable), memory.made_choices
         flow = Flow(
             ends=key, service=service, inner=inner, handed=handed, candidates=candidates,
             ways=(way_of(frame, door),), state=states.first(frame.proto, frame.flags),
-            seen=memory.tick,
+            seen=memory.tick, choice=choice, ours=frame.src in node.our_addresses(frame.version),
         )  # fmt: skip
         if seen.reason in ("DROP_CONFLICT", "DROP_NO_PORT", "DROP_CT_FULL"):
-            wrong = plain(seen, octets, DROP, seen.reason) or self._not_opened(seen, flow)
+            wrong = plain(seen, octets, DROP, seen.reason) or may_be_refused(
+                seen.reason, memory, flow, self._stand_in(frame.version)
+            )
             if wrong is None:
                 memory.end(key)
-                memory.keep(service, frame.src, candidates)
+                memory.added += 1  # what it asked for it may have taken from another
+                memory.keep(flow)
             return wrong
         before = memory.flows.get(key)
         was_ended = before.ended if before else False
@@ -218,7 +218,7 @@ class Forwarding:
                 before.ended = was_ended
             return wrong
         memory.add(flow)
-        memory.keep(service, frame.src, flow.candidates)
+        memory.keep(flow)
         return None
 
     def _closed(self, wrong: str | None, key: Tuple) -> str | None:
@@ -234,26 +234,6 @@ class Forwarding:
             return self.says.refuse(frame, seen, inner, "DROP_NO_BACKEND")
         reason = "DROP_NO_LOCAL" if local else "DROP_NO_BACKEND"
         return plain(seen, frame.octets, DROP, reason)
-
-    def _not_opened(self, seen: Seen, flow: Flow) -> str | None:
-        """Whether a flow may be refused for want of a port, of a tuple of its own, or of room."""
-        memory, port = self.memory, flow.ends[1]
-        if seen.reason == "DROP_CT_FULL":
-            return None if memory.crowded else "DROP_CT_FULL, but the table is far from full"
-        address = self._stand_in(flow.version)
-        for backend in flow.candidates:
-            if flow.is_direct(backend):
-                continue
-            key = memory.reply_tuple(flow, backend, port, address)
-            if memory.find_reply(key) is None and not memory.find_hidden(key, address):
-                continue
-            if seen.reason == "DROP_CONFLICT" and not flow.wants_nat(backend):
-                return None
-            if seen.reason == "DROP_NO_PORT" and flow.wants_nat(backend):
-                near = [k for k in memory.replies if k[0] == backend.addr and k[1] == backend.port]
-                if len(near) >= SOURCE_PORTS_TRIED:
-                    return None
-        return f"{seen.reason}, but no living flow is in the way"
 
     # -- back to a client ---------------------------------------------------------------------
 
@@ -323,7 +303,7 @@ class Forwarding:
             address = self._stand_in(frame.version)
             if wrong := self.memory.bind(flow, backend, frame.dport, address):
                 return wrong
-            self.memory.narrow(flow.service, flow.ends[0], backend)
+            self.memory.narrow(flow, backend)
         self._learn(frame, flow, None, reply=True)
         return None
 

@@ -29,9 +29,10 @@ SOLICITATION, ADVERTISEMENT = 135, 136
 class Model:
     """One node. Its clock is set by `pass_time`; it starts at 0."""
 
-    def __init__(self, node: Node, *, crowded: bool = False) -> None:
+    def __init__(self, node: Node, *, crowded: bool = False, others: int = 0) -> None:
+        """`crowded` and `others` are the memory's."""
         self.node = node
-        self.memory = Memory(crowded=crowded)
+        self.memory = Memory(crowded=crowded, others=others)
         self.services = Forwarding(node, self.memory)
         self.last: Frame | None = None
         """The frame that was judged last, as it was read."""
@@ -82,16 +83,19 @@ class Model:
         ours = frame.dst == node.service_address(frame.version) and node.ready(frame.version)
         wrong: str | None = None
         if inner or ours:
-            if flow := memory.find_reply(key):
-                wrong = self.services.reply(frame, seen, flow, door, inner)
-                if wrong is None or not memory.may_be_gone(flow):
-                    return wrong
             hidden = memory.find_hidden(key, partial(node.stand_in, frame.version))
-            # A flow's own port is tried before any other.
+            if flow := memory.find_reply(key):
+                doubtful = memory.may_be_gone(flow)
+                wrong = self.services.reply(frame, seen, flow, door, inner)
+                if wrong is None and doubtful and seen.action == DROP:
+                    self.unclear += [flow, *hidden]  # what is dropped does not say whose it was
+                if wrong is None or not doubtful:
+                    return wrong
+            # Of flows that may all be meant, the one whose client has this port.
             for flow in sorted(hidden, key=lambda flow: flow.ends[1] != frame.dport):
                 if self.services.reply(frame, seen, flow, door, inner) is None:
                     if seen.action == DROP and len(hidden) > 1:
-                        self.unclear += hidden  # what is dropped does not say whose it was
+                        self.unclear += hidden
                     return None
             if ours:
                 rest = self._rest(frame, seen, inner)

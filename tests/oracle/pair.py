@@ -48,9 +48,9 @@ class Subject(Protocol):
 class Pair:
     """Both, from the beginning of a world."""
 
-    def __init__(self, subject: Subject, setting: Setting, *, crowded: bool = False) -> None:
+    def __init__(self, subject: Subject, setting: Setting) -> None:
         self.subject = subject
-        self.model = Model(setting.node(), crowded=crowded)
+        self.model = Model(setting.node(), crowded=setting.table.crowded, others=setting.others)
         self.last: Seen | None = None
         subject.begin(setting)
 

@@ -15,6 +15,7 @@ from bpf.objects import OBJECT_DIRECTORY
 from dataplane.drivers.bpfstate import remove_pins
 from tests.labs.netns import Namespace
 from tests.oracle.bench import Bench, bench
+from tests.oracle.tables import Table
 from tests.oracle.worlds import SVC, UPLINK, UPLINK_TWO
 
 CLONE_NEWNET = 0x40000000
@@ -56,12 +57,12 @@ def mounted() -> Iterator[Path]:
 
 @contextmanager
 def standing(
-    slots: int = 1 << 15, objects: Path = OBJECT_DIRECTORY, cpu: int = 0
+    table: Table = Table.ROOMY, objects: Path = OBJECT_DIRECTORY, cpu: int = 0
 ) -> Iterator[Bench]:
     """A bench, with everything around it."""
     with mounted() as root, inside(f"mro-{os.getpid()}") as devices:
         try:
-            with bench(root / "node", devices, slots, objects, cpu) as made:
+            with bench(root / "node", devices, table, objects, cpu) as made:
                 yield made
         finally:
             remove_pins(str(root / "node"))

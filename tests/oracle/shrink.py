@@ -19,18 +19,16 @@ TRIES = 600
 """Replays for one failure."""
 
 
-def replay(
-    subject: Subject, setting: Setting, events: list[Event], *, crowded: bool = False
-) -> tuple[str, int] | None:
+def replay(subject: Subject, setting: Setting, events: list[Event]) -> tuple[str, int] | None:
     """What is wrong, and after which event; None: nothing."""
-    pair = Pair(subject, setting, crowded=crowded)
+    pair = Pair(subject, setting)
     for number, event in enumerate(events):
         if wrong := pair.apply(event):
             return wrong, number
     return None
 
 
-def shrunk(subject: Subject, failure: Failure, *, crowded: bool = False) -> Failure | None:
+def shrunk(subject: Subject, failure: Failure) -> Failure | None:
     """The same failure with as little as it needs; None: it does not happen again."""
     left, kind = TRIES, _kind(failure.wrong)
 
@@ -40,7 +38,7 @@ def shrunk(subject: Subject, failure: Failure, *, crowded: bool = False) -> Fail
         left -= 1
         if left < 0:
             return None
-        found = replay(subject, failure.setting, events, crowded=crowded)
+        found = replay(subject, failure.setting, events)
         if found is None or _kind(found[0]) != kind:
             return None
         return events[: found[1] + 1]
@@ -52,7 +50,7 @@ def shrunk(subject: Subject, failure: Failure, *, crowded: bool = False) -> Fail
     events = _simpler(events, fails)
     events = _fewer(events, fails)
     left = 1
-    found = replay(subject, failure.setting, events, crowded=crowded)
+    found = replay(subject, failure.setting, events)
     wrong = found[0] if found else failure.wrong
     return Failure(failure.seed, failure.setting, events, wrong)
 

@@ -14,10 +14,10 @@ import pytest
 
 from tests.oracle.campaign import Failure, Tally, run
 from tests.oracle.classes import EXPECTED, EXPECTED_REASONS
-from tests.oracle.conftest import CROWDED_SLOTS
 from tests.oracle.kernel import KernelLog
 from tests.oracle.place import standing
 from tests.oracle.shrink import shrunk, told
+from tests.oracle.tables import Table
 
 pytestmark = pytest.mark.oracle
 
@@ -31,14 +31,16 @@ class Part:
     name: str
     packets: int
     seed: int | None
-    crowded: bool = False
+    table: Table = Table.ROOMY
 
 
 PARTS = (
     Part("fixed worlds", 80_000, 41),
-    Part("fixed worlds with full tables", 20_000, 1, crowded=True),
+    Part("fixed worlds with full tables", 20_000, 1, Table.CROWDED),
+    Part("fixed worlds with wide tables that are full", 20_000, 1, Table.LADEN),
     Part("new worlds", 20_000, None),
-    Part("new worlds with full tables", 5_000, None, crowded=True),
+    Part("new worlds with full tables", 5_000, None, Table.CROWDED),
+    Part("new worlds with wide tables that are full", 5_000, None, Table.LADEN),
 )
 WANTED = 100_000
 
@@ -72,14 +74,12 @@ def result() -> Result:
     with KernelLog() as log:
         for part in PARTS:
             seed = secrets.randbelow(1 << 40) if part.seed is None else part.seed
-            with standing(CROWDED_SLOTS if part.crowded else 1 << 15) as bench:
-                tally, failure = run(
-                    bench, part.packets, seed, crowded=part.crowded, per_world=PER_WORLD
-                )
+            with standing(part.table) as bench:
+                tally, failure = run(bench, part.packets, seed, part.table, per_world=PER_WORLD)
                 print(f"{part.name}: seed {seed}, {tally.packets:,}, {tally.rate:,.0f} a second")
                 found.tallies[part.name] = tally
                 if failure is not None:
-                    small = shrunk(bench, failure, crowded=part.crowded)
+                    small = shrunk(bench, failure)
                     found.failures[part.name] = _text(failure, small)
         found.complaints.extend(log.complaints())
     return found

@@ -8,6 +8,7 @@ from bpf.pick import Candidate, member_key, table
 from tests.oracle import crafted
 from tests.oracle.bench import Bench
 from tests.oracle.declared import Backend, Known, Member, Place, Service
+from tests.oracle.flows import FIRST_CHOICE
 from tests.oracle.pair import Pair
 from tests.oracle.states import TICKS
 from tests.oracle.wire import ACK, ICMPV6, IPV4, IPV6, RST, SYN, TCP, UDP
@@ -72,11 +73,29 @@ def answers(flags: int = SYN | ACK, *, port: int = 40000, proto: int = TCP) -> C
     return Comes(SVC, crafted.eth(SERVICE_MAC, GATEWAY_MAC, IPV4, packet))
 
 
-def reasons(bench: Bench, *events: Event, setting: Setting | None = None) -> list[str]:
-    """What was counted for each frame, and the model agrees with all of it."""
-    pair, found = Pair(bench, setting or Setting()), []
+def told(bench: Bench, setting: Setting | None = None) -> Pair:
+    """Programs and model of a node that knows its VIPs' addresses."""
+    pair = Pair(bench, setting or Setting())
     for vip in (*VIPS[4], *VIPS[6]):
         pair.apply(Knows(vip, Known(owned=True, vip=True)))
+    return pair
+
+
+def given(pair: Pair, asked: Comes) -> int:
+    """The source port that the backend saw of a client's packet."""
+    assert pair.apply(asked) is None
+    return given_last(pair)
+
+
+def given_last(pair: Pair) -> int:
+    """The same of the packet before."""
+    assert pair.last is not None
+    return int.from_bytes(pair.last.octets[34:36], "big")
+
+
+def reasons(bench: Bench, *events: Event, setting: Setting | None = None) -> list[str]:
+    """What was counted for each frame, and the model agrees with all of it."""
+    pair, found = told(bench, setting), []
     for event in events:
         assert pair.apply(event) is None, event
         if isinstance(event, Comes):
@@ -87,16 +106,30 @@ def reasons(bench: Bench, *events: Event, setting: Setting | None = None) -> lis
 
 def test_the_reply_of_a_flow_whose_time_is_over_is_nobodys(bench: Bench) -> None:
     later = Passes(30 * TICKS + 1)
-    asked, answered = asks(proto=UDP), answers(proto=UDP)
+    asked, answered = asks(proto=UDP, port=700), answers(proto=UDP, port=700)
     found = reasons(bench, Serves(service(UDP)), asked, later, answered)
     assert found == ["VIP_NEW", "DROP_SVC_NO_FLOW"]
 
 
 def test_a_reply_goes_to_the_flow_that_lives_and_not_to_one_that_had_its_port(bench: Bench) -> None:
-    later = Passes(30 * TICKS + 1)
-    first, second = asks(proto=UDP), asks(proto=UDP, src=OTHER)
-    found = reasons(bench, Serves(service(UDP)), first, later, second, answers(proto=UDP))
+    # Of a privileged port, which both of them are given if they can be.
+    later, answered = Passes(30 * TICKS + 1), answers(proto=UDP, port=700)
+    first, second = asks(proto=UDP, port=700), asks(proto=UDP, port=700, src=OTHER)
+    found = reasons(bench, Serves(service(UDP)), first, later, second, answered)
     assert found == ["VIP_NEW", "VIP_NEW", "SVC_REPLY"]
+
+
+def test_who_finds_its_privileged_port_taken_has_its_replies(bench: Bench) -> None:
+    # Seen: the record was claimed by one hash and looked for by another.
+    pair = told(bench)
+    pair.apply(Serves(service(TCP)))
+    assert given(pair, asks(port=700)) == 700
+    other = given(pair, asks(port=700, src=OTHER))
+    assert other >= FIRST_CHOICE
+    for port in (700, other):
+        assert pair.apply(answers(port=port)) is None
+        assert pair.last is not None
+        assert pair.last.reason == "SVC_REPLY"
 
 
 def test_a_first_packet_with_syn_and_rst_in_a_vlan_is_one_flow(bench: Bench) -> None:
@@ -106,9 +139,9 @@ def test_a_first_packet_with_syn_and_rst_in_a_vlan_is_one_flow(bench: Bench) -> 
 
 def test_the_reply_to_a_client_behind_ovn_goes_into_ovn_from_an_uplink_too(bench: Bench) -> None:
     pod = PODS[6][1]
-    body = crafted.tcp(pod, VIPS[6][0], 40000, 80, SYN)
+    body = crafted.tcp(pod, VIPS[6][0], 700, 80, SYN)
     asked = crafted.eth(SERVICE_MAC, GATEWAY_MAC, IPV6, crafted.ip(pod, VIPS[6][0], TCP, body))
-    answer = crafted.tcp(PODS[6][0], SERVICE6, 8080, 40000, SYN | ACK)
+    answer = crafted.tcp(PODS[6][0], SERVICE6, 8080, 700, SYN | ACK)
     found = reasons(
         bench,
         Serves(service(TCP, vip=VIPS[6][0], inner_snat=True)),
@@ -125,12 +158,12 @@ def test_a_packet_that_is_answered_teaches_its_flow_nothing(
     found = reasons(
         bench,
         Serves(service(TCP)),
-        asks(),
-        answers(),
-        asks(ACK),
-        asks(RST, ttl=1, tcis=tcis),  # never arrives, so nothing is reset
+        asks(port=700),
+        answers(port=700),
+        asks(ACK, port=700),
+        asks(RST, port=700, ttl=1, tcis=tcis),  # never arrives, so nothing is reset
         Passes(60 * TICKS),
-        answers(ACK),
+        answers(ACK, port=700),
     )
     assert found == ["VIP_NEW", "SVC_REPLY", "VIP_FORWARD", "ANSWER_TTL", "SVC_REPLY"]
 

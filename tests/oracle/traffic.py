@@ -237,6 +237,16 @@ class Traffic:
         ]  # fmt: skip
         return self._rng.choice(keys) if keys else None
 
+    def _port(self) -> int:
+        """A client's: mostly one of few, so that clients are in each other's way; at times a
+        privileged one."""
+        kind = self._rng.random()
+        if kind < 0.7:
+            return self._rng.randint(40000, 40012)
+        if kind < 0.8:
+            return self._rng.choice((1, 700, 701, 702, 1023))
+        return self._rng.randint(1, 65535) if kind < 0.995 else 0
+
     def _new(self) -> Comes | None:
         rng, target = self._rng, self._target()
         if target is None:
@@ -244,11 +254,12 @@ class Traffic:
         vip, port, proto = target
         version = 4 if len(vip) == 4 else 6
         addr, door, router, tcis = rng.choice(self._clients[version])
-        if rng.random() < 0.03:
+        rare = rng.random()
+        if rare < 0.03:
             addr = rng.choice(PODS[version])
-        sport = rng.randint(40000, 40012) if rng.random() < 0.7 else rng.randint(1, 65535)
-        if rng.random() < 0.005:
-            sport = 0
+        elif rare < 0.035:
+            addr = rng.choice(self._model.node.our_addresses(version))
+        sport = self._port()
         to_mac, from_mac = UPLINK_MAC, router
         if rng.random() < 0.08:
             to_mac, from_mac = GATEWAY_MAC, OTHER_NODE
@@ -263,9 +274,12 @@ class Traffic:
         if target is None:
             return None
         vip, port, proto = target
-        addr = rng.choice(PODS[4 if len(vip) == 4 else 6])
+        version = 4 if len(vip) == 4 else 6
+        addr = rng.choice(PODS[version])
+        if rng.random() < 0.005:
+            addr = rng.choice(self._model.node.our_addresses(version))
         flags = self._flags(proto, FIRST_FLAGS, FIRST_CHUNKS)
-        sport = rng.randint(40000, 40012)
+        sport = self._port()
         segment = crafted.segment(addr, vip, sport, port, proto, flags, self._data())
         return self._frames(SVC, (SERVICE_MAC, GATEWAY_MAC, ()), (addr, vip), proto, segment)
 

@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from random import Random
 
 from tests.oracle.declared import Backend, Known, Member, Node, Place, Service
+from tests.oracle.tables import Table
 from tests.oracle.wire import SCTP, TCP, UDP
 
 UPLINK, UPLINK_TWO, SVC = 1, 2, 3
@@ -103,12 +104,17 @@ Event = Knows | Serves | Withdraws | Passes | Comes
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What of a node does not change: whether its parts are ready, and its seeds."""
+    """What of a node does not change: whether its parts are ready, its seeds, its table.
+
+    `others`: flows of each family that were there before, and will be to the end.
+    """
 
     ready4: bool = True
     ready6: bool = True
     leaving: frozenset[int] = frozenset((UPLINK, UPLINK_TWO))
     hash_seed: int = 1
+    table: Table = Table.ROOMY
+    others: int = 0
 
     def node(self) -> Node:
         """The node, empty."""
@@ -121,8 +127,8 @@ class Setting:
 class Worlds:
     """Draws what a world is made of."""
 
-    def __init__(self, rng: Random, *, crowded: bool = False) -> None:
-        self._rng, self._crowded = rng, crowded
+    def __init__(self, rng: Random, table: Table = Table.ROOMY) -> None:
+        self._rng, self._table = rng, table
         self._many = ""
         self._backends = {version: self._some_backends(version) for version in (4, 6)}
 
@@ -152,6 +158,8 @@ class Worlds:
             ready6=self._chance(0.92),
             leaving=doors if self._chance(0.9) else frozenset((UPLINK,)),
             hash_seed=self._rng.getrandbits(32),
+            table=self._table,
+            others=int(self._rng.choice(self._table.loads) * self._table.records),
         )
 
     def events(self) -> Iterator[Event]:
@@ -195,7 +203,8 @@ class Worlds:
                 for backend in rng.sample(usable, min(len(usable), rng.randint(1, 6)))
             )
         # One service of a world may have so many: they take a table, and the bench has one.
-        if self._many in ("", service.name) and not self._crowded and self._chance(0.01):
+        roomy = self._table is Table.ROOMY
+        if self._many in ("", service.name) and roomy and self._chance(0.01):
             self._many = service.name
             prefix = b"\x0a\x11\0" if version == 4 else address("fd11::")[:15]
             members += tuple(

@@ -1,7 +1,8 @@
 """Ten million packets of every kind through the programs and the model of them: no difference.
 
 MILLRACE_ORACLE_PACKETS says how many, MILLRACE_ORACLE_SEED where the worlds begin (else anywhere).
-Every processor has its own share, four fifths of it in worlds whose tables are never full.
+Every processor has its own share, four fifths of it in worlds whose tables are never full, the
+others in small and in wide ones that are.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from tests.soak.verdicts import Verdicts
 pytestmark = pytest.mark.soak
 
 PACKETS = 10_000_000
-CROWDED_SHARE = 5
-"""One packet of so many is of a world with full tables."""
+FULL_SHARE = 10
+"""One packet of so many is of a world with a small full table, and one of one with a wide one."""
 
 APART = 1 << 32
 """Seeds between two processes' worlds: more than either of them comes to."""
@@ -42,13 +43,13 @@ class Share:
     failed: list[str] = field(default_factory=list)
     counted: Counter[str] = field(default_factory=Counter)
 
-    def go(self, packets: int, seed: int, directory: Path, *, crowded: bool) -> None:
+    def go(self, packets: int, seed: int, directory: Path, *kind: str) -> None:
         """One process with so many packets; its lines are shown as they come."""
-        tally = directory / f"{self.cpu}-{int(crowded)}.json"
+        tally = directory / f"{self.cpu}{''.join(kind)}.json"
         command = [
             sys.executable, "-u", "-m", "tests.oracle", "--packets", str(packets),
             "--seed", str(seed), "--cpu", str(self.cpu), "--tally", str(tally),
-            *(["--crowded"] if crowded else []),
+            *kind,
         ]  # fmt: skip
         lines: list[str] = []
         with subprocess.Popen(
@@ -68,10 +69,11 @@ class Share:
             self.counted.update(held["counted"])
 
     def all(self, packets: int, seed: int, directory: Path) -> None:
-        """Both kinds of worlds, one after the other."""
-        crowded = packets // CROWDED_SHARE
-        self.go(packets - crowded, seed, directory, crowded=False)
-        self.go(crowded, seed, directory, crowded=True)
+        """All kinds of worlds, one after the other."""
+        full = packets // FULL_SHARE
+        self.go(packets - 2 * full, seed, directory)
+        self.go(full, seed, directory, "--crowded")
+        self.go(full, seed, directory, "--laden")
 
 
 def test_ten_million_packets(verdicts: Verdicts, tmp_path: Path) -> None:
