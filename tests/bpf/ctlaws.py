@@ -90,7 +90,9 @@ def direct(base: Words, port: Words, records: int) -> Words:
     """The record that a port names (ct?_direct); `records` is a mask of their numbers."""
     low = np.uint64((1 << STRETCH_BITS) - 1)
     mask = np.uint64(records)
-    stretch = _high(base) * (np.uint64(2) * (port >> np.uint64(STRETCH_BITS)) + np.uint64(1))
+    hashed = _high(base)
+    step = (hashed | np.uint64(1)) << np.uint64(STRETCH_BITS)
+    stretch = hashed + (port >> np.uint64(STRETCH_BITS)) * step
     return (stretch & mask & ~low) | ((base + port) & mask & low)
 
 

@@ -35,7 +35,7 @@ class Hurler:
     def aim(self, packet: Packet | bytes, clients: int, first: int = 0) -> None:
         """From now on packets like this come from so many clients in turn, number `first` next."""
         head = bytes(packet)[: abi.Limit.PERF_HEAD]
-        plan = abi.PERF_PLAN.pack(head=head, flows=clients, services=1, next=first)
+        plan = abi.PERF_PLAN.pack(head=head, flows=clients, services=1, next=first, stride=1)
         self._plan.update(bytes(4), plan)
 
     def hurl(self, packet: Packet | bytes, count: int) -> None:
