@@ -77,7 +77,7 @@ FAULTS = (
     ),
     Broken(
         "a source port is given twice",
-        "include/ct_family.h",
+        "include/ct_words.h",
         "return NO_WORD + DROP_CONFLICT;",
         "own = NO_WORD;",
     ),
@@ -149,14 +149,14 @@ FAULTS = (
     ),
     Broken(
         "a claim takes flows that work",
-        "include/ct_family.h",
+        "include/ct_claim.h",
         "return is_weak(flow->state) * ((silent",
         "return (is_weak(flow->state) | 1) * ((silent",
         table=Table.CROWDED,
     ),
     Broken(
         "no claim takes anything that lives",
-        "include/ct_family.h",
+        "include/ct_claim.h",
         "return is_weak(flow->state) * ((silent",
         "return (is_weak(flow->state) & 0) * ((silent",
         packets=60_000,
@@ -164,13 +164,13 @@ FAULTS = (
     ),
     Broken(
         "who claims a record clears another's word",
-        "include/ct_family.h",
+        "include/ct_claim.h",
         "if (likely(*own == word)) {\n\t\t__sync_val_compare_and_swap(own, word, 0);",
         "if (likely(*own)) {\n\t\t*own = 0;",
     ),
     Broken(
         "a word is believed by four bits of its tag",
-        "include/ct_family.h",
+        "include/ct_find.h",
         "if ((word & ~records) != place->tag)\n\t\treturn NULL;\n"
         "\tflow = CT(at)(word & records);\n\tif (!flow)\n\t\treturn NULL;\n"
         "\t*life = *(volatile __u32 *)&flow->life;\n\tbarrier();\n"
@@ -182,7 +182,7 @@ FAULTS = (
     ),
     Broken(
         "a flow in its second bucket is not found",
-        "include/ct_family.h",
+        "include/ct_add.h",
         "first->spilled = 1;",
         "first->spilled = 0;",
         packets=60_000,
@@ -190,13 +190,13 @@ FAULTS = (
     ),
     Broken(
         "a record that was claimed does not come to life",
-        "include/ct_family.h",
+        "include/ct_add.h",
         "*(volatile __u32 *)&flow->life = flow->life + 1;",
         "*(volatile __u32 *)&flow->life = flow->life + 0;",
     ),
     Broken(
         "a flow has the life of the one that it pushed out",
-        "include/ct_family.h",
+        "include/ct_claim.h",
         "(work->used | 3) + 3) !=",
         "(work->used | 3) - 1) !=",
         packets=60_000,
@@ -204,7 +204,7 @@ FAULTS = (
     ),
     Broken(
         "a reply is taken for that of whatever flow has its record",
-        "include/ct_family.h",
+        "include/ct_find.h",
         "return (life & 1) && CT(is_reply_of)(flow, tuple) &&",
         "return (life & 1) && tuple &&",
         ("uplink", "svc"),
@@ -212,7 +212,7 @@ FAULTS = (
     ),
     Broken(
         "a reply is looked for without the high bits of its port",
-        "include/ct_family.h",
+        "include/ct_find.h",
         "CT(reply_base)(node, tuple), bpf_ntohs(tuple->dport),",
         "CT(reply_base)(node, tuple), DIRECT_PORT_MIN | (bpf_ntohs(tuple->dport) & STRETCH),",
         ("uplink", "svc"),

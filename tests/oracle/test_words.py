@@ -20,7 +20,7 @@ pytestmark = pytest.mark.oracle
 SEED, PACKETS = 41, 10_000
 LEFT_BEHIND = Broken(
     "the word of a record's former flow is left behind",
-    "include/ct_family.h",
+    "include/ct_add.h",
     "\tif (likely(work->used))\n\t\tCT(unname)(work->id);",
     "\tif (0)\n\t\tCT(unname)(work->id);",
     ("uplink", "svc"),
