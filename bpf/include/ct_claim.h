@@ -144,9 +144,12 @@ __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 	work->id = best->id;
 	work->used = best->life;
 	flow = CT(at)(work->id);
-	/* Another CPU was here: the caller tries again. */
-	if (!flow || __sync_val_compare_and_swap(&flow->life, work->used, (work->used | 3) + 3) !=
-			     work->used)
+	/* It was answered since it was looked at, so it stays: the caller tries again. */
+	if (!flow || (best->rank != FREE_RANK && !is_weak(flow->state)))
+		return DROP_CT_BUSY;
+	/* Another CPU was here: likewise. */
+	if (__sync_val_compare_and_swap(&flow->life, work->used, (work->used | 3) + 3) !=
+	    work->used)
 		return DROP_CT_BUSY;
 	if (best->rank != FREE_RANK)
 		count_event(EVENT_EVICTED);
