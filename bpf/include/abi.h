@@ -292,7 +292,11 @@ _Static_assert(sizeof(struct affinity) == 8, "affinity");
  */
 struct index_bucket {
 	__u32 lock;		/* odd: held, by who adds a flow whose first bucket this is. It counts up */
-	__u32 spilled;		/* not 0: a flow whose first bucket this is may be in its second */
+	/*
+	 * Words in second buckets whose first this is, or more: one that another's took the place of is
+	 * not taken off.
+	 */
+	__u32 spilled;
 	__u32 words[INDEX_WAYS];
 };
 _Static_assert(sizeof(struct index_bucket) == 64, "index_bucket");

@@ -16,7 +16,7 @@ static __always_inline void CT(give_birth)(FLOW *flow, FLOW *made, struct ct_wor
 			 __builtin_assume_aligned((void *)made + 8, 8), sizeof(*flow) - 8);
 	if (unlikely(work->both)) {
 		bucket = bpf_map_lookup_elem(&CT(tags), &work->place.second);
-		first->spilled = 1;
+		__sync_fetch_and_add(&first->spilled, 1);
 	}
 	if (bucket && work->way < INDEX_WAYS)
 		bucket->words[work->way] = work->place.tag | work->id;

@@ -7,7 +7,7 @@ __noinline int CT(unname)(__u32 id)
 	__u32 zero = 0, way, word, *own;
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
 	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
-	struct index_bucket *bucket;
+	struct index_bucket *bucket, *second;
 	FLOW *flow = CT(at)(id);
 	struct place2 place;
 
@@ -36,13 +36,14 @@ __noinline int CT(unname)(__u32 id)
 			__sync_val_compare_and_swap(&bucket->words[way], word, 0);
 	if (likely(!bucket->spilled))
 		return 0;
-	bucket = bpf_map_lookup_elem(&CT(tags), &place.second);
-	if (!bucket)
+	second = bpf_map_lookup_elem(&CT(tags), &place.second);
+	if (!second || second == bucket)
 		return 0;
 #pragma unroll
 	for (way = 0; way < INDEX_WAYS; way++)
-		if (bucket->words[way] == word)
-			__sync_val_compare_and_swap(&bucket->words[way], word, 0);
+		if (second->words[way] == word &&
+		    __sync_val_compare_and_swap(&second->words[way], word, 0) == word)
+			__sync_fetch_and_add(&bucket->spilled, -1);
 	return 0;
 }
 
