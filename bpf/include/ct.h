@@ -14,6 +14,7 @@
 #include "parsing.h"
 
 #define FLOW_THERE 64		/* beyond every reason that ct?_add can give */
+#define NO_OTHER_PORT 2		/* `asked` of ct?_begin: evict now, if need be */
 #define NO_WORD 64
 #define NO_WAY 0xffffffff
 #define FREE_RANK 0xffffffff
