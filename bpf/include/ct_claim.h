@@ -24,7 +24,7 @@ __noinline int CT(unname)(__u32 id)
 	bucket = bpf_map_lookup_elem(&CT(tags), &place.first);
 	if (!bucket)
 		return 0;
-	/* Without a lock: only who has claimed the record makes or clears a word that names it. */
+	/* Without a lock: only who has claimed the record makes a word that names it, and has not yet. */
 	own = CT(own_word)(bucket, &place);
 	if (likely(*own == word)) {
 		__sync_val_compare_and_swap(own, word, 0);
