@@ -37,7 +37,7 @@ __noinline int CT(unname)(__u32 id)
 	if (likely(!bucket->spilled))
 		return 0;
 	second = bpf_map_lookup_elem(&CT(tags), &place.second);
-	if (!second || second == bucket)
+	if (!second)
 		return 0;
 #pragma unroll
 	for (way = 0; way < INDEX_WAYS; way++)
