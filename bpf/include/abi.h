@@ -146,10 +146,10 @@ enum reason {
 	DROP_VIP_TTL = 16,	/* TTL would end at the gateway router */
 	DROP_VIP_MALFORMED = 17,
 	DROP_NO_GATEWAY = 18,	/* `node` is not valid: no gateway router yet */
-	DROP_NO_BACKEND = 19,	/* VIP_NO_BACKEND, or no Maglev table, or a pick that is gone */
+	DROP_NO_BACKEND = 19,	/* an empty set, or the member picked is gone */
 	DROP_NO_PORT = 20,	/* every source port tried is in use towards that backend */
 	DROP_CONFLICT = 21,	/* this flow's port or tuple now belongs to another client */
-	DROP_CT_FULL = 22,	/* the kernel found no free conntrack entry */
+	DROP_CT_FULL = 22,	/* no record, or no room for a word, is free or a weak flow's */
 	/* replies, at either program */
 	UPLINK_REPLY = 23,	/* reversed at the uplink */
 	SVC_REPLY = 24,		/* reversed at svc0 */
@@ -182,7 +182,7 @@ enum reason {
 	DROP_SOURCE_RANGE = 47,
 	DROP_NO_LOCAL = 48,	/* policy Local and no backend on this node */
 	DROP_FRAGMENT_MISS = 49,	/* a later fragment whose first one was not seen */
-	DROP_CT_BUSY = 50,	/* another CPU held the bucket for too long */
+	DROP_CT_BUSY = 50,	/* another CPU held a bucket for too long, or took each record first */
 	DROP_VIP_PORT = 51,	/* a VIP's address, a port without service, not worth an answer */
 	DROP_EXTENSION = 52,	/* IPv6 extension headers that cannot be followed */
 	SVC_PASS_ND = 53,
@@ -205,8 +205,8 @@ enum reason {
 
 /* What happens beside the packets' fates; in `counters` too (packets alone), from its end. */
 enum event {
-	EVENT_EVICTED = 126,	/* a weak flow ended for a new one, which found its bucket full */
-	EVENT_EVICTED_REPLY = 127,	/* likewise, the bucket of its reply tuple */
+	EVENT_EVICTED = 126,	/* a weak flow ended for a new one: its record, or the word of its own */
+	EVENT_EVICTED_REPLY = 127,	/* likewise, its word among the replies */
 };
 
 /* vips: key. IPv4 as ::ffff:a.b.c.d, here and in every `addr[16]`. */
@@ -291,8 +291,12 @@ _Static_assert(sizeof(struct affinity) == 8, "affinity");
  * likewise.
  */
 struct index_bucket {
-	__u32 lock;		/* odd: held, by who adds a flow whose first bucket this is. It counts up */
-	__u32 spilled;		/* not 0: a flow whose first bucket this is may be in its second */
+	__u32 lock;		/* odd: held, by who adds a flow that may have its word here. It counts up */
+	/*
+	 * Words in second buckets whose first this is, or more: one that another's took the place of is
+	 * not taken off.
+	 */
+	__u32 spilled;
 	__u32 words[INDEX_WAYS];
 };
 _Static_assert(sizeof(struct index_bucket) == 64, "index_bucket");

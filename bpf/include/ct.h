@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What lives here: conntrack's states and locks, and its tables of both families (ct_family.h).
- * docs/decisions/0011 says why it is a table of our own.
+ * docs/decisions/0011 says why it is a table of our own, 0038 where its records lie.
  */
 #ifndef MILLRACE_CT_H
 #define MILLRACE_CT_H
@@ -14,6 +14,7 @@
 #include "parsing.h"
 
 #define FLOW_THERE 64		/* beyond every reason that ct?_add can give */
+#define NO_OTHER_PORT 2		/* `asked` of ct?_begin: evict now, if need be */
 #define NO_WORD 64
 #define NO_WAY 0xffffffff
 #define FREE_RANK 0xffffffff
@@ -215,6 +216,7 @@ static __always_inline __u64 tuple6_hash(const struct tuple6 *tuple, __u64 ports
 }
 
 #define PORTS_OF(tuple) ((__u64)(tuple)->sport << 16 | (tuple)->dport)
+
 /* The checksum's changes of a translation, for a record that has its addresses. */
 static __always_inline void deltas4(struct flow4 *flow)
 {

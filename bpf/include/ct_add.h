@@ -16,7 +16,7 @@ static __always_inline void CT(give_birth)(FLOW *flow, FLOW *made, struct ct_wor
 			 __builtin_assume_aligned((void *)made + 8, 8), sizeof(*flow) - 8);
 	if (unlikely(work->both)) {
 		bucket = bpf_map_lookup_elem(&CT(tags), &work->place.second);
-		first->spilled = 1;
+		__sync_fetch_and_add(&first->spilled, 1);
 	}
 	if (bucket && work->way < INDEX_WAYS)
 		bucket->words[work->way] = work->place.tag | work->id;
@@ -83,8 +83,8 @@ static __always_inline bool CT(ask_for)(const struct node *self, const TUPLE *tu
 }
 
 /*
- * Find the place of `made`. `asked`: CT(ask_for) has, with svc0's address as the source, unless the
- * client's is kept.
+ * Find the place of `made`. `asked`: 1 if CT(ask_for) has, for the same packet; NO_OTHER_PORT if those that
+ * name no record are taken.
  */
 __noinline int CT(begin)(FLOW *made, __u32 asked)
 {
@@ -98,9 +98,11 @@ __noinline int CT(begin)(FLOW *made, __u32 asked)
 	if (!made || !self || !work)
 		return 0;
 	work->direct = !made->source_port && !(made->flags & (FLOW_DSR | FLOW_NO_SNAT));
-	if (likely(asked && work->direct && work->asked_direct &&
+	if (likely(asked == 1 && work->direct && work->asked_direct &&
 		   ADDR_SAME(made->source, self->SERVICE_ADDR)))
 		return 0;
+	if (unlikely(asked == NO_OTHER_PORT))
+		work->CT(full) = CLAIM_FAR;
 	/* What was asked for is written over: another port, of another base, may be tried after this one. */
 	work->asked_direct = 0;
 	work->version = 1;
@@ -249,7 +251,7 @@ __noinline int CT(begin_life)(FLOW *made, __u32 tick)
  * caller may try another port), DROP_CT_FULL, DROP_CT_BUSY. FLOW_THERE: another CPU made this very
  * flow meanwhile. `asked` as of CT(begin). Several functions in turn, because the stack of one would be too large.
  */
-static __always_inline __u32 CT(add)(FLOW *made, __u32 tick, bool asked)
+static __always_inline __u32 CT(add)(FLOW *made, __u32 tick, __u32 asked)
 {
 	__u32 reason = DROP_CT_FULL, zero = 0, turn;
 	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);

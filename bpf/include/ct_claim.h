@@ -7,7 +7,7 @@ __noinline int CT(unname)(__u32 id)
 	__u32 zero = 0, way, word, *own;
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
 	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
-	struct index_bucket *bucket;
+	struct index_bucket *bucket, *second;
 	FLOW *flow = CT(at)(id);
 	struct place2 place;
 
@@ -24,7 +24,7 @@ __noinline int CT(unname)(__u32 id)
 	bucket = bpf_map_lookup_elem(&CT(tags), &place.first);
 	if (!bucket)
 		return 0;
-	/* Without a lock: only who has claimed the record makes or clears a word that names it. */
+	/* Without a lock: only who has claimed the record makes a word that names it, and has not yet. */
 	own = CT(own_word)(bucket, &place);
 	if (likely(*own == word)) {
 		__sync_val_compare_and_swap(own, word, 0);
@@ -36,13 +36,14 @@ __noinline int CT(unname)(__u32 id)
 			__sync_val_compare_and_swap(&bucket->words[way], word, 0);
 	if (likely(!bucket->spilled))
 		return 0;
-	bucket = bpf_map_lookup_elem(&CT(tags), &place.second);
-	if (!bucket)
+	second = bpf_map_lookup_elem(&CT(tags), &place.second);
+	if (!second)
 		return 0;
 #pragma unroll
 	for (way = 0; way < INDEX_WAYS; way++)
-		if (bucket->words[way] == word)
-			__sync_val_compare_and_swap(&bucket->words[way], word, 0);
+		if (second->words[way] == word &&
+		    __sync_val_compare_and_swap(&second->words[way], word, 0) == word)
+			__sync_fetch_and_add(&bucket->spilled, -1);
 	return 0;
 }
 
@@ -144,9 +145,12 @@ __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 	work->id = best->id;
 	work->used = best->life;
 	flow = CT(at)(work->id);
-	/* Another CPU was here: the caller tries again. */
-	if (!flow || __sync_val_compare_and_swap(&flow->life, work->used, (work->used | 3) + 3) !=
-			     work->used)
+	/* It was answered since it was looked at, so it stays: the caller tries again. */
+	if (!flow || (best->rank != FREE_RANK && !is_weak(flow->state)))
+		return DROP_CT_BUSY;
+	/* Another CPU was here: likewise. */
+	if (__sync_val_compare_and_swap(&flow->life, work->used, (work->used | 3) + 3) !=
+	    work->used)
 		return DROP_CT_BUSY;
 	if (best->rank != FREE_RANK)
 		count_event(EVENT_EVICTED);

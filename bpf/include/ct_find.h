@@ -122,13 +122,6 @@ static __always_inline FLOW *CT(find_living)(const struct node *node, const TUPL
 	return CT(search)(&place, records, tuple, life);
 }
 
-static __always_inline FLOW *CT(find)(const struct node *node, const TUPLE *tuple)
-{
-	__u32 life;
-
-	return CT(find_living)(node, tuple, &life);
-}
-
 /* What a reply tuple has of its own but the port that we choose: what CT(direct) begins at. */
 static __always_inline __u64 CT(reply_base)(const struct node *node, const TUPLE *tuple)
 {
@@ -202,13 +195,6 @@ static __always_inline FLOW *CT(find_living_reply)(const struct node *node, cons
 	if (likely(CT(is_reply)(node, flow, *life, tuple)))
 		return flow;
 	return unlikely(node->flags & NODE_CARRIED) ? CT(find_worded)(node, tuple, life) : NULL;
-}
-
-static __always_inline FLOW *CT(find_reply)(const struct node *node, const TUPLE *tuple)
-{
-	__u32 life;
-
-	return CT(find_living_reply)(node, tuple, &life);
 }
 
 /* End the flow that had this life. */

@@ -128,10 +128,12 @@ static __noinline __u32 CT(former_way)(const struct index_bucket *bucket,
 	return NO_WAY;
 }
 
-/* Where all ways have words: one whose flow is over, else the weak one that was silent for
- * the longest, which ends. */
+/*
+ * Where all ways have words: one whose flow is over; if there is none and `evict` is set, that of the
+ * weak one that was silent for the longest, which ends.
+ */
 static __noinline __u32 CT(way_of_another)(const struct index_bucket *bucket,
-					   const struct node *self, __u32 tick)
+					   const struct node *self, __u32 tick, bool evict)
 {
 	__u32 way, found = NO_WAY, silent = 0, victim = 0, records = CT(records)(self);
 
@@ -148,7 +150,7 @@ static __noinline __u32 CT(way_of_another)(const struct index_bucket *bucket,
 			found = way;
 		}
 	}
-	if (found == NO_WAY || !CT(end_weak)(victim))
+	if (!evict || found == NO_WAY || !CT(end_weak)(victim))
 		return NO_WAY;
 	count_event(EVENT_EVICTED);
 	return found;
@@ -203,6 +205,10 @@ static __always_inline __u32 CT(take_way)(struct ct_work *work, struct index_buc
 	work->way = CT(free_way)(first);
 	if (likely(work->way != NO_WAY))
 		return 0;
+	/* A table that was in use has a word for each record, of a flow or of what once was one. */
+	work->way = CT(way_of_another)(first, self, tick, false);
+	if (likely(work->way != NO_WAY))
+		return 0;
 	second = bpf_map_lookup_elem(&CT(tags), &place->second);
 	work->is_new = 0;	/* who comes first may be let in between */
 	if (second && place->first != place->second) {
@@ -211,9 +217,9 @@ static __always_inline __u32 CT(take_way)(struct ct_work *work, struct index_buc
 		work->both = 1;
 		work->way = CT(free_way)(second);
 		if (work->way == NO_WAY)
-			work->way = CT(way_of_another)(second, self, tick);
+			work->way = CT(way_of_another)(second, self, tick, true);
 	} else {
-		work->way = CT(way_of_another)(first, self, tick);
+		work->way = CT(way_of_another)(first, self, tick, true);
 	}
 	return 0;
 }

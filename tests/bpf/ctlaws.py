@@ -278,6 +278,10 @@ class Tables:
         in_first = where == first.astype(np.int64)
         spilled = self.buckets[first.astype(np.intp), 1] != 0
         in_second = (where == second.astype(np.int64)) & spilled
+        away = first[in_second & ~in_first].astype(np.intp)
+        law("a bucket counts what it has spilled",
+            np.bincount(away, minlength=len(self.buckets)) > self.buckets[:, 1],
+            np.arange(len(self.buckets)))  # fmt: skip
         law("a flow has a word", where < 0, self.living)
         law("its word has its tag", (where >= 0) & ~right, self.living)
         law("its word is in one of its buckets, and in the second only where the first says so",

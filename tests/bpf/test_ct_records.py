@@ -68,6 +68,11 @@ def slots(world: World, vip: L4Addr) -> int:
     return world.maps[f"ct{vip.address.version}"].info.max_entries
 
 
+def spilled(world: World, vip: L4Addr) -> int:
+    """How many buckets say that a second one may have words of theirs."""
+    return int((Tables.read(world.maps, vip.address.version).buckets[:, 1] != 0).sum())
+
+
 def gained(world: World, before: dict[Reason, int]) -> dict[Reason, int]:
     """Packets by reason since then."""
     after = world.counted()
@@ -125,6 +130,23 @@ def test_generations(world: World, first: Hurler, vip: L4Addr) -> None:
         assert world.laws() == []
         world.pass_time(TIMEOUTS_S[state] + 1)
         assert not world.flows(vip.address.version)
+
+
+@KINDS
+def test_what_buckets_have_spilled_comes_back(world: World, first: Hurler, vip: L4Addr) -> None:
+    """After a flood few buckets are searched twice: each record was another flow's since."""
+    packet, count = from_client(vip), slots(world, vip)
+    first.aim(packet, 1 << 20)
+    for _ in range(8):
+        first.hurl(packet, count)
+    flooded = spilled(world, vip)
+    for _ in range(16):
+        world.pass_time(TIMEOUTS_S["CT_ESTABLISHED"] + 1)
+        first.hurl(packet, count // 4)
+    after = spilled(world, vip)
+    print(f"{flooded} buckets had spilled after the flood, {after} in the end")
+    assert flooded > 20
+    assert after < flooded // 4
 
 
 @KINDS

@@ -164,6 +164,23 @@ def test_a_backend_has_its_stretches_and_then_others(
 
 
 @FAMILIES
+def test_a_flood_does_not_use_up_a_backends_ports(
+    big: World, clients: Hurler, vip: L4Addr, target: L4Addr
+) -> None:
+    """More SYNs than there are ports, and room for all of them: the oldest of them end."""
+    packet, before = from_client(vip), big.counted()
+    big.serve(vip, [To(target)])
+    clients.aim(packet, 1 << 22)
+    count = 6 * STRETCH
+    assert 1 << 16 < count < RECORDS
+    clients.hurl(packet, count)
+    assert gained(big, before) == {Reason.VIP_NEW: count}
+    assert big.laws() == []
+    tables = Tables.read(big.maps, vip.address.version)
+    print(f"{len(tables.living)} of {count} live, {(~tables.by_port).sum()} of them elsewhere")
+
+
+@FAMILIES
 def test_new_flows_are_refused_only_when_nearly_all_are_strong(
     big: World, clients: Hurler, vip: L4Addr, target: L4Addr
 ) -> None:

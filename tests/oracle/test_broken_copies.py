@@ -183,8 +183,8 @@ FAULTS = (
     Broken(
         "a flow in its second bucket is not found",
         "include/ct_add.h",
-        "first->spilled = 1;",
-        "first->spilled = 0;",
+        "__sync_fetch_and_add(&first->spilled, 1);",
+        "__sync_fetch_and_add(&first->spilled, 0);",
         packets=60_000,
         table=Table.CROWDED,
     ),
