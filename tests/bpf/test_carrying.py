@@ -108,6 +108,11 @@ def node_of(held: Map) -> abi.Fields:
     return abi.NODE.unpack(held.lookup(bytes(4)) or b"")
 
 
+def is_held(upgrade: Upgrade) -> bool:
+    """Whether TCP flows may not begin in the middle."""
+    return bool(node_of(upgrade.new["node"])["flags"] & NodeFlag.NODE_CARRYING)
+
+
 def events(counters: Map) -> int:
     """Flows that were ended for others."""
     found = 0
@@ -204,7 +209,7 @@ def test_every_flow_of_version_2_goes_on_both_ways_and_what_changed_meanwhile_to
             assert upgrade.world.arrive(asked(at_once)).reason is Reason.DROP_CT_BUSY
             begun[version] = [(f.client, f.client_port) for f in fresh if f.number not in twins]
         assert upgrade.world.arrive(w.from_client(client=w.CLIENT_TWO)).reason is Reason.VIP_NEW
-    assert not node_of(upgrade.new["node"])["flags"] & NodeFlag.NODE_CARRYING
+    assert not is_held(upgrade)
     done = carrying.finish()
     assert done is not None
     assert done.refused == 0
@@ -317,6 +322,68 @@ def test_the_word_that_flows_were_carried_over_stays_as_long_as_the_maps(upgrade
     assert table.upsert([(0, row) for row in entry.values()]) == {}
     assert table.delete([0]) == {}
     assert node_of(upgrade.new["node"])["flags"] == NodeFlag.NODE_CARRIED
+
+
+def test_nothing_is_held_back_but_around_the_last_swap(upgrade: Upgrade) -> None:
+    """Of programs that are swapped before, nobody knows whether others come after them."""
+    carrying = upgrade.begin()
+    with carrying.around_a_swap(last=False):
+        assert not is_held(upgrade)
+    with carrying.around_a_swap():
+        assert is_held(upgrade)
+    assert not is_held(upgrade)
+
+
+def test_what_a_daemon_that_died_held_back_is_let_go(upgrade: Upgrade) -> None:
+    with ExitStack() as stack:
+        stack.enter_context(upgrade.begin().around_a_swap())
+        table = NodeTable(upgrade.world.state)
+        held = upgrade.new["node"].lookup(bytes(4)) or b""
+    (entry,) = table.observe().values()
+    upgrade.new["node"].update(bytes(4), held)
+    assert is_held(upgrade)
+    # By the next daemon's table, if there are no older maps any more,
+    assert table.observe() == {}
+    assert table.upsert([(0, entry)]) == {}
+    assert not is_held(upgrade)
+    # and at once where there are; and what it had not carried over is.
+    upgrade.new["node"].update(bytes(4), held)
+    with Carrying(upgrade.root, upgrade.new) as carrying:
+        assert not is_held(upgrade)
+        done = carrying.finish()
+    assert done is not None
+    assert done.copied == 2 * FLOWS
+
+
+def test_flows_that_ended_since_do_not_come_back_by_another_start(upgrade: Upgrade) -> None:
+    """The daemon begins anew before its older maps went; today's programs are everywhere."""
+    with upgrade.begin().around_a_swap():
+        pass
+    numbers = [flow.number for flow in version2.living(upgrade.new, 4)][:100]
+    records = read_array(upgrade.new["ct4"], dtype_of(LAYOUTS[4]))[numbers]
+    records["life"] += 1
+    version2.put(upgrade.new, 4, np.array(numbers), records)
+    before = version2.living(upgrade.new, 4)
+    with Carrying(upgrade.root, upgrade.new) as carrying:
+        assert carrying.active
+        carrying.finish()
+    assert version2.living(upgrade.new, 4) == before
+
+
+@pytest.mark.parametrize("name", ["ct4", "ct6", "node"])
+def test_older_pins_that_are_half_there_keep_nobody_from_working(
+    upgrade: Upgrade, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a daemon that died as it made or removed them: flows begin anew."""
+    (Path(upgrade.root) / "v2" / name).unlink()
+    carrying = upgrade.begin()
+    with carrying.around_a_swap():
+        pass
+    assert not carrying.active
+    assert carrying.finish() is None
+    assert not is_held(upgrade)
+    assert "flows_not_carried" in caplog.text
+    assert remove_older(upgrade.root) == [2]
 
 
 def test_nothing_of_a_version_without_a_converter_is_taken(upgrade: Upgrade) -> None:
