@@ -318,8 +318,9 @@ def test_the_word_that_flows_were_carried_over_stays_as_long_as_the_maps(upgrade
         pass
     assert node_of(upgrade.new["node"])["flags"] & NodeFlag.NODE_CARRIED
     table = NodeTable(upgrade.world.state)
-    entry = table.observe()
-    assert table.upsert([(0, row) for row in entry.values()]) == {}
+    (entry,) = table.observe().values()
+    assert table.upsert([(0, entry)]) == {}
+    assert node_of(upgrade.new["node"])["flags"] & NodeFlag.NODE_CARRIED
     assert table.delete([0]) == {}
     assert node_of(upgrade.new["node"])["flags"] == NodeFlag.NODE_CARRIED
 
