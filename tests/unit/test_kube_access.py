@@ -202,7 +202,7 @@ def plugged(at: Path, until: str) -> tuple[Access, Path]:
     env = [{"name": "LOG", "value": str(log)}, {"name": "UNTIL", "value": until}]
     user = {
         "exec": {
-            "apiVersion": PLUGINS, "command": "./plugin", "args": ["t"], "env": env,
+            "apiVersion": PLUGINS, "command": "./plugin", "args": ["secret"], "env": env,
             "installHint": "install it from there", "interactiveMode": "Never",
         }
     }  # fmt: skip
@@ -213,9 +213,9 @@ def test_a_plugins_token_is_kept_until_its_end_and_asked_for_anew_when_refused(
     tmp_path: Path,
 ) -> None:
     access, log = plugged(tmp_path, "2999-01-01T00:00:00Z")
-    assert [access.headers()["Authorization"] for _ in range(3)] == ["Bearer t-1"] * 3
+    assert [access.headers()["Authorization"] for _ in range(3)] == ["Bearer secret-1"] * 3
     assert access.refused()
-    assert access.headers() == {"Authorization": "Bearer t-2"}
+    assert access.headers() == {"Authorization": "Bearer secret-2"}
     assert log.read_text().count("ran") == 2
     ended, _ = plugged(tmp_path, "2020-01-01T00:00:00Z")
     assert ended.headers() != ended.headers(), "what has ended is not shown again"
@@ -242,7 +242,7 @@ def test_a_plugin_that_failed_is_not_asked_again_at_once(
         access.headers()
     assert log.read_text().count("ran") == 1
     monkeypatch.setattr(plugin, "AGAIN_S", 0.0)
-    assert access.headers() == {"Authorization": "Bearer t-2"}
+    assert access.headers() == {"Authorization": "Bearer secret-2"}
 
 
 def test_a_plugin_that_fails_is_named_with_what_it_said(
