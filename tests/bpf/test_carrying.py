@@ -10,6 +10,7 @@ import socket
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,9 @@ from dataplane.drivers.libbpf import Map
 from dataplane.drivers.mapbulk import dtype_of, read_array
 from dataplane.drivers.migration import open_maps, remove_older
 from dataplane.drivers.nodemap import NodeTable
-from dataplane.model.addr import Protocol
+from dataplane.model.addr import Mac, Protocol
 from dataplane.model.config import ServicesConfig
-from dataplane.model.rows import ProgramKind
+from dataplane.model.rows import NodeEntry, ProgramKind
 from dataplane.plan.capacity import map_sizes
 from tests.bpf import version2
 from tests.bpf import world as w
@@ -40,6 +41,11 @@ FLOWS = 2000
 """Of each family, among 4,096 records: hundreds find the record that their port names taken."""
 
 SMALL = map_sizes(ServicesConfig(flows=2048, services=64, backends=256))
+ENTRY = NodeEntry(
+    IPv4Address(w.SERVICE_ADDRESS), IPv6Address(w.SERVICE_ADDRESS6), Mac(w.SERVICE_MAC),
+    Mac(w.GATEWAY_MAC), 7, Mac(w.UPLINK_MAC), "svc0",
+)  # fmt: skip
+
 LATER = 50
 """Ticks that pass while flows are carried over."""
 
@@ -318,8 +324,8 @@ def test_the_word_that_flows_were_carried_over_stays_as_long_as_the_maps(upgrade
         pass
     assert node_of(upgrade.new["node"])["flags"] & NodeFlag.NODE_CARRIED
     table = NodeTable(upgrade.world.state)
-    (entry,) = table.observe().values()
-    assert table.upsert([(0, entry)]) == {}
+    assert table.upsert([(0, ENTRY)]) == {}
+    assert table.observe() == {0: ENTRY}
     assert node_of(upgrade.new["node"])["flags"] & NodeFlag.NODE_CARRIED
     assert table.delete([0]) == {}
     assert node_of(upgrade.new["node"])["flags"] == NodeFlag.NODE_CARRIED
@@ -338,17 +344,20 @@ def test_nothing_is_held_back_but_around_the_last_swap(upgrade: Upgrade) -> None
 def test_what_a_daemon_that_died_held_back_is_let_go(upgrade: Upgrade) -> None:
     with ExitStack() as stack:
         stack.enter_context(upgrade.begin().around_a_swap())
-        table = NodeTable(upgrade.world.state)
         held = upgrade.new["node"].lookup(bytes(4)) or b""
-    (entry,) = table.observe().values()
-    upgrade.new["node"].update(bytes(4), held)
-    assert is_held(upgrade)
     # By the next daemon's table, if there are no older maps any more,
+    table = NodeTable(upgrade.world.state)
+    assert table.upsert([(0, ENTRY)]) == {}
+    fields = node_of(upgrade.new["node"])
+    fields["flags"] |= NodeFlag.NODE_CARRYING
+    upgrade.new["node"].update(bytes(4), abi.NODE.pack(**fields))
     assert table.observe() == {}
-    assert table.upsert([(0, entry)]) == {}
+    assert table.upsert([(0, ENTRY)]) == {}
+    assert table.observe() == {0: ENTRY}
     assert not is_held(upgrade)
     # and at once where there are; and what it had not carried over is.
     upgrade.new["node"].update(bytes(4), held)
+    assert is_held(upgrade)
     with Carrying(upgrade.root, upgrade.new) as carrying:
         assert not is_held(upgrade)
         done = carrying.finish()
