@@ -24,8 +24,9 @@ from controller.vswitchd import recovered
 from dataplane.drivers import migration
 from dataplane.drivers.nics import read_nics
 from dataplane.drivers.preemption import Preemption, preemption
+from dataplane.drivers.programs import ProgramTable
 from dataplane.model.config import NodeConfig
-from dataplane.model.rows import Hugepages
+from dataplane.model.rows import Hugepages, Program
 from dataplane.model.state import Attachment, HeldIds, Nic
 from dataplane.plan.ids import OutOfIds
 from dataplane.plan.node import NodePlan, plan
@@ -127,7 +128,7 @@ class Rounds:
     ) -> float | None:
         daemon, started = self._daemon, time.monotonic()
         if not self._whole:
-            scope = None if in_sync else self._early()
+            scope = None if in_sync else EARLY_TABLES
         if scope is None or "links" in scope:
             daemon.sources.saw_nics(nics_of(config))
         quick = self._serve(config, started)
@@ -145,8 +146,9 @@ class Rounds:
         self.wanted_pages = planned.hugepages
         # What the plan has otherwise than the last one is waited for, too.
         pressed = self._pressed(in_sync) if not rest else _never
+        tables = planned.tables() if in_sync else self._early(planned)
         report = daemon.reconciler.apply(
-            planned.tables(), started, only=scope, prune=in_sync, pressed=pressed
+            tables, started, only=scope, prune=in_sync, pressed=pressed
         )
         if in_sync:
             self._left = report.left
@@ -164,13 +166,11 @@ class Rounds:
             return None
         return max(report.next_retry_at - time.monotonic(), 0.0)
 
-    def _early(self) -> Scope:
-        """What is applied before every source has spoken.
-
-        Not programs that are another version's: svc0's is not known yet, and the two ways of flows
-        would be in the hands of two versions until then.
-        """
-        return EARLY_TABLES - {"programs"} if self._daemon.carrying.active else EARLY_TABLES
+    def _early(self, planned: NodePlan) -> dict[str, Mapping[Hashable, object]]:
+        """What is applied of a plan before every source has spoken."""
+        if not self._daemon.carrying.active:
+            return planned.tables()
+        return without_older(planned, ProgramTable(self._daemon.bpf).observe())
 
     def _pressed(self, in_sync: bool) -> Callable[[], bool]:
         """Who may end a round of everything early, which the next one ends: whoever waits."""
@@ -268,6 +268,22 @@ def of_attachments(
         ):
             rest.discard(name)
     return rows, frozenset(rest)
+
+
+def without_older(
+    planned: NodePlan, there: Mapping[str, Program]
+) -> dict[str, Mapping[Hashable, object]]:
+    """A plan without programs on devices that have one of ours, which is an older version's.
+
+    Of svc0's nothing is known before every source has spoken, and until then the two ways of flows
+    would be in the hands of two versions. But where OVS has put its own program since, the node's
+    address is cut off, and what is waited for may be behind it.
+    """
+    tables = planned.tables()
+    tables["programs"] = {
+        device: row for device, row in planned.programs.items() if device not in there
+    }
+    return tables
 
 
 def looked_at(report: Report, tables: Iterable[str]) -> bool:

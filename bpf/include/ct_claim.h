@@ -136,7 +136,14 @@ __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 			*cursor = turn < CLAIM_NEAR ? in * 0x6255 + 0x3619 : in;
 		}
 	}
-	work->CT(full) = best->rank == FREE_RANK ? 0 : work->CT(full) + 1;
+	/*
+	 * A port of the second kind finds a free record nearly anywhere. That says nothing of the stretches
+	 * of this backend, whose weak flows would never end then, while it has no such port left.
+	 */
+	if (best->rank != FREE_RANK)
+		work->CT(full)++;
+	else if (work->direct || made->flags & (FLOW_DSR | FLOW_NO_SNAT))
+		work->CT(full) = 0;
 	/* Other stretches may have room: nobody ends for a flow while it may have another port. */
 	if (!best->rank || (work->direct && work->CT(full) && work->CT(full) < CLAIM_FAR))
 		return DROP_CT_FULL;

@@ -73,7 +73,8 @@ def keep_maps(bpf_root: str) -> list[str]:
 class Carrying(Closing):
     """Flows on their way from an older version's maps; nothing to do where there are none.
 
-    What fails is logged, and ends it: an upgrade goes on without the flows.
+    What fails is logged, and ends it: an upgrade goes on without the flows. Whatever it is, since
+    older pins may be half there, of a daemon that died as it made or removed them.
 
     Args:
         bpf_root: where the pins of all versions are.
@@ -90,8 +91,8 @@ class Carrying(Closing):
             converter, directory = found
             self._open.callback(converter.close)
             old = open_maps(self._open, directory)
-            converter.begin(old, new)
-            self._move = Move(converter, old, new)
+            due = converter.begin(old, new)
+            self._move = Move(converter, old, new, due=due)
 
     def close(self) -> None:
         """Let go of the older version's maps; flows begin as ever."""
@@ -108,9 +109,14 @@ class Carrying(Closing):
 
     @contextmanager
     def around_a_swap(self, *, last: bool = True) -> Iterator[None]:
-        """Programs are swapped inside; `last`: what was there before is out of use afterwards."""
+        """Programs are swapped inside; `last`: what was there before is out of use afterwards.
+
+        Programs that are swapped before the last ones begin no flows (bpf/progs/host.bpf.c), so
+        nothing is held for them: whether others come after them in this round is not known.
+        """
         self.again()
-        self._hold(on=True)
+        if last:
+            self._hold(on=True)
         try:
             yield
         finally:
@@ -121,9 +127,15 @@ class Carrying(Closing):
                 self._hold(on=False)
 
     def finish(self) -> Moved | None:
-        """Today's programs are everywhere: carry over what is left; None: there was nothing."""
-        self.again()
+        """Today's programs are everywhere: carry over what is left; None: there was nothing.
+
+        If a daemon before this one has carried everything over, what older maps say is long past:
+        flows that have ended since would be there again.
+        """
         move = self._move
+        if move is not None and move.due:
+            self.again()
+            move = self._move
         self.close()
         if move is None:
             return None
@@ -150,6 +162,10 @@ class Carrying(Closing):
             yield
         except DataplaneError as error:
             log.warning("flows_not_carried error=%s; they begin anew", error)
+            self.close()
+        except Exception:
+            # The boundary: nothing that older maps have or lack may keep the node from its work.
+            log.exception("flows_not_carried; they begin anew")
             self.close()
 
 

@@ -66,8 +66,15 @@ class Converter(ABC):
     content: tuple[str, ...]
     kept: frozenset[str] = frozenset()
 
-    def begin(self, old: Mapping[str, Map], new: Mapping[str, Map]) -> None:  # noqa: B027
-        """Fill what has to be there before flows are, and is the programs' own besides."""
+    def begin(self, old: Mapping[str, Map], new: Mapping[str, Map]) -> bool:
+        """Fill what has to be there before flows are, and is the programs' own besides.
+
+        Returns:
+            Whether flows are to come, even if no program is swapped any more: not if new programs
+            have been there before, unless whoever put them there died over it.
+        """
+        del old, new
+        return True
 
     def hold(self, new: Mapping[str, Map], *, on: bool) -> None:  # noqa: B027
         """From `on` until off again: the new programs make no flow of what may be one already."""
@@ -110,14 +117,21 @@ class Move:
 
     Attributes:
         done: what was done so far.
+        due: whether there is something to carry over though no program is swapped.
     """
 
     def __init__(
-        self, converter: Converter, old: Mapping[str, Map], new: Mapping[str, Map]
+        self,
+        converter: Converter,
+        old: Mapping[str, Map],
+        new: Mapping[str, Map],
+        *,
+        due: bool = True,
     ) -> None:
         self._converter, self._old, self._new = converter, old, new
         self._copied: NDArray[Any] | None = None
         self.done = Moved()
+        self.due = due
 
     def again(self) -> None:
         """Carry over the old maps' flows; later on those that began, changed or ended since.
@@ -126,6 +140,7 @@ class Move:
             LibbpfError: the kernel refused.
         """
         converter, before = self._converter, self._copied
+        self.due = True
         now = converter.live(self._old)
         if before is None:
             self._copied = now

@@ -75,6 +75,8 @@ class NodeTable:
         flags = NodeFlag(fields["flags"])
         if not flags & (NodeFlag.NODE_VALID4 | NodeFlag.NODE_VALID6):
             return {}
+        if flags & NodeFlag.NODE_CARRYING:
+            return {}  # of a daemon that died as it carried flows over; to be written without
         if any(fields[name] != value for name, value in self._derived().items()):
             return {}
         local = struct.unpack("4s" * int(Limit.LOCAL4_INLINE), fields["local4"])

@@ -58,21 +58,24 @@ class FromVersion2(Converter):
             self._adoption.close()
             self._adoption = None
 
-    def begin(self, old: Mapping[str, Map], new: Mapping[str, Map]) -> None:
+    def begin(self, old: Mapping[str, Map], new: Mapping[str, Map]) -> bool:
         """Take struct node along, but for what follows from the maps' sizes, and the hash's seed.
 
         By the old seed new flows might be given the very ports that those under way here have.
         """
+        held = new["node"].lookup(_ZERO) or b""
+        died = bool(held) and bool(abi.NODE.unpack(held)["flags"] & NodeFlag.NODE_CARRYING)
+        self.hold(new, on=False)
         self._program(new)  # loaded before anything waits for it
-        self.hold(new, on=False)  # of a daemon that died over it
-        if any(new["node"].lookup(_ZERO) or b""):
-            return
+        if any(held):
+            return died
         fields = abi.NODE.unpack(old["node"].lookup(_ZERO) or bytes(abi.NODE.size))
         for family in ("ct4", "ct6"):
             fields[f"{family}_mask"] = new[f"{family}_tags"].info.max_entries - 1
             fields[f"{family}_reply_mask"] = new[f"{family}_replies"].info.max_entries - 1
         fields["ct_seed"] = secrets.randbits(32) | 1
         new["node"].update(_ZERO, abi.NODE.pack(**fields))
+        return True
 
     def hold(self, new: Mapping[str, Map], *, on: bool) -> None:
         """Have TCP flows that are not here yet not begin in the middle (NODE_CARRYING)."""

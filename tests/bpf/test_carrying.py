@@ -10,6 +10,7 @@ import socket
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,9 @@ from dataplane.drivers.libbpf import Map
 from dataplane.drivers.mapbulk import dtype_of, read_array
 from dataplane.drivers.migration import open_maps, remove_older
 from dataplane.drivers.nodemap import NodeTable
-from dataplane.model.addr import Protocol
+from dataplane.model.addr import Mac, Protocol
 from dataplane.model.config import ServicesConfig
-from dataplane.model.rows import ProgramKind
+from dataplane.model.rows import NodeEntry, ProgramKind
 from dataplane.plan.capacity import map_sizes
 from tests.bpf import version2
 from tests.bpf import world as w
@@ -40,6 +41,11 @@ FLOWS = 2000
 """Of each family, among 4,096 records: hundreds find the record that their port names taken."""
 
 SMALL = map_sizes(ServicesConfig(flows=2048, services=64, backends=256))
+ENTRY = NodeEntry(
+    IPv4Address(w.SERVICE_ADDRESS), IPv6Address(w.SERVICE_ADDRESS6), Mac(w.SERVICE_MAC),
+    Mac(w.GATEWAY_MAC), 7, Mac(w.UPLINK_MAC), "svc0",
+)  # fmt: skip
+
 LATER = 50
 """Ticks that pass while flows are carried over."""
 
@@ -106,6 +112,11 @@ class Upgrade:
 
 def node_of(held: Map) -> abi.Fields:
     return abi.NODE.unpack(held.lookup(bytes(4)) or b"")
+
+
+def is_held(upgrade: Upgrade) -> bool:
+    """Whether TCP flows may not begin in the middle."""
+    return bool(node_of(upgrade.new["node"])["flags"] & NodeFlag.NODE_CARRYING)
 
 
 def events(counters: Map) -> int:
@@ -204,7 +215,7 @@ def test_every_flow_of_version_2_goes_on_both_ways_and_what_changed_meanwhile_to
             assert upgrade.world.arrive(asked(at_once)).reason is Reason.DROP_CT_BUSY
             begun[version] = [(f.client, f.client_port) for f in fresh if f.number not in twins]
         assert upgrade.world.arrive(w.from_client(client=w.CLIENT_TWO)).reason is Reason.VIP_NEW
-    assert not node_of(upgrade.new["node"])["flags"] & NodeFlag.NODE_CARRYING
+    assert not is_held(upgrade)
     done = carrying.finish()
     assert done is not None
     assert done.refused == 0
@@ -313,10 +324,76 @@ def test_the_word_that_flows_were_carried_over_stays_as_long_as_the_maps(upgrade
         pass
     assert node_of(upgrade.new["node"])["flags"] & NodeFlag.NODE_CARRIED
     table = NodeTable(upgrade.world.state)
-    entry = table.observe()
-    assert table.upsert([(0, row) for row in entry.values()]) == {}
+    assert table.upsert([(0, ENTRY)]) == {}
+    assert table.observe() == {0: ENTRY}
+    assert node_of(upgrade.new["node"])["flags"] & NodeFlag.NODE_CARRIED
     assert table.delete([0]) == {}
     assert node_of(upgrade.new["node"])["flags"] == NodeFlag.NODE_CARRIED
+
+
+def test_nothing_is_held_back_but_around_the_last_swap(upgrade: Upgrade) -> None:
+    """Of programs that are swapped before, nobody knows whether others come after them."""
+    carrying = upgrade.begin()
+    with carrying.around_a_swap(last=False):
+        assert not is_held(upgrade)
+    with carrying.around_a_swap():
+        assert is_held(upgrade)
+    assert not is_held(upgrade)
+
+
+def test_what_a_daemon_that_died_held_back_is_let_go(upgrade: Upgrade) -> None:
+    with ExitStack() as stack:
+        stack.enter_context(upgrade.begin().around_a_swap())
+        held = upgrade.new["node"].lookup(bytes(4)) or b""
+    # By the next daemon's table, if there are no older maps any more,
+    table = NodeTable(upgrade.world.state)
+    assert table.upsert([(0, ENTRY)]) == {}
+    fields = node_of(upgrade.new["node"])
+    fields["flags"] |= NodeFlag.NODE_CARRYING
+    upgrade.new["node"].update(bytes(4), abi.NODE.pack(**fields))
+    assert table.observe() == {}
+    assert table.upsert([(0, ENTRY)]) == {}
+    assert table.observe() == {0: ENTRY}
+    assert not is_held(upgrade)
+    # and at once where there are; and what it had not carried over is.
+    upgrade.new["node"].update(bytes(4), held)
+    assert is_held(upgrade)
+    with Carrying(upgrade.root, upgrade.new) as carrying:
+        assert not is_held(upgrade)
+        done = carrying.finish()
+    assert done is not None
+    assert done.copied == 2 * FLOWS
+
+
+def test_flows_that_ended_since_do_not_come_back_by_another_start(upgrade: Upgrade) -> None:
+    """The daemon begins anew before its older maps went; today's programs are everywhere."""
+    with upgrade.begin().around_a_swap():
+        pass
+    numbers = [flow.number for flow in version2.living(upgrade.new, 4)][:100]
+    records = read_array(upgrade.new["ct4"], dtype_of(LAYOUTS[4]))[numbers]
+    records["life"] += 1
+    version2.put(upgrade.new, 4, np.array(numbers), records)
+    before = version2.living(upgrade.new, 4)
+    with Carrying(upgrade.root, upgrade.new) as carrying:
+        assert carrying.active
+        carrying.finish()
+    assert version2.living(upgrade.new, 4) == before
+
+
+@pytest.mark.parametrize("name", ["ct4", "ct6", "node"])
+def test_older_pins_that_are_half_there_keep_nobody_from_working(
+    upgrade: Upgrade, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a daemon that died as it made or removed them: flows begin anew."""
+    (Path(upgrade.root) / "v2" / name).unlink()
+    carrying = upgrade.begin()
+    with carrying.around_a_swap():
+        pass
+    assert not carrying.active
+    assert carrying.finish() is None
+    assert not is_held(upgrade)
+    assert "flows_not_carried" in caplog.text
+    assert remove_older(upgrade.root) == [2]
 
 
 def test_nothing_of_a_version_without_a_converter_is_taken(upgrade: Upgrade) -> None:

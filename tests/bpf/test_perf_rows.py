@@ -19,7 +19,7 @@ from perf.ctstate import grown
 from perf.strides import stride
 from perf.xdpbench import Bench, BenchError
 from perf.xdpcases import Case
-from perf.xdpframes import CLIENT_PORTS, CLIENTS, SYN, frame
+from perf.xdpframes import CLIENT_PORTS, CLIENTS, SYN, frame, from_client
 
 pytestmark = pytest.mark.bpf
 
@@ -133,3 +133,20 @@ def test_a_service_with_a_table_spreads_over_all_its_backends() -> None:
         xdpcases.run(bench, case, case.flows)
         flows = read_array(bench.maps["ct4"], dtype_of(abi.FLOW4))
     assert len(set(flows["backend"][flows["life"] & 1 != 0].tolist())) == backends
+
+
+def test_a_flood_to_one_backend_ends_weak_flows_of_its_own_and_is_not_refused() -> None:
+    """More flows than it can have ports: half-open ones go, and others' stretches stay empty."""
+    packet, flows = FRAME[4], CLIENT_PORTS
+    with Bench(None, 1, backends=1) as bench:
+        for _ in range(4):
+            before = bench.counted()
+            fresh = from_client(packet, bench.fresh_client(4, flows))
+            bench.run(ProgramKind.UPLINK, fresh, repeat=flows - BEFORE, flows=flows)
+            told = grown(before, bench.counted())
+            assert told.pop(Reason.VIP_NEW) == flows
+            assert told.keys() <= {Event.EVENT_EVICTED}
+        rows = read_array(bench.maps["ct4"], dtype_of(abi.FLOW4))
+    living = rows[rows["life"] & 1 != 0]
+    assert len(living) > 3 * 16_000
+    assert (living["source_port"] < 16_384).sum() < 100

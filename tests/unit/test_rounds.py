@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from controller.rounds import of_attachments
+from controller.rounds import of_attachments, without_older
 from controller.upset import GUEST_TABLES, OVS_TABLES, upset_by, upset_by_ports
 from dataplane.drivers.ovsdb import OvsState, PortState
+from dataplane.model.rows import Program, ProgramKind
 from dataplane.model.state import Attachment, NodeState, PortKind
 from dataplane.plan.node import NodePlan, plan
 from tests.labs.attachments import WEB
@@ -77,3 +78,13 @@ def test_what_ovn_is_told_of_the_datapath_is_looked_at_when_it_changes() -> None
     assert upset_by(None, told) == ("datapath",)
     assert upset_by(told, told) == ()
     assert upset_by(told, replace(told, capabilities={"ct_zero_snat": "true"})) == ("datapath",)
+
+
+def test_an_older_versions_program_stays_until_all_is_known_and_ovs_own_does_not() -> None:
+    """OVN may be behind the node's address, which OVS's own program cuts off."""
+    planned = _plan()
+    assert "up0" in planned.programs
+    older = Program(ProgramKind.OUTDATED, swap=True)
+    assert "up0" not in without_older(planned, {"up0": older})["programs"]
+    assert without_older(planned, {"svc0": older})["programs"]["up0"] == planned.programs["up0"]
+    assert without_older(planned, {}) == planned.tables()
