@@ -30,11 +30,12 @@ def wrong_port(
         return None if port == own else f"the source port is {port}, not the client's own"
     if not flow.may_be_given(port, crowded=memory.crowded):
         return f"the source port is {port}, nobody's to give (the client's is {own})"
-    # With its own port it needs a record as any flow does; where it meets none, another port may do.
+    if not fresh or port == own or not flow.is_privileged:
+        return None
+    # With its own port it needs a record as any flow does; where it meets none, another may do.
     room = not memory.crowded or memory.established(flow.version) < LOOKED_AT
-    if fresh and port != own and flow.is_privileged and room:
-        if _is_free(memory, flow, backend, stand_in):
-            return f"the client's port {own} is free and was not kept, but {port} given"
+    if room and _is_free(memory, flow, backend, stand_in):
+        return f"the client's port {own} is free and was not kept, but {port} given"
     return None
 
 
