@@ -16,7 +16,6 @@
 
 #define SNAT_TRIES 16
 #define FULL_TRIES 3	/* where there may be room elsewhere in the table */
-#define LAST_TURN (SNAT_TRIES + 2)	/* 0: the client's own port, 1: one that names a record, as the last */
 #define SNAT_PORT_MIN 1024
 #define SNAT_PORTS (DIRECT_PORT_MIN - SNAT_PORT_MIN)	/* that name no record */
 
@@ -309,16 +308,10 @@ static __always_inline __be16 port_to_try(const struct opening *o, __u32 turn)
 
 	if (!turn)
 		return o->client_port;
-	if (turn == 1 || turn == LAST_TURN)
+	if (turn == 1)
 		return 0;
 	hash = (hash + turn * 0x9e3779b1U) * 0x85ebca6bU;
 	return bpf_htons(SNAT_PORT_MIN + ((hash >> 16) * SNAT_PORTS >> 16));
-}
-
-/* What ct?_begin is told in this turn. */
-static __always_inline __u32 asked_at(const struct opening *o, __u32 turn)
-{
-	return turn == LAST_TURN ? NO_OTHER_PORT : o->asked && turn == 1;
 }
 
 #define FILL_COMMON(flow, o)							\
@@ -395,14 +388,18 @@ __noinline __u32 open4(struct xdp_md *ctx)
 	}
 	flow->source = o->backend.place == PLACE_HOST ? HOST_SOURCE4 : self->service_addr4;
 	failed = DROP_NO_PORT;
-	for (turn = !is_low(o->client_port); turn <= LAST_TURN; turn++) {
+	for (turn = !is_low(o->client_port); turn <= SNAT_TRIES + 1; turn++) {
 		flow->source_port = port_to_try(o, turn);
-		failed = ct4_add(flow, o->tick, asked_at(o, turn));
+		failed = ct4_add(flow, o->tick, o->asked && turn == 1);
 		if (failed != DROP_CONFLICT && (turn > FULL_TRIES || failed != DROP_CT_FULL))
 			break;
 	}
-	if (turn == LAST_TURN && failed == DROP_CT_FULL)
-		failed = DROP_NO_PORT;
+	if (unlikely(failed == DROP_CONFLICT)) {
+		flow->source_port = 0;
+		failed = ct4_add(flow, o->tick, NO_OTHER_PORT);
+		if (failed == DROP_CT_FULL)
+			failed = DROP_NO_PORT;
+	}
 	return opened(self, held, failed);
 }
 
@@ -444,14 +441,18 @@ __noinline __u32 open6(struct xdp_md *ctx)
 	else
 		copy16(flow->source, self->service_addr6);
 	failed = DROP_NO_PORT;
-	for (turn = !is_low(o->client_port); turn <= LAST_TURN; turn++) {
+	for (turn = !is_low(o->client_port); turn <= SNAT_TRIES + 1; turn++) {
 		flow->source_port = port_to_try(o, turn);
-		failed = ct6_add(flow, o->tick, asked_at(o, turn));
+		failed = ct6_add(flow, o->tick, o->asked && turn == 1);
 		if (failed != DROP_CONFLICT && (turn > FULL_TRIES || failed != DROP_CT_FULL))
 			break;
 	}
-	if (turn == LAST_TURN && failed == DROP_CT_FULL)
-		failed = DROP_NO_PORT;
+	if (unlikely(failed == DROP_CONFLICT)) {
+		flow->source_port = 0;
+		failed = ct6_add(flow, o->tick, NO_OTHER_PORT);
+		if (failed == DROP_CT_FULL)
+			failed = DROP_NO_PORT;
+	}
 	return opened(self, held, failed);
 }
 
