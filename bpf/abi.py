@@ -29,6 +29,7 @@ class Limit(IntEnum):
     PICK_SLOTS = 65536
     LIST_MAX = 128
     FILTER_BITS = 2097152
+    FILTER_BLOCK_BITS = 512
     LOCAL4_INLINE = 8
     MAX_SERVICES = 16384
     MAX_VIPS = 65536
@@ -160,6 +161,14 @@ class SockFlag(IntFlag):
 
     SOCK_CONNECTED = 1
     SOCK_MORE = 2
+
+
+class TrafficWay(IntEnum):
+    """`enum traffic_way`."""
+
+    TRAFFIC_FORWARD = 0
+    TRAFFIC_REPLY = 1
+    TRAFFIC_WAYS = 2
 
 
 class SockSide(IntEnum):
@@ -545,13 +554,9 @@ COUNTER = Layout(
         ("bytes", "Q"),
     ),
 )
-SERVICE_STATS = Layout(
-    "service_stats",
+SERVICE_EVENTS = Layout(
+    "service_events",
     (
-        ("forward_packets", "Q"),
-        ("forward_bytes", "Q"),
-        ("reply_packets", "Q"),
-        ("reply_bytes", "Q"),
         ("new_flows", "Q"),
         ("drops_no_backend", "Q"),
         ("drops_source_range", "Q"),
@@ -649,7 +654,7 @@ LAYOUTS = (
     KNOWN_ADDRESS,
     NODE,
     COUNTER,
-    SERVICE_STATS,
+    SERVICE_EVENTS,
     SWEEP_KEY,
     SWEEP,
     ADOPTION,
@@ -681,7 +686,7 @@ _REPLY_BUCKETS = Limit.MAX_FLOW_SLOTS // 2
 
 MAPS = {
     "vips": MapShape(_HASH, VIP_KEY.size, VIP.size, Limit.MAX_VIPS),
-    "vip_filter": MapShape(_ARRAY, U32, U64, Limit.FILTER_BITS // 64),
+    "vip_bits": MapShape(_ARRAY, U32, U64, Limit.FILTER_BITS // 64),
     "sets": MapShape(_ARRAY, U32, SET.size, 2 * Limit.MAX_SERVICES),
     "members": MapShape(_ARRAY, U32, MEMBER.size, Limit.MAX_MEMBERS),
     "tables": MapShape(_ARRAY, U32, U32, Limit.MAX_TABLES * Limit.PICK_SLOTS),
@@ -698,10 +703,20 @@ MAPS = {
     "sock_peers": MapShape(_SK_STORAGE, U32, SOCK_PEER.size, 0),
     "sock_reverse": MapShape(_LRU_HASH, SOCK_KEY.size, SOCK_PEER.size, Limit.MAX_SOCK_REVERSE),
     "known_addresses": MapShape(_HASH, KNOWN_ADDRESS.size, U32, Limit.MAX_KNOWN_ADDRESSES),
-    "address_filter": MapShape(_ARRAY, U32, U64, Limit.FILTER_BITS // 64),
+    "address_bits": MapShape(_ARRAY, U32, U64, Limit.FILTER_BITS // 64),
     "node": MapShape(_ARRAY, U32, NODE.size, 1),
     "counters": MapShape(_PERCPU_ARRAY, U32, COUNTER.size, Limit.MAX_REASONS),
-    "service_stats": MapShape(_PERCPU_ARRAY, U32, SERVICE_STATS.size, Limit.MAX_SERVICES),
+    "service_events": MapShape(_PERCPU_ARRAY, U32, SERVICE_EVENTS.size, Limit.MAX_SERVICES),
+    "service_traffic": MapShape(
+        _ARRAY, U32, COUNTER.size, TrafficWay.TRAFFIC_WAYS * Limit.MAX_SERVICES
+    ),
     "tx_ports": MapShape(_DEVMAP_HASH, U32, U32, Limit.MAX_TX_PORTS),
 }
-"""The pinned maps of bpf/include/maps.h, with their default sizes."""
+"""The pinned maps of bpf/include/maps.h, with their default sizes; of one CPU, those of BY_CPU."""
+
+TRAFFIC = "service_traffic"
+BY_CPU = frozenset({TRAFFIC})
+"""Arrays that have their elements once for each possible CPU: sizes are those of one."""
+
+TRAFFIC_SERVICES = ".rodata.services"
+"""The section of the constant by which programs know how many services TRAFFIC has room for."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _WORD = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B1
 _FILTER_FACTOR = 0x9E3779B97F4A7C15
+_NEXT_PORT = 37
 _FOLD_FACTOR = 0xC2B2AE3D27D4EB4F
 _LOG_BITS = 8
 
@@ -179,19 +180,22 @@ def table(members: Sequence[Candidate]) -> NDArray[np.uint32]:
 def filter_bit(
     address: bytes, port: int, protocol: int, order: Literal["little", "big"] = sys.byteorder
 ) -> int:
-    """The bit of vip_filter that a VIP sets; `address` has 4 or 16 octets.
+    """The bit of vip_bits that a VIP sets; `address` has 4 or 16 octets.
 
-    With port and protocol 0: the bit of address_filter that a known address sets.
+    With port and protocol 0: the bit of address_bits that a known address sets.
 
-    The programs take addresses and ports as they lie in the packet, so it depends on the
-    machine's byte order, and the map never leaves the machine.
+    Neighbours by address or port share a cache line (hash.h). The programs fold an address of IPv6
+    as it lies in the packet, so it depends on the machine's byte order, and the map never leaves
+    the machine.
     """
     mask = (1 << 64) - 1
-    raw_port = int.from_bytes(port.to_bytes(2, "big"), order)
     if len(address) == 4:
-        word = int.from_bytes(address, order)
+        whole = int.from_bytes(address, "big")
     else:
         high, low = int.from_bytes(address[:8], order), int.from_bytes(address[8:], order)
-        word = (high * _FOLD_FACTOR & mask) ^ low
-    word ^= raw_port << 32 | protocol << 48
-    return (word * _FILTER_FACTOR & mask) >> (64 - (Limit.FILTER_BITS.bit_length() - 1))
+        folded = (high * _FOLD_FACTOR & mask) ^ low
+        whole = int.from_bytes(folded.to_bytes(8, order), "big")
+    block, blocks = Limit.FILTER_BLOCK_BITS, Limit.FILTER_BITS // Limit.FILTER_BLOCK_BITS
+    far = (whole // block) ^ (port // block) << 32 ^ protocol << 48
+    number = (far * _FILTER_FACTOR & mask) >> (64 - (blocks.bit_length() - 1))
+    return number * block | (whole + port * _NEXT_PORT) % block

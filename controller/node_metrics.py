@@ -211,7 +211,7 @@ class NodeMetrics:
     def _services(self) -> ServiceSeries:
         daemon = self._daemon
         return self._top.take(
-            read_counts(daemon.bpf.maps["service_stats"]),
+            read_counts(daemon.bpf.maps),
             daemon.serving.names,
             daemon.config.services.metrics,
         )

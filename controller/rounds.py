@@ -22,6 +22,7 @@ from controller.loop import RoundFailed, Scope
 from controller.sources import EARLY_TABLES
 from controller.vswitchd import recovered
 from dataplane.drivers import migration
+from dataplane.drivers.formermaps import remove_former
 from dataplane.drivers.nics import read_nics
 from dataplane.drivers.preemption import Preemption, preemption
 from dataplane.drivers.programs import ProgramTable
@@ -231,6 +232,8 @@ class Rounds:
             self._daemon.carrying.finish()
             if gone := migration.remove_older(config.bpf_root):
                 log.info("old_pins_removed versions=%s", gone)
+            if former := remove_former(config.bpf_root):
+                log.info("former_maps_removed names=%s", ",".join(former))
 
     def converged(self) -> bool:
         """Every planned row is as planned, quarantined ones aside, and nothing is out of sight."""

@@ -77,7 +77,7 @@ class SightApi:
 
     def _traffic(self, services: tuple[Service, ...]) -> dict[PortKey, views.Traffic]:
         daemon = self._daemon
-        counts = service_counts(daemon.bpf.maps["service_stats"])
+        counts = service_counts(daemon.bpf.maps)
         flows = daemon.follow_up.conntrack.by_service()
         ids = views.ids_of_services(services, self._held())
         return {

@@ -271,7 +271,7 @@ class Ours(Closing):
         self.maps["members"].update_batch(members)
         self.maps["sets"].update_batch(sets)
         self.maps["vips"].update_batch(vips)
-        self.maps["vip_filter"].update_batch(
+        self.maps["vip_bits"].update_batch(
             [(_u32(word), struct.pack("=Q", value)) for word, value in bits.items()]
         )
         self.maps["node"].update(bytes(4), _node(gateway_mac, self.maps))

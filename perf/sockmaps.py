@@ -94,6 +94,6 @@ class Filler:
         """Put everything into the maps."""
         for name, entries in self._entries.items():
             self._maps[name].update_batch(entries)
-        self._maps["vip_filter"].update_batch(
+        self._maps["vip_bits"].update_batch(
             [(_word(at), word.to_bytes(abi.U64, sys.byteorder)) for at, word in self._bits.items()]
         )

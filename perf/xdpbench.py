@@ -32,7 +32,7 @@ from perf.ctstate import COUNTED, FIRST_LIFE, Counted
 from perf.strides import IN_ORDER
 from perf.xdpframes import CLIENT_PORTS, CLIENTS, frame
 
-_PRIVATE = ("counters", "service_stats")
+_PRIVATE = ("counters", "service_events", "service_traffic")
 _DEVMAP = 14
 FLOOR_SERVICES = 10_000
 _LAYOUTS = {4: abi.FLOW4, 6: abi.FLOW6}

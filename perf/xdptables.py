@@ -80,7 +80,8 @@ def sizes(services: int, flows: int) -> dict[str, int]:
         "sets": 2 * both,
         "members": 4 * both,
         "backends": 4 * both,
-        "service_stats": both,
+        "service_events": both,
+        "service_traffic": 2 * both,
     }
     slots = power_of_two(2 * flows)
     for family in ("ct4", "ct6"):
@@ -154,7 +155,7 @@ def _write_backends(maps: Mapping[str, Map], backends: list[tuple[bytes, Protoco
 
 
 def _write_vips(maps: Mapping[str, Map], vips: list[tuple[L4Addr, int]]) -> None:
-    _write_filter(maps["vip_filter"], [(vip.address, vip.port, vip.protocol) for vip, _ in vips])
+    _write_filter(maps["vip_bits"], [(vip.address, vip.port, vip.protocol) for vip, _ in vips])
     keys, values = _rows(abi.VIP_KEY, len(vips)), _rows(abi.VIP, len(vips))
     keys["addr"] = _octets([vip.address.packed for vip, _ in vips])
     keys["port"], keys["proto"] = PORT, [vip.protocol for vip, _ in vips]
@@ -191,7 +192,7 @@ def _write_node(maps: Mapping[str, Map]) -> None:
         **masks,
     )
     maps["node"].update(bytes(4), node)
-    _write_filter(maps["address_filter"], [(own, 0, 0) for own in OWN.values()])
+    _write_filter(maps["address_bits"], [(own, 0, 0) for own in OWN.values()])
     for own in OWN.values():
         maps["known_addresses"].update(
             _mapped(own.packed), struct.pack("=I", AddressFlag.ADDRESS_LOCAL)

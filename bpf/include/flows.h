@@ -115,28 +115,28 @@ static __always_inline __u32 slot_of(const struct opening *o, __u32 seed, bool a
 /* Count what was refused, where a service can be told. */
 static __always_inline __u32 refused(const struct opening *o, __u32 reason)
 {
-	struct service_stats *stats = bpf_map_lookup_elem(&service_stats, &o->service_id);
+	struct service_events *events = bpf_map_lookup_elem(&service_events, &o->service_id);
 
-	if (!stats)
+	if (!events)
 		return reason;
 	switch (reason) {
 	case DROP_SOURCE_RANGE:
-		stats->drops_source_range++;
+		events->drops_source_range++;
 		break;
 	case DROP_NO_PORT:
-		stats->drops_no_port++;
+		events->drops_no_port++;
 		break;
 	case DROP_CT_FULL:
 	case DROP_CT_BUSY:
-		stats->drops_full++;
+		events->drops_full++;
 		break;
 	case DROP_NO_BACKEND:
 	case DROP_NO_LOCAL:
 	case OPEN_REFUSE:
-		stats->drops_no_backend++;
+		events->drops_no_backend++;
 		break;
 	default:
-		stats->drops_other++;
+		events->drops_other++;
 	}
 	return reason;
 }
@@ -171,14 +171,14 @@ static __noinline bool in_source_ranges(const struct opening *o)
 
 static __always_inline void is_of_service(struct opening *o, const struct vip *vip)
 {
-	struct service_stats *stats;
+	struct service_events *events;
 
 	o->service_id = vip->service_id;
 	o->flags = vip->flags;
 	/* Counted at the end; asked for now, it is there by then. */
-	stats = bpf_map_lookup_elem(&service_stats, &o->service_id);
-	if (stats)
-		*(volatile __u64 *)&stats->new_flows;
+	events = bpf_map_lookup_elem(&service_events, &o->service_id);
+	if (events)
+		*(volatile __u64 *)&events->new_flows;
 }
 
 /* Whether this node's backends are the ones to choose from. */
@@ -338,7 +338,7 @@ static __always_inline __be16 port_to_try(const struct opening *o, __u32 turn)
 static __always_inline __u32 opened(const struct node *self, struct scratch *held, __u32 failed)
 {
 	const struct opening *o = &held->opening;
-	struct service_stats *stats;
+	struct service_events *events;
 
 	if (failed == FLOW_THERE)
 		return 0;
@@ -346,9 +346,9 @@ static __always_inline __u32 opened(const struct node *self, struct scratch *hel
 		failed = DROP_NO_PORT;
 	if (failed)
 		return refused(o, failed);
-	stats = bpf_map_lookup_elem(&service_stats, &o->service_id);
-	if (stats)
-		stats->new_flows++;
+	events = bpf_map_lookup_elem(&service_events, &o->service_id);
+	if (events)
+		events->new_flows++;
 	if (!(o->tcp_flags & TCP_SYN))
 		held->history |= 1;
 	return 0;

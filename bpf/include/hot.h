@@ -18,23 +18,15 @@
 #define WIRE_MIN 60
 #define AHEAD 0x100	/* beside TCP's flags: the flow was not looked for yet */
 
-static __always_inline void count_forward(struct xdp_md *ctx, __u32 service_id)
+/* Its size is taken after the call: what a pointer has in 32 bits cannot be kept meanwhile. */
+static __always_inline void count_packet(struct xdp_md *ctx, __u32 service_id,
+					 enum traffic_way way)
 {
-	struct service_stats *stats = bpf_map_lookup_elem(&service_stats, &service_id);
+	struct counter *counter = traffic_of(service_id, way);
 
-	if (stats) {
-		stats->forward_packets++;
-		stats->forward_bytes += ctx->data_end - ctx->data;
-	}
-}
-
-static __always_inline void count_reply(struct xdp_md *ctx, __u32 service_id)
-{
-	struct service_stats *stats = bpf_map_lookup_elem(&service_stats, &service_id);
-
-	if (stats) {
-		stats->reply_packets++;
-		stats->reply_bytes += ctx->data_end - ctx->data;
+	if (counter) {
+		counter->packets++;
+		counter->bytes += ctx->data_end - ctx->data;
 	}
 }
 
@@ -239,7 +231,7 @@ static __always_inline int forward4(struct xdp_md *ctx, struct ethhdr *eth, stru
 		flow->state = tcp_next(state, &flags, l4->tcp_flags, false);
 		flow->flags = flags;
 	}
-	count_forward(ctx, service_id);
+	count_packet(ctx, service_id, TRAFFIC_FORWARD);
 	if (unlikely(flags & (FLOW_DSR | FLOW_HOST))) {
 		if (flags & FLOW_HOST)
 			return to_host(ctx, eth, self, flags, reason);
@@ -292,7 +284,7 @@ static __always_inline int reply4(struct xdp_md *ctx, struct ethhdr *eth, struct
 	} else if (unlikely(state == CT_UDP_ONE_WAY)) {
 		flow->state = CT_UDP;
 	}
-	count_reply(ctx, service_id);
+	count_packet(ctx, service_id, TRAFFIC_REPLY);
 	return to_client(ctx, ifindex, flags, reason);
 }
 
@@ -362,7 +354,7 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *eth, stru
 		flow->state = tcp_next(state, &flags, l4->tcp_flags, false);
 		flow->flags = flags;
 	}
-	count_forward(ctx, service_id);
+	count_packet(ctx, service_id, TRAFFIC_FORWARD);
 	if (unlikely(flags & (FLOW_DSR | FLOW_HOST))) {
 		if (flags & FLOW_HOST)
 			return to_host(ctx, eth, self, flags, reason);
@@ -415,7 +407,7 @@ static __always_inline int reply6(struct xdp_md *ctx, struct ethhdr *eth, struct
 	} else if (unlikely(state == CT_UDP_ONE_WAY)) {
 		flow->state = CT_UDP;
 	}
-	count_reply(ctx, service_id);
+	count_packet(ctx, service_id, TRAFFIC_REPLY);
 	return to_client(ctx, ifindex, flags, reason);
 }
 

@@ -40,7 +40,7 @@ struct {
  * One bit for each hash of (address, port, protocol): clear for what is certainly in no VIP. The
  * daemon sets it before the VIP and clears it after.
  */
-PINNED_ARRAY(vip_filter, FILTER_BITS / 64, __u64);
+PINNED_ARRAY(vip_bits, FILTER_BITS / 64, __u64);
 
 /* By 2 * service id + scope. One aligned word, which the daemon changes at one stroke. */
 PINNED_ARRAY(sets, 2 * MAX_SERVICES, struct set);
@@ -97,8 +97,8 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } known_addresses SEC(".maps");
 
-/* The same for known_addresses as vip_filter for VIPs; port and protocol 0. */
-PINNED_ARRAY(address_filter, FILTER_BITS / 64, __u64);
+/* The same for known_addresses as vip_bits for VIPs; port and protocol 0. */
+PINNED_ARRAY(address_bits, FILTER_BITS / 64, __u64);
 
 /* The daemon writes. Without NODE_VALID4 or 6: no gateway router is known. */
 PINNED_ARRAY(node, 1, struct node);
@@ -135,9 +135,39 @@ struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, MAX_SERVICES);
 	__type(key, __u32);
-	__type(value, struct service_stats);
+	__type(value, struct service_events);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} service_stats SEC(".maps");
+} service_events SEC(".maps");
+
+/*
+ * By CPU, way and service id. Programs write, the daemon reads. Not a map by CPU of the kernel's,
+ * which has a pointer for each element and elements here and there: where traffic is of many
+ * services, these are lines that each packet has to wait for. The loader makes it as large as all
+ * CPUs need.
+ */
+PINNED_ARRAY(service_traffic, TRAFFIC_WAYS * MAX_SERVICES, struct counter);
+
+/* How many services service_traffic has room for. */
+const volatile __u32 traffic_services SEC(".rodata.services") = MAX_SERVICES;
+
+/* What this CPU counts of a service's packets of one way. */
+static __always_inline struct counter *traffic_of(__u32 service_id, enum traffic_way way)
+{
+	__u32 row = bpf_get_smp_processor_id() * TRAFFIC_WAYS + way;
+	__u32 index = row * traffic_services + service_id;
+
+	return bpf_map_lookup_elem(&service_traffic, &index);
+}
+
+static __always_inline void count_traffic(__u32 service_id, enum traffic_way way, __u64 octets)
+{
+	struct counter *counter = traffic_of(service_id, way);
+
+	if (counter) {
+		counter->packets++;
+		counter->bytes += octets;
+	}
+}
 
 /*
  * The uplinks, by ifindex. The daemon writes. A miss: the reply cannot leave.

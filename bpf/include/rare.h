@@ -23,7 +23,7 @@
 static __always_inline bool may_be_served(const struct frame *frame)
 {
 	if (frame->version == 4)
-		return may_be_vip(frame->daddr.words[3], frame->dport, frame->proto);
+		return may_be_vip(whole4(frame->daddr.words[3]), frame->dport, frame->proto);
 	return may_be_vip(fold6(frame->daddr.halves), frame->dport, frame->proto);
 }
 

@@ -80,20 +80,29 @@ static __always_inline void count(__u32 reason)
 		__sync_fetch_and_add(&counter->packets, 1);
 }
 
+/* A datagram of a service's; its octets are not known here. */
+static __always_inline void count_datagram(__u32 service_id, enum traffic_way way)
+{
+	struct counter *counter = traffic_of(service_id, way);
+
+	if (counter)
+		__sync_fetch_and_add(&counter->packets, 1);
+}
+
 #define COUNT_OF_SERVICE(id, field) do {						\
 	__u32 service = (id);								\
-	struct service_stats *stats = bpf_map_lookup_elem(&service_stats, &service);	\
+	struct service_events *events = bpf_map_lookup_elem(&service_events, &service);	\
 											\
-	if (stats)									\
-		__sync_fetch_and_add(&stats->field, 1);					\
+	if (events)									\
+		__sync_fetch_and_add(&events->field, 1);				\
 } while (0)
 
 static __always_inline bool is_in_filter(const struct vip_key *key)
 {
 	const half *addr = (const half *)key->addr;
 
-	return may_be_vip(is_mapped(key->addr) ? ((const word *)addr)[3] : fold6(addr), key->port,
-			  key->proto);
+	return may_be_vip(is_mapped(key->addr) ? whole4(((const word *)addr)[3]) : fold6(addr),
+			  key->port, key->proto);
 }
 
 static __always_inline bool is_of_node(struct bpf_sock_addr *ctx)

@@ -381,18 +381,9 @@ __noinline int rewrite(struct xdp_md *ctx, const struct frame *frame, const stru
 
 static __always_inline void count_turn(struct xdp_md *ctx, const struct turn *turn)
 {
-	__u32 service_id = turn->service_id;
-	struct service_stats *stats = bpf_map_lookup_elem(&service_stats, &service_id);
+	enum traffic_way way = turn->reply ? TRAFFIC_REPLY : TRAFFIC_FORWARD;
 
-	if (!stats)
-		return;
-	if (turn->reply) {
-		stats->reply_packets++;
-		stats->reply_bytes += frame_size(ctx);
-	} else {
-		stats->forward_packets++;
-		stats->forward_bytes += frame_size(ctx);
-	}
+	count_traffic(turn->service_id, way, frame_size(ctx));
 }
 
 static const __be16 no_tags[2];

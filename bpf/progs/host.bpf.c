@@ -260,18 +260,14 @@ static __noinline int leave(struct __sk_buff *skb, const struct node *self, cons
 			    __u32 reason)
 {
 	struct counter *counter = bpf_map_lookup_elem(&counters, &reason);
-	__u32 service_id = r->service_id;
-	struct service_stats *stats = bpf_map_lookup_elem(&service_stats, &service_id);
 	__u8 macs[2 * ETH_ALEN];
 
 	if (counter) {
 		counter->packets++;
 		counter->bytes += skb->len;
 	}
-	if (stats && reason != HOST_ICMP_ERROR) {
-		stats->reply_packets++;
-		stats->reply_bytes += skb->len;
-	}
+	if (reason != HOST_ICMP_ERROR)
+		count_traffic(r->service_id, TRAFFIC_REPLY, skb->len);
 	/* What another node handed over came by a way that is not its client's: the kernel knows one. */
 	if (r->flags & FLOW_HANDED)
 		return TC_ACT_OK;

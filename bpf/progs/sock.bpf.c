@@ -180,7 +180,7 @@ static __always_inline bool send(struct bpf_sock_addr *ctx, struct call *call, i
 		}
 		count(SOCK_NEW);
 	}
-	COUNT_OF_SERVICE(vip->service_id, forward_packets);
+	count_datagram(vip->service_id, TRAFFIC_FORWARD);
 	return true;
 }
 
@@ -200,7 +200,7 @@ static __always_inline bool receive(struct bpf_sock_addr *ctx, struct call *call
 		return false;
 	call->peer = *found;
 	count(SOCK_REPLY);
-	COUNT_OF_SERVICE(found->service_id, reply_packets);
+	count_datagram(found->service_id, TRAFFIC_REPLY);
 	return true;
 }
 

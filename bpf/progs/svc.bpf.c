@@ -49,12 +49,12 @@ static __always_inline int ipv4(struct xdp_md *ctx, struct cursor *cursor, struc
 		return reply4(ctx, eth, ip, &l4, flow, life, self, SVC_REPLY);
 	if (ip->daddr == self->service_addr4)
 		return verdict(ctx, XDP_DROP, DROP_SVC_NO_FLOW);
-	if (may_be_vip(ip->daddr, l4.ports->dest, ip->protocol)) {
+	if (may_be_vip(whole4(ip->daddr), l4.ports->dest, ip->protocol)) {
 		done = forward4(ctx, eth, ip, &l4, &tuple, self, true);
 		if (done != NOT_MINE)
 			return done;
 	}
-	if (unlikely(may_be_known(ip->daddr)))	/* a VIP's refuses other ports */
+	if (unlikely(may_be_known(whole4(ip->daddr))))	/* a VIP's refuses other ports */
 		return rare_svc(ctx);
 	return to_uplink(ctx, self, eth);
 }

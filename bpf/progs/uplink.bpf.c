@@ -72,7 +72,7 @@ static __always_inline int ipv4(struct xdp_md *ctx, struct cursor *cursor, struc
 	if (!ip || !self || !is_plain4(ip) ||
 	    !parse_l4(cursor, ip->protocol, bpf_ntohs(ip->tot_len) - sizeof(*ip), &l4))
 		return rare_uplink(ctx);
-	if (may_be_vip(ip->daddr, l4.ports->dest, ip->protocol)) {
+	if (may_be_vip(whole4(ip->daddr), l4.ports->dest, ip->protocol)) {
 		struct tuple4 tuple = tuple4_of(ip, &l4);
 
 		done = forward4(ctx, eth, ip, &l4, &tuple, self, false);
@@ -88,7 +88,7 @@ static __always_inline int ipv4(struct xdp_md *ctx, struct cursor *cursor, struc
 	}
 	if (is_local4(self, ip->daddr))
 		return verdict(ctx, XDP_PASS, PASS_IPV4);
-	if (unlikely(may_be_known(ip->daddr))) {
+	if (unlikely(may_be_known(whole4(ip->daddr)))) {
 		struct known_address addr;
 
 		map4(addr.octets, ip->daddr);

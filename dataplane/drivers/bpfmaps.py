@@ -25,6 +25,7 @@ from dataplane.drivers.bpfstate import MapOwner
 from dataplane.drivers.libbpf import LibbpfError, Map
 from dataplane.drivers.mapbulk import Looks, dtype_of, update_keys
 from dataplane.drivers.mapfilter import Filter
+from dataplane.drivers.servicestats import EVENTS, clear_counts
 from dataplane.drivers.sweeps import tick_s
 from dataplane.model.addr import IPAddress, IPNetwork, L4Addr, Mac, Protocol
 from dataplane.model.rows import (
@@ -206,11 +207,11 @@ class FilteredTable(MapTable[K, V]):
 class VipTable(FilteredTable[L4Addr, VipEntry]):
     """Table `vips`. What was counted for a service begins at zero again when its last VIP goes."""
 
-    name, filter_name = "vips", "vip_filter"
+    name, filter_name = "vips", "vip_bits"
 
     def __init__(self, state: MapOwner) -> None:
         super().__init__(state)
-        self._stats = state.maps["service_stats"]
+        self._maps = state.maps
         self._tick_s = tick_s()
         self.observe()
 
@@ -239,9 +240,7 @@ class VipTable(FilteredTable[L4Addr, VipEntry]):
         failures = super().delete(keys)
         numbers = {service_id for key, service_id in before.items() if key not in failures}
         if numbers:
-            empty = bytes(self._stats.value_size)
-            for service_id in numbers - {row.service_id for row in self._entries.values()}:
-                self._stats.update(number(service_id), empty)
+            clear_counts(self._maps, numbers - {row.service_id for row in self._entries.values()})
         return failures
 
 
@@ -363,7 +362,7 @@ class SourceRangeTable(MapTable[tuple[int, IPNetwork], SourceRange]):
 class KnownAddressTable(FilteredTable[IPAddress, KnownAddress]):
     """Table `known_addresses`."""
 
-    name, filter_name = "known_addresses", "address_filter"
+    name, filter_name = "known_addresses", "address_bits"
 
     def __init__(self, state: MapOwner) -> None:
         super().__init__(state)
@@ -392,6 +391,6 @@ def held_ids(state: MapOwner) -> HeldIds:
     return HeldIds(
         services={vip: entry.service_id for vip, entry in vips.items()},
         backends={entry.target: key for key, entry in backends.items()},
-        max_services=state.maps["service_stats"].info.max_entries - 1,
+        max_services=state.maps[EVENTS].info.max_entries - 1,
         max_backends=state.maps["backends"].info.max_entries - 1,
     )

@@ -17,7 +17,14 @@ from typing import Protocol
 from bpf import abi
 from bpf.objects import OBJECT_DIRECTORY
 from dataplane.drivers.libbpf import Closing, Map, MapInfo
-from dataplane.drivers.libbpf_programs import Object, Program, ProgramInfo, loaded, read_image
+from dataplane.drivers.libbpf_programs import (
+    Object,
+    Program,
+    ProgramInfo,
+    loaded,
+    of_one_cpu,
+    read_image,
+)
 from dataplane.model.rows import ProgramKind
 from dataplane.ports import AbiMismatch, CapabilityMissing
 
@@ -79,8 +86,9 @@ class BpfState(Closing):
     Args:
         bpf_root: a directory on a BPF filesystem; made if it is missing, mode 0700.
         objects: where the compiled objects are.
-        sizes: entries of maps that are made anew, where not abi.MAPS's; pinned ones keep theirs
-            (`resized` names those that the sizes would have otherwise).
+        sizes: entries of maps that are made anew, where not abi.MAPS's (those of one CPU, of
+            abi.BY_CPU); pinned ones keep theirs (`resized` names those that the sizes would have
+            otherwise).
 
     Raises:
         CapabilityMissing: no BPF filesystem there, or no libbpf.
@@ -147,7 +155,7 @@ class BpfState(Closing):
             if path.exists():
                 with Map.at(path) as held:
                     _require_shape(held.info, shape, f"the pins in {self.directory}", step)
-                    self._sizes[name] = held.info.max_entries
+                    self._sizes[name] = of_one_cpu(name, held.info.max_entries)
 
     def _loaded(self, kind: ProgramKind, **reused: Map) -> AbstractContextManager[Object]:
         if TX_PORTS in self.maps:

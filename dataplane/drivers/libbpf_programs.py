@@ -8,12 +8,14 @@ from __future__ import annotations
 import ctypes as c
 import errno
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bpf import abi
 from dataplane.drivers import libbpf_types as t
 from dataplane.drivers.libbpf import (
     Closing,
@@ -24,6 +26,7 @@ from dataplane.drivers.libbpf import (
     forget_log,
     info_of,
     library,
+    possible_cpus,
 )
 
 _BPF_TRACE_ITER = 28
@@ -148,6 +151,7 @@ class Object(Closing):
         )
         forget_log()
         self.path = path
+        self._knows_services = False
         self._image = read_image(path) if image is None else image  # libbpf reads it until `load`
         self._object = library().bpf_object__open_mem(
             self._image, len(self._image), c.byref(options)
@@ -172,6 +176,8 @@ class Object(Closing):
     def reuse(self, name: str, used: Map) -> None:
         """Take `used` in place of the object's own map."""
         call(f"reuse map {name}", "bpf_map__reuse_fd", self._map(name), used.fd)
+        if name == abi.TRAFFIC:
+            self._tell_services(of_one_cpu(name, used.info.max_entries))
 
     def keep_private(self, name: str) -> None:
         """Do not pin this map, nor reuse what is pinned by its name."""
@@ -183,13 +189,28 @@ class Object(Closing):
         call("set constants", "bpf_map__set_initial_value", *arguments)
 
     def resize(self, name: str, entries: int) -> None:
-        """Make a map of this size; before `load`. A map that the object does not have: nothing."""
+        """Make a map of this size; before `load`. A map that the object does not have: nothing.
+
+        `entries` of one CPU, if it is of `abi.BY_CPU`; it gets as many for each.
+        """
         held = library().bpf_object__find_map_by_name(self._object, name.encode())
-        if held:
-            call(f"resize map {name}", "bpf_map__set_max_entries", held, entries)
+        if not held:
+            return
+        if name in abi.BY_CPU:
+            self._tell_services(entries)
+            entries *= possible_cpus()
+        call(f"resize map {name}", "bpf_map__set_max_entries", held, entries)
+
+    def _tell_services(self, entries: int) -> None:
+        """How many services abi.TRAFFIC has room for, by its entries of one CPU."""
+        services = entries // abi.TrafficWay.TRAFFIC_WAYS
+        self.set_constants(abi.TRAFFIC_SERVICES, services.to_bytes(4, sys.byteorder))
+        self._knows_services = True
 
     def load(self) -> None:
         """Create the maps and load the programs. The error carries the verifier's log."""
+        if not self._knows_services:
+            self.resize(abi.TRAFFIC, abi.MAPS[abi.TRAFFIC].max_entries)
         call(f"load {self.path}", "bpf_object__load", self._object)
 
     def map(self, name: str) -> Map:
@@ -203,6 +224,11 @@ class Object(Closing):
             what = f"{self.path} has no program {name}"
             raise LibbpfError(what, errno.ENOENT)
         return Program(os.dup(call(f"program {name}", "bpf_program__fd", found)))
+
+
+def of_one_cpu(name: str, entries: int) -> int:
+    """The entries of a map that are one CPU's, if it is of `abi.BY_CPU`; else all."""
+    return entries // possible_cpus() if name in abi.BY_CPU else entries
 
 
 def read_image(path: Path) -> bytes:

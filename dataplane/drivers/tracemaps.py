@@ -67,7 +67,7 @@ class NodeMaps:
         bit = pick.filter_bit(
             asked.vip.address.packed, asked.vip.port or 0, asked.protocol, sys.byteorder
         )
-        word = int.from_bytes(self._at("vip_filter", bit // 64), sys.byteorder)
+        word = int.from_bytes(self._at("vip_bits", bit // 64), sys.byteorder)
         return bool(word >> bit % 64 & 1)
 
     def vip(self, asked: Question) -> abi.Fields | None:

@@ -55,6 +55,7 @@ ENUMS: dict[str, type[IntEnum | IntFlag]] = {
     "event": abi.Event,
     "sock_flag": abi.SockFlag,
     "sock_side": abi.SockSide,
+    "traffic_way": abi.TrafficWay,
     "sweep_side": abi.SweepSide,
     "sweep_flag": abi.SweepFlag,
     "adopt_flag": abi.AdoptFlag,

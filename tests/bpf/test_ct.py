@@ -392,10 +392,10 @@ def test_a_backend_that_is_its_own_client_sees_svc0(world: World) -> None:
 
 def test_services_are_counted(world: World) -> None:
     service_id = world.serve(VIP_TCP, [To(WEB)])
-    before = read_counts(world.maps["service_stats"])[service_id].tolist()
+    before = read_counts(world.maps)[service_id].tolist()
     first = establish(world)
     world.deliver(from_backend(first.packet, tcp="A"))
-    after = read_counts(world.maps["service_stats"])[service_id].tolist()
+    after = read_counts(world.maps)[service_id].tolist()
     gained = dict(zip(FIELDS, (a - b for a, b in zip(after, before, strict=True)), strict=True))
     assert (gained["forward_packets"], gained["reply_packets"], gained["new_flows"]) == (2, 2, 1)
     assert gained["forward_bytes"] == 2 * len(bytes(from_client()))

@@ -66,7 +66,7 @@ def tcp(address: str, port: int) -> L4Addr:
 
 def bit_is_set(state: BpfState, vip: L4Addr) -> bool:
     bit = filter_bit(vip.address.packed, vip.port, vip.protocol)
-    word = int.from_bytes(state.maps["vip_filter"].lookup(number(bit // 64)) or b"", sys.byteorder)
+    word = int.from_bytes(state.maps["vip_bits"].lookup(number(bit // 64)) or b"", sys.byteorder)
     return bool(word >> (bit % 64) & 1)
 
 
@@ -91,7 +91,7 @@ def test_a_filter_that_disagrees_is_put_right(state: BpfState) -> None:
     for one in (vip, stray):
         bit = filter_bit(one.address.packed, one.port, one.protocol)
         word = 0 if one is vip else 1 << (bit % 64)
-        state.maps["vip_filter"].update(number(bit // 64), word.to_bytes(8, sys.byteorder))
+        state.maps["vip_bits"].update(number(bit // 64), word.to_bytes(8, sys.byteorder))
     VipTable(state).observe()
     assert bit_is_set(state, vip)
     assert not bit_is_set(state, stray)

@@ -45,7 +45,7 @@ def noticed(world: World) -> tuple[object, ...]:
     """What a node could notice: counters, and flows with all that is in them."""
     return (
         counters(world.state),
-        read_counts(world.maps["service_stats"]).tolist(),
+        read_counts(world.maps).tolist(),
         {flow.ends: dict(flow.fields) for version in (4, 6) for flow in world.records(version)},
     )
 

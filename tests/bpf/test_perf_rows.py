@@ -39,7 +39,7 @@ def bench() -> Iterator[Bench]:
 
 def forwarded(bench: Bench) -> NDArray[np.int64]:
     """Packets towards backends, by service id."""
-    rows = read_counts(bench.maps["service_stats"])
+    rows = read_counts(bench.maps)
     return rows[:, FIELDS.index("forward_packets")].astype(np.int64)
 
 

@@ -176,7 +176,7 @@ class Life:
 
     def filter_is_right(self) -> None:
         """A program looks a VIP up only if its bit is set. (A new daemon would mend the bits.)"""
-        words = read_array(self.state.maps["vip_filter"], np.dtype(np.uint64))
+        words = read_array(self.state.maps["vip_bits"], np.dtype(np.uint64))
         found = {
             int(at) * 64 + bit
             for at in np.flatnonzero(words)

@@ -217,7 +217,7 @@ def _fill_node(made: Node) -> None:
     )
     for address in OWN:
         made.maps["known_addresses"].update(packed(address), word(AddressFlag.ADDRESS_LOCAL))
-        _set_bit(made.maps["address_filter"], address)
+        _set_bit(made.maps["address_bits"], address)
 
 
 def _set_bit(held: Map, address: IPAddress) -> None:
@@ -327,4 +327,4 @@ def _fill_services(made: Node) -> None:
                 ),
             )
     for index, bits in word_of_filter.items():
-        maps["vip_filter"].update(word(index), struct.pack("=Q", bits))
+        maps["vip_bits"].update(word(index), struct.pack("=Q", bits))

@@ -28,6 +28,7 @@ from bpf.pick import Candidate, filter_bit, member_key, table
 from dataplane.drivers.bpfstate import BpfState
 from dataplane.drivers.libbpf import Map
 from dataplane.drivers.mapbulk import read_array, update_keys
+from dataplane.drivers.servicestats import FIELDS, read_counts
 from dataplane.model.addr import IPAddress, L4Addr, Protocol
 from dataplane.model.rows import ProgramKind
 from tests.bpf import ctlaws
@@ -187,8 +188,8 @@ class World:
                      "tx_ports"):  # fmt: skip
             for key in list(self.maps[name].keys()):
                 self.maps[name].delete(key)
-        for name in ("ct4_tags", "ct4_replies", "ct6_tags", "ct6_replies", "vip_filter",
-                     "address_filter", "sets"):  # fmt: skip
+        for name in ("ct4_tags", "ct4_replies", "ct6_tags", "ct6_replies", "vip_bits",
+                     "address_bits", "sets"):  # fmt: skip
             self._zero(name)
         for name in ("ct4", "ct6"):
             self._end_all(name)
@@ -273,7 +274,7 @@ class World:
 
     def know(self, address: str, flags: AddressFlag) -> None:
         """Put an address into `known_addresses`."""
-        self._set_bit("address_filter", filter_bit(_address(address).packed, 0, 0))
+        self._set_bit("address_bits", filter_bit(_address(address).packed, 0, 0))
         self.maps["known_addresses"].update(mapped(_address(address)), _u32(flags))
 
     def serve(
@@ -328,7 +329,7 @@ class World:
         return abi.VIP_KEY.pack(addr=mapped(vip.address), port=vip.port, proto=vip.protocol)
 
     def _set_filter(self, vip: L4Addr) -> None:
-        self._set_bit("vip_filter", filter_bit(vip.address.packed, vip.port, vip.protocol))
+        self._set_bit("vip_bits", filter_bit(vip.address.packed, vip.port, vip.protocol))
 
     def _set_bit(self, name: str, bit: int) -> None:
         held = self.maps[name].lookup(_u32(bit // 64))
@@ -429,12 +430,7 @@ class World:
 
     def stats(self, service_id: int) -> dict[str, int]:
         """What was counted for a service, on all CPUs."""
-        value = self.maps["service_stats"].lookup(_u32(service_id)) or b""
-        each = [
-            abi.SERVICE_STATS.unpack(value[at : at + abi.SERVICE_STATS.size])
-            for at in range(0, len(value), abi.SERVICE_STATS.size)
-        ]
-        return {name: sum(one[name] for one in each) for name in each[0]}
+        return dict(zip(FIELDS, read_counts(self.maps)[service_id].tolist(), strict=True))
 
     # -- conntrack ----------------------------------------------------------------------------
 

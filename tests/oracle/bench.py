@@ -187,7 +187,7 @@ class Bench:
         self._declared.clear()
         for addr in self._addresses:
             word = filter_bit(addr, 0, 0) // 64
-            maps["address_filter"].update(word.to_bytes(4, "little"), bytes(8))
+            maps["address_bits"].update(word.to_bytes(4, "little"), bytes(8))
         self._addresses.clear()
         for name in ("known_addresses", "affinities", "fragments", "tx_ports"):
             for key in list(maps[name].keys()):
@@ -342,7 +342,7 @@ class Bench:
         self._sweeps.sweep(version, SweepFlag.SWEEP_END, ends)
 
     def _forget(self, service: Service) -> None:
-        filters = self._state.maps["vip_filter"]
+        filters = self._state.maps["vip_bits"]
         self._drop_ranges(service)
         for addr, port, proto in service.asked():
             self._world.withdraw(L4Addr(Protocol(proto), _ip(addr), port))

@@ -261,7 +261,7 @@ def test_stopped_and_kept_it_comes_back_as_it_was(
     assert stream.result["error"] == ""
 
 
-PINNED = ("vips", "vip_filter", "sets", "backends", "node", "known_addresses")
+PINNED = ("vips", "vip_bits", "sets", "backends", "node", "known_addresses")
 """Maps whose entries the daemon makes; the others are written by the packets."""
 
 

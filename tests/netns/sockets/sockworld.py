@@ -23,6 +23,7 @@ from bpf.abi import SetMode, VipFlag
 from bpf.pick import filter_bit, member_key
 from dataplane.drivers.libbpf import Map
 from dataplane.drivers.netns import inside_named
+from dataplane.drivers.servicestats import FIELDS, clear_counts, read_counts
 from dataplane.model.addr import L4Addr, Protocol
 
 HELPER = Path(__file__).with_name("sockclient.py")
@@ -103,8 +104,7 @@ class SockWorld:
         for number in self.services.values():
             for scope in (0, 1):
                 self.maps["sets"].update(_word(2 * number + scope), bytes(abi.SET.size))
-            stats = self.maps["service_stats"]
-            stats.update(_word(number), bytes(stats.value_size))
+        clear_counts(self.maps, self.services.values())
         self.backends.clear()
         self.services.clear()
 
@@ -136,10 +136,10 @@ class SockWorld:
 
     def _admit(self, vip: L4Addr) -> None:
         bit = filter_bit(vip.address.packed, vip.port, vip.protocol, sys.byteorder)
-        held = self.maps["vip_filter"].lookup(_word(bit // 64))
+        held = self.maps["vip_bits"].lookup(_word(bit // 64))
         assert held is not None
         word = int.from_bytes(held, sys.byteorder) | 1 << bit % 64
-        self.maps["vip_filter"].update(_word(bit // 64), word.to_bytes(8, sys.byteorder))
+        self.maps["vip_bits"].update(_word(bit // 64), word.to_bytes(8, sys.byteorder))
 
     def _set(self, index: int, targets: Sequence[L4Addr], weights: Sequence[int]) -> None:
         entries = sorted(
@@ -171,13 +171,7 @@ class SockWorld:
 
     def stats(self, number: int) -> dict[str, int]:
         """What was counted for a service, over all CPUs."""
-        octets = self.maps["service_stats"].lookup(_word(number)) or b""
-        size = abi.SERVICE_STATS.size
-        total: dict[str, int] = {}
-        for at in range(0, len(octets), size):
-            for name, value in abi.SERVICE_STATS.unpack(octets[at : at + size]).items():
-                total[name] = total.get(name, 0) + value
-        return total
+        return dict(zip(FIELDS, read_counts(self.maps)[number].tolist(), strict=True))
 
     def counted(self, reason: abi.Reason) -> int:
         """How often a reason was counted."""
