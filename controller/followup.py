@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from dataplane.drivers.bpfstate import BpfState
 from dataplane.drivers.conntrack import Conntrack
@@ -12,6 +13,10 @@ from dataplane.plan.servicebook import Changes
 from dataplane.ports import DataplaneError
 
 log = logging.getLogger(__name__)
+
+WALK_EVERY_S = 3600.0
+"""How often every flow is looked at, so that those whose time is over end while the programs' clock
+can tell (bpf/progs/sweep.bpf.c); a walk through a million takes 10 ms."""
 
 
 class FollowUp:
@@ -25,6 +30,7 @@ class FollowUp:
         self.conntrack = Conntrack(bpf.maps)
         self._sockets = SocketEnds(bpf.maps)
         self._before: NodePlan | None = None
+        self._walked_at = time.monotonic()
 
     def close(self) -> None:
         """Let go of the programs."""
@@ -38,6 +44,7 @@ class FollowUp:
         """
         before, self._before = self._before, None
         try:
+            self._walk()
             ended = self.conntrack.follow(before, planned, changes)
             sockets = 0
             if planned.sockets and planned.differences(before) & {"sets", "vips"}:
@@ -48,3 +55,9 @@ class FollowUp:
         self._before = planned
         if ended or sockets:
             log.info("ended flows=%d sockets=%d", ended, sockets)
+
+    def _walk(self) -> None:
+        now = time.monotonic()
+        if now - self._walked_at >= WALK_EVERY_S:
+            self._walked_at = now
+            self.conntrack.fill()

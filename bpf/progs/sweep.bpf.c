@@ -7,7 +7,7 @@
  * Invariants:
  * - A flow is ended by a compare-and-swap of its `life`, so what ends is the flow that was looked
  *   at, and never the one that took its place meanwhile. No lock is taken, no packet waits.
- * - A record whose time is over counts as no flow, here as in ct.h.
+ * - A record whose time is over counts as no flow, here as in ct.h, and is none afterwards.
  *
  * The argument is struct sweep, in and out. The maps ct4, ct6 and node are the node's own, put in by
  * the loader; sweep_ends is this object's, and whoever runs a sweep fills it before.
@@ -165,13 +165,22 @@ static __always_inline bool matches(const struct walk *walk, const struct seen *
 	return walk->flags & SWEEP_EVERY_SIDE ? found == walk->sides : found != 0;
 }
 
-static __always_inline bool is_live(const struct walk *walk, __u32 life, __u32 seen, __u8 state)
+/*
+ * Whether a record is a flow. One whose time is over is ended in passing: packets do that with those
+ * they meet, but one that is met by none would live again when the clock has gone half its way round
+ * (25 days at 1,000 ticks a second).
+ */
+static __always_inline bool is_live(const struct walk *walk, __u32 *life, __u32 born, __u32 last,
+				    __u8 state)
 {
-	__s32 idle = walk->tick - seen;	/* < 0: a packet came since we looked at the clock */
+	__s32 idle = walk->tick - last;	/* < 0: a packet came since we looked at the clock */
 
-	if (!(life & 1) || state >= CT_STATES)
+	if (!(born & 1) || state >= CT_STATES)
 		return false;
-	return idle <= 0 || (__u32)idle <= walk->timeouts[state];
+	if (idle <= 0 || (__u32)idle <= walk->timeouts[state])
+		return true;
+	__sync_val_compare_and_swap(life, born, born + 1);
+	return false;
 }
 
 static __always_inline void judge(struct walk *walk, const struct seen *seen, __u32 *life)
@@ -196,7 +205,7 @@ static long look4(__u32 index, struct walk *walk)
 		return 1;
 	seen.life = *(volatile __u32 *)&flow->life;
 	seen.state = flow->state;
-	if (!is_live(walk, seen.life, flow->seen, seen.state))
+	if (!is_live(walk, &flow->life, seen.life, flow->seen, seen.state))
 		return 0;
 	seen.service_id = flow->service_id;
 	seen.proto = flow->proto;
@@ -222,7 +231,7 @@ static long look6(__u32 index, struct walk *walk)
 		return 1;
 	seen.life = *(volatile __u32 *)&flow->life;
 	seen.state = flow->state;
-	if (!is_live(walk, seen.life, flow->seen, seen.state))
+	if (!is_live(walk, &flow->life, seen.life, flow->seen, seen.state))
 		return 0;
 	seen.service_id = flow->service_id;
 	seen.proto = flow->proto;

@@ -241,6 +241,19 @@ def test_of_flows_that_are_handed_on_the_node_is_what_counts(
     assert strays.moved == {(2, address(Protocol.UDP, "192.0.2.10", 80))}
 
 
+def test_what_is_over_stays_over_when_the_clock_has_gone_round(
+    maps: dict[str, Map], conntrack: Conntrack
+) -> None:
+    put(maps, MIXED)
+    conntrack.fill()
+    assert alive(maps) == LIVE4 | {11}, "nobody says of a state that nobody knows that it is over"
+    assert alive(maps, 6) == LIVE6
+    # From here on what was seen last half a round ago looks as if it were seen later than now.
+    maps["node"].update(bytes(4), flowtable.node_octets(NOW - TIMEOUT - 1 + 2**31))
+    assert [fill.flows for fill in conntrack.fill().values()] == [0, 0]
+    assert alive(maps) == {11}
+
+
 def test_more_ends_than_one_sweep_takes(maps: dict[str, Map], conntrack: Conntrack) -> None:
     put(maps, {n: flow4(vip=f"192.0.2.{n}") for n in range(1, 4)})
     room = conntrack._sweeps.room
