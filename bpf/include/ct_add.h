@@ -57,7 +57,7 @@ static __always_inline bool CT(ask_for)(const struct node *self, const TUPLE *tu
 	}
 	high = work->CT(high) ?: 1;
 	id = CT(direct)(base, high << STRETCH_BITS, records);
-	in = work->CT(cursors)[(id >> STRETCH_BITS) & (CT_CURSORS - 1)];
+	in = *CT(cursor)(work, id);
 	id = CT(direct)(base, CT(port_at)(base, high, in, 0, records), records);
 	flow = CT(at)(id);
 	/* Whose word goes with it. */

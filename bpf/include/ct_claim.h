@@ -59,6 +59,12 @@ static __always_inline __u32 CT(port_at)(__u64 base, __u32 high, __u32 in, __u32
 	return high << STRETCH_BITS | ((in - (__u32)base) & low) | (other & STRETCH & ~low);
 }
 
+/* How far in a CPU is in the stretch of a record. */
+static __always_inline __u32 *CT(cursor)(struct ct_work *work, __u32 id)
+{
+	return &work->CT(cursors)[(id >> STRETCH_BITS) & (CT_CURSORS - 1)];
+}
+
 /*
  * How good it is to take a record: FREE_RANK if it is no flow or its time is over, 0 if it may not be
  * taken, and else the more the longer its flow, which may be evicted, has been silent.
@@ -85,7 +91,7 @@ static __always_inline __u32 CT(rank)(const FLOW *flow, __u32 life, const struct
  */
 __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 {
-	__u32 zero = 0, records, turn, high, index = 0, in = 0, *cursor;
+	__u32 zero = 0, records, turn, high, index = 0, in = 0;
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
 	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
 	struct taken *best;
@@ -106,8 +112,8 @@ __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 				break;
 			if (turn)
 				high = high % 3 + 1;
-			index = CT(direct)(work->base, high << STRETCH_BITS, records) >> STRETCH_BITS;
-			in = work->CT(cursors)[index & (CT_CURSORS - 1)];
+			index = CT(direct)(work->base, high << STRETCH_BITS, records);
+			in = *CT(cursor)(work, index);
 			if (unlikely(!in))
 				in = first_cursor(made->flags);
 		}
@@ -131,10 +137,8 @@ __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 		}
 		if (best->rank == FREE_RANK)
 			break;
-		if (turn % CLAIM_ROW == CLAIM_ROW - 1) {
-			cursor = &work->CT(cursors)[(index >> STRETCH_BITS) & (CT_CURSORS - 1)];
-			*cursor = turn < CLAIM_NEAR ? in * 0x6255 + 0x3619 : in;
-		}
+		if (turn % CLAIM_ROW == CLAIM_ROW - 1)
+			*CT(cursor)(work, index) = turn < CLAIM_NEAR ? in * 0x6255 + 0x3619 : in;
 	}
 	/*
 	 * A port of the second kind finds a free record nearly anywhere. That says nothing of the stretches
@@ -148,7 +152,7 @@ __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 	if (!best->rank || (work->direct && work->CT(full) && work->CT(full) < CLAIM_FAR))
 		return DROP_CT_FULL;
 	work->CT(high) = best->port >> STRETCH_BITS;
-	work->CT(cursors)[(best->id >> STRETCH_BITS) & (CT_CURSORS - 1)] = best->next;
+	*CT(cursor)(work, best->id) = best->next;
 	work->id = best->id;
 	work->used = best->life;
 	flow = CT(at)(work->id);
