@@ -24,6 +24,18 @@ static __always_inline void CT(give_birth)(FLOW *flow, FLOW *made, struct ct_wor
 	*(volatile __u32 *)&flow->life = flow->life + 1;
 }
 
+/* The hash of a reply tuple that has a word; the line of its bucket is asked for. */
+static __always_inline __u64 CT(ask_for_word)(const struct node *self, const TUPLE *reply)
+{
+	__u64 hash = TUPLE_HASH(reply, PORTS_OF(reply), ~self->ct_seed);
+	__u32 index = hash & self->CT(reply_mask);
+	struct reply_bucket *bucket = bpf_map_lookup_elem(&CT(replies), &index);
+
+	if (bucket)
+		*(volatile __u32 *)&bucket->pad;
+	return hash;
+}
+
 /*
  * Ask for all cache lines that a flow of this tuple will need, at once: one after the other each would
  * be waited for by itself. `reply` is what its replies are taken to have, `direct` that its source port
@@ -43,18 +55,7 @@ static __always_inline bool CT(ask_for)(const struct node *self, const TUPLE *tu
 	if (!bucket || !work)
 		return false;
 	*(volatile __u32 *)&bucket->spilled;
-	if (likely(direct)) {
-		base = CT(reply_base)(self, reply);
-	} else {
-		struct reply_bucket *replies;
-		__u32 index;
-
-		base = TUPLE_HASH(reply, PORTS_OF(reply), ~self->ct_seed);
-		index = base & self->CT(reply_mask);
-		replies = bpf_map_lookup_elem(&CT(replies), &index);
-		if (replies)
-			*(volatile __u32 *)&replies->pad;
-	}
+	base = likely(direct) ? CT(reply_base)(self, reply) : CT(ask_for_word)(self, reply);
 	high = work->CT(high) ?: 1;
 	id = CT(direct)(base, high << STRETCH_BITS, records);
 	in = *CT(cursor)(work, id);
@@ -88,10 +89,9 @@ static __always_inline bool CT(ask_for)(const struct node *self, const TUPLE *tu
  */
 __noinline int CT(begin)(FLOW *made, __u32 asked)
 {
-	__u32 zero = 0, index;
+	__u32 zero = 0;
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
 	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
-	struct reply_bucket *replies;
 	struct index_bucket *bucket;
 	TUPLE *tuple;
 
@@ -114,15 +114,7 @@ __noinline int CT(begin)(FLOW *made, __u32 asked)
 		*(volatile __u32 *)&bucket->spilled;
 	tuple = &work->CT(reply);
 	CT(reply_tuple)(made, tuple);
-	if (work->direct) {
-		work->base = CT(reply_base)(self, tuple);
-		return 0;
-	}
-	work->base = TUPLE_HASH(tuple, PORTS_OF(tuple), ~self->ct_seed);
-	index = work->base & self->CT(reply_mask);
-	replies = bpf_map_lookup_elem(&CT(replies), &index);
-	if (replies)
-		*(volatile __u32 *)&replies->pad;
+	work->base = work->direct ? CT(reply_base)(self, tuple) : CT(ask_for_word)(self, tuple);
 	return 0;
 }
 
