@@ -63,11 +63,7 @@ static __always_inline bool CT(ask_for)(const struct node *self, const TUPLE *tu
 	flow = CT(at)(id);
 	/* Whose word goes with it. */
 	if (likely(flow && flow->life)) {
-		work->CT(next).id = id;
-		work->CT(next).life = flow->life;
-		barrier();
-		CT(own_tuple)(flow, &work->CT(former));
-		work->CT(next).place = CT(place)(self, &work->CT(former));
+		CT(note_former)(self, work, flow, id, flow->life);
 		next_bucket = bpf_map_lookup_elem(&CT(tags), &work->CT(next).place.first);
 		if (next_bucket)
 			*(volatile __u32 *)&next_bucket->spilled;

@@ -1,6 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What lives here: which record a new flow of one family has. Included by ct_family.h. */
 
+/* Note where the word of the flow is that a record was in this life (work->CT(next)). */
+static __always_inline void CT(note_former)(const struct node *self, struct ct_work *work,
+					    const FLOW *flow, __u32 id, __u32 life)
+{
+	work->CT(next).id = id;
+	work->CT(next).life = life;
+	/* A tuple that is not of this life is beside one that the record does not have any more. */
+	barrier();
+	CT(own_tuple)(flow, &work->CT(former));
+	work->CT(next).place = CT(place)(self, &work->CT(former));
+}
+
 /* Clear what word still names a record, which the caller has claimed, by its former flow. */
 __noinline int CT(unname)(__u32 id)
 {
@@ -13,12 +25,8 @@ __noinline int CT(unname)(__u32 id)
 
 	if (!self || !work || !flow)
 		return 0;
-	if (unlikely(work->CT(next).id != id || work->CT(next).life != work->used)) {
-		work->CT(next).id = id;
-		work->CT(next).life = work->used;
-		CT(own_tuple)(flow, &work->CT(former));
-		work->CT(next).place = CT(place)(self, &work->CT(former));
-	}
+	if (unlikely(work->CT(next).id != id || work->CT(next).life != work->used))
+		CT(note_former)(self, work, flow, id, work->used);
 	place = work->CT(next).place;
 	word = place.tag | id;
 	bucket = bpf_map_lookup_elem(&CT(tags), &place.first);
