@@ -26,7 +26,7 @@ static __always_inline __u32 CT(claim_named)(const FLOW *made, const struct node
 	barrier();
 	if (CT(rank)(flow, life, self, tick) != FREE_RANK)
 		return DROP_CONFLICT;
-	if (__sync_val_compare_and_swap(&flow->life, life, (life | 3) + 3) != life)
+	if (!CT(seize)(flow, life))
 		return DROP_CT_BUSY;
 	work->id = id;
 	work->used = life;

@@ -90,6 +90,12 @@ static __always_inline __u32 CT(rank)(const FLOW *flow, __u32 life, const struct
 	return is_weak(flow->state) * ((silent & ~((__s32)silent >> 31)) / 2 + 1);
 }
 
+/* Make a record that had this life CLAIMED; false if another CPU was here. */
+static __always_inline bool CT(seize)(FLOW *flow, __u32 life)
+{
+	return __sync_val_compare_and_swap(&flow->life, life, (life | 3) + 3) == life;
+}
+
 /*
  * Claim a record for `made`, whose number is work->id then: 0, or why not. One that is no flow, or
  * whose time is over, is taken as it is met; else, of the flows that were met and may be evicted, the
@@ -168,8 +174,7 @@ __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 	if (!flow || (best->rank != FREE_RANK && !is_weak(flow->state)))
 		return DROP_CT_BUSY;
 	/* Another CPU was here: likewise. */
-	if (__sync_val_compare_and_swap(&flow->life, work->used, (work->used | 3) + 3) !=
-	    work->used)
+	if (!CT(seize)(flow, work->used))
 		return DROP_CT_BUSY;
 	if (best->rank != FREE_RANK)
 		count_event(EVENT_EVICTED);

@@ -197,8 +197,8 @@ FAULTS = (
     Broken(
         "a flow has the life of the one that it pushed out",
         "include/ct_claim.h",
-        "(work->used | 3) + 3) !=",
-        "(work->used | 3) - 1) !=",
+        "(life | 3) + 3) == life",
+        "(life | 3) - 1) == life",
         packets=60_000,
         table=Table.CROWDED,
     ),
