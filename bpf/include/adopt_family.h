@@ -104,10 +104,7 @@ __noinline __u32 CT(adopt)(FLOW *made, __u32 orders)
 		!(made->flags & FLOW_DSR);
 	reason = named ? CT(claim_named)(made, self, work, tick) : DROP_CONFLICT;
 	if (!reason) {
-		CT(unname)(work->id);
-		reason = CT(enter)(made, tick);
-		if (!reason)
-			CT(begin_life)(made, tick);
+		reason = CT(settle)(work, made, tick);
 	} else if (orders & ADOPT_ANYWHERE) {
 		reason = CT(add)(made, tick, false);
 		if (!reason && named && CT(has_twin)(made, self, work)) {

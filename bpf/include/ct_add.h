@@ -233,6 +233,21 @@ __noinline int CT(begin_life)(FLOW *made, __u32 tick)
 	return 0;
 }
 
+/* Make the record that was claimed the flow `made`: 0, or why not, and it is claimed no more. */
+static __always_inline __u32 CT(settle)(const struct ct_work *work, FLOW *made, __u32 tick)
+{
+	__u32 reason;
+
+	if (likely(work->used))
+		CT(unname)(work->id);
+	reason = CT(enter)(made, tick);
+	if (!reason && unlikely(!work->direct && !(made->flags & FLOW_DSR)))
+		reason = CT(enter_reply)(tick);
+	if (!reason)
+		CT(begin_life)(made, tick);
+	return reason;
+}
+
 /*
  * Make `made` a flow (its life and seen are set here, and its source port if that is 0 and ours), and
  * ct_work.id its number. 0, or the reason why not: DROP_CONFLICT if the reply tuple is another's (the
@@ -253,16 +268,7 @@ static __always_inline __u32 CT(add)(FLOW *made, __u32 tick, __u32 asked)
 		if (likely(!reason) || (work->direct && reason == DROP_CT_FULL))
 			break;
 	}
-	if (reason)
-		return reason;
-	if (likely(work->used))
-		CT(unname)(work->id);
-	reason = CT(enter)(made, tick);
-	if (!reason && unlikely(!work->direct && !(made->flags & FLOW_DSR)))
-		reason = CT(enter_reply)(tick);
-	if (!reason)
-		CT(begin_life)(made, tick);
-	return reason;
+	return reason ?: CT(settle)(work, made, tick);
 }
 
 /* The flow that CT(add) made or found there, a moment ago; it may be another's record by now. */
