@@ -133,7 +133,7 @@ static __always_inline bool CT(is_carried)(const struct node *self, struct ct_wo
  */
 __noinline __u32 CT(enter)(FLOW *made, __u32 tick)
 {
-	__u32 zero = 0, life, reason, records;
+	__u32 zero = 0, life, reason;
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
 	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
 	struct index_bucket *bucket;
@@ -141,14 +141,13 @@ __noinline __u32 CT(enter)(FLOW *made, __u32 tick)
 
 	if (!made || !self || !work)
 		return DROP_CT_FULL;
-	records = CT(records)(self);
 	bucket = bpf_map_lookup_elem(&CT(tags), &work->place.first);
 	reason = bucket ? CT(take_way)(work, bucket, self, tick) : DROP_CT_FULL;
 	if (reason)
 		goto out;
-	if (!work->is_new && CT(may_have)(bucket, work->place.tag, records)) {
+	if (!work->is_new) {
 		CT(own_tuple)(made, &work->CT(mine));
-		flow = CT(search)(&work->place, records, &work->CT(mine), &life);
+		flow = CT(search)(&work->place, CT(records)(self), &work->CT(mine), &life);
 		if (flow) {
 			reason = FLOW_THERE;
 			if (CT(alive)(flow, self, tick))

@@ -192,9 +192,12 @@ static __always_inline __u32 CT(take_way)(struct ct_work *work, struct index_buc
 	version = lock(&first->lock);
 	if (!version)
 		return DROP_CT_BUSY;
-	/* Nobody was here since its words were looked at (CT(ask_for)): there is no flow of this tuple. */
-	work->is_new = version == work->version + 1;
-	if (!work->is_new && CT(may_have)(first, place->tag, records)) {
+	/*
+	 * Nobody was here since its words were looked at (CT(ask_for)), or none is of its tag: there is
+	 * no flow of this tuple, and while the lock is held none begins.
+	 */
+	work->is_new = version == work->version + 1 || !CT(may_have)(first, place->tag, records);
+	if (!work->is_new) {
 		work->way = CT(former_way)(first, place, records);
 		if (work->way != NO_WAY)
 			return 0;
