@@ -89,7 +89,6 @@ struct ct_work {
 	struct tuple6 ct6_reply;
 	struct tuple6 ct6_former;
 	struct taken taken;
-	__u32 pad;
 	struct former ct4_next;
 	struct former ct6_next;
 	__u32 ct4_high;		/* which stretches are gone on in: a port's high bits */
