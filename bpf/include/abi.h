@@ -50,6 +50,13 @@ enum limit {
 	HOST_SOURCE6_FIRST = 0xfd6d,
 	HOST_SOURCE6_SECOND = 0x7273,
 	HOST_SOURCE6_LAST = 3,
+	/*
+	 * Source ports towards backends where they are ours to choose. From DIRECT_PORT_MIN on they
+	 * name the flow's record (ct?_direct); those below, from SNAT_PORT_MIN, are for flows that find
+	 * no record so; a client's own below that is kept if it can be.
+	 */
+	SNAT_PORT_MIN = 1024,
+	DIRECT_PORT_MIN = 16384,
 };
 
 enum vip_flag {

@@ -20,13 +20,12 @@
 #define FREE_RANK 0xffffffff
 #define CLAIMED 2		/* the two low bits of `life` while a flow is being made */
 /*
- * Source ports from here on name the record (ct?_direct); those below, from 1,024, are for flows that
- * find no record so, and those below 1,024 are clients' own. A port's two high bits name one of a
- * backend's three stretches of the table, so that one with many flows need not push others out.
+ * The two high bits of a port that names a record (DIRECT_PORT_MIN) choose one of a backend's three
+ * stretches of the table, so that one with many flows need not push others out.
  */
-#define DIRECT_PORT_MIN 16384
 #define STRETCH_BITS 14
 #define STRETCH ((1U << STRETCH_BITS) - 1)
+_Static_assert(DIRECT_PORT_MIN == STRETCH + 1, "what names no record has high bits of its own: 0");
 #define CT_CURSORS 256
 #define CLAIM_ROW 4		/* records that are looked at in a row, */
 #define CLAIM_NEAR 12		/* in all three stretches, */

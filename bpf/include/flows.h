@@ -16,7 +16,6 @@
 
 #define SNAT_TRIES 16
 #define FULL_TRIES 3	/* where there may be room elsewhere in the table */
-#define SNAT_PORT_MIN 1024
 #define SNAT_PORTS (DIRECT_PORT_MIN - SNAT_PORT_MIN)	/* that name no record */
 
 /* A first packet. */
