@@ -75,12 +75,12 @@ struct ct_work {
 	__u8 direct;		/* its source port names its record */
 	__u8 asked_direct;	/* what it was taken for when its lines were asked for */
 	__u8 is_new;		/* no look at its bucket's words is needed */
-	__u32 used;		/* not 0: the life of the flow that the record was, which may have a word */
+	__u32 used;		/* not 0: the life the record had, whose flow may have a word */
 	__u32 replies;		/* not 0: the lock of this bucket of replies is held */
 	__u32 reply_bucket;
-	__u32 version;		/* of the first bucket's lock when it had no word of this tag; odd: none */
+	__u32 version;		/* the first bucket's lock while no word had this tag; odd: none */
 	struct place2 place;
-	__u64 base;		/* of the tuple that replies will have (ct?_reply_base), or its hash */
+	__u64 base;		/* of the tuple replies will have (ct?_reply_base), or its hash */
 	struct tuple4 ct4_mine;
 	struct tuple4 ct4_reply;
 	struct tuple4 ct4_former;
@@ -129,8 +129,8 @@ static __always_inline bool is_weak(__u8 state)
 }
 
 /*
- * A lock of a bucket: its word, odd while the lock is held, and another one after each time; 0 if its
- * holder did not let go in time.
+ * A lock of a bucket: its word, odd while the lock is held, and another one after each time; 0 if
+ * its holder did not let go in time.
  */
 static __always_inline __u32 lock(__u32 *word)
 {
@@ -145,7 +145,9 @@ static __always_inline __u32 lock(__u32 *word)
 	return 0;
 }
 
-/* A plain store: what was written before is seen before (x86; docs/decisions/0011 claims no other). */
+/*
+ * A plain store: what was written before is seen before (x86; docs/decisions/0011 claims no other).
+ */
 static __always_inline void unlock(__u32 *word)
 {
 	barrier();

@@ -8,8 +8,8 @@ static __always_inline void CT(give_birth)(FLOW *flow, FLOW *made, struct ct_wor
 	struct index_bucket *bucket = first;
 
 	/*
-	 * All but life, which says that the rest is there, and is stored behind it (as unlock() does).
-	 * Nobody else writes it: it is claimed.
+	 * All but life, which says that the rest is there, and is stored behind it (as unlock()
+	 * does). Nobody else writes it: it is claimed.
 	 */
 	flow->seen = tick;
 	__builtin_memcpy(__builtin_assume_aligned((void *)flow + 8, 8),
@@ -37,9 +37,10 @@ static __always_inline __u64 CT(ask_for_word)(const struct node *self, const TUP
 }
 
 /*
- * Ask for all cache lines that a flow of this tuple will need, at once: one after the other each would
- * be waited for by itself. `reply` is what its replies are taken to have, `direct` that its source port
- * names its record. Whether it certainly has no flow: then CT(begin) need not find its place again.
+ * Ask for all cache lines that a flow of this tuple will need, at once: one after the other each
+ * would be waited for by itself. `reply` is what its replies are taken to have, `direct` that its
+ * source port names its record. Whether it certainly has no flow: then CT(begin) need not find its
+ * place again.
  */
 static __always_inline bool CT(ask_for)(const struct node *self, const TUPLE *tuple,
 					const TUPLE *reply, bool direct)
@@ -80,8 +81,8 @@ static __always_inline bool CT(ask_for)(const struct node *self, const TUPLE *tu
 }
 
 /*
- * Find the place of `made`. `asked`: 1 if CT(ask_for) has, for the same packet; NO_OTHER_PORT if those that
- * name no record are taken.
+ * Find the place of `made`. `asked`: 1 if CT(ask_for) has, for the same packet; NO_OTHER_PORT if
+ * those that name no record are taken.
  */
 __noinline int CT(begin)(FLOW *made, __u32 asked)
 {
@@ -99,7 +100,7 @@ __noinline int CT(begin)(FLOW *made, __u32 asked)
 		return 0;
 	if (unlikely(asked == NO_OTHER_PORT))
 		work->CT(full) = CLAIM_FAR;
-	/* What was asked for is written over: another port, of another base, may be tried after this one. */
+	/* What was asked for is written over: another port, of another base, may be tried next. */
 	work->asked_direct = 0;
 	work->version = 1;
 	tuple = &work->CT(mine);
@@ -115,8 +116,9 @@ __noinline int CT(begin)(FLOW *made, __u32 asked)
 }
 
 /*
- * Whether the reply tuple that `made` was given is that of a flow with a word: one that was carried over
- * from an older version's maps, where ports named no records, and whose own record was another's.
+ * Whether the reply tuple that `made` was given is that of a flow with a word: one that was carried
+ * over from an older version's maps, where ports named no records, and whose own record was
+ * another's.
  */
 static __always_inline bool CT(is_carried)(const struct node *self, struct ct_work *work,
 					   const FLOW *made)
@@ -128,8 +130,8 @@ static __always_inline bool CT(is_carried)(const struct node *self, struct ct_wo
 }
 
 /*
- * Take the locks and the way that the claimed record's word needs: 0, and its first bucket is locked (or
- * both, work->both), or a reason, and it is claimed no more.
+ * Take the locks and the way that the claimed record's word needs: 0, and its first bucket is
+ * locked (or both, work->both), or a reason, and it is claimed no more.
  */
 __noinline __u32 CT(enter)(FLOW *made, __u32 tick)
 {
@@ -169,8 +171,8 @@ out:
 }
 
 /*
- * Write the word among the replies that the claimed record needs: 0, and its bucket is locked, too, until
- * the flow lives, or two would have one reply tuple; else as CT(enter).
+ * Write the word among the replies that the claimed record needs: 0, and its bucket is locked, too,
+ * until the flow lives, or two would have one reply tuple; else as CT(enter).
  */
 __noinline __u32 CT(enter_reply)(__u32 tick)
 {
@@ -248,10 +250,11 @@ static __always_inline __u32 CT(settle)(const struct ct_work *work, FLOW *made, 
 }
 
 /*
- * Make `made` a flow (its life and seen are set here, and its source port if that is 0 and ours), and
- * ct_work.id its number. 0, or the reason why not: DROP_CONFLICT if the reply tuple is another's (the
- * caller may try another port), DROP_CT_FULL, DROP_CT_BUSY. FLOW_THERE: another CPU made this very
- * flow meanwhile. `asked` as of CT(begin). Several functions in turn, because the stack of one would be too large.
+ * Make `made` a flow (its life and seen are set here, and its source port if that is 0 and ours),
+ * and ct_work.id its number. 0, or the reason why not: DROP_CONFLICT if the reply tuple is
+ * another's (the caller may try another port), DROP_CT_FULL, DROP_CT_BUSY. FLOW_THERE: another CPU
+ * made this very flow meanwhile. `asked` as of CT(begin). Several functions in turn, because the
+ * stack of one would be too large.
  */
 static __always_inline __u32 CT(add)(FLOW *made, __u32 tick, __u32 asked)
 {

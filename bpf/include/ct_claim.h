@@ -32,7 +32,7 @@ __noinline int CT(unname)(__u32 id)
 	bucket = bpf_map_lookup_elem(&CT(tags), &place.first);
 	if (!bucket)
 		return 0;
-	/* Without a lock: only who has claimed the record makes a word that names it, and has not yet. */
+	/* No lock: only who has claimed the record makes a word that names it, and has not yet. */
 	own = CT(own_word)(bucket, &place);
 	if (likely(*own == word)) {
 		__sync_val_compare_and_swap(own, word, 0);
@@ -56,8 +56,8 @@ __noinline int CT(unname)(__u32 id)
 }
 
 /*
- * The port, with these high bits (1 to 3), that names the record so far in a stretch. Of a table with
- * fewer records than a stretch has, some bits of the port do not count: those are `other`'s.
+ * The port, with these high bits (1 to 3), that names the record so far in a stretch. Of a table
+ * with fewer records than a stretch has, some bits of the port do not count: those are `other`'s.
  */
 static __always_inline __u32 CT(port_at)(__u64 base, __u32 high, __u32 in, __u32 other,
 					 __u32 records)
@@ -74,8 +74,8 @@ static __always_inline __u32 *CT(cursor)(struct ct_work *work, __u32 id)
 }
 
 /*
- * How good it is to take a record: FREE_RANK if it is no flow or its time is over, 0 if it may not be
- * taken, and else the more the longer its flow, which may be evicted, has been silent.
+ * How good it is to take a record: FREE_RANK if it is no flow or its time is over, 0 if it may not
+ * be taken, and else the more the longer its flow, which may be evicted, has been silent.
  */
 static __always_inline __u32 CT(rank)(const FLOW *flow, __u32 life, const struct node *self,
 				      __u32 tick)
@@ -98,9 +98,9 @@ static __always_inline bool CT(seize)(FLOW *flow, __u32 life)
 
 /*
  * Claim a record for `made`, whose number is work->id then: 0, or why not. One that is no flow, or
- * whose time is over, is taken as it is met; else, of the flows that were met and may be evicted, the
- * one that has been silent for the longest. Records are taken in a row, so each CPU makes flows in
- * lines that it has just had, or has next. Where none of a row is free it looks elsewhere in the
+ * whose time is over, is taken as it is met; else, of the flows that were met and may be evicted,
+ * the one that has been silent for the longest. Records are taken in a row, so each CPU makes flows
+ * in lines that it has just had, or has next. Where none of a row is free it looks elsewhere in the
  * stretches, too, but only now and then while the table seems full.
  */
 __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
@@ -155,8 +155,9 @@ __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 			*CT(cursor)(work, index) = turn < CLAIM_NEAR ? in * 0x6255 + 0x3619 : in;
 	}
 	/*
-	 * A port of the second kind finds a free record nearly anywhere. That says nothing of the stretches
-	 * of this backend, whose weak flows would never end then, while it has no such port left.
+	 * A port of the second kind finds a free record nearly anywhere. That says nothing of the
+	 * stretches of this backend, whose weak flows would never end then, while it has no such
+	 * port left.
 	 */
 	if (best->rank != FREE_RANK)
 		work->CT(full)++;
