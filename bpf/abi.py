@@ -55,6 +55,8 @@ class Limit(IntEnum):
     HOST_SOURCE6_FIRST = 0xFD6D
     HOST_SOURCE6_SECOND = 0x7273
     HOST_SOURCE6_LAST = 3
+    SNAT_PORT_MIN = 1024
+    DIRECT_PORT_MIN = 16384
 
 
 class VipFlag(IntFlag):

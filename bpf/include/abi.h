@@ -43,26 +43,34 @@ enum limit {
 	PICK_SEED = 0x6d72f10e,	/* one for all nodes */
 	PERF_HEAD = 80,		/* bytes that the perf wrapper puts back before each run */
 	/*
-	 * What stands for a client behind OVN, to a backend in this node's own network: 169.254.109.115
-	 * and fd6d:7273::3, which svc0's other address makes neighbours of this node's kernel.
+	 * What stands for a client behind OVN, to a backend in this node's own network:
+	 * 169.254.109.115 and fd6d:7273::3, which svc0's other address makes neighbours of this
+	 * node's kernel.
 	 */
 	HOST_SOURCE4_HIGH = 0xa9fe,
 	HOST_SOURCE4_LOW = 0x6d73,
 	HOST_SOURCE6_FIRST = 0xfd6d,
 	HOST_SOURCE6_SECOND = 0x7273,
 	HOST_SOURCE6_LAST = 3,
+	/*
+	 * Source ports towards backends where they are ours to choose. From DIRECT_PORT_MIN on they
+	 * name the flow's record (ct?_direct); those below, from SNAT_PORT_MIN, are for flows that
+	 * find no record so; a client's own below that is kept if it can be.
+	 */
+	SNAT_PORT_MIN = 1024,
+	DIRECT_PORT_MIN = 16384,
 };
 
 enum vip_flag {
 	VIP_SNAT = 1,		/* the backend sees svc0's address */
-	VIP_LOCAL = 2,		/* clients outside: the set of this node's backends (policy Local) */
+	VIP_LOCAL = 2,		/* clients outside: this node's backends (policy Local) */
 	VIP_INNER_LOCAL = 4,	/* clients inside (svc0, sockets): the same for them */
-	VIP_REJECT = 8,		/* an empty cluster-wide set: TCP RST or port unreachable, not silence */
+	VIP_REJECT = 8,		/* empty cluster-wide set: RST or port unreachable, not silence */
 	VIP_SOURCE_RANGES = 16,	/* clients outside have to be in source_ranges */
 	VIP_AFFINITY = 32,	/* affinity_ticks counts */
 	VIP_DSR = 64,		/* remote backends: handed to their node as it is */
 	VIP_INNER_SNAT = 128,	/* clients inside: SNAT too (hairpin and host clients need none) */
-	VIP_HOSTS = 256,	/* some backends are no workloads: containers' sockets leave it to svc0 */
+	VIP_HOSTS = 256,	/* a backend is no workload: containers' sockets leave it to svc0 */
 };
 
 enum place {
@@ -110,7 +118,7 @@ enum flow_flag {
 	FLOW_CLIENT_FIN = 4,
 	FLOW_BACKEND_FIN = 8,
 	FLOW_NO_SNAT = 16,
-	FLOW_HANDED = 32,	/* handed over by another node: replies keep the MACs that OVN gave */
+	FLOW_HANDED = 32,	/* handed over by another node: replies keep OVN's MACs */
 	FLOW_HOST = 64,		/* to this node's kernel, whose replies host.bpf.c reverses */
 };
 
@@ -119,7 +127,7 @@ enum node_flag {
 	NODE_VALID6 = 2,
 	NODE_MORE_LOCAL4_UNUSED = 4,
 	NODE_FIXED_CLOCK = 8,	/* `tick` is the time, and not the kernel's (tests) */
-	NODE_CARRIED = 16,	/* there may be flows whose port names another's record (adopt.bpf.c) */
+	NODE_CARRIED = 16,	/* some flows' ports may name another's record (adopt.bpf.c) */
 	NODE_CARRYING = 32,	/* flows are on their way here from another version's maps */
 };
 
@@ -183,7 +191,7 @@ enum reason {
 	DROP_SOURCE_RANGE = 47,
 	DROP_NO_LOCAL = 48,	/* policy Local and no backend on this node */
 	DROP_FRAGMENT_MISS = 49,	/* a later fragment whose first one was not seen */
-	DROP_CT_BUSY = 50,	/* another CPU held a bucket for too long, or took each record first */
+	DROP_CT_BUSY = 50,	/* another CPU held a bucket too long, or took each record first */
 	DROP_VIP_PORT = 51,	/* a VIP's address, a port without service, not worth an answer */
 	DROP_EXTENSION = 52,	/* IPv6 extension headers that cannot be followed */
 	SVC_PASS_ND = 53,
@@ -206,7 +214,7 @@ enum reason {
 
 /* What happens beside the packets' fates; in `counters` too (packets alone), from its end. */
 enum event {
-	EVENT_EVICTED = 126,	/* a weak flow ended for a new one: its record, or the word of its own */
+	EVENT_EVICTED = 126,	/* a weak flow ended for a new one's record, or own word */
 	EVENT_EVICTED_REPLY = 127,	/* likewise, its word among the replies */
 };
 
@@ -287,15 +295,15 @@ _Static_assert(sizeof(struct affinity) == 8, "affinity");
 /*
  * Conntrack. A flow is one record. The client's tuple finds it by a word of ct4_tags: the number of
  * the record in as many low bits as the table's size needs, and a tag of the tuple in the others; 0
- * is none. The backend's tuple finds it by its port alone, where that is ours to choose (ct?_direct),
- * else by a word of ct4_replies. So the two halves of a translation live and die together. ct6_*
- * likewise.
+ * is none. The backend's tuple finds it by its port alone, where that is ours to choose
+ * (ct?_direct), else by a word of ct4_replies. So the two halves of a translation live and die
+ * together. ct6_* likewise.
  */
 struct index_bucket {
-	__u32 lock;		/* odd: held, by who adds a flow that may have its word here. It counts up */
+	__u32 lock;		/* odd: held by who adds a flow whose word may be here. Counts up */
 	/*
-	 * Words in second buckets whose first this is, or more: one that another's took the place of is
-	 * not taken off.
+	 * Words in second buckets whose first this is, or more: one that another's took the place
+	 * of is not taken off.
 	 */
 	__u32 spilled;
 	__u32 words[INDEX_WAYS];
@@ -337,8 +345,8 @@ struct flow4 {
 	__u16 mtu;		/* of the backend's path; 0: not known */
 	__u16 ifindex;		/* of the uplink that the client is behind: an index of tx_ports */
 	__u8 client_mac[6];
-	__u8 vip_mac[6];	/* the MAC that the client sends to; of a DSR flow the backend's node's */
-	__be16 vlan[2];		/* the client's tags, outer first, 0: none; two tags: the outer is 802.1ad's */
+	__u8 vip_mac[6];	/* what the client sends to; of a DSR flow the backend's node's */
+	__be16 vlan[2];		/* the client's, outer first, 0: none; outer of two: 802.1ad's */
 };
 _Static_assert(sizeof(struct flow4) == 64, "flow4");
 
@@ -495,7 +503,7 @@ enum sweep_side {
 	SWEEP_CLIENT_ADDRESS = 5,
 	SWEEP_SERVICE_VIP = 6,		/* the VIP as one service id's */
 	SWEEP_SERVICE_BACKEND = 7,	/* the backend likewise */
-	SWEEP_SERVICE_MAC = 8,		/* of a DSR flow: the MAC that the address begins with, likewise */
+	SWEEP_SERVICE_MAC = 8,		/* of a DSR flow: the MAC first in the address, likewise */
 };
 
 enum sweep_flag {
@@ -503,7 +511,7 @@ enum sweep_flag {
 	SWEEP_EVERY_SIDE = 2,	/* all of `sides` have to be found; else one of them is enough */
 };
 
-/* sweep_ends: key; what the side does not name is zero. The value is a mask of 1 << enum ct_state. */
+/* sweep_ends: key; what the side does not name is zero. Value: a mask of 1 << enum ct_state. */
 struct sweep_key {
 	__u8 addr[16];
 	__u32 service_id;
@@ -555,7 +563,7 @@ struct perf_plan {
 	__u32 flows;		/* how many 5-tuples to take in turn; 1: the head as it is */
 	__u32 next;
 	__u32 services;		/* how many addresses of VIPs to take in turn, likewise */
-	__u32 stride;		/* from one to the next of them, less than there are (perf/strides.py) */
+	__u32 stride;		/* from one to the next, less than there are (perf/strides.py) */
 };
 _Static_assert(sizeof(struct perf_plan) == 96, "perf_plan");
 

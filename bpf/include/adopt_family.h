@@ -5,9 +5,9 @@
  *
  * Invariants:
  * - What a packet made of a flow here is newer than what the other version's maps say: it stays.
- * - No two flows have one reply tuple, also where one has a word and the port of the other names its
- *   record: who makes the latter claims first and looks at the words then (CT(enter)); who makes the
- *   former writes the word first and looks at the record then.
+ * - No two flows have one reply tuple, also where one has a word and the port of the other names
+ *   its record: who makes the latter claims first and looks at the words then (CT(enter)); who
+ *   makes the former writes the word first and looks at the record then.
  */
 
 /* Claim the record that the port of `made` names, if it is no flow: 0, or why not. */
@@ -26,7 +26,7 @@ static __always_inline __u32 CT(claim_named)(const FLOW *made, const struct node
 	barrier();
 	if (CT(rank)(flow, life, self, tick) != FREE_RANK)
 		return DROP_CONFLICT;
-	if (__sync_val_compare_and_swap(&flow->life, life, (life | 3) + 3) != life)
+	if (!CT(seize)(flow, life))
 		return DROP_CT_BUSY;
 	work->id = id;
 	work->used = life;
@@ -34,7 +34,7 @@ static __always_inline __u32 CT(claim_named)(const FLOW *made, const struct node
 	return 0;
 }
 
-/* Whether the record that the port of `made` names is, or may become, a flow of the same reply tuple. */
+/* Whether the record that the port of `made` names is, or may become, a flow of its reply tuple. */
 static __always_inline bool CT(has_twin)(const FLOW *made, const struct node *self,
 					 struct ct_work *work)
 {
@@ -92,8 +92,8 @@ __noinline __u32 CT(adopt)(FLOW *made, __u32 orders)
 			return 0;
 		}
 		/*
-		 * Another one of this client: begun anew, or met in the middle before the one that it
-		 * is was carried over. The latter's backend knows it by the other's port.
+		 * Another one of this client: begun anew, or met in the middle before the one that
+		 * it is was carried over. The latter's backend knows it by the other's port.
 		 */
 		if (is_weak(made->state) ||
 		    (flow->state != CT_MIDDLE && flow->state != CT_UDP_ONE_WAY))
@@ -104,10 +104,7 @@ __noinline __u32 CT(adopt)(FLOW *made, __u32 orders)
 		!(made->flags & FLOW_DSR);
 	reason = named ? CT(claim_named)(made, self, work, tick) : DROP_CONFLICT;
 	if (!reason) {
-		CT(unname)(work->id);
-		reason = CT(enter)(made, tick);
-		if (!reason)
-			CT(begin_life)(made, tick);
+		reason = CT(settle)(work, made, tick);
 	} else if (orders & ADOPT_ANYWHERE) {
 		reason = CT(add)(made, tick, false);
 		if (!reason && named && CT(has_twin)(made, self, work)) {

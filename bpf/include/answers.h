@@ -5,8 +5,9 @@
  * packet that they are about, and leave by the port that it came in by.
  *
  * Invariants:
- * - Nothing is said to a RST, an ICMP error, a later fragment, a group, or a source that is nobody's
- *   address (RFC 1122 section 3.2.2, RFC 4443 section 2.4 e); and no more than the CPU has tokens for.
+ * - Nothing is said to a RST, an ICMP error, a later fragment, a group, or a source that is
+ *   nobody's address (RFC 1122 section 3.2.2, RFC 4443 section 2.4 e); and no more than the CPU has
+ *   tokens for.
  * - What is not said is a drop with a reason, and the packet is as it was.
  * - An answer about a packet to a VIP comes from the VIP, any other from svc0's address.
  */
@@ -20,7 +21,7 @@
 #define ANSWER_BURST 256	/* answers that a CPU can give at once; it gains one each tick */
 #define ANSWER_HOPS 64
 #define ICMP_SIZE 8
-#define QUOTE4 548	/* of the packet: the whole error has 576 octets (RFC 1812 section 4.3.2.3) */
+#define QUOTE4 548	/* of the packet: the error has 576 octets (RFC 1812 section 4.3.2.3) */
 #define QUOTE6 1232	/* 1280 octets (RFC 4443 section 3) */
 
 #define ICMP_UNREACHABLE 3	/* types and codes */

@@ -20,13 +20,12 @@
 #define FREE_RANK 0xffffffff
 #define CLAIMED 2		/* the two low bits of `life` while a flow is being made */
 /*
- * Source ports from here on name the record (ct?_direct); those below, from 1,024, are for flows that
- * find no record so, and those below 1,024 are clients' own. A port's two high bits name one of a
- * backend's three stretches of the table, so that one with many flows need not push others out.
+ * The two high bits of a port that names a record (DIRECT_PORT_MIN) choose one of a backend's three
+ * stretches of the table, so that one with many flows need not push others out.
  */
-#define DIRECT_PORT_MIN 16384
 #define STRETCH_BITS 14
 #define STRETCH ((1U << STRETCH_BITS) - 1)
+_Static_assert(DIRECT_PORT_MIN == STRETCH + 1, "what names no record has high bits of its own: 0");
 #define CT_CURSORS 256
 #define CLAIM_ROW 4		/* records that are looked at in a row, */
 #define CLAIM_NEAR 12		/* in all three stretches, */
@@ -76,12 +75,12 @@ struct ct_work {
 	__u8 direct;		/* its source port names its record */
 	__u8 asked_direct;	/* what it was taken for when its lines were asked for */
 	__u8 is_new;		/* no look at its bucket's words is needed */
-	__u32 used;		/* not 0: the life of the flow that the record was, which may have a word */
+	__u32 used;		/* not 0: the life the record had, whose flow may have a word */
 	__u32 replies;		/* not 0: the lock of this bucket of replies is held */
 	__u32 reply_bucket;
-	__u32 version;		/* of the first bucket's lock when it had no word of this tag; odd: none */
+	__u32 version;		/* the first bucket's lock while no word had this tag; odd: none */
 	struct place2 place;
-	__u64 base;		/* of the tuple that replies will have (ct?_reply_base), or its hash */
+	__u64 base;		/* of the tuple replies will have (ct?_reply_base), or its hash */
 	struct tuple4 ct4_mine;
 	struct tuple4 ct4_reply;
 	struct tuple4 ct4_former;
@@ -89,7 +88,6 @@ struct ct_work {
 	struct tuple6 ct6_reply;
 	struct tuple6 ct6_former;
 	struct taken taken;
-	__u32 pad;
 	struct former ct4_next;
 	struct former ct6_next;
 	__u32 ct4_high;		/* which stretches are gone on in: a port's high bits */
@@ -131,8 +129,8 @@ static __always_inline bool is_weak(__u8 state)
 }
 
 /*
- * A lock of a bucket: its word, odd while the lock is held, and another one after each time; 0 if its
- * holder did not let go in time.
+ * A lock of a bucket: its word, odd while the lock is held, and another one after each time; 0 if
+ * its holder did not let go in time.
  */
 static __always_inline __u32 lock(__u32 *word)
 {
@@ -147,7 +145,9 @@ static __always_inline __u32 lock(__u32 *word)
 	return 0;
 }
 
-/* A plain store: what was written before is seen before (x86; docs/decisions/0011 claims no other). */
+/*
+ * A plain store: what was written before is seen before (x86; docs/decisions/0011 claims no other).
+ */
 static __always_inline void unlock(__u32 *word)
 {
 	barrier();

@@ -8,8 +8,8 @@ static __always_inline void CT(give_birth)(FLOW *flow, FLOW *made, struct ct_wor
 	struct index_bucket *bucket = first;
 
 	/*
-	 * All but life, which says that the rest is there, and is stored behind it (as unlock() does).
-	 * Nobody else writes it: it is claimed.
+	 * All but life, which says that the rest is there, and is stored behind it (as unlock()
+	 * does). Nobody else writes it: it is claimed.
 	 */
 	flow->seen = tick;
 	__builtin_memcpy(__builtin_assume_aligned((void *)flow + 8, 8),
@@ -24,10 +24,23 @@ static __always_inline void CT(give_birth)(FLOW *flow, FLOW *made, struct ct_wor
 	*(volatile __u32 *)&flow->life = flow->life + 1;
 }
 
+/* The hash of a reply tuple that has a word; the line of its bucket is asked for. */
+static __always_inline __u64 CT(ask_for_word)(const struct node *self, const TUPLE *reply)
+{
+	__u64 hash = TUPLE_HASH(reply, PORTS_OF(reply), ~self->ct_seed);
+	__u32 index = hash & self->CT(reply_mask);
+	struct reply_bucket *bucket = bpf_map_lookup_elem(&CT(replies), &index);
+
+	if (bucket)
+		*(volatile __u32 *)&bucket->pad;
+	return hash;
+}
+
 /*
- * Ask for all cache lines that a flow of this tuple will need, at once: one after the other each would
- * be waited for by itself. `reply` is what its replies are taken to have, `direct` that its source port
- * names its record. Whether it certainly has no flow: then CT(begin) need not find its place again.
+ * Ask for all cache lines that a flow of this tuple will need, at once: one after the other each
+ * would be waited for by itself. `reply` is what its replies are taken to have, `direct` that its
+ * source port names its record. Whether it certainly has no flow: then CT(begin) need not find its
+ * place again.
  */
 static __always_inline bool CT(ask_for)(const struct node *self, const TUPLE *tuple,
 					const TUPLE *reply, bool direct)
@@ -43,30 +56,15 @@ static __always_inline bool CT(ask_for)(const struct node *self, const TUPLE *tu
 	if (!bucket || !work)
 		return false;
 	*(volatile __u32 *)&bucket->spilled;
-	if (likely(direct)) {
-		base = CT(reply_base)(self, reply);
-	} else {
-		struct reply_bucket *replies;
-		__u32 index;
-
-		base = TUPLE_HASH(reply, PORTS_OF(reply), ~self->ct_seed);
-		index = base & self->CT(reply_mask);
-		replies = bpf_map_lookup_elem(&CT(replies), &index);
-		if (replies)
-			*(volatile __u32 *)&replies->pad;
-	}
+	base = likely(direct) ? CT(reply_base)(self, reply) : CT(ask_for_word)(self, reply);
 	high = work->CT(high) ?: 1;
 	id = CT(direct)(base, high << STRETCH_BITS, records);
-	in = work->CT(cursors)[(id >> STRETCH_BITS) & (CT_CURSORS - 1)];
+	in = *CT(cursor)(work, id);
 	id = CT(direct)(base, CT(port_at)(base, high, in, 0, records), records);
 	flow = CT(at)(id);
 	/* Whose word goes with it. */
 	if (likely(flow && flow->life)) {
-		work->CT(next).id = id;
-		work->CT(next).life = flow->life;
-		barrier();
-		CT(own_tuple)(flow, &work->CT(former));
-		work->CT(next).place = CT(place)(self, &work->CT(former));
+		CT(note_former)(self, work, flow, id, flow->life);
 		next_bucket = bpf_map_lookup_elem(&CT(tags), &work->CT(next).place.first);
 		if (next_bucket)
 			*(volatile __u32 *)&next_bucket->spilled;
@@ -83,15 +81,14 @@ static __always_inline bool CT(ask_for)(const struct node *self, const TUPLE *tu
 }
 
 /*
- * Find the place of `made`. `asked`: 1 if CT(ask_for) has, for the same packet; NO_OTHER_PORT if those that
- * name no record are taken.
+ * Find the place of `made`. `asked`: 1 if CT(ask_for) has, for the same packet; NO_OTHER_PORT if
+ * those that name no record are taken.
  */
 __noinline int CT(begin)(FLOW *made, __u32 asked)
 {
-	__u32 zero = 0, index;
+	__u32 zero = 0;
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
 	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
-	struct reply_bucket *replies;
 	struct index_bucket *bucket;
 	TUPLE *tuple;
 
@@ -103,7 +100,7 @@ __noinline int CT(begin)(FLOW *made, __u32 asked)
 		return 0;
 	if (unlikely(asked == NO_OTHER_PORT))
 		work->CT(full) = CLAIM_FAR;
-	/* What was asked for is written over: another port, of another base, may be tried after this one. */
+	/* What was asked for is written over: another port, of another base, may be tried next. */
 	work->asked_direct = 0;
 	work->version = 1;
 	tuple = &work->CT(mine);
@@ -114,21 +111,14 @@ __noinline int CT(begin)(FLOW *made, __u32 asked)
 		*(volatile __u32 *)&bucket->spilled;
 	tuple = &work->CT(reply);
 	CT(reply_tuple)(made, tuple);
-	if (work->direct) {
-		work->base = CT(reply_base)(self, tuple);
-		return 0;
-	}
-	work->base = TUPLE_HASH(tuple, PORTS_OF(tuple), ~self->ct_seed);
-	index = work->base & self->CT(reply_mask);
-	replies = bpf_map_lookup_elem(&CT(replies), &index);
-	if (replies)
-		*(volatile __u32 *)&replies->pad;
+	work->base = work->direct ? CT(reply_base)(self, tuple) : CT(ask_for_word)(self, tuple);
 	return 0;
 }
 
 /*
- * Whether the reply tuple that `made` was given is that of a flow with a word: one that was carried over
- * from an older version's maps, where ports named no records, and whose own record was another's.
+ * Whether the reply tuple that `made` was given is that of a flow with a word: one that was carried
+ * over from an older version's maps, where ports named no records, and whose own record was
+ * another's.
  */
 static __always_inline bool CT(is_carried)(const struct node *self, struct ct_work *work,
 					   const FLOW *made)
@@ -140,12 +130,12 @@ static __always_inline bool CT(is_carried)(const struct node *self, struct ct_wo
 }
 
 /*
- * Take the locks and the way that the claimed record's word needs: 0, and its first bucket is locked (or
- * both, work->both), or a reason, and it is claimed no more.
+ * Take the locks and the way that the claimed record's word needs: 0, and its first bucket is
+ * locked (or both, work->both), or a reason, and it is claimed no more.
  */
 __noinline __u32 CT(enter)(FLOW *made, __u32 tick)
 {
-	__u32 zero = 0, life, reason, records;
+	__u32 zero = 0, life, reason;
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
 	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
 	struct index_bucket *bucket;
@@ -153,14 +143,13 @@ __noinline __u32 CT(enter)(FLOW *made, __u32 tick)
 
 	if (!made || !self || !work)
 		return DROP_CT_FULL;
-	records = CT(records)(self);
 	bucket = bpf_map_lookup_elem(&CT(tags), &work->place.first);
 	reason = bucket ? CT(take_way)(work, bucket, self, tick) : DROP_CT_FULL;
 	if (reason)
 		goto out;
-	if (!work->is_new && CT(may_have)(bucket, work->place.tag, records)) {
+	if (!work->is_new) {
 		CT(own_tuple)(made, &work->CT(mine));
-		flow = CT(search)(&work->place, records, &work->CT(mine), &life);
+		flow = CT(search)(&work->place, CT(records)(self), &work->CT(mine), &life);
 		if (flow) {
 			reason = FLOW_THERE;
 			if (CT(alive)(flow, self, tick))
@@ -182,8 +171,8 @@ out:
 }
 
 /*
- * Write the word among the replies that the claimed record needs: 0, and its bucket is locked, too, until
- * the flow lives, or two would have one reply tuple; else as CT(enter).
+ * Write the word among the replies that the claimed record needs: 0, and its bucket is locked, too,
+ * until the flow lives, or two would have one reply tuple; else as CT(enter).
  */
 __noinline __u32 CT(enter_reply)(__u32 tick)
 {
@@ -245,11 +234,27 @@ __noinline int CT(begin_life)(FLOW *made, __u32 tick)
 	return 0;
 }
 
+/* Make the record that was claimed the flow `made`: 0, or why not, and it is claimed no more. */
+static __always_inline __u32 CT(settle)(const struct ct_work *work, FLOW *made, __u32 tick)
+{
+	__u32 reason;
+
+	if (likely(work->used))
+		CT(unname)(work->id);
+	reason = CT(enter)(made, tick);
+	if (!reason && unlikely(!work->direct && !(made->flags & FLOW_DSR)))
+		reason = CT(enter_reply)(tick);
+	if (!reason)
+		CT(begin_life)(made, tick);
+	return reason;
+}
+
 /*
- * Make `made` a flow (its life and seen are set here, and its source port if that is 0 and ours), and
- * ct_work.id its number. 0, or the reason why not: DROP_CONFLICT if the reply tuple is another's (the
- * caller may try another port), DROP_CT_FULL, DROP_CT_BUSY. FLOW_THERE: another CPU made this very
- * flow meanwhile. `asked` as of CT(begin). Several functions in turn, because the stack of one would be too large.
+ * Make `made` a flow (its life and seen are set here, and its source port if that is 0 and ours),
+ * and ct_work.id its number. 0, or the reason why not: DROP_CONFLICT if the reply tuple is
+ * another's (the caller may try another port), DROP_CT_FULL, DROP_CT_BUSY. FLOW_THERE: another CPU
+ * made this very flow meanwhile. `asked` as of CT(begin). Several functions in turn, because the
+ * stack of one would be too large.
  */
 static __always_inline __u32 CT(add)(FLOW *made, __u32 tick, __u32 asked)
 {
@@ -265,16 +270,7 @@ static __always_inline __u32 CT(add)(FLOW *made, __u32 tick, __u32 asked)
 		if (likely(!reason) || (work->direct && reason == DROP_CT_FULL))
 			break;
 	}
-	if (reason)
-		return reason;
-	if (likely(work->used))
-		CT(unname)(work->id);
-	reason = CT(enter)(made, tick);
-	if (!reason && unlikely(!work->direct && !(made->flags & FLOW_DSR)))
-		reason = CT(enter_reply)(tick);
-	if (!reason)
-		CT(begin_life)(made, tick);
-	return reason;
+	return reason ?: CT(settle)(work, made, tick);
 }
 
 /* The flow that CT(add) made or found there, a moment ago; it may be another's record by now. */

@@ -1,6 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What lives here: which record a new flow of one family has. Included by ct_family.h. */
 
+/* Note where the word of the flow is that a record was in this life (work->CT(next)). */
+static __always_inline void CT(note_former)(const struct node *self, struct ct_work *work,
+					    const FLOW *flow, __u32 id, __u32 life)
+{
+	work->CT(next).id = id;
+	work->CT(next).life = life;
+	/* A tuple that is not of this life is beside one that the record does not have any more. */
+	barrier();
+	CT(own_tuple)(flow, &work->CT(former));
+	work->CT(next).place = CT(place)(self, &work->CT(former));
+}
+
 /* Clear what word still names a record, which the caller has claimed, by its former flow. */
 __noinline int CT(unname)(__u32 id)
 {
@@ -13,18 +25,14 @@ __noinline int CT(unname)(__u32 id)
 
 	if (!self || !work || !flow)
 		return 0;
-	if (unlikely(work->CT(next).id != id || work->CT(next).life != work->used)) {
-		work->CT(next).id = id;
-		work->CT(next).life = work->used;
-		CT(own_tuple)(flow, &work->CT(former));
-		work->CT(next).place = CT(place)(self, &work->CT(former));
-	}
+	if (unlikely(work->CT(next).id != id || work->CT(next).life != work->used))
+		CT(note_former)(self, work, flow, id, work->used);
 	place = work->CT(next).place;
 	word = place.tag | id;
 	bucket = bpf_map_lookup_elem(&CT(tags), &place.first);
 	if (!bucket)
 		return 0;
-	/* Without a lock: only who has claimed the record makes a word that names it, and has not yet. */
+	/* No lock: only who has claimed the record makes a word that names it, and has not yet. */
 	own = CT(own_word)(bucket, &place);
 	if (likely(*own == word)) {
 		__sync_val_compare_and_swap(own, word, 0);
@@ -48,8 +56,8 @@ __noinline int CT(unname)(__u32 id)
 }
 
 /*
- * The port, with these high bits (1 to 3), that names the record so far in a stretch. Of a table with
- * fewer records than a stretch has, some bits of the port do not count: those are `other`'s.
+ * The port, with these high bits (1 to 3), that names the record so far in a stretch. Of a table
+ * with fewer records than a stretch has, some bits of the port do not count: those are `other`'s.
  */
 static __always_inline __u32 CT(port_at)(__u64 base, __u32 high, __u32 in, __u32 other,
 					 __u32 records)
@@ -59,9 +67,15 @@ static __always_inline __u32 CT(port_at)(__u64 base, __u32 high, __u32 in, __u32
 	return high << STRETCH_BITS | ((in - (__u32)base) & low) | (other & STRETCH & ~low);
 }
 
+/* How far in a CPU is in the stretch of a record. */
+static __always_inline __u32 *CT(cursor)(struct ct_work *work, __u32 id)
+{
+	return &work->CT(cursors)[(id >> STRETCH_BITS) & (CT_CURSORS - 1)];
+}
+
 /*
- * How good it is to take a record: FREE_RANK if it is no flow or its time is over, 0 if it may not be
- * taken, and else the more the longer its flow, which may be evicted, has been silent.
+ * How good it is to take a record: FREE_RANK if it is no flow or its time is over, 0 if it may not
+ * be taken, and else the more the longer its flow, which may be evicted, has been silent.
  */
 static __always_inline __u32 CT(rank)(const FLOW *flow, __u32 life, const struct node *self,
 				      __u32 tick)
@@ -76,16 +90,22 @@ static __always_inline __u32 CT(rank)(const FLOW *flow, __u32 life, const struct
 	return is_weak(flow->state) * ((silent & ~((__s32)silent >> 31)) / 2 + 1);
 }
 
+/* Make a record that had this life CLAIMED; false if another CPU was here. */
+static __always_inline bool CT(seize)(FLOW *flow, __u32 life)
+{
+	return __sync_val_compare_and_swap(&flow->life, life, (life | 3) + 3) == life;
+}
+
 /*
  * Claim a record for `made`, whose number is work->id then: 0, or why not. One that is no flow, or
- * whose time is over, is taken as it is met; else, of the flows that were met and may be evicted, the
- * one that has been silent for the longest. Records are taken in a row, so each CPU makes flows in
- * lines that it has just had, or has next. Where none of a row is free it looks elsewhere in the
+ * whose time is over, is taken as it is met; else, of the flows that were met and may be evicted,
+ * the one that has been silent for the longest. Records are taken in a row, so each CPU makes flows
+ * in lines that it has just had, or has next. Where none of a row is free it looks elsewhere in the
  * stretches, too, but only now and then while the table seems full.
  */
 __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 {
-	__u32 zero = 0, records, turn, high, index = 0, in = 0, *cursor;
+	__u32 zero = 0, records, turn, high, index = 0, in = 0;
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
 	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
 	struct taken *best;
@@ -106,8 +126,8 @@ __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 				break;
 			if (turn)
 				high = high % 3 + 1;
-			index = CT(direct)(work->base, high << STRETCH_BITS, records) >> STRETCH_BITS;
-			in = work->CT(cursors)[index & (CT_CURSORS - 1)];
+			index = CT(direct)(work->base, high << STRETCH_BITS, records);
+			in = *CT(cursor)(work, index);
 			if (unlikely(!in))
 				in = first_cursor(made->flags);
 		}
@@ -131,14 +151,13 @@ __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 		}
 		if (best->rank == FREE_RANK)
 			break;
-		if (turn % CLAIM_ROW == CLAIM_ROW - 1) {
-			cursor = &work->CT(cursors)[(index >> STRETCH_BITS) & (CT_CURSORS - 1)];
-			*cursor = turn < CLAIM_NEAR ? in * 0x6255 + 0x3619 : in;
-		}
+		if (turn % CLAIM_ROW == CLAIM_ROW - 1)
+			*CT(cursor)(work, index) = turn < CLAIM_NEAR ? in * 0x6255 + 0x3619 : in;
 	}
 	/*
-	 * A port of the second kind finds a free record nearly anywhere. That says nothing of the stretches
-	 * of this backend, whose weak flows would never end then, while it has no such port left.
+	 * A port of the second kind finds a free record nearly anywhere. That says nothing of the
+	 * stretches of this backend, whose weak flows would never end then, while it has no such
+	 * port left.
 	 */
 	if (best->rank != FREE_RANK)
 		work->CT(full)++;
@@ -148,7 +167,7 @@ __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 	if (!best->rank || (work->direct && work->CT(full) && work->CT(full) < CLAIM_FAR))
 		return DROP_CT_FULL;
 	work->CT(high) = best->port >> STRETCH_BITS;
-	work->CT(cursors)[(best->id >> STRETCH_BITS) & (CT_CURSORS - 1)] = best->next;
+	*CT(cursor)(work, best->id) = best->next;
 	work->id = best->id;
 	work->used = best->life;
 	flow = CT(at)(work->id);
@@ -156,8 +175,7 @@ __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 	if (!flow || (best->rank != FREE_RANK && !is_weak(flow->state)))
 		return DROP_CT_BUSY;
 	/* Another CPU was here: likewise. */
-	if (__sync_val_compare_and_swap(&flow->life, work->used, (work->used | 3) + 3) !=
-	    work->used)
+	if (!CT(seize)(flow, work->used))
 		return DROP_CT_BUSY;
 	if (best->rank != FREE_RANK)
 		count_event(EVENT_EVICTED);

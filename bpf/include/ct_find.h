@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What lives here: conntrack's look-ups of one family, and the end of a flow. Included by ct_family.h. */
+/* What lives here: look-ups of one family, and the end of a flow. Included by ct_family.h. */
 
 static __always_inline FLOW *CT(at)(__u32 id)
 {
@@ -129,13 +129,13 @@ static __always_inline __u64 CT(reply_base)(const struct node *node, const TUPLE
 }
 
 /*
- * The record of the flow whose reply tuple has this base and, in host order, this port: the port's two
- * high bits choose one of the base's stretches of the table, the others say how far in it is.
+ * The record of the flow whose reply tuple has this base and, in host order, this port: the port's
+ * two high bits choose one of the base's stretches of the table, the others say how far in it is.
  */
 static __always_inline __u32 CT(direct)(__u64 base, __u32 port, __u32 records)
 {
 	__u32 hash = base >> 32, step = (hash | 1) << STRETCH_BITS;
-	/* An odd number of stretches apart: of a table that has four or more the three are never one. */
+	/* An odd number of stretches apart: of four or more in a table the three are never one. */
 	__u32 stretch = hash + (port >> STRETCH_BITS) * step;
 
 	return (stretch & records & ~STRETCH) | (((__u32)base + port) & records & STRETCH);
@@ -176,8 +176,8 @@ static __noinline FLOW *CT(find_worded)(const struct node *node, const TUPLE *tu
 }
 
 /*
- * The flow that a backend's packet is the reply of. One whose time is over is none: its tuple may be
- * a later flow's.
+ * The flow that a backend's packet is the reply of. One whose time is over is none: its tuple may
+ * be a later flow's.
  */
 static __always_inline FLOW *CT(find_living_reply)(const struct node *node, const TUPLE *tuple,
 						   __u32 *life)

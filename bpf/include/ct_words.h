@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What lives here: the words of one family that name records: where a new one goes, and the locks that it takes. Included by ct_family.h. */
+/*
+ * What lives here: the words of one family that name records: where a new one goes, and the locks
+ * that it takes. Included by ct_family.h.
+ */
 
 /* End a flow that may be evicted, whatever bucket it is in; false if another CPU was faster. */
 static __always_inline bool CT(end_weak)(__u32 id)
@@ -17,11 +20,11 @@ static __always_inline bool CT(end_weak)(__u32 id)
 
 /*
  * The word for record `id` among the replies, in the bucket of its new reply tuple, whose lock the
- * caller holds: 0..REPLY_WAYS-1, or NO_WORD and the reason why not. Two flows of one reply tuple have
- * one tag, so other words are only looked at if none is empty. A word that the record left there in
- * a former life is taken again: nothing is ever there twice. If all words are of living flows, the
- * weak one that has been silent for the longest ends: a bucket of replies fills up long before the
- * table does, and who never answered must not keep others out there either.
+ * caller holds: 0..REPLY_WAYS-1, or NO_WORD and the reason why not. Two flows of one reply tuple
+ * have one tag, so other words are only looked at if none is empty. A word that the record left
+ * there in a former life is taken again: nothing is ever there twice. If all words are of living
+ * flows, the weak one that has been silent for the longest ends: a bucket of replies fills up long
+ * before the table does, and who never answered must not keep others out there either.
  */
 static __always_inline __u32 CT(word_for)(const struct reply_bucket *bucket, const TUPLE *tuple,
 					  TUPLE *now, __u64 hash, __u32 id,
@@ -108,7 +111,7 @@ static __always_inline __u32 CT(free_way)(const struct index_bucket *bucket)
 	return found;
 }
 
-/* The way of a former word of this tag, as a tuple leaves that comes again; NO_WAY: there is none. */
+/* The way of a former word of this tag, as a tuple leaves that comes again; NO_WAY: none. */
 static __noinline __u32 CT(former_way)(const struct index_bucket *bucket,
 				       const struct place2 *place, __u32 records)
 {
@@ -129,8 +132,8 @@ static __noinline __u32 CT(former_way)(const struct index_bucket *bucket,
 }
 
 /*
- * Where all ways have words: one whose flow is over; if there is none and `evict` is set, that of the
- * weak one that was silent for the longest, which ends.
+ * Where all ways have words: one whose flow is over; if there is none and `evict` is set, that of
+ * the weak one that was silent for the longest, which ends.
  */
 static __noinline __u32 CT(way_of_another)(const struct index_bucket *bucket,
 					   const struct node *self, __u32 tick, bool evict)
@@ -192,9 +195,12 @@ static __always_inline __u32 CT(take_way)(struct ct_work *work, struct index_buc
 	version = lock(&first->lock);
 	if (!version)
 		return DROP_CT_BUSY;
-	/* Nobody was here since its words were looked at (CT(ask_for)): there is no flow of this tuple. */
-	work->is_new = version == work->version + 1;
-	if (!work->is_new && CT(may_have)(first, place->tag, records)) {
+	/*
+	 * Nobody was here since its words were looked at (CT(ask_for)), or none is of its tag:
+	 * there is no flow of this tuple, and while the lock is held none begins.
+	 */
+	work->is_new = version == work->version + 1 || !CT(may_have)(first, place->tag, records);
+	if (!work->is_new) {
 		work->way = CT(former_way)(first, place, records);
 		if (work->way != NO_WAY)
 			return 0;

@@ -16,7 +16,6 @@
 
 #define SNAT_TRIES 16
 #define FULL_TRIES 3	/* where there may be room elsewhere in the table */
-#define SNAT_PORT_MIN 1024
 #define SNAT_PORTS (DIRECT_PORT_MIN - SNAT_PORT_MIN)	/* that name no record */
 
 /* A first packet. */
@@ -64,8 +63,9 @@ struct {
 
 /*
  * Whether a plain packet is likely to be its flow's first. Nearly every SYN is; others if the two
- * before them on this CPU were, as where each datagram comes from another port. Where flows are known
- * this is a load and a branch; after a wrong guess a backend was chosen in vain, and nothing else.
+ * before them on this CPU were, as where each datagram comes from another port. Where flows are
+ * known this is a load and a branch; after a wrong guess a backend was chosen in vain, and nothing
+ * else.
  */
 static __always_inline bool foretell(__u32 tcp_flags)
 {
@@ -189,8 +189,8 @@ static __always_inline bool only_local(const struct node *self, struct opening *
 }
 
 /*
- * What choose() will say of a packet that is likely to be a flow's first, if it says yes and nothing
- * is to be remembered by it. Only the opening is written: the packet may be of a flow yet.
+ * What choose() will say of a packet that is likely to be a flow's first, if it says yes and
+ * nothing is to be remembered by it. Only the opening is written: the packet may be of a flow yet.
  */
 static __always_inline bool foresee(const struct node *self, struct opening *o)
 {
@@ -228,7 +228,7 @@ static __always_inline __u32 choose(const struct node *self, struct opening *o)
 	is_of_service(o, vip);
 	if (!(self->flags & (o->family == 4 ? NODE_VALID4 : NODE_VALID6)))
 		return refused(o, DROP_NO_GATEWAY);
-	/* Begun in the middle it would get another port. It is sent again, and by then it is here. */
+	/* Begun in the middle it would get another port. It is sent again: by then it is here. */
 	if (unlikely(self->flags & NODE_CARRYING) && o->key.proto == IPPROTO_TCP &&
 	    (o->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 		return refused(o, DROP_CT_BUSY);
@@ -265,8 +265,9 @@ static __always_inline __u8 first_state(const struct opening *o)
 }
 
 /*
- * Whether the backend has to see an address of ours in place of the client's. Who speaks from such an
- * address already is given a port of ours: by others that address is not looked for (is_direct_port).
+ * Whether the backend has to see an address of ours in place of the client's. Who speaks from such
+ * an address already is given a port of ours: by others that address is not looked for
+ * (is_direct_port).
  */
 static __always_inline bool wants_snat(const struct node *self, const struct opening *o)
 {
@@ -297,10 +298,10 @@ static __always_inline bool is_low(__be16 port)
 }
 
 /*
- * The source port of a flow in this turn; in network order. A client's port below 1,024 is kept if it
- * can be, because some servers ask for one (RFC 2623, NFS); then the record is chosen, and names it
- * (0); where no record is to be had so, others are tried. If they are taken, too, the record is chosen
- * again, and a weak flow may end for it: who floods a backend does not use up its ports.
+ * The source port of a flow in this turn; in network order. A client's port below 1,024 is kept if
+ * it can be, because some servers ask for one (RFC 2623, NFS); then the record is chosen, and names
+ * it (0); where no record is to be had so, others are tried. If they are taken, too, the record is
+ * chosen again, and a weak flow may end for it: who floods a backend does not use up its ports.
  */
 static __always_inline __be16 port_to_try(const struct opening *o, __u32 turn)
 {

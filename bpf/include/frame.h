@@ -23,7 +23,7 @@
 #define IPPROTO_SCTP 132
 #endif
 
-#define EXTENSIONS_MAX 8	/* extension headers of one packet; more is nobody's honest packet */
+#define EXTENSIONS_MAX 8	/* extension headers of a packet; more is nobody's honest packet */
 #define LINK_MAX 22		/* Ethernet and two tags */
 #define FRAME_MAX 0xffff
 #define OFFSET_MAX 0x3fff	/* XDP in one buffer has a page at most */
@@ -95,7 +95,7 @@ static __always_inline void *octets_at(struct xdp_md *ctx, __u64 at, __u32 size)
 	at &= OFFSET_MAX;
 	if (data + at + size > end)
 		return NULL;
-	/* It is not, but no machine that runs this minds; by octets it takes eight times as long. */
+	/* It is not, but no machine that runs this minds; by octets it is eight times as slow. */
 	return __builtin_assume_aligned(data + at, 8);
 }
 
@@ -207,7 +207,7 @@ static __always_inline int read_ipv6(struct xdp_md *ctx, struct frame *frame)
 	frame->total = bpf_ntohs(ip.payload_len) + sizeof(ip);
 	frame->ttl = ip.hop_limit;
 	next = ip.nexthdr;
-	/* Unrolled: clang 14 lays the loop out in a way that kernel 6.1 takes for an endless one. */
+	/* Unrolled: clang 14 lays the loop out so that kernel 6.1 takes it for an endless one. */
 #pragma unroll
 	for (i = 0; is_extension(next); i++) {
 		__u8 head[8];

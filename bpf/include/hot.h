@@ -72,7 +72,7 @@ static __always_inline void map4(__u8 *to, __be32 addr)
 	*(__u64 *)(to + 8) = (__u64)addr << 32 | bpf_htonl(0xffff);
 }
 
-/* What first4() and first6() have in common. All that is read before it is written, is written here. */
+/* What first4() and first6() share. All that is read before it is written, is written here. */
 static __always_inline void begin_opening(struct opening *o, __be16 vip_port, __be16 client_port,
 					  __u32 proto, __u32 tcp_flags, __u32 tick,
 					  const struct ethhdr *eth)
@@ -91,10 +91,10 @@ static __always_inline void begin_opening(struct opening *o, __be16 vip_port, __
 }
 
 /*
- * The opening of a flow by what is likely to be its first packet. With AHEAD the flow was not looked
- * for yet (foretell): the backend is chosen before that, and all that is needed is asked for at once.
- * What replies will have is guessed: svc0's address or the client's own. Whether there is certainly no
- * such flow: then it need not be looked for.
+ * The opening of a flow by what is likely to be its first packet. With AHEAD the flow was not
+ * looked for yet (foretell): the backend is chosen before that, and all that is needed is asked for
+ * at once. What replies will have is guessed: svc0's address or the client's own. Whether there is
+ * certainly no such flow: then it need not be looked for.
  */
 static __noinline bool first4(struct xdp_md *ctx, const struct tuple4 *tuple, __u32 tcp_flags,
 			      __u32 tick, bool inner, const struct ethhdr *eth)

@@ -78,7 +78,8 @@ __noinline int turn_inside_l4(struct xdp_md *ctx, const struct rare *rare, __u32
 
 /*
  * Put the packet inside back to what the side sent that the error goes to: its source is where
- * the turn leads, its destination what the turn shows. What it adds to the error's sum; < 0: failed.
+ * the turn leads, its destination what the turn shows. What it adds to the error's sum; < 0:
+ * failed.
  */
 __noinline int turn_inside(struct xdp_md *ctx, const struct rare *rare)
 {
@@ -120,8 +121,9 @@ __noinline int turn_inside(struct xdp_md *ctx, const struct rare *rare)
 }
 
 /*
- * Whether the packet inside is of a flow: then rare->turn is the one of a packet in its place. No call
- * of its own: below this is the deepest chain of them, and each has 32 octets of stack on kernel 6.1.
+ * Whether the packet inside is of a flow: then rare->turn is the one of a packet in its place. No
+ * call of its own: below this is the deepest chain of them, and each has 32 octets of stack on
+ * kernel 6.1.
  */
 static __always_inline int is_of_flow(struct xdp_md *ctx, struct rare *rare)
 {

@@ -21,9 +21,9 @@
 #define ND_HOPS 255		/* what came through no router */
 
 /*
- * Enum address_flag of an address that may be known. A key of its own, because kernel 6.1 takes none
- * that lies in a global function's argument; and a function of its own, because the callers' stack has
- * no room for it.
+ * Enum address_flag of an address that may be known. A key of its own, because kernel 6.1 takes
+ * none that lies in a global function's argument; and a function of its own, because the callers'
+ * stack has no room for it.
  */
 __noinline __u32 known_as(const union address *addr)
 {

@@ -116,7 +116,7 @@ static __always_inline struct ipv6hdr *parse_ipv6(struct cursor *cursor)
 	return ip;
 }
 
-/* The payload's length. Kernel 6.1 does not see that a number whose octets were swapped has bounds. */
+/* The payload's length. Kernel 6.1 does not see that a number with swapped octets has bounds. */
 static __always_inline __u32 payload_size(const struct ipv6hdr *ip)
 {
 	__u32 size = bpf_ntohs(ip->payload_len);

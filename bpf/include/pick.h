@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What lives here: which member of a set a new flow goes to. The same function as bpf/pick.py, which
- * says why it is so; tests/bpf compares the two.
+ * What lives here: which member of a set a new flow goes to. The same function as bpf/pick.py,
+ * which says why it is so; tests/bpf compares the two.
  */
 #ifndef MILLRACE_PICK_H
 #define MILLRACE_PICK_H
@@ -166,7 +166,7 @@ static long pick_step(__u32 turn __attribute__((unused)), void *context)
 	return 0;
 }
 
-#define PICK_NONE (-(1LL << 31))	/* less than any member has: an index is far less than that */
+#define PICK_NONE (-(1LL << 31))	/* less than any member has: an index is far less */
 
 /*
  * The same where all weigh the same: the highest score wins, the first of equals. Without a branch
@@ -227,9 +227,9 @@ __noinline __u32 pick(__u32 set_index, __u32 slot)
 }
 
 /*
- * Whether a set has a member of this id, which the service's sets had when a client was bound to it. A
- * table cannot be asked; but what leaves a service is unbound by the daemon, so all that may be wrong
- * is the scope: the odd set is of this node's own (traffic policy Local).
+ * Whether a set has a member of this id, which the service's sets had when a client was bound to
+ * it. A table cannot be asked; but what leaves a service is unbound by the daemon, so all that may
+ * be wrong is the scope: the odd set is of this node's own (traffic policy Local).
  */
 __noinline __u32 is_member(__u32 set_index, __u32 backend_id)
 {

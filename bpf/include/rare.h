@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What lives here: the order in which a packet is looked at that is no plain TCP or UDP packet:
- * with tags, options, extension headers, in fragments, SCTP, ICMP, ARP, or broken. The same table as
- * the programs' own, read by offsets (frame.h) in global functions, so that each is verified once and
- * the hot path pays a call and nothing more.
+ * with tags, options, extension headers, in fragments, SCTP, ICMP, ARP, or broken. The same table
+ * as the programs' own, read by offsets (frame.h) in global functions, so that each is verified
+ * once and the hot path pays a call and nothing more.
  *
  * Invariant: what is not translated or answered leaves as it came, tags included.
  */

@@ -67,7 +67,7 @@ static __always_inline __u8 tcp_next(__u8 state, __u8 *flags, __u32 tcp, bool re
 _Static_assert(offsetof(struct flow4, vip_mac) == offsetof(struct flow4, client_mac) + ETH_ALEN, "");
 _Static_assert(offsetof(struct flow6, vip_mac) == offsetof(struct flow6, client_mac) + ETH_ALEN, "");
 
-/* A SYN that begins another connection on the tuple of one that is over; with RST it begins none. */
+/* A SYN that begins another connection on the tuple of one that is over; not one with RST. */
 static __always_inline bool begins_anew(__u8 state, __u32 tcp)
 {
 	return (tcp & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN &&

@@ -78,8 +78,9 @@ static __always_inline int sctp_mend(struct xdp_md *ctx, __u32 at, const void *o
 }
 
 /*
- * The state of a flow after a chunk. The handshake is over with the backend's first chunk that is no
- * INIT ACK; an ABORT or SHUTDOWN that was forged costs nothing, since what comes after it counts.
+ * The state of a flow after a chunk. The handshake is over with the backend's first chunk that is
+ * no INIT ACK; an ABORT or SHUTDOWN that was forged costs nothing, since what comes after it
+ * counts.
  */
 static __always_inline __u8 sctp_state(__u8 state, __u8 chunk, bool reply)
 {

@@ -178,7 +178,7 @@ static __always_inline int without_backend(const struct vip *vip)
 	return DROP_SOCK_NO_BACKEND;
 }
 
-/* By the client alone, so that a forgotten affinity is found again as long as the set is the same. */
+/* By the client alone, so that a forgotten affinity is found again while the set is the same. */
 static __always_inline __u32 pick_with_affinity(struct bpf_sock_addr *ctx, const struct vip *vip,
 						const struct call *call)
 {

@@ -322,8 +322,8 @@ __noinline int learn(struct rare *rare, __u32 tick)
 }
 
 /*
- * Addresses, ports, TTL and checksums as the turn says; of a later fragment and of ICMP only what IP
- * has. An SCTP fragment is not for us: its checksum is over octets that are elsewhere.
+ * Addresses, ports, TTL and checksums as the turn says; of a later fragment and of ICMP only what
+ * IP has. An SCTP fragment is not for us: its checksum is over octets that are elsewhere.
  */
 __noinline int rewrite(struct xdp_md *ctx, const struct frame *frame, const struct turn *turn)
 {

@@ -19,6 +19,7 @@ from bpf.abi import (
     HOST_SOURCE6,
     AddressFlag,
     FlowFlag,
+    Limit,
     NodeFlag,
     Place,
     Reason,
@@ -37,8 +38,6 @@ _PLACES = {
     Place.PLACE_OTHER_HOST: "in another node's own network",
     Place.PLACE_UNKNOWN: "at a place that OVN does not know",
 }
-SNAT_PORT_MIN = 1024
-"""As in flows.h: a client's port below it is kept if it can be."""
 
 _REOPENED = frozenset({FlowState.FIN, FlowState.TIME_WAIT, FlowState.RESET})
 """TCP states in which a SYN begins a new flow."""
@@ -319,7 +318,7 @@ class Tracer:
         why = "the client is the backend itself" if hairpin else "so that replies come back here"
         kept = Endpoint(ours, asked.client.port)
         later = "the port is chosen when the flow begins"
-        if not 0 < (asked.client.port or 0) < SNAT_PORT_MIN:
+        if not 0 < (asked.client.port or 0) < Limit.SNAT_PORT_MIN:
             way.step("source", f"{ours}, {why}; {later}")
         elif self._port_in_use(asked.protocol, target, kept):
             way.step("source", f"{ours}, {why}; {later}, because another flow has the client's")

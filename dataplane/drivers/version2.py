@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bpf import abi
-from bpf.abi import AdoptFlag, FlowFlag, NodeFlag, Reason
+from bpf.abi import AdoptFlag, FlowFlag, Limit, NodeFlag, Reason
 from dataplane.drivers.adoption import ROW, Adoption
 from dataplane.drivers.conntrack import VERSIONS, Conntrack
 from dataplane.drivers.libbpf import Map
@@ -28,9 +28,6 @@ from dataplane.drivers.migration import Converter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-DIRECT_PORT_MIN = 16384
-"""As in bpf/include/ct.h: ports from here on name records."""
 
 _ADDRESSES = ("client", "vip", "backend", "source")
 _ZERO = (0).to_bytes(abi.U32, sys.byteorder)
@@ -107,7 +104,7 @@ class FromVersion2(Converter):
         program = self._program(new)
         left = rows[program.run(rows, AdoptFlag(0)) != 0]
         own_port = (left["flags"] & (FlowFlag.FLOW_DSR | FlowFlag.FLOW_NO_SNAT)) == 0
-        if (own_port & (left["source_port"] >= DIRECT_PORT_MIN)).any():
+        if (own_port & (left["source_port"] >= Limit.DIRECT_PORT_MIN)).any():
             _flag(new["node"], NodeFlag.NODE_CARRIED, on=True)
         for _ in range(_TRIES):
             reasons = program.run(left, AdoptFlag.ADOPT_ANYWHERE)

@@ -19,7 +19,6 @@ from scapy.packet import Packet
 
 from bpf import abi
 from bpf.abi import CtState, FlowFlag, Limit, NodeFlag, Reason
-from dataplane.drivers import version2 as converter
 from dataplane.drivers.bpfstate import BpfState, remove_pins
 from dataplane.drivers.carrying import CONVERTERS, Carrying, keep_maps
 from dataplane.drivers.libbpf import Map
@@ -252,7 +251,7 @@ def test_every_flow_of_version_2_goes_on_both_ways_and_what_changed_meanwhile_to
         words += int((replies["words"].view(np.uint64) != 0).sum())
     # Else nothing of this has shown that a port may name another's record.
     snat = [f for v in (4, 6) for f in version2.living(upgrade.old, v) if not f.flags]
-    low = sum(f.source_port < converter.DIRECT_PORT_MIN for f in snat)
+    low = sum(f.source_port < Limit.DIRECT_PORT_MIN for f in snat)
     assert words > low + 200
     assert node_of(upgrade.new["node"])["flags"] & NodeFlag.NODE_CARRIED
     assert evicted == 0
@@ -270,7 +269,7 @@ def test_new_flows_get_no_reply_tuple_of_a_flow_that_was_carried_over(upgrade: U
         target, vip = BACKENDS[version][2], VIPS[version][1]
         flows = [f for f in version2.living(upgrade.new, version) if f.target == target]
         numbers = {f.number for f in version2.living(upgrade.new, version)}
-        worded = {f.source_port for f in flows if f.source_port >= converter.DIRECT_PORT_MIN}
+        worded = {f.source_port for f in flows if f.source_port >= Limit.DIRECT_PORT_MIN}
         # Whoever was in their way goes: all but this backend's flows.
         records = read_array(upgrade.new[f"ct{version}"], dtype_of(LAYOUTS[version]))
         others = np.array(sorted(numbers - {f.number for f in flows}))

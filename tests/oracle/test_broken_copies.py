@@ -169,6 +169,12 @@ FAULTS = (
         "if (likely(*own)) {\n\t\t*own = 0;",
     ),
     Broken(
+        "the flow that a tuple has already is not looked for",
+        "include/ct_words.h",
+        "|| !CT(may_have)(first, place->tag, records);",
+        "|| CT(may_have)(first, place->tag, records);",
+    ),
+    Broken(
         "a word is believed by four bits of its tag",
         "include/ct_find.h",
         "if ((word & ~records) != place->tag)\n\t\treturn NULL;\n"
@@ -197,8 +203,8 @@ FAULTS = (
     Broken(
         "a flow has the life of the one that it pushed out",
         "include/ct_claim.h",
-        "(work->used | 3) + 3) !=",
-        "(work->used | 3) - 1) !=",
+        "(life | 3) + 3) == life",
+        "(life | 3) - 1) == life",
         packets=60_000,
         table=Table.CROWDED,
     ),
