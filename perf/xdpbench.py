@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import struct
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from bpf.objects import OBJECT_DIRECTORY
 from dataplane.drivers.bpfstate import FUNCTIONS, XSKS_MAP, version_directory
 from dataplane.drivers.libbpf import Closing, LibbpfError, Map
 from dataplane.drivers.libbpf_programs import Object, Program, ProgramInfo
-from dataplane.drivers.mapbulk import array_chunks, dtype_of, update_keys
+from dataplane.drivers.mapbulk import array_chunks, dtype_of, update_keys, write_array
 from dataplane.drivers.sweeps import End, Sweeps, packed
 from dataplane.model.addr import IPAddress, L4Addr, Protocol
 from dataplane.model.rows import ProgramKind
@@ -257,6 +258,20 @@ class Bench(Closing):
             side = SweepSide.SWEEP_CLIENT_ADDRESS
             ends = [End(side, packed(client)) for client in clients]
             self._sweeps.sweep(version, flags, ends)
+
+    @contextmanager
+    def filled(self, version: int) -> Iterator[None]:
+        """Inside, every record is an established flow of nobody's; in maps of our own."""
+        table = self.maps[f"ct{version}"]
+        flows = np.zeros(table.info.max_entries, dtype_of(_LAYOUTS[version]))
+        flows["life"], flows["seen"] = FIRST_LIFE, self._sweeps.tick()
+        flows["state"], flows["proto"] = CtState.CT_ESTABLISHED, Protocol.TCP
+        write_array(table, flows)
+        try:
+            yield
+        finally:
+            flows["life"] += 1
+            write_array(table, flows)
 
     def never_used(self, version: int) -> int:
         """How many records no flow ever had."""

@@ -14,7 +14,10 @@
 #include "parsing.h"
 
 #define FLOW_THERE 64		/* beyond every reason that ct?_add can give */
-#define NO_OTHER_PORT 2		/* `asked` of ct?_begin: evict now, if need be */
+/* How a flow is added: `how` of ct?_add. */
+#define LINES_ASKED 1		/* ct?_ask_for has, for the same packet */
+#define NO_OTHER_PORT 2		/* those that name no record are taken: evict now, if need be */
+#define BRIEFLY 4		/* look once, for it will be in vain */
 #define NO_WORD 64
 #define NO_WAY 0xffffffff
 #define FREE_RANK 0xffffffff
@@ -75,6 +78,8 @@ struct ct_work {
 	__u8 direct;		/* its source port names its record */
 	__u8 asked_direct;	/* what it was taken for when its lines were asked for */
 	__u8 is_new;		/* no look at its bucket's words is needed */
+	__u8 brief;		/* few records are looked at */
+	__u8 pad[3];
 	__u32 used;		/* not 0: the life the record had, whose flow may have a word */
 	__u32 replies;		/* not 0: the lock of this bucket of replies is held */
 	__u32 reply_bucket;

@@ -81,10 +81,9 @@ static __always_inline bool CT(ask_for)(const struct node *self, const TUPLE *tu
 }
 
 /*
- * Find the place of `made`. `asked`: 1 if CT(ask_for) has, for the same packet; NO_OTHER_PORT if
- * those that name no record are taken.
+ * Find the place of `made`; `how` of CT(add).
  */
-__noinline int CT(begin)(FLOW *made, __u32 asked)
+__noinline int CT(begin)(FLOW *made, __u32 how)
 {
 	__u32 zero = 0;
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
@@ -95,10 +94,11 @@ __noinline int CT(begin)(FLOW *made, __u32 asked)
 	if (!made || !self || !work)
 		return 0;
 	work->direct = !made->source_port && !(made->flags & (FLOW_DSR | FLOW_NO_SNAT));
-	if (likely(asked == 1 && work->direct && work->asked_direct &&
+	work->brief = !!(how & BRIEFLY);
+	if (likely((how & LINES_ASKED) && work->direct && work->asked_direct &&
 		   ADDR_SAME(made->source, self->SERVICE_ADDR)))
 		return 0;
-	if (unlikely(asked == NO_OTHER_PORT))
+	if (unlikely(how & NO_OTHER_PORT))
 		work->CT(full) = CLAIM_FAR;
 	/* What was asked for is written over: another port, of another base, may be tried next. */
 	work->asked_direct = 0;
@@ -253,21 +253,22 @@ static __always_inline __u32 CT(settle)(const struct ct_work *work, FLOW *made, 
  * Make `made` a flow (its life and seen are set here, and its source port if that is 0 and ours),
  * and ct_work.id its number. 0, or the reason why not: DROP_CONFLICT if the reply tuple is
  * another's (the caller may try another port), DROP_CT_FULL, DROP_CT_BUSY. FLOW_THERE: another CPU
- * made this very flow meanwhile. `asked` as of CT(begin). Several functions in turn, because the
- * stack of one would be too large.
+ * made this very flow meanwhile. Several functions in turn, because the stack of one would be
+ * too large.
  */
-static __always_inline __u32 CT(add)(FLOW *made, __u32 tick, __u32 asked)
+static __always_inline __u32 CT(add)(FLOW *made, __u32 tick, __u32 how)
 {
 	__u32 reason = DROP_CT_FULL, zero = 0, turn;
 	struct ct_work *work = bpf_map_lookup_elem(&ct_work, &zero);
 
 	if (!work)
 		return reason;
-	CT(begin)(made, asked);
+	CT(begin)(made, how);
 #pragma nounroll
 	for (turn = 0; turn < CLAIM_ROUNDS; turn++) {
 		reason = CT(claim)(made, tick);
-		if (likely(!reason) || (work->direct && reason == DROP_CT_FULL))
+		if (likely(!reason) ||
+		    (reason == DROP_CT_FULL && (work->direct || (how & BRIEFLY))))
 			break;
 	}
 	return reason ?: CT(settle)(work, made, tick);

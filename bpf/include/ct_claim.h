@@ -96,6 +96,14 @@ static __always_inline bool CT(seize)(FLOW *flow, __u32 life)
 	return __sync_val_compare_and_swap(&flow->life, life, (life | 3) + 3) == life;
 }
 
+/* Whether to stop looking for a record after so many. */
+static __always_inline bool CT(is_enough)(const struct ct_work *work, __u32 looked)
+{
+	if (looked == CLAIM_ROW)
+		return work->brief;
+	return looked == CLAIM_NEAR && work->CT(full) % CLAIM_FULL > CLAIM_FAR;
+}
+
 /*
  * Claim a record for `made`, whose number is work->id then: 0, or why not. One that is no flow, or
  * whose time is over, is taken as it is met; else, of the flows that were met and may be evicted,
@@ -122,7 +130,7 @@ __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 		__u32 life, rank, port;
 
 		if (!(turn % CLAIM_ROW)) {
-			if (turn == CLAIM_NEAR && work->CT(full) % CLAIM_FULL > CLAIM_FAR)
+			if (CT(is_enough)(work, turn))
 				break;
 			if (turn)
 				high = high % 3 + 1;

@@ -16,6 +16,8 @@
 
 #define SNAT_TRIES 16
 #define FULL_TRIES 3	/* where there may be room elsewhere in the table */
+#define VAIN_MANY 64	/* of so many flows in a row that found none, */
+#define VAIN_EACH 128	/* one of so many looks for it everywhere */
 #define SNAT_PORTS (DIRECT_PORT_MIN - SNAT_PORT_MIN)	/* that name no record */
 
 /* A first packet. */
@@ -52,6 +54,7 @@ struct scratch {
 	struct flow4 flow4;
 	struct flow6 flow6;
 	__u64 history;		/* of packets without SYN, a bit each: it began a flow (foretell) */
+	__u32 in_vain;		/* new flows in a row for which there was no room */
 };
 
 struct {
@@ -336,6 +339,12 @@ static __always_inline __be16 port_to_try(const struct opening *o, __u32 turn)
 		copy_mac((flow).vip_mac, wants_dsr(o) ? (o)->backend.mac : (o)->dest_mac); \
 	} while (0)
 
+/* A full table is not looked through for each flow that it refuses: a flood would be all of it. */
+static __always_inline bool is_in_vain(const struct scratch *held)
+{
+	return unlikely(held->in_vain > VAIN_MANY) && held->in_vain % VAIN_EACH;
+}
+
 static __always_inline __u32 opened(const struct node *self, struct scratch *held, __u32 failed)
 {
 	const struct opening *o = &held->opening;
@@ -345,8 +354,11 @@ static __always_inline __u32 opened(const struct node *self, struct scratch *hel
 		return 0;
 	if (failed == DROP_CONFLICT && wants_snat(self, o))
 		failed = DROP_NO_PORT;
-	if (failed)
+	if (unlikely(failed)) {
+		held->in_vain++;
 		return refused(o, failed);
+	}
+	held->in_vain = 0;
 	events = bpf_map_lookup_elem(&service_events, &o->service_id);
 	if (events)
 		events->new_flows++;
@@ -358,7 +370,7 @@ static __always_inline __u32 opened(const struct node *self, struct scratch *hel
 /* A new flow of IPv4, as its opening says. 0, or the reason why not. */
 __noinline __u32 open4(struct xdp_md *ctx)
 {
-	__u32 zero = 0, turn, failed;
+	__u32 zero = 0, turn, failed, brief;
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
 	struct scratch *held = bpf_map_lookup_elem(&scratch, &zero);
 	struct flow4 *flow;
@@ -370,6 +382,7 @@ __noinline __u32 open4(struct xdp_md *ctx)
 	failed = choose(self, o);
 	if (failed)
 		return failed;
+	brief = is_in_vain(held) ? BRIEFLY : 0;
 	flow = &held->flow4;
 	__builtin_memset(__builtin_assume_aligned(flow, 8), 0, sizeof(*flow));
 	FILL_COMMON(*flow, o);
@@ -381,18 +394,19 @@ __noinline __u32 open4(struct xdp_md *ctx)
 		/* Its reply never comes here; its own tuple is as unique as it is. */
 		flow->backend = flow->vip;
 		flow->backend_port = flow->vip_port;
-		return opened(self, held, ct4_add(flow, o->tick, false));
+		return opened(self, held, ct4_add(flow, o->tick, brief));
 	}
 	if (!wants_snat(self, o)) {
 		flow->flags |= FLOW_NO_SNAT;
-		return opened(self, held, ct4_add(flow, o->tick, false));
+		return opened(self, held, ct4_add(flow, o->tick, brief));
 	}
 	flow->source = o->backend.place == PLACE_HOST ? HOST_SOURCE4 : self->service_addr4;
 	failed = DROP_NO_PORT;
 	for (turn = !is_low(o->client_port); turn <= SNAT_TRIES + 1; turn++) {
 		flow->source_port = port_to_try(o, turn);
-		failed = ct4_add(flow, o->tick, o->asked && turn == 1);
-		if (failed != DROP_CONFLICT && (turn > FULL_TRIES || failed != DROP_CT_FULL))
+		failed = ct4_add(flow, o->tick, brief | (o->asked && turn == 1));
+		if (failed != DROP_CONFLICT &&
+		    (turn > FULL_TRIES || brief || failed != DROP_CT_FULL))
 			break;
 	}
 	if (unlikely(failed == DROP_CONFLICT)) {
@@ -407,7 +421,7 @@ __noinline __u32 open4(struct xdp_md *ctx)
 /* The same for IPv6. */
 __noinline __u32 open6(struct xdp_md *ctx)
 {
-	__u32 zero = 0, turn, failed;
+	__u32 zero = 0, turn, failed, brief;
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
 	struct scratch *held = bpf_map_lookup_elem(&scratch, &zero);
 	struct flow6 *flow;
@@ -419,6 +433,7 @@ __noinline __u32 open6(struct xdp_md *ctx)
 	failed = choose(self, o);
 	if (failed)
 		return failed;
+	brief = is_in_vain(held) ? BRIEFLY : 0;
 	flow = &held->flow6;
 	__builtin_memset(__builtin_assume_aligned(flow, 8), 0, sizeof(*flow));
 	FILL_COMMON(*flow, o);
@@ -431,11 +446,11 @@ __noinline __u32 open6(struct xdp_md *ctx)
 	if (flow->flags & FLOW_DSR) {
 		copy16(flow->backend, flow->vip);
 		flow->backend_port = flow->vip_port;
-		return opened(self, held, ct6_add(flow, o->tick, false));
+		return opened(self, held, ct6_add(flow, o->tick, brief));
 	}
 	if (!wants_snat(self, o)) {
 		flow->flags |= FLOW_NO_SNAT;
-		return opened(self, held, ct6_add(flow, o->tick, false));
+		return opened(self, held, ct6_add(flow, o->tick, brief));
 	}
 	if (o->backend.place == PLACE_HOST)
 		host_source6(flow->source);
@@ -444,8 +459,9 @@ __noinline __u32 open6(struct xdp_md *ctx)
 	failed = DROP_NO_PORT;
 	for (turn = !is_low(o->client_port); turn <= SNAT_TRIES + 1; turn++) {
 		flow->source_port = port_to_try(o, turn);
-		failed = ct6_add(flow, o->tick, o->asked && turn == 1);
-		if (failed != DROP_CONFLICT && (turn > FULL_TRIES || failed != DROP_CT_FULL))
+		failed = ct6_add(flow, o->tick, brief | (o->asked && turn == 1));
+		if (failed != DROP_CONFLICT &&
+		    (turn > FULL_TRIES || brief || failed != DROP_CT_FULL))
 			break;
 	}
 	if (unlikely(failed == DROP_CONFLICT)) {
