@@ -115,6 +115,7 @@ class CtState(IntEnum):
     CT_SCTP_NEW = 9
     CT_SCTP = 10
     CT_SCTP_SHUTDOWN = 11
+    CT_UDP_ANSWERED = 12
     CT_STATES = 16
 
 

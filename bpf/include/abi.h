@@ -105,10 +105,11 @@ enum ct_state {
 	CT_TIME_WAIT = 5,	/* TCP, weak: both have */
 	CT_RESET = 6,		/* TCP, weak */
 	CT_UDP_ONE_WAY = 7,	/* UDP, weak: no reply seen yet */
-	CT_UDP = 8,
+	CT_UDP = 8,		/* the client went on after a reply */
 	CT_SCTP_NEW = 9,	/* SCTP, weak: INIT seen */
 	CT_SCTP = 10,
 	CT_SCTP_SHUTDOWN = 11,	/* SCTP, weak */
+	CT_UDP_ANSWERED = 12,	/* UDP, weak: the client has said nothing since the first reply */
 	CT_STATES = 16,		/* capacity */
 };
 

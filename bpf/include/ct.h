@@ -126,7 +126,8 @@ static __always_inline bool is_over(__u32 seen, __u8 state, const struct node *n
 
 #define BIT(n) (1U << (n))
 #define WEAK_STATES (BIT(CT_SYN) | BIT(CT_SYN_ACK) | BIT(CT_MIDDLE) | BIT(CT_TIME_WAIT) | \
-		     BIT(CT_RESET) | BIT(CT_UDP_ONE_WAY) | BIT(CT_SCTP_NEW) | BIT(CT_SCTP_SHUTDOWN))
+		     BIT(CT_RESET) | BIT(CT_UDP_ONE_WAY) | BIT(CT_UDP_ANSWERED) | BIT(CT_SCTP_NEW) | \
+		     BIT(CT_SCTP_SHUTDOWN))
 
 static __always_inline bool is_weak(__u8 state)
 {

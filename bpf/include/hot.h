@@ -60,9 +60,17 @@ static __always_inline int to_client(struct xdp_md *ctx, __u32 ifindex, __u8 fla
 	return verdict(ctx, XDP_REDIRECT, reason);
 }
 
-static __always_inline bool says_something(const struct l4 *l4, __u8 state)
+/* Whether a packet may move its flow's state. Of established flows a branch for each protocol. */
+static __always_inline bool says_something(const struct l4 *l4, __u8 state, bool reply)
 {
-	return l4->is_tcp && (state != CT_ESTABLISHED || (l4->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)));
+	if (l4->is_tcp)
+		return state != CT_ESTABLISHED || (l4->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST));
+	return state == (reply ? CT_UDP_ONE_WAY : CT_UDP_ANSWERED);
+}
+
+static __always_inline __u8 state_after(const struct l4 *l4, __u8 state, __u8 *flags, bool reply)
+{
+	return l4->is_tcp ? tcp_next(state, flags, l4->tcp_flags, reply) : udp_next(state, reply);
 }
 
 /* By words as wide as they are read: a load that spans two stores waits until both have left. */
@@ -227,8 +235,8 @@ static __always_inline int forward4(struct xdp_md *ctx, struct ethhdr *eth, stru
 			*(__u32 *)flow->vlan = 0;
 		}
 	}
-	if (unlikely(says_something(l4, state))) {
-		flow->state = tcp_next(state, &flags, l4->tcp_flags, false);
+	if (unlikely(says_something(l4, state, false))) {
+		flow->state = state_after(l4, state, &flags, false);
 		flow->flags = flags;
 	}
 	count_packet(ctx, service_id, TRAFFIC_FORWARD);
@@ -278,11 +286,9 @@ static __always_inline int reply4(struct xdp_md *ctx, struct ethhdr *eth, struct
 		return verdict(ctx, XDP_DROP, DROP_CONFLICT);
 	if (flow->seen != tick)
 		flow->seen = tick;
-	if (unlikely(says_something(l4, state))) {
-		flow->state = tcp_next(state, &flags, l4->tcp_flags, true);
+	if (unlikely(says_something(l4, state, true))) {
+		flow->state = state_after(l4, state, &flags, true);
 		flow->flags = flags;
-	} else if (unlikely(state == CT_UDP_ONE_WAY)) {
-		flow->state = CT_UDP;
 	}
 	count_packet(ctx, service_id, TRAFFIC_REPLY);
 	return to_client(ctx, ifindex, flags, reason);
@@ -350,8 +356,8 @@ static __always_inline int forward6(struct xdp_md *ctx, struct ethhdr *eth, stru
 			*(__u32 *)flow->vlan = 0;
 		}
 	}
-	if (unlikely(says_something(l4, state))) {
-		flow->state = tcp_next(state, &flags, l4->tcp_flags, false);
+	if (unlikely(says_something(l4, state, false))) {
+		flow->state = state_after(l4, state, &flags, false);
 		flow->flags = flags;
 	}
 	count_packet(ctx, service_id, TRAFFIC_FORWARD);
@@ -401,11 +407,9 @@ static __always_inline int reply6(struct xdp_md *ctx, struct ethhdr *eth, struct
 		return verdict(ctx, XDP_DROP, DROP_CONFLICT);
 	if (flow->seen != tick)
 		flow->seen = tick;
-	if (unlikely(says_something(l4, state))) {
-		flow->state = tcp_next(state, &flags, l4->tcp_flags, true);
+	if (unlikely(says_something(l4, state, true))) {
+		flow->state = state_after(l4, state, &flags, true);
 		flow->flags = flags;
-	} else if (unlikely(state == CT_UDP_ONE_WAY)) {
-		flow->state = CT_UDP;
 	}
 	count_packet(ctx, service_id, TRAFFIC_REPLY);
 	return to_client(ctx, ifindex, flags, reason);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What lives here: what a translation changes in a packet that has been checked: addresses, ports,
- * MACs, TTL, checksums; and how TCP's flags move a flow's state.
+ * MACs, TTL, checksums; and how TCP's flags, and UDP's packets, move a flow's state.
  */
 #ifndef MILLRACE_REWRITE_H
 #define MILLRACE_REWRITE_H
@@ -62,6 +62,17 @@ static __always_inline __u8 tcp_next(__u8 state, __u8 *flags, __u32 tcp, bool re
 	if (state == CT_SYN_ACK || (*flags & FLOW_DSR))
 		return state == CT_FIN || state == CT_TIME_WAIT ? state : CT_ESTABLISHED;
 	return state;
+}
+
+/*
+ * The state after a UDP packet of the client or (`reply`) the backend. Question and answer, as of DNS,
+ * are no stream: they leave a flow as weak as a question, and only a client that goes on makes it one.
+ */
+static __always_inline __u8 udp_next(__u8 state, bool reply)
+{
+	if (reply)
+		return state == CT_UDP_ONE_WAY ? CT_UDP_ANSWERED : state;
+	return state == CT_UDP_ANSWERED ? CT_UDP : state;
 }
 
 _Static_assert(offsetof(struct flow4, vip_mac) == offsetof(struct flow4, client_mac) + ETH_ALEN, "");

@@ -134,7 +134,7 @@ static __always_inline __u8 next_state(const struct frame *frame, __u8 state, __
 		return tcp_next(state, flags, frame->tcp_flags, reply);
 	if (frame->proto == IPPROTO_SCTP)
 		return sctp_state(state, frame->tcp_flags, reply);
-	return reply ? CT_UDP : state;
+	return udp_next(state, reply);
 }
 
 /* A first packet on a tuple whose flow is over in all but time. */

@@ -152,7 +152,7 @@ static __always_inline bool find6(const struct node *self, struct reply *r, cons
 		if ((r)->proto == IPPROTO_TCP)					\
 			state_ = tcp_next(state_, &flags_, (r)->tcp_flags, true); \
 		else								\
-			state_ = CT_UDP;					\
+			state_ = udp_next(state_, true);			\
 		if ((flow)->state != state_)					\
 			(flow)->state = state_;					\
 		if ((flow)->flags != flags_)					\

@@ -32,9 +32,12 @@ TIMEOUTS_S = {
     CtState.CT_SCTP_NEW: 30,
     CtState.CT_SCTP: 7440,
     CtState.CT_SCTP_SHUTDOWN: 30,
+    CtState.CT_UDP_ANSWERED: 30,
 }
 """How long a flow may be silent [s]. RFC 5382 REQ-5: established TCP 2 h 4 min, transitory 4 min;
-RFC 4787 REQ-5: UDP not less than two minutes."""
+RFC 4787 REQ-5: UDP not less than two minutes, if its client goes on after an answer. Before that,
+as the kernel's conntrack (nf_conntrack_udp_packet), as long as without one: of questions and
+answers there are many, and nobody speaks in them again."""
 
 _ZERO = number(0)
 

@@ -25,6 +25,7 @@ class FlowState(IntEnum):
     SCTP_NEW = 9
     SCTP = 10
     SCTP_SHUTDOWN = 11
+    UDP_ANSWERED = 12
 
     @property
     def text(self) -> str:
@@ -34,13 +35,19 @@ class FlowState(IntEnum):
     @property
     def protocol(self) -> Protocol:
         """The protocol that it is a state of."""
-        if self in (FlowState.UDP_ONE_WAY, FlowState.UDP):
+        if self in (FlowState.UDP_ONE_WAY, FlowState.UDP_ANSWERED, FlowState.UDP):
             return Protocol.UDP
         return Protocol.SCTP if self >= FlowState.SCTP_NEW else Protocol.TCP
 
 
 ENDS_WITH_BACKEND = frozenset(
-    {FlowState.SYN, FlowState.UDP_ONE_WAY, FlowState.UDP, FlowState.SCTP_NEW}
+    {
+        FlowState.SYN,
+        FlowState.UDP_ONE_WAY,
+        FlowState.UDP_ANSWERED,
+        FlowState.UDP,
+        FlowState.SCTP_NEW,
+    }
 )
 """States whose flows end when their backend takes no new ones: UDP, and what it never answered.
 

@@ -56,13 +56,14 @@ MIXED: dict[int, dict[str, Any]] = {
     5: flow4(client="203.0.113.8", vip="192.0.2.11", service_id=2, state=CtState.CT_FIN),
     6: flow6(),
     7: flow6(client="2001:db8::8", state=CtState.CT_SYN, backend="fd00:16::3"),
+    8: flow6(client="2001:db8::9", proto=17, state=CtState.CT_UDP_ANSWERED, vip_port=53),
     # None of these is a flow: dead, its time over, a state that nobody knows.
     9: flow4(life=2),
     10: flow4(seen=NOW - TIMEOUT - 1),
     11: flow4(state=13),
     12: flow6(life=0),
 }
-LIVE4, LIVE6 = {1, 2, 3, 4, 5}, {6, 7}
+LIVE4, LIVE6 = {1, 2, 3, 4, 5}, {6, 7, 8}
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,8 @@ LIVE4, LIVE6 = {1, 2, 3, 4, 5}, {6, 7}
         (FlowFilter(), LIVE4 | LIVE6),
         (FlowFilter(vip=end("192.0.2.10")), {1, 2, 3, 4}),
         (FlowFilter(vip=end("192.0.2.10:53")), {3, 4}),
-        (FlowFilter(vip=end("[2001:db8:1::10]:80")), LIVE6),
+        (FlowFilter(vip=end("[2001:db8:1::10]:80")), {6, 7}),
+        (FlowFilter(vip=end("2001:db8:1::10")), LIVE6),
         (FlowFilter(client=end("203.0.113.8")), {5}),
         (FlowFilter(client=end("203.0.113.7:40001")), {2}),
         (FlowFilter(client=end("2001:db8::8")), {7}),
@@ -82,7 +84,8 @@ LIVE4, LIVE6 = {1, 2, 3, 4, 5}, {6, 7}
         (FlowFilter(vip=end("192.0.2.11"), client=end("2001:db8::8")), set()),
         (FlowFilter(states=frozenset({FlowState.SYN})), {2, 7}),
         (FlowFilter(states=frozenset({FlowState.UDP, FlowState.FIN})), {3, 5}),
-        (FlowFilter(protocol=Protocol.UDP), {3, 4}),
+        (FlowFilter(states=frozenset({FlowState.UDP_ANSWERED})), {8}),
+        (FlowFilter(protocol=Protocol.UDP), {3, 4, 8}),
         (FlowFilter(protocol=Protocol.SCTP), set()),
         (FlowFilter(protocol=Protocol.TCP, vip=end("192.0.2.10:53")), set()),
     ],
@@ -141,7 +144,7 @@ def test_a_packet_from_the_clocks_future_is_young(
 def test_fill_is_by_family_and_state(maps: dict[str, Map], conntrack: Conntrack) -> None:
     put(maps, MIXED)
     fill = conntrack.fill()
-    assert (fill[4].slots, fill[4].flows, fill[6].flows) == (SLOTS, 5, 2)
+    assert (fill[4].slots, fill[4].flows, fill[6].flows) == (SLOTS, 5, 3)
     assert fill[4].live == {
         FlowState.SYN: 1,
         FlowState.ESTABLISHED: 1,
@@ -149,7 +152,8 @@ def test_fill_is_by_family_and_state(maps: dict[str, Map], conntrack: Conntrack)
         FlowState.UDP_ONE_WAY: 1,
         FlowState.UDP: 1,
     }
-    assert conntrack.by_service() == {1: 6, 2: 1}
+    assert fill[6].live[FlowState.UDP_ANSWERED] == 1
+    assert conntrack.by_service() == {1: 7, 2: 1}
 
 
 def test_a_big_table_is_the_same_to_the_program_and_to_the_listing() -> None:
@@ -178,6 +182,7 @@ def test_only_what_a_plan_names_ends(maps: dict[str, Map], conntrack: Conntrack)
             11: flow4(backend=shared, proto=17, state=CtState.CT_UDP_ONE_WAY),
             12: flow4(backend=shared, proto=17, state=CtState.CT_UDP, service_id=7),
             13: flow4(backend=shared, proto=17, state=CtState.CT_UDP, backend_port=1),
+            14: flow4(backend=shared, proto=17, state=CtState.CT_UDP_ANSWERED),
             20: flow4(backend=shared, state=CtState.CT_SYN),
             **{
                 30 + state: flow4(backend=shared, state=state)
@@ -208,8 +213,8 @@ def test_only_what_a_plan_names_ends(maps: dict[str, Map], conntrack: Conntrack)
             ),
         )
     )
-    assert before - alive(maps) == {1, 10, 11, 20, 40}
-    assert ended == 5
+    assert before - alive(maps) == {1, 10, 11, 14, 20, 40}
+    assert ended == 6
 
 
 def test_of_flows_that_are_handed_on_the_node_is_what_counts(

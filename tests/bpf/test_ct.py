@@ -136,6 +136,7 @@ def test_a_flow_is_over_when_its_state_has_lasted(world: World, state: str) -> N
 def test_udp_that_is_idle_picks_anew_and_busy_udp_stays(world: World) -> None:
     first = world.arrive(from_client(VIP_UDP))
     world.deliver(from_backend(first.packet))
+    world.arrive(from_client(VIP_UDP))
     world.serve(VIP_UDP, [To(tcp("10.16.0.9", 53))])
     for _ in range(4):
         world.pass_time(100)

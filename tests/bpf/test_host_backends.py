@@ -208,6 +208,25 @@ def test_datagrams_come_back_from_the_vip(lab: Lab, where: str, family: int, siz
 
 @WHERE
 @FAMILIES
+def test_datagrams_are_a_stream_when_the_client_goes_on_after_an_answer(
+    lab: Lab, where: str, family: int
+) -> None:
+    with connected(lab.place(where), socket.SOCK_DGRAM, family, PORT) as made:
+        client, states = made.getsockname()[:2], []
+        for _ in range(2):
+            made.send(b"who?")
+            made.recv(100)
+            (state,) = (
+                abi.CtState(flow.fields["state"])
+                for flow in lab.world.records(family)
+                if (flow.ends[:2], flow.fields["proto"]) == (client, Protocol.UDP)
+            )
+            states.append(state)
+    assert states == [abi.CtState.CT_UDP_ANSWERED, abi.CtState.CT_UDP]
+
+
+@WHERE
+@FAMILIES
 def test_what_the_kernel_refuses_is_refused_by_the_vip(lab: Lab, where: str, family: int) -> None:
     with pytest.raises(ConnectionRefusedError):
         connected(lab.place(where), socket.SOCK_STREAM, family, SILENT)

@@ -11,7 +11,9 @@ from tests.oracle.states import State
 from tests.oracle.verdicts import Seen
 from tests.oracle.worlds import Comes, Event, Knows, Passes, Serves, Setting, Withdraws
 
-ENDS_WITH_BACKEND = (State.SYN, State.UDP_ONE_WAY, State.UDP, State.SCTP_NEW)
+ENDS_WITH_BACKEND = (
+    State.SYN, State.UDP_ONE_WAY, State.UDP_ANSWERED, State.UDP, State.SCTP_NEW,
+)  # fmt: skip
 """kube-proxy ends UDP's conntrack entries when an endpoint goes; a connection that nobody has
 answered yet is no connection."""
 

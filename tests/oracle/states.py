@@ -1,7 +1,8 @@
 """How flows live and end: the states of the three protocols and their timeouts.
 
 TCP: RFC 9293 section 3.3.2 as somebody in between sees it, timeouts by RFC 5382; UDP: RFC 4787
-REQ-5; SCTP: RFC 9260 section 4.
+REQ-5, and for question and answer (RFC 1035 section 4.2.1) docs/services.md: until the client goes
+on after an answer they live as briefly as a question. SCTP: RFC 9260 section 4.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class State(Enum):
     TIME_WAIT = ("time-wait", 30, True)
     RESET = ("reset", 10, True)
     UDP_ONE_WAY = ("udp one way", 30, True)
+    UDP_ANSWERED = ("udp answered", 30, True)
     UDP = ("udp", 180, False)
     SCTP_NEW = ("sctp new", 30, True)
     SCTP = ("sctp", 7440, False)
@@ -73,7 +75,7 @@ def after(
     `one_way`: the replies take another way (DSR), so the client's word has to do.
     """
     if proto == UDP:
-        return (State.UDP if reply else state), closed
+        return _udp(state, reply), closed
     if proto != TCP:
         return _sctp(state, flags, reply), closed
     if flags & RST:
@@ -91,6 +93,12 @@ def after(
     if state is State.SYN_ACK or (one_way and state not in (State.FIN, State.TIME_WAIT)):
         return State.ESTABLISHED, closed
     return state, closed
+
+
+def _udp(state: State, reply: bool) -> State:
+    if reply:
+        return State.UDP_ANSWERED if state is State.UDP_ONE_WAY else state
+    return State.UDP if state is State.UDP_ANSWERED else state
 
 
 def _sctp(state: State, chunk: int, reply: bool) -> State:

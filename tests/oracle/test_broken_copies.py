@@ -37,6 +37,19 @@ FAULTS = (
         "*flags |= mine & 0;",
     ),
     Broken(
+        "a question with its answer is a stream",
+        "include/rewrite.h",
+        "return state == CT_UDP_ONE_WAY ? CT_UDP_ANSWERED : state;",
+        "return state == CT_UDP_ONE_WAY ? CT_UDP : state;",
+        ("svc",),
+    ),
+    Broken(
+        "a client that goes on after an answer is not taken for a stream",
+        "include/rewrite.h",
+        "return state == CT_UDP_ANSWERED ? CT_UDP : state;",
+        "return state;",
+    ),
+    Broken(
         "affinity is ignored when members change",
         "include/flows.h",
         "if (held && (__s32)(o->tick - held->seen) <= (__s32)ticks &&",

@@ -261,7 +261,10 @@ def test_flood_of_new_flows(flooded: Lab, verdicts: Verdicts, minutes: float) ->
         rest = _sample(lab)
         with traffic.beside(lab.client, "http", topology.VIP_WEB, 80, 0, 100) as requests:
             before, after, full = _flood(lab, seconds)
-        gone = [FlowState.SYN, FlowState.UDP_ONE_WAY, FlowState.TIME_WAIT, FlowState.RESET]
+        gone = [
+            FlowState.SYN, FlowState.UDP_ONE_WAY, FlowState.UDP_ANSWERED, FlowState.TIME_WAIT,
+            FlowState.RESET,
+        ]  # fmt: skip
         longest = max(TIMEOUTS_S[s] for s in TIMEOUTS_S if FlowState(int(s)) in gone)
         print(f"the flood is over; its flows live for {longest} s", flush=True)
         alive = {"established": STREAMS, "udp": EXCHANGES}

@@ -9,7 +9,13 @@ from ipaddress import ip_address
 import pytest
 
 from dataplane.model.addr import L4Addr, Mac, Protocol
-from dataplane.model.conntrack import Endings, Endpoint, FlowFilter, FlowState
+from dataplane.model.conntrack import (
+    ENDS_WITH_BACKEND,
+    Endings,
+    Endpoint,
+    FlowFilter,
+    FlowState,
+)
 from dataplane.model.rows import BackendEntry, SetEntry, SetScope, VipEntry, VipFlag
 from dataplane.model.service import Place
 from dataplane.plan.flows_to_end import flows_to_end, flows_without_service
@@ -191,6 +197,9 @@ def test_a_filter_of_both_families_matches_nothing() -> None:
 def test_a_state_knows_its_protocol() -> None:
     assert {state.protocol for state in FlowState} == set(Protocol)
     assert FlowState.UDP_ONE_WAY.text == "udp-one-way"
+    udp = {state for state in FlowState if state.protocol is Protocol.UDP}
+    assert {state.text for state in udp} == {"udp-one-way", "udp-answered", "udp"}
+    assert udp <= ENDS_WITH_BACKEND
 
 
 def test_only_the_keys_that_are_said_to_differ_are_looked_at() -> None:

@@ -195,6 +195,11 @@ def samples(
             {"family": "ipv4", "protocol": "udp", "state": "udp-one-way"},
             0,
         ),
+        (
+            "millrace_conntrack_flows",
+            {"family": "ipv4", "protocol": "udp", "state": "udp-answered"},
+            0,
+        ),
         ("ovs_build_info", {"ovs_version": "3.1.0"}, 1),
         ("ovs_dpdk_initialized", {}, 1),
         ("ovs_pmd_rx_packets", {"numa": "0", "cpu": "1"}, 2400),
