@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from bpf.abi import Event, Reason
+from dataplane.drivers.bpfmaps import integer
+from dataplane.drivers.libbpf import Map
 
 FIRST_LIFE = 7
 """`life` of the first flow of a record that was never claimed before (bpf/include/ct_family.h)."""
@@ -17,6 +21,24 @@ NEVER: frozenset[Counted] = frozenset(
     {*Event, *(one for one in Reason if one.name.startswith("DROP_"))}
 )
 """What no row counts: flows evicted for others, packets dropped."""
+
+
+def counted(counters: Map) -> dict[Counted, int]:
+    """Packets so far by what became of them, and how often what else happened; none that is 0.
+
+    Args:
+        counters: the map of that name; of it `dataplane.drivers.counters` reads the reasons alone.
+
+    Raises:
+        LibbpfError: the kernel refused.
+    """
+    found: dict[Counted, int] = {}
+    for key, value in counters.items():
+        packets = int(np.frombuffer(value, np.uint64)[0::2].sum())
+        number = integer(key)
+        if packets and number in COUNTED:
+            found[COUNTED[number]] = packets
+    return found
 
 
 def grown(before: Mapping[Counted, int], after: Mapping[Counted, int]) -> dict[Counted, int]:

@@ -28,7 +28,7 @@ from dataplane.model.addr import L4Addr, Mac, Protocol, mac_of_address
 from dataplane.model.rows import ProgramKind
 from dataplane.ports import DataplaneError
 from perf import peerlab
-from perf.ctstate import COUNTED, FIRST_LIFE, Counted
+from perf.ctstate import FIRST_LIFE, Counted, counted
 from perf.strides import IN_ORDER
 
 _DEVMAP, _XSKMAP = 14, 17
@@ -218,13 +218,7 @@ class Ours(Closing):
 
     def reasons(self) -> Mapping[Counted, int]:
         """Packets by what became of them, and what else happened."""
-        found = {}
-        for key, value in self.maps["counters"].items():
-            number = struct.unpack("=I", key)[0]
-            packets = int(np.frombuffer(value, np.uint64)[0::2].sum())
-            if packets and number in COUNTED:
-                found[COUNTED[number]] = packets
-        return found
+        return counted(self.maps["counters"])
 
     def _fill(self, services: int, gateway_mac: Mac) -> None:
         per = peerlab.BACKENDS_PER_SERVICE

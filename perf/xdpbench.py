@@ -29,7 +29,7 @@ from dataplane.model.addr import IPAddress, L4Addr, Protocol
 from dataplane.model.rows import ProgramKind
 from dataplane.ports import DataplaneError
 from perf import xdptables
-from perf.ctstate import COUNTED, FIRST_LIFE, Counted
+from perf.ctstate import FIRST_LIFE, Counted, counted
 from perf.strides import IN_ORDER
 from perf.xdpframes import CLIENT_PORTS, CLIENTS, frame
 
@@ -284,13 +284,7 @@ class Bench(Closing):
 
     def counted(self) -> dict[Counted, int]:
         """Packets by reason and what else happened, of the benchmark only."""
-        found: dict[Counted, int] = {}
-        for key, value in self.maps["counters"].items():
-            packets = int(np.frombuffer(value, np.uint64)[0::2].sum())
-            number = int.from_bytes(key, "little")
-            if packets and number in COUNTED:
-                found[COUNTED[number]] = packets
-        return found
+        return counted(self.maps["counters"])
 
     def _records(self, version: int) -> tuple[Any, Any]:
         """Numbers and records of the benchmark's own flows."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,14 +16,7 @@ from typing import Generic, TypeVar
 
 from bpf import abi
 from dataplane.drivers.libbpf import Closing, Map
-from dataplane.drivers.migration import (
-    OLD_PROGRAMS_END_S,
-    Converter,
-    Move,
-    Moved,
-    older,
-    open_maps,
-)
+from dataplane.drivers.migration import Converter, Move, Moved, older, open_maps
 from dataplane.drivers.version2 import FromVersion2
 from dataplane.ports import DataplaneError, Failure, Table
 
@@ -114,17 +106,12 @@ class Carrying(Closing):
         Programs that are swapped before the last ones begin no flows (bpf/progs/host.bpf.c), so
         nothing is held for them: whether others come after them in this round is not known.
         """
-        self.again()
-        if last:
-            self._hold(on=True)
+        self._take(Move.before_swap if last else Move.again)
         try:
             yield
         finally:
-            if self.active and last:
-                self.again()
-                time.sleep(OLD_PROGRAMS_END_S)
-                self.again()
-                self._hold(on=False)
+            if last:
+                self._take(Move.after_swap)
 
     def finish(self) -> Moved | None:
         """Today's programs are everywhere: carry over what is left; None: there was nothing.
@@ -145,16 +132,14 @@ class Carrying(Closing):
         )  # fmt: skip
         return move.done
 
-    def _hold(self, *, on: bool) -> None:
-        if self._move is not None:
-            with self._trying():
-                self._move.hold(on=on)
-
     def again(self) -> None:
         """Carry over what there is, or what changed since the last time."""
+        self._take(Move.again)
+
+    def _take(self, step: Callable[[Move], None]) -> None:
         if self._move is not None:
             with self._trying():
-                self._move.again()
+                step(self._move)
 
     @contextmanager
     def _trying(self) -> Iterator[None]:

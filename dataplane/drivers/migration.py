@@ -162,6 +162,28 @@ class Move:
         """From `on` until off again flows may not be there yet: see `Converter.hold`."""
         self._converter.hold(self._new, on=on)
 
+    def before_swap(self) -> None:
+        """Carry over what there is, and hold back what may be on its way.
+
+        Raises:
+            LibbpfError: the kernel refused.
+        """
+        self.again()
+        self.hold(on=True)
+
+    def after_swap(self) -> None:
+        """Carry over what changed until the last old program ended, and hold nothing back any more.
+
+        At once, for what began meanwhile has packets coming already; and when the old have ended.
+
+        Raises:
+            LibbpfError: the kernel refused; flows are held back still.
+        """
+        self.again()
+        time.sleep(OLD_PROGRAMS_END_S)
+        self.again()
+        self.hold(on=False)
+
     def take_back(self) -> None:
         """End the copies: the old programs stay."""
         if self._copied is not None:
@@ -181,19 +203,14 @@ def migrate(
     flows that were copied are ended in the new ones.
     """
     move = Move(converter, old, new)
-    move.again()
-    move.hold(on=True)
+    move.before_swap()
     try:
         swap()
     except BaseException:
         move.hold(on=False)
         move.take_back()
         raise
-    # At once, for what began meanwhile has packets coming already; and when the old have ended.
-    move.again()
-    time.sleep(OLD_PROGRAMS_END_S)
-    move.again()
-    move.hold(on=False)
+    move.after_swap()
     return move.done
 
 

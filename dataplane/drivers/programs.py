@@ -18,6 +18,8 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from dataplane.drivers import xdphook
@@ -30,6 +32,9 @@ from dataplane.ports import Failure, ObserveError
 
 OVS_PROGRAM = "xsk_def_prog"
 """libxdp's default program, which OVS attaches to an AF_XDP port (libxdp, xsk_def_xdp_prog.c)."""
+
+_Step = Callable[[], None]
+"""What puts a program in its place, at one stroke; LibbpfError if it cannot."""
 
 _LINK_GOES_S = 2.0
 """A link whose pin was just removed is let go by a kernel worker, within milliseconds."""
@@ -101,8 +106,8 @@ class ProgramTable:
 
     Args:
         state: the maps and programs.
-        about_to_swap: called when an uplink's program has been loaded, which takes long, and is put
-            in place next.
+        about_to_swap: called when all programs that a round puts in OVS's places have been loaded,
+            which takes long, and are put there next.
     """
 
     name = "programs"
@@ -152,58 +157,73 @@ class ProgramTable:
     def upsert(self, batch: Sequence[tuple[str, Row]]) -> Mapping[str, Failure]:
         """Attach, or swap what is there for today's program.
 
-        First where it takes long, for an uplink's is loaded over OVS's sockets: between the first
-        and the last of them a flow's two ways may be in the hands of two versions.
+        First where it takes long, for an uplink's is loaded over OVS's sockets; and all of those
+        are loaded before the first is put in place: between the first and the last swap a flow's
+        two ways may be in the hands of two versions.
         """
+        failures: dict[str, Failure] = {}
         ordered = sorted(batch, key=lambda item: not item[1].swap)
-        return {device: failed for device, row in ordered if (failed := self._attach(device, row))}
+        with ExitStack() as held:
+            steps: dict[str, _Step] = {}
+            for device, row in ordered:
+                try:
+                    step = self._prepared(device, row, held)
+                except LibbpfError as error:
+                    step = Failure(_explain(error, device))
+                if isinstance(step, Failure):
+                    failures[device] = step
+                elif step is not None:
+                    steps[device] = step
+            if any(row.swap and device in steps for device, row in ordered):
+                self._about_to_swap()
+            for device, take_place in steps.items():
+                try:
+                    take_place()
+                except LibbpfError as error:
+                    failures[device] = Failure(_explain(error, device))
+        return failures
 
-    def _attach(self, device: str, row: Row) -> Failure | None:
+    def _prepared(self, device: str, row: Row, held: ExitStack) -> _Step | Failure | None:
+        """The step that is left to do, over what `held` holds then; None: the program is there."""
         ifindex = _ifindex(device)
         if ifindex is None:
             return Failure(f"there is no device {device} yet", waiting=True)
-        try:
-            if row.kind is ProgramKind.UPLINK:
-                self._tx_ports.update(_key(ifindex), _key(ifindex))
-            if row.swap:
-                return self._swap(device, ifindex)
-            return self._attach_link(device, ifindex, row.kind)
-        except LibbpfError as error:
-            return Failure(_explain(error, device))
+        if row.kind is ProgramKind.UPLINK:
+            self._tx_ports.update(_key(ifindex), _key(ifindex))
+        if row.swap:
+            return self._loaded(device, ifindex, held)
+        return partial(self._attach_link, device, ifindex, row.kind)
 
-    def _swap(self, device: str, ifindex: int) -> Failure | None:
-        held = xdphook.attached(ifindex)
-        if held is None:
+    def _loaded(self, device: str, ifindex: int, held: ExitStack) -> _Step | Failure | None:
+        there = xdphook.attached(ifindex)
+        if there is None:
             reason = f"OVS has not attached its AF_XDP program to {device} yet"
             return Failure(reason, waiting=True)
-        with Program.by_id(held.prog_id) as theirs:
-            info = theirs.info()
-            if self._state.kind_of(info) is ProgramKind.UPLINK:
-                return None
-            sockets = _xsks_map(info)
-            if sockets is None:
-                return Failure(
-                    f"program {info.name} on {device} has no map of AF_XDP sockets, so it is not "
-                    "OVS's; take it off, and start ovs-vswitchd with LIBXDP_SKIP_DISPATCHER=1"
-                )
-            with sockets, self._state.uplink_over(sockets) as ours:
-                self._about_to_swap()
-                xdphook.replace(ifindex, ours, theirs, held.mode)
-        return None
+        theirs = held.enter_context(Program.by_id(there.prog_id))
+        info = theirs.info()
+        if self._state.kind_of(info) is ProgramKind.UPLINK:
+            return None
+        sockets = _xsks_map(info)
+        if sockets is None:
+            return Failure(
+                f"program {info.name} on {device} has no map of AF_XDP sockets, so it is not "
+                "OVS's; take it off, and start ovs-vswitchd with LIBXDP_SKIP_DISPATCHER=1"
+            )
+        ours = held.enter_context(self._state.uplink_over(held.enter_context(sockets)))
+        return partial(xdphook.replace, ifindex, ours, theirs, there.mode)
 
-    def _attach_link(self, device: str, ifindex: int, kind: ProgramKind) -> Failure | None:
+    def _attach_link(self, device: str, ifindex: int, kind: ProgramKind) -> None:
         path, program = self._link(device), self._state.program(kind)
         if path.exists() and not self._linked(device, ifindex):
             path.unlink()  # of a device of that name that is gone
         if not path.exists():
             xdphook.pin_link(ifindex, program, path)
-            return None
+            return
         with pinned(path) as link:
             expected = xdphook.link_info(link).prog_id
         if expected != program.info().id:
             with Program.by_id(expected) as theirs:
                 xdphook.update_link(path, program, theirs)
-        return None
 
     def delete(self, keys: Sequence[str]) -> Mapping[str, Failure]:
         """Take our programs off; what others attached stays."""

@@ -5,9 +5,9 @@ of a hash bucket's way, but is named by the source port, which version 3 chooses
 record says is the same octets in both, as are all other maps but `fragments`, whose values have
 numbers of records.
 
-The port of a flow of version 2 is its client's. The flow is put where that port points to; where
-another flow is there already, anywhere, with a word among the replies, and struct node is told
-(NODE_CARRIED) that a port may name another's record.
+The port of a flow of version 2 is its client's. If its source is an address of ours, the flow is
+put where that port points to; where another flow is there already, anywhere, with a word among the
+replies, and struct node is told (NODE_CARRIED) that a port may name another's record.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import secrets
 import sys
 from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ import numpy as np
 from bpf import abi
 from bpf.abi import AdoptFlag, FlowFlag, Limit, NodeFlag, Reason
 from dataplane.drivers.adoption import ROW, Adoption
+from dataplane.drivers.bpfmaps import packed
 from dataplane.drivers.conntrack import VERSIONS, Conntrack
 from dataplane.drivers.libbpf import Map
 from dataplane.drivers.migration import Converter
@@ -103,8 +105,7 @@ class FromVersion2(Converter):
             return 0
         program = self._program(new)
         left = rows[program.run(rows, AdoptFlag(0)) != 0]
-        own_port = (left["flags"] & (FlowFlag.FLOW_DSR | FlowFlag.FLOW_NO_SNAT)) == 0
-        if (own_port & (left["source_port"] >= Limit.DIRECT_PORT_MIN)).any():
+        if _names_a_record(left, new["node"]).any():
             _flag(new["node"], NodeFlag.NODE_CARRIED, on=True)
         for _ in range(_TRIES):
             reasons = program.run(left, AdoptFlag.ADOPT_ANYWHERE)
@@ -128,6 +129,22 @@ def _mapped(addresses: NDArray[Any]) -> NDArray[np.uint8]:
     found = np.zeros((len(addresses), 16), np.uint8)
     found[:, 10:12] = 0xFF
     found[:, 12:] = np.ascontiguousarray(addresses, ">u4").view(np.uint8).reshape(-1, 4)
+    return found
+
+
+def _names_a_record(rows: NDArray[Any], node: Map) -> NDArray[np.bool_]:
+    """Of which flows a reply is looked for where its port points to (adopt_family.h, `named`).
+
+    What counts is the source and not how it came about: version 2 kept also a client that has an
+    address of ours (FLOW_NO_SNAT).
+    """
+    fields = abi.NODE.unpack(node.lookup(_ZERO) or bytes(abi.NODE.size))
+    services = IPv4Address(fields["service_addr4"]), IPv6Address(fields["service_addr6"])
+    found = np.zeros(len(rows), bool)
+    for address in (*services, abi.HOST_SOURCE4, abi.HOST_SOURCE6):
+        found |= (rows["source"] == np.frombuffer(packed(address), np.uint8)).all(axis=1)
+    found &= rows["source_port"] >= Limit.DIRECT_PORT_MIN
+    found &= (rows["flags"] & FlowFlag.FLOW_DSR) == 0
     return found
 
 

@@ -292,6 +292,33 @@ def test_new_flows_get_no_reply_tuple_of_a_flow_that_was_carried_over(upgrade: U
         are_translated(upgrade, [flow for flow in flows if flow in found])
 
 
+def test_a_client_kept_with_an_address_of_ours_is_found_where_its_port_names_anothers_record(
+    upgrade: Upgrade,
+) -> None:
+    """Version 2 kept such a client (version 3 gives it a port), and nothing else is on its way."""
+    for version in (4, 6):
+        others = [flow.number for flow in version2.living(upgrade.old, version)]
+        upgrade.rewrite(version, others, life=1)
+        made = version2.made(upgrade._world, version, 32, seed=version)
+        two = made[made["flags"] == FlowFlag.FLOW_NO_SNAT]
+        assert len(two) == 2
+        assert (two["backend"][0] == two["backend"][1]).all()
+        two["client"] = two["source"] = version2.octets(version2.SOURCE[version])
+        two["client_port"] = two["source_port"] = [20_000, 20_000 + SMALL[f"ct{version}"]]
+        version2.put(upgrade.old, version, np.arange(2), two)
+    carrying = upgrade.begin()
+    with carrying.around_a_swap():
+        pass
+    done = carrying.finish()
+    assert done is not None
+    assert (done.copied, done.refused) == (4, 0)
+    assert node_of(upgrade.new["node"])["flags"] & NodeFlag.NODE_CARRIED
+    for version in (4, 6):
+        flows = version2.living(upgrade.new, version)
+        assert len(flows) == 2
+        are_translated(upgrade, flows)
+
+
 def test_what_is_not_conntrack_is_the_same_map_and_ids_counts_and_clients_stay(
     upgrade: Upgrade,
 ) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ from bpf.abi import Reason
 from bpf.objects import OBJECT_DIRECTORY
 from dataplane.drivers import xdphook
 from dataplane.drivers.bpfstate import BpfState, version_directory
-from dataplane.drivers.libbpf import XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE
+from dataplane.drivers.libbpf import XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, LibbpfError, Map
+from dataplane.drivers.libbpf_programs import Program as LoadedProgram
 from dataplane.drivers.libbpf_programs import ProgramInfo
 from dataplane.drivers.programs import ProgramTable, program_info
 from dataplane.model.rows import Program, ProgramKind
@@ -178,6 +181,107 @@ def test_an_upgrade_is_the_same_swap(bpf_root: str, ovs_object: Path, other_vers
             assert new[0].tag == state.program_info(ProgramKind.UPLINK).tag != old[0].tag
             assert sockets.info.id in new[0].map_ids
             table.delete(["up0", "svc0"])
+
+
+class Watched(BpfState):
+    """Calls `loading` before an uplink's program is loaded, with its number from 1."""
+
+    def __init__(self, bpf_root: str, loading: Callable[[int], None]) -> None:
+        super().__init__(bpf_root)
+        self._loading = loading
+        self.loads = 0
+
+    @contextmanager
+    def uplink_over(self, xsks_map: Map) -> Iterator[LoadedProgram]:
+        self.loads += 1
+        self._loading(self.loads)
+        with super().uplink_over(xsks_map) as program:
+            yield program
+
+
+@pytest.fixture
+def uplinks(namespace: Namespace, ovs_object: Path) -> Iterator[list[str]]:
+    """Three uplinks that OVS has attached its program to; svc0 has none."""
+    names = ["up0", "up1", "up2"]
+    with ExitStack() as stack:
+        for name in names[1:]:
+            namespace.run("ip", "link", "add", name, "type", "veth", "peer", "name", f"{name}-peer")
+            stack.callback(namespace.run, "ip", "link", "del", name)
+        stack.callback(standin.take_off, socket.if_nametoindex("up0"))
+        for name in names:
+            ifindex = socket.if_nametoindex(name)
+            stack.enter_context(
+                standin.attached(ovs_object, ifindex, XDP_FLAGS_DRV_MODE, "standin")
+            )
+        yield names
+
+
+def running(devices: Sequence[str]) -> list[str]:
+    return [info.name if (info := program_info(device)) else "" for device in devices]
+
+
+def test_all_uplinks_programs_are_loaded_before_one_is_swapped(
+    bpf_root: str, uplinks: list[str]
+) -> None:
+    seen: list[tuple[str, list[str]]] = []
+
+    def see(what: str) -> None:
+        seen.append((what, running([*uplinks, "svc0"])))
+
+    rows = {"svc0": SERVICE, **dict.fromkeys(uplinks, UPLINK)}
+    with Watched(bpf_root, lambda _: see("load")) as state:
+        table = ProgramTable(state, lambda: see("about to swap"))
+        assert table.upsert(list(rows.items())) == {}
+        before = [*["standin"] * 3, ""]
+        assert seen == [*[("load", before)] * 3, ("about to swap", before)]
+        assert running([*uplinks, "svc0"]) == [*["millrace_uplink"] * 3, "millrace_svc"]
+        assert table.observe() == rows
+        # Who is in place already is neither loaded nor waited for.
+        assert table.upsert(list(rows.items())) == {}
+        assert len(seen) == 4
+        table.delete(list(rows))
+
+
+def test_an_uplinks_program_that_cannot_be_loaded_fails_that_uplink_only(
+    bpf_root: str, uplinks: list[str]
+) -> None:
+    def loading(number: int) -> None:
+        if number == 2:
+            raise LibbpfError("load the second uplink's program", errno.E2BIG)
+
+    rows = {"svc0": SERVICE, **dict.fromkeys(uplinks, UPLINK)}
+    with Watched(bpf_root, loading) as state:
+        table = ProgramTable(state)
+        failures = table.upsert(list(rows.items()))
+        assert set(failures) == {"up1"}
+        assert "load the second uplink's program: Argument list too long" in failures["up1"].reason
+        assert not failures["up1"].waiting
+        assert running([*uplinks, "svc0"]) == [
+            "millrace_uplink", "standin", "millrace_uplink", "millrace_svc",
+        ]  # fmt: skip
+        table.delete(list(rows))
+
+
+def test_an_uplink_whose_program_was_replaced_since_fails_alone(
+    bpf_root: str, uplinks: list[str], ovs_object: Path
+) -> None:
+    rows = {"svc0": SERVICE, **dict.fromkeys(uplinks, UPLINK)}
+    with ExitStack() as stack, BpfState(bpf_root) as state:
+
+        def replaced() -> None:
+            ifindex = socket.if_nametoindex("up1")
+            stack.enter_context(
+                standin.attached(ovs_object, ifindex, XDP_FLAGS_DRV_MODE, "stranger")
+            )
+
+        table = ProgramTable(state, replaced)
+        failures = table.upsert(list(rows.items()))
+        assert set(failures) == {"up1"}
+        assert "another XDP program is on up1 (or came in between)" in failures["up1"].reason
+        assert running([*uplinks, "svc0"]) == [
+            "millrace_uplink", "stranger", "millrace_uplink", "millrace_svc",
+        ]  # fmt: skip
+        table.delete(list(rows))
 
 
 def test_objects_replaced_under_a_running_daemon_wait_for_its_restart(

@@ -55,7 +55,8 @@ def address(value: Any, version: int) -> IPAddress:
     return IPv4Address(int(value)) if version == 4 else IPv6Address(value.tobytes())
 
 
-def _octets(found: IPAddress | str) -> Any:
+def octets(found: IPAddress | str) -> Any:
+    """For a record."""
     found = IPv6Address(found) if isinstance(found, str) and ":" in found else found
     found = IPv4Address(found) if isinstance(found, str) else found
     return int(found) if found.version == 4 else np.frombuffer(found.packed, np.uint8)
@@ -96,9 +97,9 @@ def made(
         row["client_port"] = port if number % 8 else int(rng.integers(1024, 65536))
         if flags:
             port = int(row["client_port"][0])
-        row["vip"], row["vip_port"] = _octets(vip.address), vip.port
-        row["backend"], row["backend_port"] = _octets(target.address), target.port
-        row["source"], row["source_port"] = _octets(source), port
+        row["vip"], row["vip_port"] = octets(vip.address), vip.port
+        row["backend"], row["backend_port"] = octets(target.address), target.port
+        row["source"], row["source_port"] = octets(source), port
         row["proto"] = vip.protocol
         row["state"] = (
             CtState.CT_UDP

@@ -236,7 +236,6 @@ class World:
     def set_node(self, **changed: Any) -> None:
         """This node has a gateway in both families; `changed` are fields of struct node."""
         self._flags = NodeFlag.NODE_VALID4 | NodeFlag.NODE_VALID6 | NodeFlag.NODE_FIXED_CLOCK
-        timeouts = [self._timeouts.get(state.name, 0) for state in sorted(abi.CtState)]
         timeouts = [0] * int(abi.CtState.CT_STATES)
         for state in abi.CtState:
             if state.name in self._timeouts:
