@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 
 from dataplane.drivers.bpfstate import BpfState
 from dataplane.drivers.conntrack import Conntrack
@@ -13,10 +12,6 @@ from dataplane.plan.servicebook import Changes
 from dataplane.ports import DataplaneError
 
 log = logging.getLogger(__name__)
-
-WALK_EVERY_S = 3600.0
-"""How often every flow is looked at, so that those whose time is over end while the programs' clock
-can tell (bpf/progs/sweep.bpf.c); a walk through a million takes 10 ms."""
 
 
 class FollowUp:
@@ -30,7 +25,6 @@ class FollowUp:
         self.conntrack = Conntrack(bpf.maps)
         self._sockets = SocketEnds(bpf.maps)
         self._before: NodePlan | None = None
-        self._walked_at = time.monotonic()
 
     def close(self) -> None:
         """Let go of the programs."""
@@ -44,7 +38,6 @@ class FollowUp:
         """
         before, self._before = self._before, None
         try:
-            self._walk()
             ended = self.conntrack.follow(before, planned, changes)
             sockets = 0
             if planned.sockets and planned.differences(before) & {"sets", "vips"}:
@@ -55,9 +48,3 @@ class FollowUp:
         self._before = planned
         if ended or sockets:
             log.info("ended flows=%d sockets=%d", ended, sockets)
-
-    def _walk(self) -> None:
-        now = time.monotonic()
-        if now - self._walked_at >= WALK_EVERY_S:
-            self._walked_at = now
-            self.conntrack.fill()

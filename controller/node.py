@@ -66,9 +66,9 @@ from dataplane.drivers.affinity import AffinityTable
 from dataplane.drivers.announce import AnnouncementsTable
 from dataplane.drivers.bpfstate import BpfState
 from dataplane.drivers.carrying import Carrying, keep_maps
-from dataplane.drivers.formermaps import take_counts
 from dataplane.drivers.machinefacts import machine_facts
 from dataplane.drivers.nics import LinkMonitor
+from dataplane.drivers.nodemap import NodeTable
 from dataplane.drivers.ovsdb import Ovs, OvsState
 from dataplane.drivers.ovsdb_tls import Tls, use_tls
 from dataplane.drivers.ovstables import SettingsTable
@@ -127,8 +127,9 @@ class NodeDaemon:
         if kept := keep_maps(config.bpf_root):
             log.info("maps_kept names=%s", ",".join(kept))
         self.bpf = BpfState(config.bpf_root, sizes=map_sizes(config.services))
-        self._take_counts()
         self.carrying = Carrying(config.bpf_root, self.bpf.maps)
+        if NodeTable(self.bpf).take_derived():
+            log.info("node_entry_brought_up_to_date")
         if taken := migration.take_links_over(config.bpf_root):
             log.info("links_taken_over names=%s", ",".join(taken))
         self.ovs = Ovs(
@@ -178,13 +179,6 @@ class NodeDaemon:
         self._forwarded = Marked(FORWARDING_KEY)
         self.cni: CniServer | None = None
         self._vhost_dirs: VhostDirs | None = None
-
-    def _take_counts(self) -> None:
-        try:
-            if take_counts(self.config.bpf_root, self.bpf.maps):
-                log.info("counts_taken_over")
-        except DataplaneError as error:
-            log.warning("counts_not_taken_over error=%s; services are counted from zero", error)
 
     # -- life ---------------------------------------------------------------------------------
 

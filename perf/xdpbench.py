@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -20,7 +20,13 @@ import numpy as np
 from bpf import abi
 from bpf.abi import CtState, SweepFlag, SweepSide, VipFlag
 from bpf.objects import OBJECT_DIRECTORY
-from dataplane.drivers.bpfstate import FUNCTIONS, XSKS_MAP, version_directory
+from dataplane.drivers.bpfstate import (
+    FUNCTIONS,
+    SETS,
+    XSKS_MAP,
+    sizes_by_service,
+    version_directory,
+)
 from dataplane.drivers.libbpf import Closing, LibbpfError, Map
 from dataplane.drivers.libbpf_programs import Object, Program, ProgramInfo
 from dataplane.drivers.mapbulk import array_chunks, dtype_of, update_keys, write_array
@@ -83,11 +89,11 @@ class Bench(Closing):
         self._next_client = dict.fromkeys(CLIENTS, 0)
         self._open = ExitStack()
         try:
+            sizes = xdptables.sizes(services, flows)
             if bpf_root is not None:
                 self._take(version_directory(bpf_root))
-            else:
-                self.maps |= xdptables.grown(self._open, services, flows)
-            self._load_node()
+                sizes = sizes_by_service(self.maps[SETS].info.max_entries // 2)
+            self._load_node(sizes)
             self._load_wrapper()
             self._sweeps = self._open.enter_context(Sweeps(self.maps))
             if not self.live:
@@ -118,7 +124,7 @@ class Bench(Closing):
         made.update(bytes(4), struct.pack("=I", xdptables.LOOPBACK))
         return made
 
-    def _load_node(self) -> None:
+    def _load_node(self, sizes: Mapping[str, int]) -> None:
         next_hop = self._next_hop()
         for kind, function in FUNCTIONS.items():
             if kind is ProgramKind.HOST:
@@ -129,6 +135,8 @@ class Bench(Closing):
                 made.keep_private(name)
                 if name in self.maps:
                     made.reuse(name, self.maps[name])
+                elif name in sizes:
+                    made.resize(name, sizes[name])
             if kind is ProgramKind.UPLINK:
                 made.reuse(XSKS_MAP, next_hop)
             made.load()

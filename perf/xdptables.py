@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bpf import abi
-from bpf.abi import AddressFlag, Layout, Limit, NodeFlag, Place, SetMode, VipFlag
+from bpf.abi import AddressFlag, Layout, Limit, NodeFlag, Place, SetMode, TrafficWay, VipFlag
 from bpf.pick import filter_bit, member_key
 from dataplane.drivers.libbpf import Map
 from dataplane.drivers.mapbulk import dtype_of, update_keys, write_array
@@ -73,7 +73,10 @@ def power_of_two(number: int) -> int:
 
 
 def sizes(services: int, flows: int) -> dict[str, int]:
-    """Entries of the maps that the default is too small for, for so many services and flows."""
+    """Entries of the maps that the default is too small for, for so many services and flows.
+
+    Of one CPU, those of abi.BY_CPU: as `Object.resize` takes them.
+    """
     both = power_of_two(2 * (services + 2))
     wanted = {
         "vips": 2 * both,
@@ -81,7 +84,7 @@ def sizes(services: int, flows: int) -> dict[str, int]:
         "members": 4 * both,
         "backends": 4 * both,
         "service_events": both,
-        "service_traffic": 2 * both,
+        "service_traffic": TrafficWay.TRAFFIC_WAYS * both,
     }
     slots = power_of_two(2 * flows)
     for family in ("ct4", "ct6"):
@@ -207,13 +210,3 @@ def let_syns_die(maps: Mapping[str, Map], dead: bool) -> None:
     timeouts[abi.CtState.CT_SYN] = 0xFFFFFFFF if dead else LONG_TICKS
     fields["timeouts"] = struct.pack(f"={abi.CtState.CT_STATES:d}I", *timeouts)
     maps["node"].update(bytes(4), abi.NODE.pack(**fields))
-
-
-def grown(stack: Any, services: int, flows: int) -> dict[str, Map]:
-    """The maps that have to be larger than the objects have them."""
-    made = {}
-    for name, entries in sizes(services, flows).items():
-        shape = abi.MAPS[name]
-        created = Map.create(shape.type, name, shape.key_size, shape.value_size, entries)
-        made[name] = stack.enter_context(created)
-    return made

@@ -106,7 +106,7 @@ __noinline __u32 CT(adopt)(FLOW *made, __u32 orders)
 	if (!reason) {
 		reason = CT(settle)(work, made, tick);
 	} else if (orders & ADOPT_ANYWHERE) {
-		reason = CT(add)(made, tick, false);
+		reason = CT(add)(made, tick, 0);
 		if (!reason && named && CT(has_twin)(made, self, work)) {
 			flow = CT(at)(work->id);
 			if (flow)

@@ -109,7 +109,7 @@ static __always_inline bool CT(is_enough)(const struct ct_work *work, __u32 look
  * whose time is over, is taken as it is met; else, of the flows that were met and may be evicted,
  * the one that has been silent for the longest. Records are taken in a row, so each CPU makes flows
  * in lines that it has just had, or has next. Where none of a row is free it looks elsewhere in the
- * stretches, too, but only now and then while the table seems full.
+ * stretches, too, but only now and then while the table seems full, and not with BRIEFLY.
  */
 __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 {
@@ -130,8 +130,12 @@ __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 		__u32 life, rank, port;
 
 		if (!(turn % CLAIM_ROW)) {
-			if (CT(is_enough)(work, turn))
+			if (CT(is_enough)(work, turn)) {
+				/* The next one in vain looks in another stretch. */
+				if (work->brief)
+					work->CT(high) = high % 3 + 1;
 				break;
+			}
 			if (turn)
 				high = high % 3 + 1;
 			index = CT(direct)(work->base, high << STRETCH_BITS, records);

@@ -16,8 +16,8 @@
 
 #define SNAT_TRIES 16
 #define FULL_TRIES 3	/* where there may be room elsewhere in the table */
-#define VAIN_MANY 64	/* of so many flows in a row that found none, */
-#define VAIN_EACH 128	/* one of so many looks for it everywhere */
+#define VAIN_MANY 64	/* after so many flows in a row that found none it is looked for briefly */
+#define VAIN_BITS 6	/* log2 of how many backends that is known of */
 #define SNAT_PORTS (DIRECT_PORT_MIN - SNAT_PORT_MIN)	/* that name no record */
 
 /* A first packet. */
@@ -45,6 +45,13 @@ struct opening {
 _Static_assert(offsetof(struct opening, source_mac) == offsetof(struct opening, dest_mac) + 6, "");
 _Static_assert(offsetof(struct opening, dest_mac) % 8 == 0, "");
 
+/* How it went with the last new flows to some backend, or to those that share its place. */
+struct vain {
+	__u32 flows;		/* in a row for which there was no room */
+	__u32 tick;		/* when it was looked for everywhere, in vain, */
+	__u32 reason;		/* and what was said then */
+};
+
 /*
  * Where a first packet is worked on: the stack of all functions together has 512 octets. XDP
  * programs do not interrupt each other on one CPU.
@@ -54,7 +61,7 @@ struct scratch {
 	struct flow4 flow4;
 	struct flow6 flow6;
 	__u64 history;		/* of packets without SYN, a bit each: it began a flow (foretell) */
-	__u32 in_vain;		/* new flows in a row for which there was no room */
+	struct vain vain[1 << VAIN_BITS];
 };
 
 struct {
@@ -339,26 +346,58 @@ static __always_inline __be16 port_to_try(const struct opening *o, __u32 turn)
 		copy_mac((flow).vip_mac, wants_dsr(o) ? (o)->backend.mac : (o)->dest_mac); \
 	} while (0)
 
-/* A full table is not looked through for each flow that it refuses: a flood would be all of it. */
-static __always_inline bool is_in_vain(const struct scratch *held)
+static __always_inline struct vain *vain_of(struct scratch *held)
 {
-	return unlikely(held->in_vain > VAIN_MANY) && held->in_vain % VAIN_EACH;
+	const struct backend *to = &held->opening.backend;
+	__u32 hash = be_word(to->addr + 12) + to->port + held->opening.family;
+
+	return &held->vain[hash * 0x9e3779b1U >> (32 - VAIN_BITS)];
 }
 
-static __always_inline __u32 opened(const struct node *self, struct scratch *held, __u32 failed)
+/*
+ * Where a backend's flows find no room, it is looked for everywhere once a tick, and not for each:
+ * a flood that gets nowhere would cost more than one that gets through.
+ */
+static __always_inline __u32 how_to_look(struct scratch *held)
+{
+	const struct vain *vain = vain_of(held);
+
+	if (likely(vain->flows <= VAIN_MANY) || vain->tick != held->opening.tick)
+		return 0;
+	return BRIEFLY;
+}
+
+/* Remember how it went; the reason to give. */
+static __always_inline __u32 remembered(struct scratch *held, __u32 failed, __u32 how)
+{
+	struct vain *vain = vain_of(held);
+
+	if (failed != DROP_CT_FULL && failed != DROP_NO_PORT)
+		return failed;
+	vain->flows++;
+	if (how & BRIEFLY)
+		return vain->reason;
+	vain->tick = held->opening.tick;
+	vain->reason = failed;
+	return failed;
+}
+
+static __always_inline __u32 opened(const struct node *self, struct scratch *held, __u32 failed,
+				    __u32 how)
 {
 	const struct opening *o = &held->opening;
 	struct service_events *events;
+	struct vain *vain;
 
 	if (failed == FLOW_THERE)
 		return 0;
 	if (failed == DROP_CONFLICT && wants_snat(self, o))
 		failed = DROP_NO_PORT;
-	if (unlikely(failed)) {
-		held->in_vain++;
-		return refused(o, failed);
-	}
-	held->in_vain = 0;
+	if (unlikely(failed))
+		return refused(o, remembered(held, failed, how));
+	vain = vain_of(held);
+	if (unlikely(vain->flows))
+		vain->flows = 0;
 	events = bpf_map_lookup_elem(&service_events, &o->service_id);
 	if (events)
 		events->new_flows++;
@@ -370,7 +409,7 @@ static __always_inline __u32 opened(const struct node *self, struct scratch *hel
 /* A new flow of IPv4, as its opening says. 0, or the reason why not. */
 __noinline __u32 open4(struct xdp_md *ctx)
 {
-	__u32 zero = 0, turn, failed, brief;
+	__u32 zero = 0, turn, failed, how;
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
 	struct scratch *held = bpf_map_lookup_elem(&scratch, &zero);
 	struct flow4 *flow;
@@ -382,7 +421,7 @@ __noinline __u32 open4(struct xdp_md *ctx)
 	failed = choose(self, o);
 	if (failed)
 		return failed;
-	brief = is_in_vain(held) ? BRIEFLY : 0;
+	how = how_to_look(held);
 	flow = &held->flow4;
 	__builtin_memset(__builtin_assume_aligned(flow, 8), 0, sizeof(*flow));
 	FILL_COMMON(*flow, o);
@@ -394,19 +433,19 @@ __noinline __u32 open4(struct xdp_md *ctx)
 		/* Its reply never comes here; its own tuple is as unique as it is. */
 		flow->backend = flow->vip;
 		flow->backend_port = flow->vip_port;
-		return opened(self, held, ct4_add(flow, o->tick, brief));
+		return opened(self, held, ct4_add(flow, o->tick, how), how);
 	}
 	if (!wants_snat(self, o)) {
 		flow->flags |= FLOW_NO_SNAT;
-		return opened(self, held, ct4_add(flow, o->tick, brief));
+		return opened(self, held, ct4_add(flow, o->tick, how), how);
 	}
 	flow->source = o->backend.place == PLACE_HOST ? HOST_SOURCE4 : self->service_addr4;
 	failed = DROP_NO_PORT;
-	for (turn = !is_low(o->client_port); turn <= SNAT_TRIES + 1; turn++) {
+	for (turn = !is_low(o->client_port) || how; turn <= SNAT_TRIES + 1; turn++) {
 		flow->source_port = port_to_try(o, turn);
-		failed = ct4_add(flow, o->tick, brief | (o->asked && turn == 1));
+		failed = ct4_add(flow, o->tick, how | (o->asked && turn == 1));
 		if (failed != DROP_CONFLICT &&
-		    (turn > FULL_TRIES || brief || failed != DROP_CT_FULL))
+		    (turn > FULL_TRIES || how || failed != DROP_CT_FULL))
 			break;
 	}
 	if (unlikely(failed == DROP_CONFLICT)) {
@@ -415,13 +454,13 @@ __noinline __u32 open4(struct xdp_md *ctx)
 		if (failed == DROP_CT_FULL)
 			failed = DROP_NO_PORT;
 	}
-	return opened(self, held, failed);
+	return opened(self, held, failed, how);
 }
 
 /* The same for IPv6. */
 __noinline __u32 open6(struct xdp_md *ctx)
 {
-	__u32 zero = 0, turn, failed, brief;
+	__u32 zero = 0, turn, failed, how;
 	struct node *self = bpf_map_lookup_elem(&node, &zero);
 	struct scratch *held = bpf_map_lookup_elem(&scratch, &zero);
 	struct flow6 *flow;
@@ -433,7 +472,7 @@ __noinline __u32 open6(struct xdp_md *ctx)
 	failed = choose(self, o);
 	if (failed)
 		return failed;
-	brief = is_in_vain(held) ? BRIEFLY : 0;
+	how = how_to_look(held);
 	flow = &held->flow6;
 	__builtin_memset(__builtin_assume_aligned(flow, 8), 0, sizeof(*flow));
 	FILL_COMMON(*flow, o);
@@ -446,22 +485,22 @@ __noinline __u32 open6(struct xdp_md *ctx)
 	if (flow->flags & FLOW_DSR) {
 		copy16(flow->backend, flow->vip);
 		flow->backend_port = flow->vip_port;
-		return opened(self, held, ct6_add(flow, o->tick, brief));
+		return opened(self, held, ct6_add(flow, o->tick, how), how);
 	}
 	if (!wants_snat(self, o)) {
 		flow->flags |= FLOW_NO_SNAT;
-		return opened(self, held, ct6_add(flow, o->tick, brief));
+		return opened(self, held, ct6_add(flow, o->tick, how), how);
 	}
 	if (o->backend.place == PLACE_HOST)
 		host_source6(flow->source);
 	else
 		copy16(flow->source, self->service_addr6);
 	failed = DROP_NO_PORT;
-	for (turn = !is_low(o->client_port); turn <= SNAT_TRIES + 1; turn++) {
+	for (turn = !is_low(o->client_port) || how; turn <= SNAT_TRIES + 1; turn++) {
 		flow->source_port = port_to_try(o, turn);
-		failed = ct6_add(flow, o->tick, brief | (o->asked && turn == 1));
+		failed = ct6_add(flow, o->tick, how | (o->asked && turn == 1));
 		if (failed != DROP_CONFLICT &&
-		    (turn > FULL_TRIES || brief || failed != DROP_CT_FULL))
+		    (turn > FULL_TRIES || how || failed != DROP_CT_FULL))
 			break;
 	}
 	if (unlikely(failed == DROP_CONFLICT)) {
@@ -470,7 +509,7 @@ __noinline __u32 open6(struct xdp_md *ctx)
 		if (failed == DROP_CT_FULL)
 			failed = DROP_NO_PORT;
 	}
-	return opened(self, held, failed);
+	return opened(self, held, failed, how);
 }
 
 #endif

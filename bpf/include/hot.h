@@ -3,8 +3,8 @@
  * What lives here: plain packets, which are nearly all: TCP or UDP on untagged IPv4 without options
  * or fragments, or IPv6 without extension headers, on their way to a backend or back.
  *
- * Budget: no helper call but the redirect, no hash map. What needs more (a first packet, TCP's
- * flags) is in functions of its own.
+ * Budget: no helper call but the redirect (and, before kernel 6.10, which CPU this is), no hash map.
+ * What needs more (a first packet, TCP's flags) is in functions of its own.
  */
 #ifndef MILLRACE_HOT_H
 #define MILLRACE_HOT_H

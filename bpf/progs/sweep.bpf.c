@@ -204,6 +204,7 @@ static long look4(__u32 index, struct walk *walk)
 	if (!flow)
 		return 1;
 	seen.life = *(volatile __u32 *)&flow->life;
+	barrier();
 	seen.state = flow->state;
 	if (!is_live(walk, &flow->life, seen.life, flow->seen, seen.state))
 		return 0;
@@ -230,6 +231,7 @@ static long look6(__u32 index, struct walk *walk)
 	if (!flow)
 		return 1;
 	seen.life = *(volatile __u32 *)&flow->life;
+	barrier();
 	seen.state = flow->state;
 	if (!is_live(walk, &flow->life, seen.life, flow->seen, seen.state))
 		return 0;

@@ -29,6 +29,9 @@ from dataplane.model.rows import ProgramKind
 from dataplane.ports import AbiMismatch, CapabilityMissing
 
 XSKS_MAP, TX_PORTS = "xsks_map", "tx_ports"
+SETS = "sets"
+"""It has two entries for each service that there is room for."""
+
 FUNCTIONS = {
     ProgramKind.UPLINK: "millrace_uplink",
     ProgramKind.SERVICE: "millrace_svc",
@@ -40,6 +43,12 @@ FUNCTIONS = {
 def object_path(kind: ProgramKind, objects: Path = OBJECT_DIRECTORY) -> Path:
     """The compiled object of a program."""
     return objects / f"{kind.value}.bpf.o"
+
+
+def sizes_by_service(services: int) -> dict[str, int]:
+    """Entries of the maps in which services are counted; of one CPU, those of abi.BY_CPU."""
+    ways = int(abi.TrafficWay.TRAFFIC_WAYS)
+    return {"service_events": services, abi.TRAFFIC: ways * services}
 
 
 def version_directory(bpf_root: str) -> Path:
@@ -150,12 +159,17 @@ class BpfState(Closing):
             f"stop the node, remove {self.directory} and start it again "
             "(connections through services are lost)"
         )
+        found = set()
         for name, shape in abi.MAPS.items():
             path = self.directory / name
             if path.exists():
                 with Map.at(path) as held:
                     _require_shape(held.info, shape, f"the pins in {self.directory}", step)
                     self._sizes[name] = of_one_cpu(name, held.info.max_entries)
+                    found.add(name)
+        if SETS in found:  # of a build that had other maps beside it
+            counts = sizes_by_service(self._sizes[SETS] // 2)
+            self._sizes.update({name: counts[name] for name in counts if name not in found})
 
     def _loaded(self, kind: ProgramKind, **reused: Map) -> AbstractContextManager[Object]:
         if TX_PORTS in self.maps:

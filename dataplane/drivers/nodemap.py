@@ -36,8 +36,8 @@ TIMEOUTS_S = {
 }
 """How long a flow may be silent [s]. RFC 5382 REQ-5: established TCP 2 h 4 min, transitory 4 min;
 RFC 4787 REQ-5: UDP not less than two minutes, if its client goes on after an answer. Before that,
-as the kernel's conntrack (nf_conntrack_udp_packet), as long as without one: of questions and
-answers there are many, and nobody speaks in them again."""
+as long as without one, as questions and answers have it in the kernel's conntrack, too
+(nf_conntrack_udp_packet): there are many, and mostly nobody speaks in them again."""
 
 _ZERO = number(0)
 
@@ -105,6 +105,26 @@ class NodeTable:
             "pick_seed": int(Limit.PICK_SEED),
             "timeouts": struct.pack(f"={len(timeouts)}I", *timeouts),
         }
+
+    def take_derived(self) -> bool:
+        """Give an entry that is there what follows from this build, before its programs run.
+
+        A state of conntrack's that an older build does not know has no timeout there: its flows
+        would be over at once. The entry itself is written when every source has spoken.
+
+        Returns:
+            Whether anything differed.
+
+        Raises:
+            LibbpfError: the kernel refused.
+        """
+        fields, derived = self._fields(), self._derived()
+        if not fields["flags"] & (NodeFlag.NODE_VALID4 | NodeFlag.NODE_VALID6):
+            return False
+        if all(fields[name] == value for name, value in derived.items()):
+            return False
+        self._map.update(_ZERO, abi.NODE.pack(**{**fields, **derived}))
+        return True
 
     def upsert(self, batch: Sequence[tuple[int, NodeEntry]]) -> Mapping[int, Failure]:
         """Set the entry; without svc0, which only answers of ours at svc0 miss, the row waits."""

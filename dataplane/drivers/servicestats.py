@@ -9,6 +9,7 @@ processor of the kernel's. Programs count on meanwhile.
 from __future__ import annotations
 
 import errno
+import math
 import mmap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -69,20 +70,26 @@ def services_of(traffic: Map) -> int:
     return of_one_cpu(abi.TRAFFIC, traffic.info.max_entries) // _WAYS
 
 
-def _read_traffic(traffic: Map) -> NDArray[np.uint64]:
-    """By service: packets and octets of one way, then of the other."""
-    services, cpus = services_of(traffic), possible_cpus()
+def _by_cpu(traffic: Map) -> NDArray[np.uint64]:
+    """By processor, way and service: packets and octets, as they are in the map. Unmapped with it.
+
+    Raises:
+        LibbpfError: the kernel refused.
+    """
+    shape = (possible_cpus(), _WAYS, services_of(traffic), _WORDS)
     octets = traffic.info.max_entries * abi.COUNTER.size
     try:
-        mapped = mmap.mmap(traffic.fd, octets, mmap.MAP_SHARED, mmap.PROT_READ)
+        mapped = mmap.mmap(traffic.fd, octets)
     except OSError as error:
         what = f"map {abi.TRAFFIC} into memory"
         raise LibbpfError(what, error.errno or errno.EIO) from error
-    with mapped:
-        found = np.frombuffer(mapped, np.uint64, count=cpus * _WAYS * services * _WORDS)
-        by_way: NDArray[np.uint64] = found.reshape(cpus, _WAYS, services, _WORDS).sum(axis=0)
-        del found  # or the mapping cannot be closed
-    return by_way.transpose(1, 0, 2).reshape(services, _WAYS * _WORDS)
+    return np.frombuffer(mapped, np.uint64, count=math.prod(shape)).reshape(shape)
+
+
+def _read_traffic(traffic: Map) -> NDArray[np.uint64]:
+    """By service: packets and octets of one way, then of the other."""
+    by_way: NDArray[np.uint64] = _by_cpu(traffic).sum(axis=0)
+    return by_way.transpose(1, 0, 2).reshape(-1, _WAYS * _WORDS)
 
 
 def _read_events(events: Map) -> NDArray[np.uint64]:
@@ -102,11 +109,9 @@ def clear_counts(maps: Mapping[str, Map], numbers: Iterable[int]) -> None:
         LibbpfError: the kernel refused; some are cleared.
     """
     ids = np.fromiter(numbers, np.uint32)
-    events, traffic = maps[EVENTS], maps[abi.TRAFFIC]
+    events = maps[EVENTS]
     update_keys(events, ids, np.zeros((len(ids), events.value_size), np.uint8))
-    rows = np.arange(possible_cpus() * _WAYS, dtype=np.uint32)
-    keys = (rows[:, None] * np.uint32(services_of(traffic)) + ids).ravel()
-    update_keys(traffic, keys, np.zeros((len(keys), abi.COUNTER.size), np.uint8))
+    _by_cpu(maps[abi.TRAFFIC])[:, :, ids] = 0
 
 
 def counts_of(row: NDArray[np.uint64]) -> ServiceCounts:

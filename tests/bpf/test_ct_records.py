@@ -353,37 +353,6 @@ def test_in_a_table_of_strong_flows_a_new_one_is_refused(
     assert world.arrive(refused[0]).reason is Reason.VIP_NEW
 
 
-@FAMILIES
-def test_who_is_refused_in_a_row_looks_briefly_and_finds_room_again(
-    world: World, vip: L4Addr
-) -> None:
-    """Of 128 flows one looks everywhere (bpf/include/flows.h), the others at four records."""
-    version = vip.address.version
-    prefix = "198.51.100." if version == 4 else "2001:db8:d::"
-    late = [
-        from_client(vip, client=f"{prefix}{n}", port=p) for p in (2000, 3000) for n in range(200)
-    ]
-    tables = Tables.read(world.maps, version)
-    whole = tables.records.copy()
-    whole["life"] |= 3  # a flow, nobody's
-    whole["seen"], whole["state"] = world.tick, CtState.CT_ESTABLISHED
-    tables.records[:] = whole
-    ctlaws.write_records(world.maps, tables)
-    reasons = [world.arrive(packet).reason for packet in late[:200]]
-    assert set(reasons) == {Reason.DROP_CT_FULL}
-    tables.records["life"][::8] += 1
-    ctlaws.write_records(world.maps, tables)
-    reasons = [world.arrive(packet).reason for packet in late[200:329]]
-    assert Reason.VIP_NEW in reasons
-    found = reasons.index(Reason.VIP_NEW)
-    # From the first one on that found room they look everywhere again.
-    assert reasons[found:].count(Reason.VIP_NEW) > 0.9 * len(reasons[found:])
-    tables = Tables.read(world.maps, version)
-    tables.records["life"][tables.living] += 1
-    ctlaws.write_records(world.maps, tables)
-    assert world.arrive(late[-1]).reason is Reason.VIP_NEW
-
-
 def strengthen(world: World, version: int) -> None:
     """Every flow is established, as if it had been answered."""
     tables = Tables.read(world.maps, version)

@@ -273,3 +273,67 @@ def test_kept_clients_are_in_every_stretch(
     assert not tables.by_port.any()
     each = np.bincount(tables.living >> STRETCH_BITS, minlength=RECORDS >> STRETCH_BITS)
     assert each.min() > STRETCH // 8
+
+
+def fill_with_strangers(world: World, version: int) -> Tables:
+    """Every record is an established flow of nobody's."""
+    tables = Tables.read(world.maps, version)
+    tables.records["life"] |= 3
+    tables.records["seen"], tables.records["state"] = world.tick, CtState.CT_ESTABLISHED
+    write_records(world.maps, tables)
+    return tables
+
+
+def end_all(world: World, tables: Tables, where: slice | np.ndarray = slice(None)) -> None:
+    lives = tables.records["life"]
+    lives[where] += lives[where] & 1
+    write_records(world.maps, tables)
+
+
+@FAMILIES
+def test_a_backend_without_room_looks_everywhere_once_a_tick_and_refuses_no_other(
+    big: World, vip: L4Addr, target: L4Addr
+) -> None:
+    version = vip.address.version
+    own = set(stretches(big._node, target))
+    other_vip = L4Addr(vip.protocol, vip.address + 1, vip.port)
+    others = (L4Addr(vip.protocol, target.address + n, target.port) for n in range(1, 99))
+    other = next(one for one in others if not set(stretches(big._node, one)) & own)
+    big.serve(vip, [To(target)])
+    big.serve(other_vip, [To(other)])
+    tables = fill_with_strangers(big, version)
+
+    def seen(to: L4Addr, number: int) -> Reason:
+        client = str((CLIENT_ONE if version == 4 else CLIENT6_ONE) + number % 200)
+        return big.arrive(from_client(to, client=client, port=2000 + number)).reason
+
+    before = big.stats(big.service_id(vip))
+    assert {seen(vip, number) for number in range(100)} == {Reason.DROP_CT_FULL}
+    assert big.stats(big.service_id(vip))["drops_full"] - before["drops_full"] == 100
+    # There is room again, but not in the stretches that the backend's ports name.
+    in_others = ~np.isin(np.arange(len(tables.records)) >> STRETCH_BITS, list(own))
+    end_all(big, tables, in_others)
+    assert {seen(vip, number) for number in range(100, 150)} == {Reason.DROP_CT_FULL}
+    assert {seen(other_vip, number) for number in range(150, 200)} == {Reason.VIP_NEW}
+    big.pass_time(0.01)
+    assert {seen(vip, number) for number in range(200, 250)} == {Reason.VIP_NEW}
+    end_all(big, Tables.read(big.maps, version))
+    assert seen(vip, 250) is Reason.VIP_NEW
+
+
+@FAMILIES
+def test_one_who_is_refused_now_and_then_looks_everywhere_each_time(
+    big: World, vip: L4Addr, target: L4Addr
+) -> None:
+    version = vip.address.version
+    own = set(stretches(big._node, target))
+    big.serve(vip, [To(target)])
+    tables = fill_with_strangers(big, version)
+    client = str(CLIENT_ONE if version == 4 else CLIENT6_ONE)
+    for number in range(100):
+        packet = from_client(vip, client=client, port=2000 + number)
+        assert big.arrive(packet).reason is Reason.DROP_CT_FULL
+        big.pass_time(0.01)
+    end_all(big, tables, ~np.isin(np.arange(len(tables.records)) >> STRETCH_BITS, list(own)))
+    assert big.arrive(packet).reason is Reason.VIP_NEW
+    end_all(big, Tables.read(big.maps, version))

@@ -390,6 +390,22 @@ def test_a_node_whose_link_is_gone_can_be_taken_back(state: BpfState, link: Name
     assert NodeFlag(_fields(state)["flags"]) == NodeFlag(0)
 
 
+def test_an_entry_gets_the_timeouts_of_a_newer_build_before_its_programs_run(
+    state: BpfState, link: Namespace
+) -> None:
+    table = NodeTable(state)
+    assert not table.take_derived(), "there is no entry"
+    _make(link)
+    assert _daemon(state).apply(OF_LINK, 0).failed == 0
+    right = _fields(state)
+    assert not table.take_derived()
+    older = np.frombuffer(right["timeouts"], np.uint32).copy()
+    older[abi.CtState.CT_UDP_ANSWERED] = 0
+    state.maps["node"].update(number(0), abi.NODE.pack(**{**right, "timeouts": older.tobytes()}))
+    assert table.take_derived()
+    assert _fields(state) == right
+
+
 def test_pinned_maps_keep_their_size_and_say_so(bpf_root: str) -> None:
     with BpfState(bpf_root, sizes=SIZES) as first:
         assert first.resized == {}

@@ -1,4 +1,4 @@
-"""What is counted for services: by processor, summed, cleared, and taken along from former maps."""
+"""What is counted for services: by processor, summed, cleared; how large its maps are."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address
 
-import numpy as np
 import pytest
 
 from bpf import abi
+from dataplane.drivers.bpfmaps import held_ids
 from dataplane.drivers.bpfstate import BpfState, version_directory
-from dataplane.drivers.formermaps import COUNTS, FORMER, remove_former, take_counts
+from dataplane.drivers.formermaps import FORMER, remove_former
 from dataplane.drivers.libbpf import Map, possible_cpus
-from dataplane.drivers.mapbulk import update_keys
 from dataplane.drivers.servicestats import FIELDS, clear_counts, read_counts, services_of
 from dataplane.model.addr import L4Addr, Protocol
 from dataplane.model.config import ServicesConfig
+from dataplane.model.rows import ProgramKind
 from dataplane.plan.capacity import map_sizes
+from perf import xdptables
+from perf.xdpbench import Bench
+from perf.xdpframes import frame
 from tests.bpf.world import WEB, To, World, from_client
 
 pytestmark = pytest.mark.bpf
 
-_PERCPU_ARRAY = 6
+_ARRAY = 2
 
 
 @contextmanager
@@ -69,39 +72,41 @@ def test_the_map_has_a_row_for_each_processor_and_way(bpf_root: str) -> None:
             assert state.resized == {}
 
 
-def former_map(services: int) -> Map:
-    """As older programs had it: all counts of a service, by processor."""
-    made = Map.create(_PERCPU_ARRAY, COUNTS, 4, 8 * len(FIELDS), services)
-    values = np.zeros((services, possible_cpus(), len(FIELDS)), np.uint64)
-    values[7, :, :] = np.arange(1, 1 + len(FIELDS))
-    update_keys(made, np.arange(services, dtype=np.uint32), values)
-    return made
-
-
-def test_counts_of_a_former_map_are_taken_along_once(bpf_root: str) -> None:
-    sizes = map_sizes(ServicesConfig(flows=1024, services=64, backends=512))
-    with BpfState(bpf_root, sizes=sizes) as state:
-        assert not take_counts(bpf_root, state.maps), "there is none"
-        with former_map(128) as former:
-            former.pin(version_directory(bpf_root) / COUNTS)
-        assert take_counts(bpf_root, state.maps)
-        rows = read_counts(state.maps)
-        expected = [possible_cpus() * count for count in range(1, 1 + len(FIELDS))]
-        assert rows[7].tolist() == expected
-        assert np.flatnonzero(rows.any(axis=1)).tolist() == [7]
-        assert not take_counts(bpf_root, state.maps), "again, by a daemon that died in between"
-        assert read_counts(state.maps)[7].tolist() == expected
-        assert remove_former(bpf_root) == [COUNTS]
-        assert remove_former(bpf_root) == []
-        assert not any((version_directory(bpf_root) / name).exists() for name in FORMER)
-
-
-def test_counts_are_taken_from_an_older_versions_directory(bpf_root: str) -> None:
+def test_pins_of_former_maps_are_removed(bpf_root: str) -> None:
     with BpfState(bpf_root) as state:
-        older = version_directory(bpf_root).with_name("v2")
-        older.mkdir(mode=0o700)
-        with former_map(16) as former:
-            former.pin(older / COUNTS)
-        assert take_counts(bpf_root, state.maps)
-        assert read_counts(state.maps)[7].any()
-        assert remove_former(bpf_root) == [], "whole directories of versions go by themselves"
+        assert remove_former(bpf_root) == [], "there are none"
+        directory = version_directory(bpf_root)
+        for name in FORMER:
+            with Map.create(_ARRAY, name, 4, 8, 16) as former:
+                former.pin(directory / name)
+        assert remove_former(bpf_root) == list(FORMER)
+        assert sorted(path.name for path in directory.iterdir() if path.is_file()) == sorted(
+            set(abi.MAPS) & set(state.maps)
+        )
+
+
+def test_counts_have_the_services_that_pinned_maps_have(bpf_root: str) -> None:
+    """Made anew beside maps of a build that had others for it, whatever the configuration says."""
+    small, large = (
+        map_sizes(ServicesConfig(flows=1024, services=services, backends=512))
+        for services in (64, 4096)
+    )
+    with BpfState(bpf_root, sizes=small):
+        pass
+    for name in ("service_events", abi.TRAFFIC):
+        (version_directory(bpf_root) / name).unlink()
+    with BpfState(bpf_root, sizes=large) as state:
+        assert state.maps["sets"].info.max_entries == 2 * 64
+        assert services_of(state.maps[abi.TRAFFIC]) == 64
+        assert held_ids(state).max_services == 63
+
+
+def test_benchmarks_of_many_services_count_each_for_itself() -> None:
+    many = 10_000
+    packet = frame(xdptables.vip_of(4, 0))
+    with Bench(None, many) as bench, on_cpu(max(os.sched_getaffinity(0))):
+        bench.run(ProgramKind.UPLINK, packet, repeat=many - 2, services=many)
+        counts = read_counts(bench.maps)
+        assert counts[1 : 1 + many, FIELDS.index("forward_packets")].tolist() == [1] * many
+        assert not counts[1 + many :].any()
+        assert bench.maps[abi.TRAFFIC].info.max_entries == 2 * possible_cpus() * 32_768

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes as c
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv6Address
@@ -102,7 +103,7 @@ class Bench:
         self._sweeps = Sweeps(state.maps, objects)
         self._world = World(state, devices[UPLINK], devices[SVC])
         self._emptied = self._world.tick
-        self._bits: set[int] = set()
+        self._bits: Counter[int] = Counter()
         self._addresses: set[bytes] = set()
         self._declared: dict[str, Service] = {}
         self._programs = {
@@ -277,7 +278,7 @@ class Bench:
                 affinity_s=(service.affinity or 0) / 100,
                 ranges=[f"{_ip(network)}/{length}" for network, length in service.ranges or ()],
             )
-            self._bits.add(filter_bit(addr, port, service.proto))
+            self._bits[filter_bit(addr, port, service.proto)] += 1
         self._declared[service.name] = service
         if before is not None:
             self._unbind(before, service)
@@ -347,8 +348,9 @@ class Bench:
         for addr, port, proto in service.asked():
             self._world.withdraw(L4Addr(Protocol(proto), _ip(addr), port))
             bit = filter_bit(addr, port, proto)
-            self._bits.discard(bit)
-            word = sum(1 << (b % 64) for b in self._bits if b // 64 == bit // 64)
+            self._bits[bit] -= 1
+            held = (b for b, uses in self._bits.items() if uses and b // 64 == bit // 64)
+            word = sum(1 << (b % 64) for b in held)
             filters.update((bit // 64).to_bytes(4, "little"), word.to_bytes(8, "little"))
 
     def _drop_ranges(self, service: Service) -> None:
