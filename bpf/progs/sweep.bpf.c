@@ -168,7 +168,7 @@ static __always_inline bool matches(const struct walk *walk, const struct seen *
 /*
  * Whether a record is a flow. One whose time is over is ended in passing: packets do that with those
  * they meet, but one that is met by none would live again when the clock has gone half its way round
- * (25 days at 1,000 ticks a second).
+ * (25 days at 1,000 ticks a second). Metrics walk through all of them every ten seconds.
  */
 static __always_inline bool is_live(const struct walk *walk, __u32 *life, __u32 born, __u32 last,
 				    __u8 state)

@@ -2,8 +2,8 @@
 
 Version 3 changed conntrack's indexes, and which record a flow is in: its number is no longer that
 of a hash bucket's way, but is named by the source port, which version 3 chooses for that. What a
-record says is the same octets in both, as are all other maps but `fragments`, whose values have
-numbers of records.
+record says is the same octets in both, as are other maps but `fragments`, whose values have numbers
+of records, and those that have other names since (`dataplane.drivers.formermaps`).
 
 The port of a flow of version 2 is its client's. If its source is an address of ours, the flow is
 put where that port points to; where another flow is there already, anywhere, with a word among the
