@@ -17,7 +17,7 @@
 /* How a flow is added: `how` of ct?_add. */
 #define LINES_ASKED 1		/* ct?_ask_for has, for the same packet */
 #define NO_OTHER_PORT 2		/* those that name no record are taken: evict now, if need be */
-#define BRIEFLY 4		/* look once, for it will be in vain */
+#define BRIEFLY 4		/* look at few records, once */
 #define NO_WORD 64
 #define NO_WAY 0xffffffff
 #define FREE_RANK 0xffffffff

@@ -349,7 +349,7 @@ static __always_inline __be16 port_to_try(const struct opening *o, __u32 turn)
 static __always_inline struct vain *vain_of(struct scratch *held)
 {
 	const struct backend *to = &held->opening.backend;
-	__u32 hash = be_word(to->addr + 12) + to->port + held->opening.family;
+	__u32 hash = be_word(to->addr + 12) + to->port + (to->proto << 8) + held->opening.family;
 
 	return &held->vain[hash * 0x9e3779b1U >> (32 - VAIN_BITS)];
 }
@@ -441,7 +441,7 @@ __noinline __u32 open4(struct xdp_md *ctx)
 	}
 	flow->source = o->backend.place == PLACE_HOST ? HOST_SOURCE4 : self->service_addr4;
 	failed = DROP_NO_PORT;
-	for (turn = !is_low(o->client_port) || how; turn <= SNAT_TRIES + 1; turn++) {
+	for (turn = !is_low(o->client_port); turn <= SNAT_TRIES + 1; turn++) {
 		flow->source_port = port_to_try(o, turn);
 		failed = ct4_add(flow, o->tick, how | (o->asked && turn == 1));
 		if (failed != DROP_CONFLICT &&
@@ -496,7 +496,7 @@ __noinline __u32 open6(struct xdp_md *ctx)
 	else
 		copy16(flow->source, self->service_addr6);
 	failed = DROP_NO_PORT;
-	for (turn = !is_low(o->client_port) || how; turn <= SNAT_TRIES + 1; turn++) {
+	for (turn = !is_low(o->client_port); turn <= SNAT_TRIES + 1; turn++) {
 		flow->source_port = port_to_try(o, turn);
 		failed = ct6_add(flow, o->tick, how | (o->asked && turn == 1));
 		if (failed != DROP_CONFLICT &&

@@ -25,7 +25,7 @@ from dataplane.drivers.bpfstate import MapOwner
 from dataplane.drivers.libbpf import LibbpfError, Map
 from dataplane.drivers.mapbulk import Looks, dtype_of, update_keys
 from dataplane.drivers.mapfilter import Filter
-from dataplane.drivers.servicestats import EVENTS, clear_counts
+from dataplane.drivers.servicestats import clear_counts, services_of
 from dataplane.drivers.sweeps import tick_s
 from dataplane.model.addr import IPAddress, IPNetwork, L4Addr, Mac, Protocol
 from dataplane.model.rows import (
@@ -391,6 +391,6 @@ def held_ids(state: MapOwner) -> HeldIds:
     return HeldIds(
         services={vip: entry.service_id for vip, entry in vips.items()},
         backends={entry.target: key for key, entry in backends.items()},
-        max_services=state.maps[EVENTS].info.max_entries - 1,
+        max_services=services_of(state.maps) - 1,
         max_backends=state.maps["backends"].info.max_entries - 1,
     )

@@ -60,26 +60,33 @@ def read_counts(maps: Mapping[str, Map]) -> NDArray[np.uint64]:
     Raises:
         LibbpfError: the kernel refused.
     """
+    services = _counted(maps)
     traffic, events = _read_traffic(maps[abi.TRAFFIC]), _read_events(maps[EVENTS])
-    services = min(len(traffic), len(events))
     return np.hstack([traffic[:services], events[:services]])
 
 
-def services_of(traffic: Map) -> int:
-    """How many services the map of traffic has room for."""
-    return of_one_cpu(abi.TRAFFIC, traffic.info.max_entries) // _WAYS
+def services_of(maps: Mapping[str, Map]) -> int:
+    """How many services the maps have room for, the least of them."""
+    return min(maps["sets"].info.max_entries // 2, _counted(maps))
 
 
-def _by_cpu(traffic: Map) -> NDArray[np.uint64]:
+def _counted(maps: Mapping[str, Map]) -> int:
+    """How many services can be counted."""
+    traffic = of_one_cpu(abi.TRAFFIC, maps[abi.TRAFFIC].info.max_entries)
+    return min(traffic // _WAYS, maps[EVENTS].info.max_entries)
+
+
+def _by_cpu(traffic: Map, protection: int) -> NDArray[np.uint64]:
     """By processor, way and service: packets and octets, as they are in the map. Unmapped with it.
 
     Raises:
         LibbpfError: the kernel refused.
     """
-    shape = (possible_cpus(), _WAYS, services_of(traffic), _WORDS)
+    services = of_one_cpu(abi.TRAFFIC, traffic.info.max_entries) // _WAYS
+    shape = (possible_cpus(), _WAYS, services, _WORDS)
     octets = traffic.info.max_entries * abi.COUNTER.size
     try:
-        mapped = mmap.mmap(traffic.fd, octets)
+        mapped = mmap.mmap(traffic.fd, octets, mmap.MAP_SHARED, protection)
     except OSError as error:
         what = f"map {abi.TRAFFIC} into memory"
         raise LibbpfError(what, error.errno or errno.EIO) from error
@@ -88,7 +95,7 @@ def _by_cpu(traffic: Map) -> NDArray[np.uint64]:
 
 def _read_traffic(traffic: Map) -> NDArray[np.uint64]:
     """By service: packets and octets of one way, then of the other."""
-    by_way: NDArray[np.uint64] = _by_cpu(traffic).sum(axis=0)
+    by_way: NDArray[np.uint64] = _by_cpu(traffic, mmap.PROT_READ).sum(axis=0)
     return by_way.transpose(1, 0, 2).reshape(-1, _WAYS * _WORDS)
 
 
@@ -108,10 +115,12 @@ def clear_counts(maps: Mapping[str, Map], numbers: Iterable[int]) -> None:
     Raises:
         LibbpfError: the kernel refused; some are cleared.
     """
-    ids = np.fromiter(numbers, np.uint32)
+    ids = np.array([number for number in numbers if number < _counted(maps)], np.uint32)
+    if not len(ids):
+        return
     events = maps[EVENTS]
     update_keys(events, ids, np.zeros((len(ids), events.value_size), np.uint8))
-    _by_cpu(maps[abi.TRAFFIC])[:, :, ids] = 0
+    _by_cpu(maps[abi.TRAFFIC], mmap.PROT_READ | mmap.PROT_WRITE)[:, :, ids] = 0
 
 
 def counts_of(row: NDArray[np.uint64]) -> ServiceCounts:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address
 
+import numpy as np
 import pytest
 
 from bpf import abi
@@ -14,6 +15,7 @@ from dataplane.drivers.bpfmaps import held_ids
 from dataplane.drivers.bpfstate import BpfState, version_directory
 from dataplane.drivers.formermaps import FORMER, remove_former
 from dataplane.drivers.libbpf import Map, possible_cpus
+from dataplane.drivers.mapbulk import update_keys
 from dataplane.drivers.servicestats import FIELDS, clear_counts, read_counts, services_of
 from dataplane.model.addr import L4Addr, Protocol
 from dataplane.model.config import ServicesConfig
@@ -55,10 +57,24 @@ def test_each_processor_counts_for_itself_and_all_are_summed(world: World) -> No
     after = read_counts(world.maps)
     gained = (after - before)[services][:, [packets, new]].tolist()
     assert gained == [[len(cpus)] * 2, [len(cpus)] * 2, [0, 0]]
-    clear_counts(world.maps, [services[0]])
-    cleared = read_counts(world.maps)
-    assert not cleared[services[0]].any()
-    assert (cleared[services[1:]] == after[services[1:]]).all(), "others' are as they were"
+
+
+def test_what_was_counted_for_a_service_is_cleared_and_for_no_other(world: World) -> None:
+    traffic, events = world.maps[abi.TRAFFIC], world.maps["service_events"]
+    for one in (traffic, events):
+        keys = np.arange(one.info.max_entries, dtype=np.uint32)
+        update_keys(one, keys, np.ones((len(keys), one.value_size // 8), np.uint64))
+    cpus = possible_cpus()
+    full = read_counts(world.maps)
+    assert (full == cpus).all()
+    clear_counts(world.maps, [])
+    assert (read_counts(world.maps) == full).all()
+    clear_counts(world.maps, [3, 7, services_of(world.maps) + 1])
+    cleared = np.flatnonzero((read_counts(world.maps) != full).any(axis=1)).tolist()
+    assert cleared == [3, 7]
+    assert not read_counts(world.maps)[[3, 7]].any()
+    clear_counts(world.maps, range(len(full)))
+    assert not read_counts(world.maps).any()
 
 
 def test_the_map_has_a_row_for_each_processor_and_way(bpf_root: str) -> None:
@@ -67,7 +83,7 @@ def test_the_map_has_a_row_for_each_processor_and_way(bpf_root: str) -> None:
         with BpfState(bpf_root, sizes=sizes) as state:
             traffic = state.maps[abi.TRAFFIC]
             assert traffic.info.max_entries == possible_cpus() * 2 * 100
-            assert services_of(traffic) == 100
+            assert services_of(state.maps) == 100
             assert len(read_counts(state.maps)) == 100
             assert state.resized == {}
 
@@ -97,7 +113,7 @@ def test_counts_have_the_services_that_pinned_maps_have(bpf_root: str) -> None:
         (version_directory(bpf_root) / name).unlink()
     with BpfState(bpf_root, sizes=large) as state:
         assert state.maps["sets"].info.max_entries == 2 * 64
-        assert services_of(state.maps[abi.TRAFFIC]) == 64
+        assert services_of(state.maps) == 64
         assert held_ids(state).max_services == 63
 
 

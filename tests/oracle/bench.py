@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes as c
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv6Address
@@ -103,7 +102,6 @@ class Bench:
         self._sweeps = Sweeps(state.maps, objects)
         self._world = World(state, devices[UPLINK], devices[SVC])
         self._emptied = self._world.tick
-        self._bits: Counter[int] = Counter()
         self._addresses: set[bytes] = set()
         self._declared: dict[str, Service] = {}
         self._programs = {
@@ -183,9 +181,8 @@ class Bench:
             self._emptied = tick
         for held in self._own:
             held.update(bytes(4), bytes(held.value_size))
-        for service in list(self._declared.values()):
-            self._forget(service)
-        self._declared.clear()
+        for name in list(self._declared):
+            self._forget(self._declared.pop(name))
         for addr in self._addresses:
             word = filter_bit(addr, 0, 0) // 64
             maps["address_bits"].update(word.to_bytes(4, "little"), bytes(8))
@@ -278,7 +275,6 @@ class Bench:
                 affinity_s=(service.affinity or 0) / 100,
                 ranges=[f"{_ip(network)}/{length}" for network, length in service.ranges or ()],
             )
-            self._bits[filter_bit(addr, port, service.proto)] += 1
         self._declared[service.name] = service
         if before is not None:
             self._unbind(before, service)
@@ -343,14 +339,14 @@ class Bench:
         self._sweeps.sweep(version, SweepFlag.SWEEP_END, ends)
 
     def _forget(self, service: Service) -> None:
+        """Withdraw what is declared no more, and the bits that nobody else's VIPs have."""
         filters = self._state.maps["vip_bits"]
+        served = {filter_bit(*vip) for other in self._declared.values() for vip in other.asked()}
         self._drop_ranges(service)
         for addr, port, proto in service.asked():
             self._world.withdraw(L4Addr(Protocol(proto), _ip(addr), port))
             bit = filter_bit(addr, port, proto)
-            self._bits[bit] -= 1
-            held = (b for b, uses in self._bits.items() if uses and b // 64 == bit // 64)
-            word = sum(1 << (b % 64) for b in held)
+            word = sum(1 << (b % 64) for b in served if b // 64 == bit // 64)
             filters.update((bit // 64).to_bytes(4, "little"), word.to_bytes(8, "little"))
 
     def _drop_ranges(self, service: Service) -> None:
