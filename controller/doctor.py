@@ -215,9 +215,8 @@ def _pins(site: Site) -> Iterator[str]:
         if not (directory / name).exists():
             continue  # not up yet; the check of the programs says so
         with Map.at(directory / name) as pinned:
-            info = pinned.info
-        found = abi.MapShape(info.type, info.key_size, info.value_size, info.max_entries)
-        if found != shape:
+            found = bpfstate.other_layout(pinned.info, shape)
+        if found is not None:
             yield f"{directory / name} is {found}, this version needs {shape}"
     for other in sorted(directory.parent.glob("v*")):
         if other != directory and directory.exists():

@@ -68,10 +68,16 @@ def _filesystem(path: Path) -> str:
     return "unknown"
 
 
-def _require_shape(info: MapInfo, shape: abi.MapShape, where: str, next_step: str) -> None:
-    """The layout is what counts: a map that is pinned keeps the size that it was made with."""
+def other_layout(info: MapInfo, shape: abi.MapShape) -> abi.MapShape | None:
+    """What a map is if its layout is not this one; its size is its own, as it was made."""
     found = abi.MapShape(info.type, info.key_size, info.value_size, info.max_entries)
-    if replace(found, max_entries=0) != replace(shape, max_entries=0):
+    same = replace(found, max_entries=0) == replace(shape, max_entries=0)
+    return None if same else found
+
+
+def _require_shape(info: MapInfo, shape: abi.MapShape, where: str, next_step: str) -> None:
+    found = other_layout(info, shape)
+    if found is not None:
         msg = f"map {info.name} of {where} is {found}, but this version needs {shape}; {next_step}"
         raise AbiMismatch(msg)
 

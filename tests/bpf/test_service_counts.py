@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bpf import abi
+from controller import doctor
 from dataplane.drivers.bpfmaps import held_ids
 from dataplane.drivers.bpfstate import BpfState, version_directory
 from dataplane.drivers.formermaps import FORMER, remove_former
@@ -25,6 +28,7 @@ from perf import xdptables
 from perf.xdpbench import Bench
 from perf.xdpframes import frame
 from tests.bpf.world import WEB, To, World, from_client
+from tests.unit.test_doctor import outcome, site
 
 pytestmark = pytest.mark.bpf
 
@@ -126,3 +130,23 @@ def test_benchmarks_of_many_services_count_each_for_itself() -> None:
         assert counts[1 : 1 + many, FIELDS.index("forward_packets")].tolist() == [1] * many
         assert not counts[1 + many :].any()
         assert bench.maps[abi.TRAFFIC].info.max_entries == 2 * possible_cpus() * 32_768
+
+
+def pinned_maps(bpf_root: str, rundir: Path) -> doctor.Finding:
+    where = site(rundir)
+    return outcome("pinned maps", replace(where, config=replace(where.config, bpf_root=bpf_root)))
+
+
+def test_the_doctor_takes_maps_of_any_size_and_names_another_layout(
+    bpf_root: str, tmp_path: Path
+) -> None:
+    with BpfState(bpf_root, sizes=map_sizes(ServicesConfig(flows=1024, services=100))):
+        pass
+    assert pinned_maps(bpf_root, tmp_path).state == "ok"
+    path = version_directory(bpf_root) / "service_events"
+    path.unlink()
+    with Map.create(_ARRAY, path.name, 4, 8, 100) as other:
+        other.pin(path)
+    found = pinned_maps(bpf_root, tmp_path)
+    assert found.state == "fail"
+    assert str(path) in found.cause
