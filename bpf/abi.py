@@ -715,11 +715,15 @@ MAPS = {
     ),
     "tx_ports": MapShape(_DEVMAP_HASH, U32, U32, Limit.MAX_TX_PORTS),
 }
-"""The pinned maps of bpf/include/maps.h, with their default sizes; of one CPU, those of BY_CPU."""
+"""The pinned maps of bpf/include/maps.h, with their default sizes; TRAFFIC's is that of one CPU."""
 
-TRAFFIC = "service_traffic"
-BY_CPU = frozenset({TRAFFIC})
-"""Arrays that have their elements once for each possible CPU: sizes are those of one."""
+EVENTS, TRAFFIC = "service_events", "service_traffic"
+"""What is counted for services; TRAFFIC has its elements once for each possible CPU."""
 
 TRAFFIC_SERVICES = ".rodata.services"
 """The section of the constant by which programs know how many services TRAFFIC has room for."""
+
+
+def sizes_by_service(services: int) -> dict[str, int]:
+    """Entries of the maps in which services are counted; of TRAFFIC, those of one CPU."""
+    return {EVENTS: services, TRAFFIC: int(TrafficWay.TRAFFIC_WAYS) * services}

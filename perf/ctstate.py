@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from bpf.abi import Event, Reason
-from dataplane.drivers.bpfmaps import integer
+from dataplane.drivers.counters import summed
 from dataplane.drivers.libbpf import Map
 
 FIRST_LIFE = 7
@@ -27,18 +25,16 @@ def counted(counters: Map) -> dict[Counted, int]:
     """Packets so far by what became of them, and how often what else happened; none that is 0.
 
     Args:
-        counters: the map of that name; of it `dataplane.drivers.counters` reads the reasons alone.
+        counters: the map of that name.
 
     Raises:
         LibbpfError: the kernel refused.
     """
-    found: dict[Counted, int] = {}
-    for key, value in counters.items():
-        packets = int(np.frombuffer(value, np.uint64)[0::2].sum())
-        number = integer(key)
-        if packets and number in COUNTED:
-            found[COUNTED[number]] = packets
-    return found
+    return {
+        COUNTED[number]: count.packets
+        for number, count in summed(counters).items()
+        if count.packets and number in COUNTED
+    }
 
 
 def grown(before: Mapping[Counted, int], after: Mapping[Counted, int]) -> dict[Counted, int]:

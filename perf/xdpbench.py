@@ -24,7 +24,6 @@ from dataplane.drivers.bpfstate import (
     FUNCTIONS,
     SETS,
     XSKS_MAP,
-    sizes_by_service,
     version_directory,
 )
 from dataplane.drivers.libbpf import Closing, LibbpfError, Map
@@ -39,7 +38,7 @@ from perf.ctstate import FIRST_LIFE, Counted, counted
 from perf.strides import IN_ORDER
 from perf.xdpframes import CLIENT_PORTS, CLIENTS, frame
 
-_PRIVATE = ("counters", "service_events", "service_traffic")
+_PRIVATE = ("counters", abi.EVENTS, abi.TRAFFIC)
 _DEVMAP = 14
 FLOOR_SERVICES = 10_000
 _LAYOUTS = {4: abi.FLOW4, 6: abi.FLOW6}
@@ -92,7 +91,7 @@ class Bench(Closing):
             sizes = xdptables.sizes(services, flows)
             if bpf_root is not None:
                 self._take(version_directory(bpf_root))
-                sizes = sizes_by_service(self.maps[SETS].info.max_entries // 2)
+                sizes = abi.sizes_by_service(self.maps[SETS].info.max_entries // 2)
             self._load_node(sizes)
             self._load_wrapper()
             self._sweeps = self._open.enter_context(Sweeps(self.maps))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bpf import abi
-from bpf.abi import AddressFlag, Layout, Limit, NodeFlag, Place, SetMode, TrafficWay, VipFlag
+from bpf.abi import AddressFlag, Layout, Limit, NodeFlag, Place, SetMode, VipFlag
 from bpf.pick import filter_bit, member_key
 from dataplane.drivers.libbpf import Map
 from dataplane.drivers.mapbulk import dtype_of, update_keys, write_array
@@ -75,7 +75,7 @@ def power_of_two(number: int) -> int:
 def sizes(services: int, flows: int) -> dict[str, int]:
     """Entries of the maps that the default is too small for, for so many services and flows.
 
-    Of one CPU, those of abi.BY_CPU: as `Object.resize` takes them.
+    Of abi.TRAFFIC that of one CPU: as `Object.resize` takes it.
     """
     both = power_of_two(2 * (services + 2))
     wanted = {
@@ -83,9 +83,7 @@ def sizes(services: int, flows: int) -> dict[str, int]:
         "sets": 2 * both,
         "members": 4 * both,
         "backends": 4 * both,
-        "service_events": both,
-        "service_traffic": TrafficWay.TRAFFIC_WAYS * both,
-    }
+    } | abi.sizes_by_service(both)
     slots = power_of_two(2 * flows)
     for family in ("ct4", "ct6"):
         wanted |= {family: slots, f"{family}_tags": slots // 8, f"{family}_replies": slots // 2}

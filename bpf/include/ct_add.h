@@ -80,9 +80,7 @@ static __always_inline bool CT(ask_for)(const struct node *self, const TUPLE *tu
 	return true;
 }
 
-/*
- * Find the place of `made`; `how` of CT(add).
- */
+/* Find the place of `made`; `how` of CT(add). */
 __noinline int CT(begin)(FLOW *made, __u32 how)
 {
 	__u32 zero = 0;

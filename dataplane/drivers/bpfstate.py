@@ -45,12 +45,6 @@ def object_path(kind: ProgramKind, objects: Path = OBJECT_DIRECTORY) -> Path:
     return objects / f"{kind.value}.bpf.o"
 
 
-def sizes_by_service(services: int) -> dict[str, int]:
-    """Entries of the maps in which services are counted; of one CPU, those of abi.BY_CPU."""
-    ways = int(abi.TrafficWay.TRAFFIC_WAYS)
-    return {"service_events": services, abi.TRAFFIC: ways * services}
-
-
 def version_directory(bpf_root: str) -> Path:
     """Where the pins of this ABI version are."""
     return Path(bpf_root) / f"v{abi.Limit.ABI_VERSION:d}"
@@ -101,8 +95,8 @@ class BpfState(Closing):
     Args:
         bpf_root: a directory on a BPF filesystem; made if it is missing, mode 0700.
         objects: where the compiled objects are.
-        sizes: entries of maps that are made anew, where not abi.MAPS's (those of one CPU, of
-            abi.BY_CPU); pinned ones keep theirs (`resized` names those that the sizes would have
+        sizes: entries of maps that are made anew, where not abi.MAPS's (of abi.TRAFFIC that of
+            one CPU); pinned ones keep theirs (`resized` names those that the sizes would have
             otherwise).
 
     Raises:
@@ -174,7 +168,7 @@ class BpfState(Closing):
                     self._sizes[name] = of_one_cpu(name, held.info.max_entries)
                     found.add(name)
         if SETS in found:  # of a build that had other maps beside it
-            counts = sizes_by_service(self._sizes[SETS] // 2)
+            counts = abi.sizes_by_service(self._sizes[SETS] // 2)
             self._sizes.update({name: counts[name] for name in counts if name not in found})
 
     def _loaded(self, kind: ProgramKind, **reused: Map) -> AbstractContextManager[Object]:

@@ -33,8 +33,13 @@ def counters(state: MapOwner) -> Mapping[abi.Reason, Count]:
 
 def counted(counters_map: Map) -> Mapping[abi.Reason, Count]:
     """The same, of a map of that layout."""
-    sums = {integer(key): _sums(value, abi.COUNTER) for key, value in counters_map.items()}
-    return {r: Count(*sums[r]) for r in abi.Reason if sums[r][0]}
+    sums = summed(counters_map)
+    return {r: sums[r] for r in abi.Reason if sums[r].packets}
+
+
+def summed(counters_map: Map) -> dict[int, Count]:
+    """All of such a map by number: reasons, events, and those that are neither."""
+    return {integer(key): Count(*_sums(value, abi.COUNTER)) for key, value in counters_map.items()}
 
 
 EVICTED_BY = {"flows": abi.Event.EVENT_EVICTED, "replies": abi.Event.EVENT_EVICTED_REPLY}

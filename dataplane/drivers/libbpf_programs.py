@@ -151,7 +151,6 @@ class Object(Closing):
         )
         forget_log()
         self.path = path
-        self._knows_services = False
         self._image = read_image(path) if image is None else image  # libbpf reads it until `load`
         self._object = library().bpf_object__open_mem(
             self._image, len(self._image), c.byref(options)
@@ -159,6 +158,7 @@ class Object(Closing):
         if not self._object:
             what = f"open {path} (made by `make bpf`)"
             raise LibbpfError(what, c.get_errno())
+        self.resize(abi.TRAFFIC, abi.MAPS[abi.TRAFFIC].max_entries)
 
     def close(self) -> None:
         """Let go of everything that is neither pinned nor attached."""
@@ -191,12 +191,12 @@ class Object(Closing):
     def resize(self, name: str, entries: int) -> None:
         """Make a map of this size; before `load`. A map that the object does not have: nothing.
 
-        `entries` of one CPU, if it is of `abi.BY_CPU`; it gets as many for each.
+        `entries` of one CPU, if it is `abi.TRAFFIC`; it gets as many for each.
         """
         held = library().bpf_object__find_map_by_name(self._object, name.encode())
         if not held:
             return
-        if name in abi.BY_CPU:
+        if name == abi.TRAFFIC:
             self._tell_services(entries)
             entries *= possible_cpus()
         call(f"resize map {name}", "bpf_map__set_max_entries", held, entries)
@@ -205,12 +205,9 @@ class Object(Closing):
         """How many services abi.TRAFFIC has room for, by its entries of one CPU."""
         services = entries // abi.TrafficWay.TRAFFIC_WAYS
         self.set_constants(abi.TRAFFIC_SERVICES, services.to_bytes(4, sys.byteorder))
-        self._knows_services = True
 
     def load(self) -> None:
         """Create the maps and load the programs. The error carries the verifier's log."""
-        if not self._knows_services:
-            self.resize(abi.TRAFFIC, abi.MAPS[abi.TRAFFIC].max_entries)
         call(f"load {self.path}", "bpf_object__load", self._object)
 
     def map(self, name: str) -> Map:
@@ -227,8 +224,8 @@ class Object(Closing):
 
 
 def of_one_cpu(name: str, entries: int) -> int:
-    """The entries of a map that are one CPU's, if it is of `abi.BY_CPU`; else all."""
-    return entries // possible_cpus() if name in abi.BY_CPU else entries
+    """The entries of a map that are one CPU's, if it is `abi.TRAFFIC`; else all."""
+    return entries // possible_cpus() if name == abi.TRAFFIC else entries
 
 
 def read_image(path: Path) -> bytes:

@@ -80,7 +80,7 @@ class NodeTable:
             return {}
         if flags & NodeFlag.NODE_CARRYING:
             return {}  # of a daemon that died as it carried flows over; to be written without
-        if any(fields[name] != value for name, value in self._derived().items()):
+        if fields != {**fields, **self._derived()}:
             return {}
         local = struct.unpack("4s" * int(Limit.LOCAL4_INLINE), fields["local4"])
         return {
@@ -118,12 +118,12 @@ class NodeTable:
         Raises:
             LibbpfError: the kernel refused.
         """
-        fields, derived = self._fields(), self._derived()
-        if not fields["flags"] & (NodeFlag.NODE_VALID4 | NodeFlag.NODE_VALID6):
+        fields = self._fields()
+        right = {**fields, **self._derived()}
+        valid = fields["flags"] & (NodeFlag.NODE_VALID4 | NodeFlag.NODE_VALID6)
+        if not valid or fields == right:
             return False
-        if all(fields[name] == value for name, value in derived.items()):
-            return False
-        self._map.update(_ZERO, abi.NODE.pack(**{**fields, **derived}))
+        self._map.update(_ZERO, abi.NODE.pack(**right))
         return True
 
     def upsert(self, batch: Sequence[tuple[int, NodeEntry]]) -> Mapping[int, Failure]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from bpf import abi
 from bpf.abi import TrafficWay
+from dataplane.drivers.bpfstate import SETS
 from dataplane.drivers.libbpf import LibbpfError, Map, possible_cpus
 from dataplane.drivers.libbpf_programs import of_one_cpu
 from dataplane.drivers.mapbulk import array_chunks, update_keys
@@ -26,7 +27,6 @@ from dataplane.drivers.mapbulk import array_chunks, update_keys
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-EVENTS = "service_events"
 _WAYS = int(TrafficWay.TRAFFIC_WAYS)
 _WORDS = abi.COUNTER.size // 8
 
@@ -61,19 +61,19 @@ def read_counts(maps: Mapping[str, Map]) -> NDArray[np.uint64]:
         LibbpfError: the kernel refused.
     """
     services = _counted(maps)
-    traffic, events = _read_traffic(maps[abi.TRAFFIC]), _read_events(maps[EVENTS])
+    traffic, events = _read_traffic(maps[abi.TRAFFIC]), _read_events(maps[abi.EVENTS])
     return np.hstack([traffic[:services], events[:services]])
 
 
 def services_of(maps: Mapping[str, Map]) -> int:
     """How many services the maps have room for, the least of them."""
-    return min(maps["sets"].info.max_entries // 2, _counted(maps))
+    return min(maps[SETS].info.max_entries // 2, _counted(maps))
 
 
 def _counted(maps: Mapping[str, Map]) -> int:
     """How many services can be counted."""
     traffic = of_one_cpu(abi.TRAFFIC, maps[abi.TRAFFIC].info.max_entries)
-    return min(traffic // _WAYS, maps[EVENTS].info.max_entries)
+    return min(traffic // _WAYS, maps[abi.EVENTS].info.max_entries)
 
 
 def _by_cpu(traffic: Map, protection: int) -> NDArray[np.uint64]:
@@ -115,10 +115,11 @@ def clear_counts(maps: Mapping[str, Map], numbers: Iterable[int]) -> None:
     Raises:
         LibbpfError: the kernel refused; some are cleared.
     """
-    ids = np.array([number for number in numbers if number < _counted(maps)], np.uint32)
+    asked = np.fromiter(numbers, np.uint32)
+    ids = asked[asked < _counted(maps)]
     if not len(ids):
         return
-    events = maps[EVENTS]
+    events = maps[abi.EVENTS]
     update_keys(events, ids, np.zeros((len(ids), events.value_size), np.uint8))
     _by_cpu(maps[abi.TRAFFIC], mmap.PROT_READ | mmap.PROT_WRITE)[:, :, ids] = 0
 

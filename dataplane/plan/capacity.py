@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bpf.abi import Limit, TrafficWay
+from bpf.abi import Limit, sizes_by_service
 from dataplane.model.config import ServicesConfig
 
 ADDRESSES_PER_PORT = 4
@@ -13,7 +13,7 @@ MEMBERS_PER_BACKEND = 4
 
 
 def map_sizes(services: ServicesConfig) -> dict[str, int]:
-    """Entries of each map that depends on the configuration; of one CPU, those of abi.BY_CPU.
+    """Entries of each map that depends on the configuration; of one CPU, that of abi.TRAFFIC.
 
     Conntrack has twice as many records as flows: then a new flow finds a free one among the 24
     that it looks at, and its tuple a bucket with room for a word. The words of replies that keep
@@ -25,11 +25,10 @@ def map_sizes(services: ServicesConfig) -> dict[str, int]:
         "vips": ADDRESSES_PER_PORT * services.services,
         "known_addresses": ADDRESSES_PER_PORT * services.services,
         "sets": 2 * services.services,
-        "service_events": services.services,
-        "service_traffic": TrafficWay.TRAFFIC_WAYS * services.services,
         "backends": services.backends,
         "members": MEMBERS_PER_BACKEND * services.backends,
     }
+    sizes |= sizes_by_service(services.services)
     for family in ("ct4", "ct6"):
         sizes[family] = slots
         sizes[f"{family}_tags"] = slots // Limit.CT_WAYS

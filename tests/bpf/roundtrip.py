@@ -20,9 +20,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from bpf import abi
 from bpf.abi import Reason
+from dataplane.drivers.bpfstate import BpfState
 from tests.bpf.conftest import enter
-from tests.bpf.world import GATEWAY_MAC, SERVICE_ADDRESS, SERVICE_MAC, VIP_TCP, VIP_UDP
+from tests.bpf.world import (
+    GATEWAY_MAC,
+    SERVICE_ADDRESS,
+    SERVICE_MAC,
+    VIP_TCP,
+    VIP_UDP,
+    To,
+    World,
+    tcp,
+    udp,
+)
 from tests.labs.netns import Namespace, finish_checksums, packets, receive_by_napi, veth
 
 CLIENT, NODE = "10.98.0.2", "10.98.0.1"
@@ -256,3 +268,14 @@ def wait_until(condition: Callable[[], bool], timeout_s: float) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.01)
+
+
+def serve(state: BpfState) -> World:
+    """Both services of the round trip, on the kernel's clock."""
+    world = World(state, socket.if_nametoindex("up0"), socket.if_nametoindex("svc0"))
+    world.set_node()
+    flags = world._node["flags"] & ~int(abi.NodeFlag.NODE_FIXED_CLOCK)
+    world.set_node(flags=flags)
+    world.serve(VIP_TCP, [To(tcp(*WEB))])
+    world.serve(VIP_UDP, [To(udp(*DNS))])
+    return world

@@ -374,11 +374,9 @@ def test_one_who_is_refused_now_and_then_looks_everywhere_each_time(
     own = set(stretches(big._node, target))
     big.serve(vip, [To(target)])
     tables = fill_with_strangers(big, version)
-    client = str(CLIENT_ONE if version == 4 else CLIENT6_ONE)
     for number in range(100):
-        packet = from_client(vip, client=client, port=2000 + number)
-        assert big.arrive(packet).reason is Reason.DROP_CT_FULL
+        assert reason_of(big, vip, number) is Reason.DROP_CT_FULL
         big.pass_time(0.01)
     end_all(big, tables, ~within(tables, own))
-    assert big.arrive(packet).reason is Reason.VIP_NEW
+    assert reason_of(big, vip, 99) is Reason.VIP_NEW
     end_all(big, Tables.read(big.maps, version))

@@ -17,7 +17,6 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrHopByHop, PadN
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
-from bpf import abi
 from bpf.abi import CtState, Reason
 from dataplane.drivers.bpfstate import BpfState, remove_pins
 from dataplane.drivers.conntrack import Conntrack
@@ -38,15 +37,11 @@ from tests.bpf.world import (
     SERVICE_MAC,
     TIMEOUTS_S,
     VIP6_UDP,
-    VIP_TCP,
     VIP_UDP,
-    To,
     World,
     built,
     from_backend,
     from_client,
-    tcp,
-    udp,
 )
 
 pytestmark = pytest.mark.bpf
@@ -188,12 +183,7 @@ def node(bpffs: Path) -> Iterator[tuple[roundtrip.Ends, BpfState]]:
         stack.enter_context(inside(ends.node))
         stack.callback(remove_pins, root)
         state = stack.enter_context(BpfState(root, sizes=sizes))
-        world = World(state, socket.if_nametoindex("up0"), socket.if_nametoindex("svc0"))
-        world.set_node()
-        flags = world._node["flags"] & ~int(abi.NodeFlag.NODE_FIXED_CLOCK)
-        world.set_node(flags=flags)
-        world.serve(VIP_TCP, [To(tcp(*roundtrip.WEB))])
-        world.serve(VIP_UDP, [To(udp(*roundtrip.DNS))])
+        roundtrip.serve(state)
         rows = [
             ("up0", Program(ProgramKind.UPLINK, swap=False)),
             ("svc0", Program(ProgramKind.SERVICE, swap=False)),

@@ -23,7 +23,7 @@ from dataplane.model.conntrack import Endpoint, FlowFilter, FlowState
 from dataplane.model.rows import Program, ProgramKind
 from tests.bpf import roundtrip, standin
 from tests.bpf.roundtrip import Client, EchoServer, Ends, inside
-from tests.bpf.world import VIP_TCP, VIP_UDP, To, World, tcp, udp
+from tests.bpf.world import VIP_UDP
 
 pytestmark = pytest.mark.bpf
 
@@ -62,17 +62,6 @@ def root(bpffs: Path) -> Iterator[str]:
     remove_pins(made)
 
 
-def serve(state: BpfState) -> World:
-    """Both services of the round trip, on the kernel's clock."""
-    world = World(state, socket.if_nametoindex("up0"), socket.if_nametoindex("svc0"))
-    world.set_node()
-    flags = world._node["flags"] & ~int(abi.NodeFlag.NODE_FIXED_CLOCK)
-    world.set_node(flags=flags)
-    world.serve(VIP_TCP, [To(tcp(*roundtrip.WEB))])
-    world.serve(VIP_UDP, [To(udp(*roundtrip.DNS))])
-    return world
-
-
 @pytest.mark.timeout(900)
 def test_a_hundred_swaps_lose_no_packet_and_break_no_connection(
     ends: Ends, root: str, newer: Path, tmp_path: Path
@@ -84,7 +73,7 @@ def test_a_hundred_swaps_lose_no_packet_and_break_no_connection(
         stack.enter_context(
             standin.attached(ovs, socket.if_nametoindex("up0"), XDP_FLAGS_DRV_MODE, "standin")
         )
-        world = serve(older)
+        world = roundtrip.serve(older)
         assert ProgramTable(older).upsert(rows) == {}
         maps = {name: held.info.id for name, held in older.maps.items()}
         server = stack.enter_context(EchoServer(ends.backend))
@@ -130,13 +119,13 @@ def test_from_one_layout_to_the_next_the_devices_are_never_without_a_program(
             standin.attached(ovs, socket.if_nametoindex("up0"), XDP_FLAGS_DRV_MODE, "standin")
         )
         with BpfState(root, newer) as old:
-            serve(old)
+            roundtrip.serve(old)
             assert ProgramTable(old).upsert(rows) == {}
         version_directory(root).rename(Path(root) / "v1")
         stack.enter_context(EchoServer(ends.backend))
         client = stack.enter_context(Client(ends.client, streams=0))
         with BpfState(root) as state:
-            serve(state)
+            roundtrip.serve(state)
             assert migration.take_links_over(root) == ["svc0"]
             table = ProgramTable(state)
             assert table.upsert(rows) == {}
@@ -164,7 +153,7 @@ def test_from_one_layout_to_the_next_flows_go_along_and_no_device_is_without_a_p
             standin.attached(ovs, socket.if_nametoindex("up0"), XDP_FLAGS_DRV_MODE, "standin")
         )
         with BpfState(root) as old:
-            serve(old)
+            roundtrip.serve(old)
             assert ProgramTable(old).upsert(rows) == {}
         stack.enter_context(EchoServer(ends.backend))
         client = stack.enter_context(Client(ends.client))
@@ -199,7 +188,7 @@ def test_flushing_ends_flows_that_come_back_and_nobody_elses(ends: Ends, root: s
     """Under traffic: datagrams begin new flows, streams never notice."""
     with ExitStack() as stack:
         state = stack.enter_context(BpfState(root))
-        serve(state)
+        roundtrip.serve(state)
         kernel_uplink = Program(ProgramKind.UPLINK, swap=False)
         assert ProgramTable(state).upsert([("up0", kernel_uplink), ("svc0", SERVICE)]) == {}
         conntrack = stack.enter_context(Conntrack(state.maps))
