@@ -30,13 +30,19 @@ SCRAPE = ("/usr/bin/python3", "-c", METRICS)
 @pytest.fixture(scope="module")
 def two(progress: Callable[[str], None]) -> Iterator[TwoNodeLab]:
     with TwoNodeLab("mrvms", progress, guests=False) as built:
-        backend = f"{CONTAINER[1]}:{PORT}"
-        logical.add_service(built.nb, Service("web", f"{VIP_WEB}:80", "tcp", (backend,)))
+        logical.offer_dhcp(built.nb, Dhcp.of_lab(), IFACE_ID)
         logical.add_port(
             built.nb,
             PodPort(f"{SECOND[0]}.{POD_NAMESPACE}", "sw0", IPv4Interface(f"{SECOND[1]}/24")),
         )
-        logical.offer_dhcp(built.nb, Dhcp.of_lab(), IFACE_ID)
+        backend = f"{CONTAINER[1]}:{PORT}"
+        logical.add_service(built.nb, Service("web", f"{VIP_WEB}:80", "tcp", (backend,)))
+        # A node that has heard of what was written last has heard of the options, too. One that
+        # attaches a port before gives it its own MTU: the port was there long before its options.
+        wait_until(
+            lambda: all(VIP_WEB in node.services() for node in built.nodes),
+            f"both nodes know {VIP_WEB}",
+        )
         yield built
 
 
