@@ -436,7 +436,7 @@ FLOW4 = Layout(
         ("proto", "B"),
         ("state", "B"),
         ("flags", "B"),
-        ("pad", "B"),
+        ("wordless", "B"),
         ("backend", "be32"),
         ("source", "be32"),
         ("backend_port", "be16"),
@@ -463,7 +463,7 @@ FLOW6 = Layout(
         ("proto", "B"),
         ("state", "B"),
         ("flags", "B"),
-        ("pad", "B"),
+        ("wordless", "B"),
         ("backend", "16s"),
         ("source", "16s"),
         ("backend_port", "be16"),
@@ -609,6 +609,14 @@ ADOPT = Layout(
         ("refused", "I"),
     ),
 )
+TIDY = Layout(
+    "tidy",
+    (
+        ("first", "I"),
+        ("count", "I"),
+        ("cleared", "I"),
+    ),
+)
 PERF_PLAN = Layout(
     "perf_plan",
     (
@@ -662,6 +670,7 @@ LAYOUTS = (
     SWEEP,
     ADOPTION,
     ADOPT,
+    TIDY,
     PERF_PLAN,
     PERF_FLOOR_KEY,
     PERF_FLOOR,

@@ -7,6 +7,7 @@ import logging
 from dataplane.drivers.bpfstate import BpfState
 from dataplane.drivers.conntrack import Conntrack
 from dataplane.drivers.socketends import SocketEnds
+from dataplane.drivers.tidying import Tidying
 from dataplane.plan.node import NodePlan
 from dataplane.plan.servicebook import Changes
 from dataplane.ports import DataplaneError
@@ -24,12 +25,18 @@ class FollowUp:
     def __init__(self, bpf: BpfState) -> None:
         self.conntrack = Conntrack(bpf.maps)
         self._sockets = SocketEnds(bpf.maps)
+        self._tidying = Tidying(bpf.maps)
         self._before: NodePlan | None = None
 
     def close(self) -> None:
         """Let go of the programs."""
+        self._tidying.close()
         self._sockets.close()
         self.conntrack.close()
+
+    def tidy(self) -> int:
+        """Clear what flows that are over left in conntrack's index; how many words it was."""
+        return self._tidying.run()
 
     def follow(self, planned: NodePlan, changes: Changes | None = None) -> None:
         """Call it when the maps hold `planned`; `changes` are the rows that differ, if known.

@@ -217,7 +217,11 @@ class NodeMetrics:
         )
 
     def _conntrack(self) -> dict[str, ConntrackFigures]:
-        return {
+        follow_up = self._daemon.follow_up
+        found = {
             f"ipv{version}": ConntrackFigures(fill.slots, fill.slots // 2, fill.live)
-            for version, fill in self._daemon.follow_up.conntrack.fill().items()
+            for version, fill in follow_up.conntrack.fill().items()
         }
+        # Behind it, for it has ended the flows whose time is over.
+        follow_up.tidy()
+        return found

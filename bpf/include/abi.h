@@ -335,7 +335,7 @@ struct flow4 {
 	__u8 proto;
 	__u8 state;		/* enum ct_state */
 	__u8 flags;		/* enum flow_flag */
-	__u8 pad;
+	__u8 wordless;		/* no flow any more, and no word names it (tidy.bpf.c) */
 	__be32 backend;
 	__be32 source;		/* svc0's, or the client's own */
 	__be16 backend_port;
@@ -362,7 +362,7 @@ struct flow6 {
 	__u8 proto;
 	__u8 state;
 	__u8 flags;
-	__u8 pad;
+	__u8 wordless;
 	__u8 backend[16];
 	__u8 source[16];
 	__be16 backend_port;
@@ -557,6 +557,14 @@ struct adopt {
 	__u32 refused;		/* out: those that have a reason */
 };
 _Static_assert(sizeof(struct adopt) == 8, "adopt");
+
+/* What clears words of former flows is told: which records. */
+struct tidy {
+	__u32 first;
+	__u32 count;
+	__u32 cleared;		/* out: records that had a word, and are wordless now */
+};
+_Static_assert(sizeof(struct tidy) == 12, "tidy");
 
 /* perf_plan, of the programs that measure: the only value. */
 struct perf_plan {

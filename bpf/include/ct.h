@@ -80,7 +80,7 @@ struct ct_work {
 	__u8 is_new;		/* no look at its bucket's words is needed */
 	__u8 brief;		/* few records are looked at */
 	__u8 pad[3];
-	__u32 used;		/* not 0: the life the record had, whose flow may have a word */
+	__u32 used;		/* not 0: the life that the record had, whose flow may have a word */
 	__u32 replies;		/* not 0: the lock of this bucket of replies is held */
 	__u32 reply_bucket;
 	__u32 version;		/* the first bucket's lock while no word had this tag; odd: none */

@@ -62,8 +62,8 @@ static __always_inline bool CT(ask_for)(const struct node *self, const TUPLE *tu
 	in = *CT(cursor)(work, id);
 	id = CT(direct)(base, CT(port_at)(base, high, in, 0, records), records);
 	flow = CT(at)(id);
-	/* Whose word goes with it. */
-	if (likely(flow && flow->life)) {
+	/* Whose word goes with it, if it has one yet. */
+	if (likely(flow && flow->life) && !flow->wordless) {
 		CT(note_former)(self, work, flow, id, flow->life);
 		next_bucket = bpf_map_lookup_elem(&CT(tags), &work->CT(next).place.first);
 		if (next_bucket)

@@ -189,6 +189,9 @@ __noinline __u32 CT(claim)(FLOW *made, __u32 tick)
 	/* Another CPU was here: likewise. */
 	if (!CT(seize)(flow, work->used))
 		return DROP_CT_BUSY;
+	/* No word to be cleared, and no line of it to be waited for. */
+	if (flow->wordless)
+		work->used = 0;
 	if (best->rank != FREE_RANK)
 		count_event(EVENT_EVICTED);
 	if (work->direct)

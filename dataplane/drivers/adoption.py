@@ -12,7 +12,7 @@ import numpy as np
 from bpf import abi
 from bpf.objects import OBJECT_DIRECTORY
 from dataplane.drivers.libbpf import Closing, Map
-from dataplane.drivers.libbpf_programs import Object
+from dataplane.drivers.libbpf_programs import loaded_over
 from dataplane.drivers.mapbulk import dtype_of, read_array, write_array
 
 if TYPE_CHECKING:
@@ -37,11 +37,7 @@ class Adoption(Closing):
     def __init__(self, maps: Mapping[str, Map], objects: Path = OBJECT_DIRECTORY) -> None:
         self._open = ExitStack()
         try:
-            with Object(objects / "adopt.bpf.o") as made:
-                for name, used in maps.items():
-                    made.keep_private(name)
-                    made.reuse(name, used)
-                made.load()
+            with loaded_over(objects / "adopt.bpf.o", maps) as made:
                 self._program = self._open.enter_context(made.program("millrace_adopt"))
                 self._rows = self._open.enter_context(made.map("adoptions"))
         except BaseException:

@@ -242,6 +242,17 @@ def read_image(path: Path) -> bytes:
 
 
 @contextmanager
+def loaded_over(path: Path, maps: Mapping[str, Map]) -> Iterator[Object]:
+    """An object over the maps of a node, which are pinned elsewhere already; closed afterwards."""
+    with Object(path) as made:
+        for name, used in maps.items():
+            made.keep_private(name)
+            made.reuse(name, used)
+        made.load()
+        yield made
+
+
+@contextmanager
 def loaded(
     path: Path,
     *,

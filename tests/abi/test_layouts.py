@@ -20,7 +20,7 @@ pytestmark = pytest.mark.abi
 PROGRAMS = {"uplink": ["millrace_uplink"], "svc": ["millrace_svc"], "host": ["millrace_host"]}
 SECTIONS = {"host": "tc"}
 """Where a program's function is, if not in xdp."""
-OBJECTS = (*PROGRAMS, "sock", "sockpeers", "sweep", "adopt", "perf_wrapper", "perf_peers")
+OBJECTS = (*PROGRAMS, "sock", "sockpeers", "sweep", "adopt", "tidy", "perf_wrapper", "perf_peers")
 KERNEL_NAME_LENGTH = 15
 
 

@@ -116,7 +116,7 @@ def deepest(found: dict[Place, Function], place: Place) -> tuple[int, list[str]]
 
 OBJECTS = [
     *("adopt", "host", "perf_peers", "perf_wrapper", "qos", "sock", "sockpeers"),
-    *("svc", "sweep", "trunk", "uplink"),
+    *("svc", "sweep", "tidy", "trunk", "uplink"),
 ]
 
 
