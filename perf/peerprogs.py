@@ -24,6 +24,7 @@ from dataplane.drivers.bpfstate import FUNCTIONS
 from dataplane.drivers.libbpf import Closing, Map, call
 from dataplane.drivers.libbpf_programs import Object, Program
 from dataplane.drivers.mapbulk import dtype_of, read_array, write_array
+from dataplane.drivers.tidying import Tidying
 from dataplane.model.addr import L4Addr, Mac, Protocol, mac_of_address
 from dataplane.model.rows import ProgramKind
 from dataplane.ports import DataplaneError
@@ -171,6 +172,7 @@ class Ours(Closing):
             made.load()
             self.program = stack.enter_context(made.program(FUNCTIONS[ProgramKind.UPLINK]))
             self.maps = {name: stack.enter_context(made.map(name)) for name in abi.MAPS}
+            self._tidying = stack.enter_context(Tidying(self.maps))
             self._open = stack.pop_all()
         self.tag = self.program.info().tag
         self._fill(services, gateway_mac)
@@ -199,15 +201,32 @@ class Ours(Closing):
             source.aim(head, each, self.program)
             source.feed(head, each)
             if number * each // flows != (number + 1) * each // flows:
-                self.forget_flows()
-        for first in firsts:
-            self.forget_flows()
-            source.aim(heads[-1], first + flows, self.program, first=first)
-            source.feed(heads[-1], flows)
+                self.end_flows()
+        self.wear(source, heads[-1], firsts, flows)
         self.forget_flows()
 
+    def wear(self, source: Source, head: bytes, firsts: Sequence[int], flows: int) -> None:
+        """Rounds of flows to one service, after which its records' former flows have words.
+
+        Args:
+            source: from where flows come.
+            head: a frame to the service.
+            firsts: for each round the number of its first 5-tuple.
+            flows: of a round.
+        """
+        for first in firsts:
+            self.end_flows()
+            source.aim(head, first + flows, self.program, first=first)
+            source.feed(head, flows)
+        self.end_flows()
+
     def forget_flows(self) -> None:
-        """Every flow is over; the words that name them stay, as on a node in use."""
+        """Every flow is over, and what it left is cleared, as the daemon does every ten seconds."""
+        self.end_flows()
+        self._tidying.run()
+
+    def end_flows(self) -> None:
+        """Every flow is over; the words that name them stay."""
         flows = read_array(self.maps["ct4"], dtype_of(abi.FLOW4))
         flows["life"] += flows["life"] & 1
         write_array(self.maps["ct4"], flows)

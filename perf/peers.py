@@ -68,6 +68,10 @@ FEW = 64
 
 LEAST_DELIVERED = 0.98
 ESTABLISHED, FRESH = f"{FLOWS} established", "each a new flow"
+UNTIDY = f"{FRESH}, words left"
+"""In ours: where more flows begin than the daemon clears the words of, every ten seconds."""
+
+WORN_ROUNDS = 3
 PEERS = (("nftables", peerrules.nftables), ("iptables", peerrules.iptables))
 OURS, ALONE, PLAIN = "Millrace", "source alone", "kernel, no netfilter"
 
@@ -101,6 +105,7 @@ class Contestant:
     Attributes:
         forget: empties its table of flows, as it is before each run.
         answer: makes of the flows in it such that have had an answer.
+        wear: makes of it one that was in use, where the row is of such.
         ours: our program's maps, if it is that.
     """
 
@@ -111,6 +116,7 @@ class Contestant:
     end: End
     forget: Callable[[], None]
     answer: Callable[[], None]
+    wear: Callable[[], None]
     ours: Ours | None = None
 
     @property
@@ -199,7 +205,7 @@ class Peers:
             (Row(sink, ALONE, 0, ESTABLISHED), source.sink, Counted(source)),
             (Row(sink, PLAIN, 0, ESTABLISHED), source.kernel, end),
         ):
-            yield Contestant(row, plain, direct, program, where, _nothing, _nothing)
+            yield Contestant(row, plain, direct, program, where, _nothing, _nothing, _nothing)
         ours_end, socket_fd = end, None
         if sink == "xsk":
             at_router = stack.enter_context(Socketed(source, plain, "r0"))
@@ -230,7 +236,19 @@ class Peers:
                     # Of a packet of the client's, ours asks no such thing.
                     mine = ours if name == OURS else None
                     answer = _nothing if mine else trio.answer_flows
-                    yield Contestant(row, trio, head, program, where, forget, answer, mine)
+                    yield Contestant(
+                        row, trio, head, program, where, forget, answer, _nothing, mine
+                    )
+            head = request(peerlab.vip(number - 1), to_us)
+            yield Contestant(
+                Row(sink, OURS, number, UNTIDY),
+                *(plain, head, ours.program, ours_end, ours.forget_flows, _nothing),
+                partial(self._wear, ours, head),
+                ours,
+            )
+
+    def _wear(self, ours: Ours, head: bytes) -> None:
+        ours.wear(self.source, head, [next(self._rounds) for _ in range(WORN_ROUNDS)], PACKETS)
 
     def sample(self, one: Contestant) -> None:
         """One run of one contestant; its row has the figure.
@@ -245,6 +263,7 @@ class Peers:
             return source.send(ifindex, one.head, count)
 
         known = row.flows == ESTABLISHED
+        one.wear()
         one.end.choose()
         if known:
             source.aim(one.head, FLOWS, one.program)
