@@ -20,7 +20,7 @@ from bpf.abi import Limit
 from controller import embedded
 from dataplane.drivers.formermaps import FORMER
 from dataplane.drivers.processes import wait_until
-from tests.labs import traffic
+from tests.labs import evidence, losses, traffic
 from tests.labs.servicenodes import ServiceLab, backends4
 from tests.labs.traffic import Running
 from tests.labs.workloads import ROOT
@@ -87,6 +87,7 @@ class Load:
         def beside(kind: str, port: int, *rest: float) -> Running:
             return stack.enter_context(traffic.beside(lab.client, kind, VIP, port, *rest))
 
+        self._losses = losses.since(lab)
         self._began = time.monotonic()
         self.streams = [beside("echo", 80, 0) for _ in range(STREAMS)]
         self.numbers = [beside("numbers", 53, 0) for _ in range(FLOWS)]
@@ -107,6 +108,10 @@ class Load:
 
     def check(self) -> None:
         """No packet lost, no connection broken."""
+        with evidence.behind(self._losses):
+            self._check()
+
+    def _check(self) -> None:
         made = self.connections.answers
         print(f"{made.sent} connections, slowest {made.slowest_ms} ms")
         assert made.all_ok, made.failures
@@ -211,6 +216,11 @@ def test_a_killed_daemon_under_load_loses_nothing(served: ServiceLab) -> None:
 
 
 def test_a_backend_that_goes_takes_its_own_flows_and_no_others(served: ServiceLab) -> None:
+    with evidence.behind(losses.since(served)):
+        _a_backend_goes(served)
+
+
+def _a_backend_goes(served: ServiceLab) -> None:
     with ExitStack() as stack:
         streams = [
             stack.enter_context(traffic.beside(served.client, "echo", VIP, 80, 0))
