@@ -11,7 +11,8 @@
  *   GET /echo        -> after the headers, every byte comes back until the client closes
  *   UDP              -> the same line as GET /, and the request after it
  *
- * One IPv6 socket serves both families.
+ * One IPv6 socket serves both families. Datagrams wait for a server that has no processor in its
+ * socket, and the usual buffer has room for 256: at 6,000 in a second it loses what 43 ms brought.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -24,6 +25,8 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#define DATAGRAMS_ROOM (2 << 20) /* the kernel makes it twice that: 5,000 short ones */
 
 static const char *name;
 
@@ -181,7 +184,7 @@ int main(int argc, char **argv)
 	struct sockaddr_in6 any = { .sin6_family = AF_INET6 };
 	struct pollfd fds[2];
 	unsigned int port;
-	int on = 1, tcp, udp;
+	int on = 1, room = DATAGRAMS_ROOM, tcp, udp;
 
 	if (argc == 5 && !strcmp(argv[1], "get"))
 		return get(argv[2], argv[3], argv[4]);
@@ -197,6 +200,7 @@ int main(int argc, char **argv)
 	udp = socket(AF_INET6, SOCK_DGRAM, 0);
 	setsockopt(tcp, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
 	setsockopt(udp, IPPROTO_IPV6, IPV6_RECVPKTINFO, &on, sizeof(on));
+	setsockopt(udp, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof(room));
 	if (bind(tcp, (struct sockaddr *)&any, sizeof(any)) || listen(tcp, 256) ||
 	    bind(udp, (struct sockaddr *)&any, sizeof(any))) {
 		perror("answerd");

@@ -24,6 +24,9 @@ from collections import Counter
 
 OPTIONS = {"from": "", "timeout": "5", "size": "5", "pause": "2"}
 SILENCE_S = 0.1
+PAUSE_S = 0.04
+"""So long nothing came for a flow of numbers: somebody on the way had no processor."""
+
 stopped = False
 
 
@@ -150,17 +153,20 @@ def echo(address: str, port: int, seconds: float) -> dict[str, object]:
 def numbers(address: str, port: int, seconds: float) -> dict[str, object]:
     """Datagrams of one flow, sent without waiting: which numbers came back, and from whom.
 
-    `servers` are [name, answers] in the order in which they answered. Who is the first goes to
-    standard error at once.
+    `servers` are [name, answers] in the order in which they answered, `silences` [the last number
+    before, ms], so that a loss beside one is told from one in the midst of answers. Who is the
+    first goes to standard error at once.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     pause = float(OPTIONS["pause"]) / 1000
     answered: set[int] = set()
     servers: list[list[object]] = []
-    sent = twice = refused = 0
+    silences: list[tuple[int, float]] = []
+    sent = twice = refused = latest = 0
+    came = 0.0
 
     def take_in(conn: socket.socket, until: float) -> None:
-        nonlocal twice, refused
+        nonlocal twice, refused, latest, came
         while True:
             left = until - time.monotonic()
             conn.settimeout(max(left, 0.00001))
@@ -172,6 +178,10 @@ def numbers(address: str, port: int, seconds: float) -> dict[str, object]:
             except (TimeoutError, BlockingIOError):
                 return
             number, name = int(words[-1]), words[0].partition("=")[2]
+            now = time.monotonic()
+            if came and now - came >= PAUSE_S:
+                silences.append((latest, round((now - came) * 1000, 1)))
+            latest, came = number, now
             twice += number in answered
             answered.add(number)
             if not servers:
@@ -203,6 +213,7 @@ def numbers(address: str, port: int, seconds: float) -> dict[str, object]:
         "refused": refused,
         "missing": missing[:50],
         "servers": servers,
+        "silences": silences[:50],
         "seconds": round(took, 3),
     }
 

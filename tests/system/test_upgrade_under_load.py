@@ -6,8 +6,10 @@ with numbers: what is lost is counted, not guessed.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +21,8 @@ import pytest
 from bpf.abi import Limit
 from controller import embedded
 from dataplane.drivers.formermaps import FORMER
-from dataplane.drivers.processes import wait_until
-from tests.labs import traffic
+from dataplane.drivers.processes import Daemon, running_pid, wait_until
+from tests.labs import evidence, losses, traffic
 from tests.labs.servicenodes import ServiceLab, backends4
 from tests.labs.traffic import Running
 from tests.labs.workloads import ROOT
@@ -87,6 +89,7 @@ class Load:
         def beside(kind: str, port: int, *rest: float) -> Running:
             return stack.enter_context(traffic.beside(lab.client, kind, VIP, port, *rest))
 
+        self._losses = losses.since(lab)
         self._began = time.monotonic()
         self.streams = [beside("echo", 80, 0) for _ in range(STREAMS)]
         self.numbers = [beside("numbers", 53, 0) for _ in range(FLOWS)]
@@ -107,6 +110,10 @@ class Load:
 
     def check(self) -> None:
         """No packet lost, no connection broken."""
+        with evidence.behind(self._losses):
+            self._check()
+
+    def _check(self) -> None:
         made = self.connections.answers
         print(f"{made.sent} connections, slowest {made.slowest_ms} ms")
         assert made.all_ok, made.failures
@@ -211,6 +218,11 @@ def test_a_killed_daemon_under_load_loses_nothing(served: ServiceLab) -> None:
 
 
 def test_a_backend_that_goes_takes_its_own_flows_and_no_others(served: ServiceLab) -> None:
+    with evidence.behind(losses.since(served)):
+        _a_backend_goes(served)
+
+
+def _a_backend_goes(served: ServiceLab) -> None:
     with ExitStack() as stack:
         streams = [
             stack.enter_context(traffic.beside(served.client, "echo", VIP, 80, 0))
@@ -243,3 +255,39 @@ def test_a_backend_that_goes_takes_its_own_flows_and_no_others(served: ServiceLa
     # As kube-proxy: streams to endpoints that are gone end when they are done, not before.
     for name, stream in zip(by, streams, strict=True):
         assert (stream.result["server"], stream.result["error"]) == (name, "")
+
+
+def stand_still(process: Daemon, seconds: float) -> None:
+    """Have a process get no processor for a while, as a busy machine does it."""
+    pid = running_pid(process)
+    assert pid is not None, f"{process.name} does not run"
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        time.sleep(seconds)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize(("seconds", "fits"), [(0.5, True), (5.0, False)])
+def test_datagrams_wait_for_the_labs_server_and_what_has_no_room_is_told_with_its_place(
+    lab: ServiceLab, seconds: float, fits: bool
+) -> None:
+    """Of the lab itself: what it loses must not look like a loss of the way, nor hide one."""
+    grown = losses.since(lab)
+    with lab.serving("upg-udp", {f"{VIP}:53": backends4("c1")}, "udp"), ExitStack() as stack:
+        flows = [
+            stack.enter_context(traffic.beside(lab.client, "numbers", VIP, 53, 0))
+            for _ in range(FLOWS)
+        ]
+        for flow in flows:
+            assert flow.server() == "c1"
+        stand_still(lab.servers["c1"].daemon, seconds)
+        time.sleep(0.5)
+    ((_, told),) = grown()
+    said = str(told())
+    print(said)
+    for flow in flows:
+        print(flow.result)
+        assert (flow.result["missing"] == []) is fits
+        assert max(ms for _, ms in flow.result["silences"]) > 900 * seconds
+    assert (f"{lab.pods['c1'].name} UdpRcvbufErrors: " in said) is not fits
