@@ -268,6 +268,7 @@ class Tables:
         numbers = (words & np.uint32(self.last)).astype(np.intp)
         law("no record has two words", np.bincount(numbers, minlength=len(every)) > 1, every)
         law("no word names what never was a flow", self.records["life"][numbers] == 0, numbers)
+        law("no word names what has none", self.records["wordless"][numbers] != 0, numbers)
 
         hashed, first, second = self.own_hash, self.first, self.second
         tag = (_high(hashed) & np.uint64(~self.last & 0xFFFFFFFF)) | np.uint64(self.last + 1)

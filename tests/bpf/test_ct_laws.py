@@ -69,6 +69,10 @@ def word_of_nothing(tables: Tables) -> None:
     tables.buckets[0, 2 + 13] = np.uint32(tables.last + 1 | int(unused))
 
 
+def word_of_the_wordless(tables: Tables) -> None:
+    tables.records["wordless"][tables.living[0]] = 1
+
+
 def no_reply_word(tables: Tables) -> None:
     tables.replies[_reply_word(tables)] = 0
 
@@ -124,6 +128,7 @@ DAMAGES: dict[Damage, str] = {
     spilled_in_secret: "in the second only where the first says so",
     another_tag: "its word has its tag",
     word_of_nothing: "no word names what never was a flow",
+    word_of_the_wordless: "no word names what has none",
     no_reply_word: "has one word among the replies",
     two_reply_words: "no bucket of replies names a record twice",
     another_port: "a port from 16,384 on names its record",

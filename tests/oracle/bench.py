@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes as c
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -26,6 +26,7 @@ from dataplane.drivers.bpfstate import BpfState
 from dataplane.drivers.libbpf import LibbpfError, Map, library
 from dataplane.drivers.mapbulk import dtype_of, update_keys
 from dataplane.drivers.sweeps import End, Sweeps, mask_of
+from dataplane.drivers.tidying import Tidying
 from dataplane.model.addr import IPAddress, L4Addr, Protocol
 from dataplane.model.conntrack import ENDS_WITH_BACKEND
 from dataplane.model.rows import ProgramKind
@@ -100,6 +101,7 @@ class Bench:
         """`devices`: the ifindex of each door."""
         self._state, self._devices = state, devices
         self._sweeps = Sweeps(state.maps, objects)
+        self._tidying, self._endings = Tidying(state.maps, objects), 0
         self._world = World(state, devices[UPLINK], devices[SVC])
         self._emptied = self._world.tick
         self._addresses: set[bytes] = set()
@@ -119,6 +121,7 @@ class Bench:
         """Let go of the programs that sweep."""
         for held in self._own:
             held.close()
+        self._tidying.close()
         self._sweeps.close()
 
     def _own_maps(self) -> Iterator[Map]:
@@ -312,13 +315,13 @@ class Bench:
         ]
         if ends:
             version = 4 if len(after.vips[0][0]) == 4 else 6
-            self._sweeps.sweep(version, SweepFlag.SWEEP_END, ends)
+            self._end(version, ends)
 
     def end_clients(self, ends: Iterable[tuple[bytes, int, int]]) -> None:
         """Every flow of these clients (address, port, protocol) ends."""
         for addr, port, proto in ends:
             end = End(SweepSide.SWEEP_CLIENT, mapped(_ip(addr)), port, proto)
-            self._sweeps.sweep(4 if len(addr) == 4 else 6, SweepFlag.SWEEP_END, [end])
+            self._end(4 if len(addr) == 4 else 6, [end])
 
     def forget_clients(self, addrs: Iterable[bytes]) -> None:
         """No service knows these clients."""
@@ -336,7 +339,14 @@ class Bench:
             for addr, port, proto in service.asked()
         ]
         version = 4 if len(service.vips[0][0]) == 4 else 6
+        self._end(version, ends)
+
+    def _end(self, version: int, ends: Sequence[End]) -> None:
+        """End flows; every other time what they left is cleared, too: no packet may see it."""
         self._sweeps.sweep(version, SweepFlag.SWEEP_END, ends)
+        self._endings += 1
+        if self._endings % 2:
+            self._tidying.run()
 
     def _forget(self, service: Service) -> None:
         """Withdraw what is declared no more, and the bits that nobody else's VIPs have."""

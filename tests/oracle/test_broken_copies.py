@@ -264,6 +264,22 @@ FAULTS = (
         "return port && bpf_ntohs(port) < SNAT_PORT_MIN;",
         "return port && bpf_ntohs(port) != SNAT_PORT_MIN;",
     ),
+    Broken(
+        "what lives is taken for what left a word",
+        "include/tidy_family.h",
+        "if (!life || (life & 3) || flow->wordless",
+        "if (!life || (life & 3) == CLAIMED || flow->wordless",
+        ("tidy",),
+    ),
+    Broken(
+        "a record that is cleared of its word is not given back",
+        "include/tidy_family.h",
+        "	CT(release)(id);",
+        "",
+        ("tidy",),
+        packets=60_000,
+        table=Table.CROWDED,
+    ),
 )
 
 
