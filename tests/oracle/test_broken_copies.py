@@ -180,6 +180,7 @@ FAULTS = (
         "include/ct_claim.h",
         "if (likely(*own == word)) {\n\t\t__sync_val_compare_and_swap(own, word, 0);",
         "if (likely(*own)) {\n\t\t*own = 0;",
+        packets=60_000,
     ),
     Broken(
         "the flow that a tuple has already is not looked for",
