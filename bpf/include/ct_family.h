@@ -8,7 +8,8 @@
  *   `life` is what it was before.
  * - Who makes a flow claims a record first, by a compare-and-swap of `life` to CLAIMED: from then
  *   on nobody else writes the record, or makes a word that names it. Its former word is cleared by
- *   who claims it, or was overwritten before, by who needed the room.
+ *   who claims it, or was before, by tidy.bpf.c (then it is `wordless`), or was overwritten, by who
+ *   needed the room.
  * - A word is written, and the flow that it names born, under the lock of the first bucket of its
  *   tuple, so no tuple has two flows, and under that of the bucket that the word is in. Words of
  *   records that are no flow, or another one, mean nothing; a record that is claimed has its old
