@@ -25,18 +25,29 @@ class FollowUp:
     def __init__(self, bpf: BpfState) -> None:
         self.conntrack = Conntrack(bpf.maps)
         self._sockets = SocketEnds(bpf.maps)
-        self._tidying = Tidying(bpf.maps)
+        self._maps = bpf.maps
+        self._tidying: Tidying | None = None
         self._before: NodePlan | None = None
 
     def close(self) -> None:
         """Let go of the programs."""
-        self._tidying.close()
+        if self._tidying is not None:
+            self._tidying.close()
         self._sockets.close()
         self.conntrack.close()
 
     def tidy(self) -> int:
-        """Clear what flows that are over left in conntrack's index; how many words it was."""
-        return self._tidying.run()
+        """Clear what flows that are over left in conntrack's index; how many words it was.
+
+        What fails here costs new flows some time, and nothing else: it is said in the log.
+        """
+        try:
+            if self._tidying is None:
+                self._tidying = Tidying(self._maps)
+            return self._tidying.run()
+        except DataplaneError as error:
+            log.warning("tidying_failed error=%s; new flows clear what former ones left", error)
+            return 0
 
     def follow(self, planned: NodePlan, changes: Changes | None = None) -> None:
         """Call it when the maps hold `planned`; `changes` are the rows that differ, if known.

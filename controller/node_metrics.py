@@ -222,6 +222,8 @@ class NodeMetrics:
             f"ipv{version}": ConntrackFigures(fill.slots, fill.slots // 2, fill.live)
             for version, fill in follow_up.conntrack.fill().items()
         }
-        # Behind it, for it has ended the flows whose time is over.
-        follow_up.tidy()
+        # Behind it, for it has ended the flows whose time is over. Not while flows are carried
+        # over: a record that is claimed is taken for one that becomes a flow there.
+        if not self._daemon.carrying.active:
+            follow_up.tidy()
         return found

@@ -202,22 +202,10 @@ class Ours(Closing):
             source.feed(head, each)
             if number * each // flows != (number + 1) * each // flows:
                 self.end_flows()
-        self.wear(source, heads[-1], firsts, flows)
-        self.forget_flows()
-
-    def wear(self, source: Source, head: bytes, firsts: Sequence[int], flows: int) -> None:
-        """Rounds of flows to one service, after which its records' former flows have words.
-
-        Args:
-            source: from where flows come.
-            head: a frame to the service.
-            firsts: for each round the number of its first 5-tuple.
-            flows: of a round.
-        """
         for first in firsts:
             self.end_flows()
-            source.aim(head, first + flows, self.program, first=first)
-            source.feed(head, flows)
+            source.aim(heads[-1], first + flows, self.program, first=first)
+            source.feed(heads[-1], flows)
         self.end_flows()
 
     def forget_flows(self) -> None:
@@ -230,6 +218,14 @@ class Ours(Closing):
         flows = read_array(self.maps["ct4"], dtype_of(abi.FLOW4))
         flows["life"] += flows["life"] & 1
         write_array(self.maps["ct4"], flows)
+
+    def words_left(self) -> int:
+        """How many words there are of flows that are over."""
+        bucket = np.dtype((np.uint32, (abi.INDEX_BUCKET.size // abi.U32,)))
+        buckets = read_array(self.maps["ct4_tags"], bucket)
+        flows = read_array(self.maps["ct4"], dtype_of(abi.FLOW4))
+        words = np.count_nonzero(buckets[:, -abi.Limit.INDEX_WAYS :])
+        return int(words) - int((flows["life"] & 1).sum())
 
     def first_lives(self) -> int:
         """How many flows have a record that no flow had before."""

@@ -41,7 +41,7 @@ from perf.peerrules import Rules
 from perf.peerxsk import RING
 from perf.strides import stride
 
-SCHEMA = "millrace.perf.peers/3"
+SCHEMA = "millrace.perf.peers/4"
 SERVICES = (1, 1_000, 10_000)
 SINKS = ("xsk", "xdp", "skb", "socket")
 FLOWS = 256
@@ -70,8 +70,6 @@ LEAST_DELIVERED = 0.98
 ESTABLISHED, FRESH = f"{FLOWS} established", "each a new flow"
 UNTIDY = f"{FRESH}, words left"
 """In ours: where more flows begin than the daemon clears the words of, every ten seconds."""
-
-WORN_ROUNDS = 3
 PEERS = (("nftables", peerrules.nftables), ("iptables", peerrules.iptables))
 OURS, ALONE, PLAIN = "Millrace", "source alone", "kernel, no netfilter"
 
@@ -82,6 +80,7 @@ class Row:
 
     Attributes:
         rules: what nftables or iptables were told; nothing for the others.
+        words_left: of ours, the most words of former flows that there were beside the live ones'.
     """
 
     sink: str
@@ -91,6 +90,7 @@ class Row:
     rules: str = ""
     samples_ns: list[float] = field(default_factory=list)
     delivered: float = 1.0
+    words_left: int = 0
 
     @property
     def median(self) -> float:
@@ -105,7 +105,6 @@ class Contestant:
     Attributes:
         forget: empties its table of flows, as it is before each run.
         answer: makes of the flows in it such that have had an answer.
-        wear: makes of it one that was in use, where the row is of such.
         ours: our program's maps, if it is that.
     """
 
@@ -116,7 +115,6 @@ class Contestant:
     end: End
     forget: Callable[[], None]
     answer: Callable[[], None]
-    wear: Callable[[], None]
     ours: Ours | None = None
 
     @property
@@ -205,23 +203,18 @@ class Peers:
             (Row(sink, ALONE, 0, ESTABLISHED), source.sink, Counted(source)),
             (Row(sink, PLAIN, 0, ESTABLISHED), source.kernel, end),
         ):
-            yield Contestant(row, plain, direct, program, where, _nothing, _nothing, _nothing)
+            yield Contestant(row, plain, direct, program, where, _nothing, _nothing)
         ours_end, socket_fd = end, None
         if sink == "xsk":
             at_router = stack.enter_context(Socketed(source, plain, "r0"))
             ours_end, socket_fd = at_router, at_router.receiver.fd
         to_backend = plain.ifindex("r1")
         for number in self.services:
-            # In the router's namespace: its map of devices takes numbers from there.
-            ours = inside_named(
-                plain.router,
-                partial(Ours, number, plain.mac("b"), socket_fd=socket_fd, ifindex=to_backend),
+            ours, untidied = (
+                self._ours(stack, number, socket_fd=socket_fd, ifindex=to_backend) for _ in range(2)
             )
-            stack.enter_context(ours)
+            ours.forget_flows()
             self.tag = ours.tag
-            used = range(max(0, number - USED_SERVICES), number)
-            heads = [request(peerlab.vip(service), to_us) for service in used]
-            ours.use_up(source, heads, [next(self._rounds) for _ in range(USED_ROUNDS)], PACKETS)
             ways: list[tuple[str, str, Trio, Program, End, Callable[[], None]]] = [
                 (OURS, "", plain, ours.program, ours_end, ours.forget_flows)
             ]
@@ -236,19 +229,29 @@ class Peers:
                     # Of a packet of the client's, ours asks no such thing.
                     mine = ours if name == OURS else None
                     answer = _nothing if mine else trio.answer_flows
-                    yield Contestant(
-                        row, trio, head, program, where, forget, answer, _nothing, mine
-                    )
-            head = request(peerlab.vip(number - 1), to_us)
+                    yield Contestant(row, trio, head, program, where, forget, answer, mine)
             yield Contestant(
                 Row(sink, OURS, number, UNTIDY),
-                *(plain, head, ours.program, ours_end, ours.forget_flows, _nothing),
-                partial(self._wear, ours, head),
-                ours,
+                *(plain, request(peerlab.vip(number - 1), to_us), untidied.program, ours_end),
+                *(untidied.end_flows, _nothing, untidied),
             )
 
-    def _wear(self, ours: Ours, head: bytes) -> None:
-        ours.wear(self.source, head, [next(self._rounds) for _ in range(WORN_ROUNDS)], PACKETS)
+    def _ours(
+        self, stack: ExitStack, services: int, *, socket_fd: int | None, ifindex: int
+    ) -> Ours:
+        """Our program, its table in use before; the flows of it are over."""
+        plain, to_us = self.plain, self.plain.mac("r")
+        # In the router's namespace: its map of devices takes numbers from there.
+        made = inside_named(
+            plain.router,
+            partial(Ours, services, plain.mac("b"), socket_fd=socket_fd, ifindex=ifindex),
+        )
+        stack.enter_context(made)
+        used = range(max(0, services - USED_SERVICES), services)
+        heads = [request(peerlab.vip(service), to_us) for service in used]
+        firsts = [next(self._rounds) for _ in range(USED_ROUNDS)]
+        made.use_up(self.source, heads, firsts, PACKETS)
+        return made
 
     def sample(self, one: Contestant) -> None:
         """One run of one contestant; its row has the figure.
@@ -263,7 +266,6 @@ class Peers:
             return source.send(ifindex, one.head, count)
 
         known = row.flows == ESTABLISHED
-        one.wear()
         one.end.choose()
         if known:
             source.aim(one.head, FLOWS, one.program)
@@ -293,6 +295,10 @@ class Peers:
                 msg = f"{row.flows} into {row.sink}: not all {count + FEW} {wanted.name}"
                 msg += f", or in records never used before: {named(told)}"
                 raise PeersError(msg)
+            if (left := one.ours.words_left()) and row.flows == FRESH:
+                msg = f"{row.flows} into {row.sink}: {left} words of former flows were there"
+                raise PeersError(msg)
+            row.words_left = max(row.words_left, left)
         row.samples_ns.append(took / got * 1e9)
         # Now and not before the next: all namespaces' flows are in one table of the kernel's, and
         # what one contestant leaves there, the next would pay for.

@@ -335,7 +335,7 @@ struct flow4 {
 	__u8 proto;
 	__u8 state;		/* enum ct_state */
 	__u8 flags;		/* enum flow_flag */
-	__u8 wordless;		/* no flow any more, and no word names it (tidy.bpf.c) */
+	__u8 wordless;		/* no flow any more, and no word names it (tidy.bpf.c); 0 is always right */
 	__be32 backend;
 	__be32 source;		/* svc0's, or the client's own */
 	__be16 backend_port;

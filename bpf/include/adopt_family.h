@@ -73,6 +73,8 @@ __noinline __u32 CT(adopt)(FLOW *made, __u32 orders)
 	if (!made || !self || !work)
 		return DROP_CT_FULL;
 	tick = tick_of(self);
+	/* Padding once, and written with the rest of the record. */
+	made->wordless = 0;
 	CT(begin)(made, 0);
 	flow = CT(search)(&work->place, CT(records)(self), &work->CT(mine), &life);
 	if (orders & ADOPT_END) {

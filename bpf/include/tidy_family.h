@@ -17,6 +17,8 @@ static long CT(tidy)(__u32 index, struct tidy *told)
 	if (!life || (life & 3) || flow->wordless || !CT(seize)(flow, life))
 		return 0;
 	work->used = life;
+	/* Nothing was noted of it here, whatever the last record had for a number and a life. */
+	work->CT(next).life = 0;
 	CT(unname)(id);
 	flow->wordless = 1;
 	barrier();

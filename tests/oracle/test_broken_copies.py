@@ -293,6 +293,22 @@ def test_a_broken_copy_is_caught(fault: Broken, tmp_path: Path) -> None:
     print(f"{fault.name}: after {tally.packets:,} packets: {failure.wrong[:160]}")
 
 
+def test_a_build_that_does_not_know_of_tidying_is_right_beside_it(tmp_path: Path) -> None:
+    """As a release before it is, while programs are swapped: no fault, so nothing may be found."""
+    before = Broken(
+        "a build before it",
+        "include/ct_claim.h",
+        "	if (flow->wordless)\n\t\twork->used = 0;\n",
+        "",
+        ("uplink", "svc"),
+    )
+    objects = built(before, tmp_path)
+    with standing(Table.CROWDED, objects) as bench:
+        tally, failure = run(bench, before.packets, SEED, Table.CROWDED)
+    assert failure is None, failure.wrong
+    assert tally.packets == before.packets
+
+
 def test_a_fault_that_does_not_apply_is_named(tmp_path: Path) -> None:
     fault = Broken("of another time", "include/pick.h", "what is not there", "")
     with pytest.raises(DoesNotApplyError, match="of another time"):
