@@ -40,22 +40,23 @@ char LICENSE[] SEC("license") = "Apache-2.0";
 #undef FLOW
 #undef CT
 
-SEC("syscall")
-int millrace_tidy4(struct tidy *tidy)
+static __always_inline int run(struct tidy *tidy, long (*one)(__u32, struct tidy *))
 {
 	struct tidy told = *tidy;
 
-	bpf_loop(told.count, ct4_tidy, &told, 0);
+	bpf_loop(told.count, one, &told, 0);
 	tidy->cleared = told.cleared;
 	return 0;
 }
 
 SEC("syscall")
+int millrace_tidy4(struct tidy *tidy)
+{
+	return run(tidy, ct4_tidy);
+}
+
+SEC("syscall")
 int millrace_tidy6(struct tidy *tidy)
 {
-	struct tidy told = *tidy;
-
-	bpf_loop(told.count, ct6_tidy, &told, 0);
-	tidy->cleared = told.cleared;
-	return 0;
+	return run(tidy, ct6_tidy);
 }

@@ -12,7 +12,7 @@ import numpy as np
 from bpf import abi
 from bpf.objects import OBJECT_DIRECTORY
 from dataplane.drivers.libbpf import Closing, Map
-from dataplane.drivers.libbpf_programs import loaded_over
+from dataplane.drivers.libbpf_programs import loaded
 from dataplane.drivers.mapbulk import dtype_of, read_array, write_array
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Adoption(Closing):
     def __init__(self, maps: Mapping[str, Map], objects: Path = OBJECT_DIRECTORY) -> None:
         self._open = ExitStack()
         try:
-            with loaded_over(objects / "adopt.bpf.o", maps) as made:
+            with loaded(objects / "adopt.bpf.o", maps) as made:
                 self._program = self._open.enter_context(made.program("millrace_adopt"))
                 self._rows = self._open.enter_context(made.map("adoptions"))
         except BaseException:

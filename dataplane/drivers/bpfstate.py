@@ -176,10 +176,10 @@ class BpfState(Closing):
             reused[TX_PORTS] = self.maps[TX_PORTS]
         return loaded(
             self._path(kind),
+            reused,
             pin_root=self.directory,
             image=self._images[kind],
             sizes={name: size for name, size in self._sizes.items() if name not in reused},
-            **reused,
         )
 
     def _open_tx_ports(self) -> None:

@@ -174,7 +174,8 @@ class Object(Closing):
         return found
 
     def reuse(self, name: str, used: Map) -> None:
-        """Take `used` in place of the object's own map."""
+        """Take `used` in place of the object's own map, also where that would be a pinned one."""
+        self.keep_private(name)  # libbpf would look for the pin's map instead
         call(f"reuse map {name}", "bpf_map__reuse_fd", self._map(name), used.fd)
         if name == abi.TRAFFIC:
             self._tell_services(of_one_cpu(name, used.info.max_entries))
@@ -242,33 +243,22 @@ def read_image(path: Path) -> bytes:
 
 
 @contextmanager
-def loaded_over(path: Path, maps: Mapping[str, Map]) -> Iterator[Object]:
-    """An object over the maps of a node, which are pinned elsewhere already; closed afterwards."""
-    with Object(path) as made:
-        for name, used in maps.items():
-            made.keep_private(name)
-            made.reuse(name, used)
-        made.load()
-        yield made
-
-
-@contextmanager
 def loaded(
     path: Path,
+    reused: Mapping[str, Map] | None = None,
     *,
     pin_root: Path | None = None,
     image: bytes | None = None,
     sizes: Mapping[str, int] | None = None,
-    **reused: Map,
 ) -> Iterator[Object]:
-    """An object, loaded with these maps of others in place of its own, closed afterwards.
+    """An object, loaded with these maps of others, by name, in place of its own; closed afterwards.
 
     `sizes`: how many entries maps of its own have, where not as many as the object says.
     """
     with Object(path, pin_root=pin_root, image=image) as made:
         for name, entries in (sizes or {}).items():
             made.resize(name, entries)
-        for name, used in reused.items():
+        for name, used in (reused or {}).items():
             made.reuse(name, used)
         made.load()
         yield made

@@ -94,7 +94,6 @@ class SocketProgramSet(Closing):
         try:
             with Object(path, image=image) as made:
                 for name, used in maps.items():
-                    made.keep_private(name)  # or libbpf looks for the pin's map instead
                     made.reuse(name, used)
                 made.set_constants(".rodata.node", struct.pack("=Q", netns_cookie()))
                 made.load()

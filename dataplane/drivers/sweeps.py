@@ -109,7 +109,7 @@ class Sweeps(Closing):
         path = objects / "sweep.bpf.o"
         try:
             made = self._open.enter_context(
-                loaded(path, ct4=maps["ct4"], ct6=maps["ct6"], node=maps["node"])
+                loaded(path, {name: maps[name] for name in ("ct4", "ct6", "node")})
             )
             self._programs: dict[int, Program] = {
                 version: self._open.enter_context(made.program(name))

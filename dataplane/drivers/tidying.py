@@ -10,7 +10,7 @@ from pathlib import Path
 from bpf import abi
 from bpf.objects import OBJECT_DIRECTORY
 from dataplane.drivers.libbpf import Closing, Map
-from dataplane.drivers.libbpf_programs import Program, loaded_over
+from dataplane.drivers.libbpf_programs import Program, loaded
 
 _PROGRAMS = {4: "millrace_tidy4", 6: "millrace_tidy6"}
 _CHUNK = 16_384
@@ -20,9 +20,9 @@ _CHUNK = 16_384
 class Tidying(Closing):
     """The two programs over the tables that `maps` are of.
 
-    A record's word is a cache line that the next flow's first packet would have to wait for. It is
-    in use again at once or left alone, whatever else goes on: who is ended in the middle of it
-    leaves nothing half-done, for a run of the program is the kernel's.
+    A record's word is a cache line that the next flow's first packet would have to wait for. Who is
+    ended in the middle of it leaves nothing half-done: a run of a program is the kernel's. What the
+    programs work with is one CPU's, so one run is made at a time.
 
     Raises:
         LibbpfError: they cannot be loaded; with the verifier's words.
@@ -31,7 +31,7 @@ class Tidying(Closing):
     def __init__(self, maps: Mapping[str, Map], objects: Path = OBJECT_DIRECTORY) -> None:
         self._sizes = {version: maps[f"ct{version}"].info.max_entries for version in _PROGRAMS}
         self._tidying = threading.Lock()
-        with loaded_over(objects / "tidy.bpf.o", maps) as made, ExitStack() as stack:
+        with loaded(objects / "tidy.bpf.o", maps) as made, ExitStack() as stack:
             self._programs: dict[int, Program] = {
                 version: stack.enter_context(made.program(name))
                 for version, name in _PROGRAMS.items()

@@ -14,6 +14,7 @@ import pytest
 from dataplane.drivers.bpfstate import BpfState, remove_pins
 from dataplane.model.config import ServicesConfig
 from dataplane.plan.capacity import map_sizes
+from tests.bpf.hurl import Hurler, hurler
 from tests.bpf.world import World
 from tests.labs.netns import Namespace
 
@@ -109,3 +110,17 @@ def empty(shared_state: BpfState) -> Iterator[World]:
 def world(empty: World) -> World:
     """A node with a service of each kind."""
     return empty.fill()
+
+
+@pytest.fixture
+def first(world: World) -> Iterator[Hurler]:
+    """Who hurls packets at that node's uplink."""
+    with hurler(world) as made:
+        yield made
+
+
+@pytest.fixture
+def second(world: World) -> Iterator[Hurler]:
+    """Another one, on a processor of its own."""
+    with hurler(world) as made:
+        yield made

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
 
 import pytest
 from scapy.layers.l2 import Ether
@@ -20,7 +19,7 @@ from dataplane.model.addr import L4Addr
 from dataplane.model.conntrack import FlowFilter
 from tests.bpf import ctlaws
 from tests.bpf.ctlaws import DIRECT_PORT_MIN, Tables
-from tests.bpf.hurl import Hurler, at_once, hurler
+from tests.bpf.hurl import Hurler, at_once
 from tests.bpf.world import (
     CLIENT_PORT,
     TIMEOUTS_S,
@@ -51,18 +50,6 @@ VIPS = {
 KINDS = pytest.mark.parametrize("vip", VIPS.values(), ids=list(VIPS))
 FAMILIES = pytest.mark.parametrize("vip", [VIP_TCP, VIP6_TCP], ids=["IPv4", "IPv6"])
 ROUNDS, TURNS = 6, 30_000
-
-
-@pytest.fixture
-def first(world: World) -> Iterator[Hurler]:
-    with hurler(world) as made:
-        yield made
-
-
-@pytest.fixture
-def second(world: World) -> Iterator[Hurler]:
-    with hurler(world) as made:
-        yield made
 
 
 def slots(world: World, vip: L4Addr) -> int:

@@ -14,15 +14,8 @@ from dataplane.drivers.tidying import Tidying
 from dataplane.model.addr import L4Addr
 from dataplane.model.conntrack import FlowFilter
 from tests.bpf.ctlaws import CLAIMED, Tables, write_records
-from tests.bpf.hurl import Hurler, at_once, hurler
-from tests.bpf.world import (
-    VIP6_LOCAL,
-    VIP6_TCP,
-    VIP_LOCAL,
-    VIP_TCP,
-    World,
-    from_client,
-)
+from tests.bpf.hurl import Hurler, at_once
+from tests.bpf.world import VIP6_LOCAL, VIP6_TCP, VIP_LOCAL, VIP_TCP, World, from_client
 
 pytestmark = pytest.mark.bpf
 
@@ -35,18 +28,6 @@ FLOWS, ROUNDS, TURNS = 1_000, 6, 30_000
 def tidying(world: World) -> Iterator[Tidying]:
     with Tidying(world.maps) as made:
         made.run()  # of what other tests left
-        yield made
-
-
-@pytest.fixture
-def first(world: World) -> Iterator[Hurler]:
-    with hurler(world) as made:
-        yield made
-
-
-@pytest.fixture
-def second(world: World) -> Iterator[Hurler]:
-    with hurler(world) as made:
         yield made
 
 

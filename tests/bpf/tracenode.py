@@ -163,7 +163,10 @@ def node(pin_root: Path, seed: int) -> Iterator[Node]:
         tx_ports = stack.enter_context(up.map("tx_ports"))
         svc = stack.enter_context(
             loaded(
-                OBJECT_DIRECTORY / "svc.bpf.o", pin_root=pin_root, sizes=sizes, tx_ports=tx_ports
+                OBJECT_DIRECTORY / "svc.bpf.o",
+                {"tx_ports": tx_ports},
+                pin_root=pin_root,
+                sizes=sizes,
             )
         )
         maps = {name: stack.enter_context(up.map(name)) for name in abi.MAPS if _is_ours(name)}
